@@ -1,0 +1,156 @@
+"""What a method is: a function from training data to the few modules that are shipped.
+
+A method is one module with four names (see `zsl_train.methods.METHODS`):
+
+- ``Config``: a frozen dataclass of its settings, each with its source (paper, published code or ours);
+- ``PRESETS``: name -> settings that differ from the defaults of Config;
+- ``build(config, dims) -> Trained``: the shipped modules, untrained, with the right shapes (to load weights into);
+- ``fit(data, config, session) -> Trained``: the training algorithm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from zsl_runtime.class_table import ClassTable
+    from zsl_runtime.head import View
+
+
+@dataclass(frozen=True)
+class Dims:
+    """The sizes that fix a method's networks.
+
+    Attributes:
+        regions: R, regions of one picture (1 for plain feature vectors).
+        channels: V, backbone channels.
+        attributes: A.
+        word_width: W, width of the attribute word vectors.
+        classes: C, seen and unseen classes known while training.
+
+    """
+
+    regions: int
+    channels: int
+    attributes: int
+    word_width: int
+    classes: int
+
+    def to_dict(self) -> dict[str, int]:
+        """Plain data for run.json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Everything a method may look at while training. No test picture is in it.
+
+    Attributes:
+        regions: (n_all, R, V) float16, usually a memory map; only `rows` of it may be read.
+        rows: (n,) int64, the training pictures.
+        labels: (n,) int64, their classes: rows of `table`; all of them seen.
+        table: the C classes, seen and unseen.
+        semantic: (C, A) float32 semantic vectors (the semantic rule applied).
+        word_vectors: (A, W) float32 attribute word vectors, unnormalised.
+
+    """
+
+    regions: NDArray[np.float16]
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    table: ClassTable
+    semantic: NDArray[np.float32]
+    word_vectors: NDArray[np.float32]
+
+    @property
+    def dims(self) -> Dims:
+        """The sizes of this data."""
+        return Dims(
+            regions=int(self.regions.shape[1]),
+            channels=int(self.regions.shape[2]),
+            attributes=int(self.semantic.shape[1]),
+            word_width=int(self.word_vectors.shape[1]),
+            classes=len(self.table),
+        )
+
+
+@dataclass
+class Trained:
+    """The modules that are kept after training, all in eval mode and on the CPU.
+
+    Attributes:
+        embedder: region features (B, R, V) float32 -> features f (B, F).
+        lift: f (B, F) -> lifted x (B, D); None when the head looks at f itself.
+        synthesizer: semantic (M, A), noise (M, Z) -> synthetic f (M, F).
+        noise_width: Z.
+        feature_width: F.
+        lifted_width: D (equal to F without a lift).
+        views: the column ranges of x that heads look at, with how each is fitted.
+        synthetic_per_class: synthetic features drawn for each class without photographs.
+
+    """
+
+    embedder: nn.Module
+    lift: nn.Module | None
+    synthesizer: nn.Module
+    noise_width: int
+    feature_width: int
+    lifted_width: int
+    views: tuple[View, ...]
+    synthetic_per_class: int
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Tensors of all modules, keys ``embedder.*``, ``lift.*``, ``synthesizer.*``."""
+        return {
+            f"{part}.{key}": tensor.detach().clone().contiguous()
+            for part, module in self.modules().items()
+            for key, tensor in module.state_dict().items()
+        }
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Load what `state_dict` gave; keys and shapes must match exactly (RuntimeError otherwise)."""
+        for part, module in self.modules().items():
+            prefix = f"{part}."
+            module.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The modules by part name."""
+        parts: dict[str, nn.Module] = {"embedder": self.embedder, "synthesizer": self.synthesizer}
+        if self.lift is not None:
+            parts["lift"] = self.lift
+        return parts
+
+    def eval(self) -> Trained:
+        """Switch every module to eval mode and freeze it; returns self."""
+        for module in self.modules().values():
+            module.eval().requires_grad_(requires_grad=False)
+        return self
+
+
+def run_batched(module: nn.Module, *inputs: NDArray[Any], batch_size: int = 256) -> NDArray[np.float32]:
+    """Apply `module` to rows in blocks without gradients.
+
+    Args:
+        module: takes one tensor per input.
+        inputs: arrays with the same number of rows N; float16 is widened to float32.
+        batch_size: rows a block.
+
+    Returns:
+        (N, ...) float32.
+
+    """
+    import numpy as np
+
+    blocks = []
+    with torch.inference_mode():
+        for start in range(0, len(inputs[0]), batch_size):
+            part = [torch.from_numpy(np.asarray(x[start : start + batch_size], dtype=np.float32)) for x in inputs]
+            blocks.append(module(*part).numpy())
+    return np.concatenate(blocks)
