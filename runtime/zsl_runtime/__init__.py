@@ -1,0 +1,41 @@
+"""Label pictures with an exported bundle, and add classes to it from their attributes: no torch on this side.
+
+    from zsl_runtime import Classifier
+
+    with Classifier.open("birds.bundle") as classifier:
+        print(classifier.predict(["photo.jpg"])[0])
+
+Importing this package imports nothing heavy; each name below brings its module in when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zsl_runtime.class_table import ClassTable
+    from zsl_runtime.classifier import Classifier, Prediction
+    from zsl_runtime.errors import ZslError
+    from zsl_runtime.pixels import PixelSpec
+
+__version__ = "0.1.0"
+__all__ = ["ClassTable", "Classifier", "PixelSpec", "Prediction", "ZslError", "__version__"]
+
+_HOMES = {
+    "ClassTable": "zsl_runtime.class_table",
+    "Classifier": "zsl_runtime.classifier",
+    "PixelSpec": "zsl_runtime.pixels",
+    "Prediction": "zsl_runtime.classifier",
+    "ZslError": "zsl_runtime.errors",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'zsl_runtime' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
