@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+import csv
+import math
+import unicodedata
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zsl_runtime.errors import UsageError
+from zsl_runtime.errors import UsageError, from_os_error
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from os import PathLike
+
     from numpy.typing import NDArray
+
+SPLITS = ("seen", "unseen")
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,18 @@ class SemanticRule:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for the manifest."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SemanticRule:
+        """Rebuild a rule from plain data; UsageError E-SEMANTIC-RULE for other keys or values that are not bools."""
+        expected = {field.name for field in fields(cls)}
+        if set(data) != expected or not all(isinstance(value, bool) for value in data.values()):
+            raise UsageError(
+                "E-SEMANTIC-RULE",
+                f"the semantic rule is {dict(data)!r}; expected true or false for each of {sorted(expected)}; "
+                "it was written by another version of zsl-deploy",
+            )
+        return cls(**data)
 
 
 @dataclass(frozen=True)
@@ -88,7 +108,7 @@ class ClassTable:
             ) from None
 
     def append(self, other: ClassTable) -> ClassTable:
-        """This table followed by `other`, whose attributes must be the same columns in the same order."""
+        """Return this table followed by `other`, whose attributes must be the same columns in the same order."""
         if other.attributes != self.attributes:
             raise UsageError("E-ATTRIBUTES", "the new classes have other attribute columns than the model")
         return ClassTable(
@@ -100,6 +120,214 @@ class ClassTable:
 
     def take(self, rows: NDArray[np.int64]) -> ClassTable:
         """The classes at `rows`, in that order."""
-        return replace(
-            self, names=tuple(self.names[int(i)] for i in rows), seen=self.seen[rows], raw=self.raw[rows]
+        return replace(self, names=tuple(self.names[int(i)] for i in rows), seen=self.seen[rows], raw=self.raw[rows])
+
+
+def check_class_name(name: str) -> str:
+    """Return the class name as it is stored: stripped and NFC-normalised.
+
+    Args:
+        name: as typed, or as a folder is called. Spaces inside and any script are fine.
+
+    Raises:
+        UsageError: E-CLASS-NAME when it is empty, '.', '..', or holds a slash, a backslash, a control character, a
+            line separator or a half of a surrogate pair: such a name cannot be a folder or a CSV cell everywhere.
+
+    """
+    stored = unicodedata.normalize("NFC", name).strip()
+    if not stored or stored in {".", ".."}:
+        raise UsageError("E-CLASS-NAME", f"a class is called {name!r}; expected a name that can also name a folder")
+    for letter in stored:
+        if letter in "/\\" or unicodedata.category(letter) in {"Cc", "Cs", "Zl", "Zp"}:
+            raise UsageError(
+                "E-CLASS-NAME",
+                f"class name {name!r} holds the character {letter!r}; "
+                "slashes, backslashes and control characters are not allowed in class names; rename it",
+            )
+    return stored
+
+
+def refuse_duplicates(names: Iterable[str], *, code: str, what: str) -> None:
+    """UsageError `code` that lists the names given more than once; `what` completes 'these ... are given ...'."""
+    known: set[str] = set()
+    twice: dict[str, None] = {}
+    for name in names:
+        if name in known:
+            twice[name] = None
+        known.add(name)
+    if twice:
+        listed = _listed(tuple(twice))
+        raise UsageError(code, f"these {what} are given more than once: {listed}; each must be unique")
+
+
+def read_class_csv(
+    path: str | PathLike[str], *, attributes: Sequence[str] | None = None, need_split: bool
+) -> ClassTable:
+    """Read classes and their attribute vectors from a CSV file.
+
+    The first line names the columns: `name`, perhaps `split` (seen|unseen), and one column per attribute. UTF-8 with
+    or without byte-order mark, any line ending, quoted cells. Blank lines are skipped.
+
+    Args:
+        path: the file.
+        attributes: attribute names of an existing model. Columns are matched by name in any order; the table gets
+            this order. None takes the file's own columns in the file's order.
+        need_split: True for a data folder's classes.csv, whose column `split` is required. False for classes to be
+            added to a model: they are unseen, so `split` may be absent, or say `unseen` in every row.
+
+    Returns:
+        The classes in the file's order; `raw` is float64, exactly the numbers of the file.
+
+    Raises:
+        UsageError: E-CSV (unreadable as CSV), E-CLASSES-EMPTY, E-CSV-COLUMNS, E-ATTRIBUTES, E-CLASS-NAME,
+            E-CLASS-DUPLICATE, E-CLASSES-SPLIT, E-ATTRIBUTE-VALUE or E-ATTRIBUTE-ZERO.
+        SystemProblem: the file cannot be opened.
+
+    """
+    where = f"{str(path)!r}"
+    rows = _csv_rows(path, where)
+    columns = _check_columns(rows[0][1], where, need_split=need_split)
+    given = tuple(column for column in columns if column not in {"name", "split"})
+    wanted = given if attributes is None else tuple(attributes)
+    _check_attributes(given, wanted, where)
+    if len(rows) == 1:
+        raise UsageError("E-CLASSES-EMPTY", f"{where} has a line of column names and no classes; add one row per class")
+    records = [(line, dict(zip(columns, cells, strict=True))) for line, cells in rows[1:]]
+    names = tuple(_class_name(record["name"], where, line) for line, record in records)
+    refuse_duplicates(names, code="E-CLASS-DUPLICATE", what=f"classes in {where}")
+    seen = np.array([_is_seen(record, where, line, need_split=need_split) for line, record in records], dtype=np.bool_)
+    raw = _attribute_values(records, names, wanted, where)
+    return ClassTable(names, seen, raw, wanted)
+
+
+def _csv_rows(path: str | PathLike[str], where: str) -> list[tuple[int, list[str]]]:
+    """(line number, cells) of every line that is not blank; the first one holds the column names."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise from_os_error(error, "read the classes") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            "E-CSV", f"{where} is not UTF-8 (byte {error.start} of {len(data)}); save it as 'CSV UTF-8'"
+        ) from None
+    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    rows: list[tuple[int, list[str]]] = []
+    try:
+        rows.extend((reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells))
+    except csv.Error as error:
+        raise UsageError("E-CSV", f"{where}, line {reader.line_num}: {error}; expected comma-separated cells") from None
+    if not rows:
+        raise UsageError("E-CLASSES-EMPTY", f"{where} is empty; expected a line of column names and a row per class")
+    width = len(rows[0][1])
+    for line, cells in rows[1:]:
+        if len(cells) != width:
+            raise UsageError(
+                "E-CSV",
+                f"{where}, line {line} has {len(cells)} cells, the line of column names has {width}; "
+                "give every row one cell per column (a comma inside a cell needs quotes around it)",
+            )
+    return rows
+
+
+def _check_columns(header: Sequence[str], where: str, *, need_split: bool) -> tuple[str, ...]:
+    """The column names, stripped and NFC-normalised."""
+    columns = tuple(unicodedata.normalize("NFC", cell).strip() for cell in header)
+    if "name" not in columns:
+        hint = "; the cells seem to be separated by ';', use commas" if any(";" in cell for cell in columns) else ""
+        raise UsageError("E-CSV-COLUMNS", f"{where} has no column 'name' (it begins {_listed(columns)}){hint}")
+    if "" in columns:
+        number = columns.index("") + 1
+        raise UsageError("E-CSV-COLUMNS", f"column {number} of {where} has no name; name it or remove it")
+    refuse_duplicates(columns, code="E-CSV-COLUMNS", what=f"columns of {where}")
+    if need_split and "split" not in columns:
+        raise UsageError("E-CSV-COLUMNS", f"{where} has no column 'split'; add it with seen or unseen in every row")
+    return columns
+
+
+def _check_attributes(given: Sequence[str], wanted: Sequence[str], where: str) -> None:
+    """Refuse a file whose attribute columns are not exactly the wanted ones, in any order."""
+    if not given:
+        raise UsageError("E-ATTRIBUTES", f"{where} has no attribute columns; expected one column per attribute")
+    known, present = set(wanted), set(given)
+    missing = tuple(name for name in wanted if name not in present)
+    extra = tuple(name for name in given if name not in known)
+    if missing or extra:
+        parts = [f"{len(missing)} missing: {_listed(missing)}"] if missing else []
+        parts += [f"{len(extra)} unknown: {_listed(extra)}"] if extra else []
+        raise UsageError(
+            "E-ATTRIBUTES",
+            f"the attribute columns of {where} are not the model's {len(wanted)} ({'; '.join(parts)}); "
+            "columns are matched by name, in any order",
         )
+
+
+def _class_name(cell: str, where: str, line: int) -> str:
+    try:
+        return check_class_name(cell)
+    except UsageError as error:
+        raise UsageError(error.code, f"{where}, line {line}: {error.message}") from None
+
+
+def _is_seen(record: Mapping[str, str], where: str, line: int, *, need_split: bool) -> bool:
+    split = record.get("split", "unseen").strip()
+    if split not in SPLITS:
+        raise UsageError(
+            "E-CLASSES-SPLIT",
+            f"{where}, line {line}, class {record['name']!r}: split is {split!r}; expected 'seen' or 'unseen'",
+        )
+    if split == "seen" and not need_split:
+        raise UsageError(
+            "E-CLASSES-SPLIT",
+            f"{where}, line {line}, class {record['name']!r}: split is 'seen', but classes added from attributes alone "
+            "are unseen; write 'unseen' or remove the column",
+        )
+    return split == "seen"
+
+
+def _attribute_values(
+    records: Sequence[tuple[int, Mapping[str, str]]], names: Sequence[str], attributes: Sequence[str], where: str
+) -> NDArray[np.float64]:
+    """The (C, A) numbers; one error names the first bad cell and counts the others."""
+    raw = np.empty((len(records), len(attributes)), dtype=np.float64)
+    bad: list[str] = []
+    for row, (line, record) in enumerate(records):
+        for column, attribute in enumerate(attributes):
+            value = _number(record[attribute])
+            raw[row, column] = value
+            if not math.isfinite(value):
+                cell = record[attribute]
+                bad.append(f"line {line}, class {names[row]!r}, column {attribute!r} holds {_short(cell)}")
+    if bad:
+        more = f" (and {len(bad) - 1} more such cells)" if len(bad) > 1 else ""
+        raise UsageError("E-ATTRIBUTE-VALUE", f"{where}, {bad[0]}; expected a finite number such as 0.25{more}")
+    for row, (line, _) in enumerate(records):
+        if not raw[row].any():
+            raise UsageError(
+                "E-ATTRIBUTE-ZERO",
+                f"{where}, line {line}: every attribute of class {names[row]!r} is 0, so nothing describes it; "
+                "give it at least one attribute",
+            )
+    return raw
+
+
+def _number(cell: str) -> float:
+    """The number in a cell, NaN when there is none. Python's own `1_000` is text to everybody else."""
+    if "_" in cell:
+        return math.nan
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan
+
+
+def _short(cell: str) -> str:
+    return repr(cell) if len(cell) <= 40 else f"{cell[:37]!r}..."
+
+
+def _listed(names: Sequence[str]) -> str:
+    """At most five names, quoted, and how many more there are."""
+    shown = ", ".join(_short(name) for name in names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
