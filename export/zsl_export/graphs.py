@@ -1,0 +1,162 @@
+"""The modules that hold exactly what runs outside torch, and the contract each keeps (ARCHITECTURE.md, Graphs).
+
+A `Graph` is a module with its named inputs and outputs. The same `Port`s give the exporter its example and its
+dynamic axes, and give the checker what the written file must look like, so the two cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from zsl_train.backbones.base import Backbone
+    from zsl_train.methods.base import Trained
+
+# Sizes of the dynamic axes while tracing. Not 1: torch.export has specialised axes of size 1 (pytorch#157621).
+EXAMPLE_SIZES = {"N": 2, "C": 3, "M": 2}
+
+
+@dataclass(frozen=True)
+class Port:
+    """One named input or output of a graph.
+
+    Attributes:
+        name: its name in the ONNX file.
+        dtype: ``uint8`` or ``float32``.
+        shape: an int for a fixed axis, a letter of `EXAMPLE_SIZES` for a dynamic one.
+
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def example(self, generator: torch.Generator) -> torch.Tensor:
+        """A tensor of this dtype and shape, the dynamic axes at `EXAMPLE_SIZES`: random bytes or standard normal."""
+        shape = [axis if isinstance(axis, int) else EXAMPLE_SIZES[axis] for axis in self.shape]
+        if self.dtype == "uint8":
+            return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        return torch.randn(shape, generator=generator)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A module and the contract of the ONNX file made from it.
+
+    Attributes:
+        module: takes the inputs in order and returns the outputs in order (one tensor, or a tuple of them).
+        inputs: its inputs; the names are also the names of the arguments of `module.forward`.
+        outputs: its outputs.
+
+    """
+
+    module: nn.Module
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+    def example(self) -> dict[str, torch.Tensor]:
+        """Seeded example inputs; the keys are the input names."""
+        generator = torch.Generator().manual_seed(0)
+        return {port.name: port.example(generator) for port in self.inputs}
+
+
+class ModelGraph(nn.Module):
+    """Pictures and a folded head to scores and features: `model.onnx`."""
+
+    def __init__(self, backbone: nn.Module, embedder: nn.Module, lift: nn.Module | None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.embedder = embedder
+        self.lift = nn.Identity() if lift is None else lift
+
+    def forward(
+        self, images: torch.Tensor, head_weight: torch.Tensor, head_bias: torch.Tensor, class_bias: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores and features of pictures.
+
+        Args:
+            images: (N, P, P, 3) uint8.
+            head_weight: (C, D) float32, folded.
+            head_bias: (C,) float32, folded.
+            class_bias: (C,) float32; -inf leaves a class out.
+
+        Returns:
+            scores (N, C) float32 log-probabilities, features (N, F) float32.
+
+        """
+        features = self.embedder(self.backbone(images))
+        # Adding the two biases first leaves one Gemm for the head.
+        logits = nn.functional.linear(self.lift(features), head_weight, head_bias + class_bias)
+        # In float32 whatever the rest runs in: half precision cannot hold the log-probability of an unlikely class.
+        return torch.log_softmax(logits, dim=1, dtype=torch.float32), features
+
+
+class SynthesizerGraph(nn.Module):
+    """Semantic vectors and noise to synthetic features: `synthesizer.onnx`. The caller draws the noise."""
+
+    def __init__(self, synthesizer: nn.Module) -> None:
+        super().__init__()
+        self.synthesizer = synthesizer
+
+    def forward(self, semantic: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """(M, A) and (M, Z) float32 to (M, F) float32."""
+        features: torch.Tensor = self.synthesizer(semantic, noise)
+        return features
+
+
+class LiftGraph(nn.Module):
+    """Features to the views a head looks at: `lift.onnx`."""
+
+    def __init__(self, lift: nn.Module) -> None:
+        super().__init__()
+        self.lift = lift
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(M, F) float32 to (M, D) float32."""
+        lifted: torch.Tensor = self.lift(features)
+        return lifted
+
+
+def model_graph(backbone: Backbone, trained: Trained) -> Graph:
+    """The graph behind `model.onnx`, in eval mode."""
+    side, width = backbone.pixels.crop, trained.lifted_width
+    return Graph(
+        ModelGraph(backbone, trained.embedder, trained.lift).eval(),
+        inputs=(
+            Port("images", "uint8", ("N", side, side, 3)),
+            Port("head_weight", "float32", ("C", width)),
+            Port("head_bias", "float32", ("C",)),
+            Port("class_bias", "float32", ("C",)),
+        ),
+        outputs=(
+            Port("scores", "float32", ("N", "C")),
+            Port("features", "float32", ("N", trained.feature_width)),
+        ),
+    )
+
+
+def synthesizer_graph(trained: Trained, attributes: int) -> Graph:
+    """The graph behind `synthesizer.onnx`, in eval mode; `attributes` is A."""
+    return Graph(
+        SynthesizerGraph(trained.synthesizer).eval(),
+        inputs=(
+            Port("semantic", "float32", ("M", attributes)),
+            Port("noise", "float32", ("M", trained.noise_width)),
+        ),
+        outputs=(Port("features", "float32", ("M", trained.feature_width)),),
+    )
+
+
+def lift_graph(trained: Trained) -> Graph | None:
+    """The graph behind `lift.onnx`, in eval mode; None when the head looks at the features themselves."""
+    if trained.lift is None:
+        return None
+    return Graph(
+        LiftGraph(trained.lift).eval(),
+        inputs=(Port("features", "float32", ("M", trained.feature_width)),),
+        outputs=(Port("lifted", "float32", ("M", trained.lifted_width)),),
+    )
