@@ -1,0 +1,1 @@
+"""Training of generalized zero-shot classifiers: data, backbones, methods, the run folder."""
