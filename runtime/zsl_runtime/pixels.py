@@ -1,9 +1,9 @@
 """From any picture to the uint8 square that a model sees: one definition for training, export and inference.
 
 The resampling is integer arithmetic defined in ARCHITECTURE.md ("Pixels"): a triangle filter with antialiasing,
-coefficients rounded to 22 fractional bits, horizontal pass first, then vertical pass, uint8 in between. Pillow's BILINEAR
-uses the same coefficients but chooses the order of its passes itself, differently in different versions; so it is only
-our decoder.
+coefficients rounded to 22 fractional bits, horizontal pass first, then vertical pass, uint8 in between. Pillow's
+BILINEAR uses the same coefficients but chooses the order of its passes itself, differently in different versions; so it
+is only our decoder.
 """
 
 from __future__ import annotations

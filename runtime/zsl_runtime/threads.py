@@ -1,0 +1,77 @@
+"""How many CPUs this process may really use.
+
+`os.cpu_count()` counts the machine. A container or a batch system gives less, by an affinity mask or a cgroup quota; a
+pool sized for the machine then runs slower than a single thread, because the kernel stops all of them in turn.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
+
+
+def usable_cpus() -> int:
+    """Number of CPUs this process may use, at least 1: the affinity mask bounded by the cgroup quota."""
+    limit = cgroup_cpu_limit(OWN_CGROUPS, CGROUP_ROOT)
+    affinity = _affinity()
+    return affinity if limit is None else max(1, min(affinity, int(limit)))
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cgroup_cpu_limit(own_cgroups: Path, root: Path) -> float | None:
+    """The tightest CPU quota over this process's cgroups, version 1 and 2.
+
+    Args:
+        own_cgroups: /proc/self/cgroup: one `ID:CONTROLLERS:PATH` a line; version 2 has ID 0 and no controllers.
+        root: /sys/fs/cgroup. Inside a container PATH may name a folder of the host; then the root itself is ours.
+
+    Returns:
+        CPUs, such as 1.5, or None when nothing limits them (or the system has no cgroups).
+
+    """
+    limits = []
+    for line in _read(own_cgroups).splitlines():
+        identifier, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if identifier == "0" and not controllers:
+            limits += [_quota_v2(folder) for folder in _up_to(root, path)]
+        elif "cpu" in controllers.split(","):
+            limits += [_quota_v1(folder) for folder in _up_to(root / controllers, path)]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _up_to(root: Path, path: str) -> list[Path]:
+    """The cgroup's folder and its parents: a quota holds for everything below it."""
+    folder = root / path.lstrip("/")
+    return [folder, *(parent for parent in folder.parents if parent.is_relative_to(root))]
+
+
+def _quota_v2(folder: Path) -> float | None:
+    """cpu.max: `QUOTA PERIOD` in microseconds, QUOTA being `max` when there is none."""
+    return _ratio(_read(folder / "cpu.max").split())
+
+
+def _quota_v1(folder: Path) -> float | None:
+    """cpu.cfs_quota_us (-1 when there is none) over cpu.cfs_period_us."""
+    return _ratio([_read(folder / "cpu.cfs_quota_us").strip(), _read(folder / "cpu.cfs_period_us").strip()])
+
+
+def _ratio(words: list[str]) -> float | None:
+    if len(words) != 2 or not all(word.isdigit() for word in words) or int(words[1]) == 0:
+        return None
+    return int(words[0]) / int(words[1])
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
