@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zsl_runtime.errors import ArtefactError, UsageError
+from zsl_runtime.storage import parse_tensors, tensor_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -284,13 +285,23 @@ class Replay:
 
     def to_bytes(self) -> bytes:
         """The safetensors file kept in a bundle."""
-        from safetensors.numpy import save
+        return tensor_bytes(
+            {"features": self.features, "labels": self.labels}, {"names": json.dumps(self.names, ensure_ascii=False)}
+        )
 
-        tensors: dict[str, NDArray[Any]] = {
-            "features": np.ascontiguousarray(self.features),
-            "labels": np.ascontiguousarray(self.labels),
-        }
-        return save(tensors, metadata={"names": json.dumps(self.names)})
+    @classmethod
+    def from_bytes(cls, data: bytes, *, where: str) -> Replay:
+        """Read what `to_bytes` wrote; ArtefactError E-BUNDLE-REPLAY for anything else. `where` names the file."""
+        code = "E-BUNDLE-REPLAY"
+        tensors, metadata = parse_tensors(data, code=code, where=where)
+        try:
+            names = json.loads(metadata["names"])
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise ValueError("its class names are not a list of strings")  # noqa: TRY301
+            return cls(tensors["features"], tensors["labels"], tuple(names))
+        except (KeyError, ValueError, UsageError) as error:
+            reason = f"it holds no {error}" if isinstance(error, KeyError) else getattr(error, "message", error)
+            raise ArtefactError(code, f"{where} is not a replay file: {reason}; export the model again") from None
 
     def rows_for(self, table: ClassTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows whose class is in `table` and still seen there, and their columns in `table`; both int64 (m,)."""

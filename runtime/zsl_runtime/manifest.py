@@ -1,0 +1,143 @@
+"""What manifest.json of a bundle says, and the check that all the runtime relies on is there and fits together."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from zsl_runtime.class_table import SemanticRule
+from zsl_runtime.errors import ArtefactError, UsageError
+from zsl_runtime.head import View
+from zsl_runtime.storage import LOCK, TEMPORARY
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+FORMAT_VERSION = 1
+INPUTS = {"images": "uint8", "backbone_features": "float32"}  # name of the graph's input -> its dtype
+MANIFEST, CLASSES, CURRENT, HISTORY = "manifest.json", "classes", "CURRENT", "history.jsonl"
+REPLAY, PROBE = "replay.safetensors", "probe.safetensors"
+
+MANIFEST_TYPES: dict[str, tuple[type, ...]] = {
+    "method": (str,),
+    "created": (str,),
+    "versions": (dict,),
+    "backbone": (dict,),
+    "pixels": (dict, type(None)),
+    "input": (dict,),
+    "graphs": (dict,),
+    "dims": (dict,),
+    "attributes": (list,),
+    "semantic_rule": (dict,),
+    "head": (dict,),
+    "recipe": (dict,),
+    "scores": (dict,),
+    "files": (dict,),
+}
+
+
+def check_version(manifest: Mapping[str, Any], folder: Path) -> None:
+    """ArtefactError E-BUNDLE-VERSION for a format newer than ours, E-BUNDLE-MANIFEST when there is no version."""
+    version = manifest.get("format_version")
+    if type(version) is not int or version < 1:
+        raise ArtefactError("E-BUNDLE-MANIFEST", f"{folder / MANIFEST} has format_version {version!r}; expected 1")
+    if version > FORMAT_VERSION:
+        raise ArtefactError(
+            "E-BUNDLE-VERSION",
+            f"{folder} has bundle format {version}, this zsl-deploy reads up to {FORMAT_VERSION}; "
+            "install a newer zsl-deploy or export the model again with this one",
+        )
+
+
+def check_manifest(manifest: Mapping[str, Any], folder: Path) -> tuple[tuple[View, ...], SemanticRule]:
+    """Views and semantic rule of a manifest in which everything that the runtime relies on is there and fits."""
+    try:
+        for key, types in MANIFEST_TYPES.items():
+            kinds = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
+            given = type(manifest[key]).__name__ if key in manifest else "missing"
+            require(isinstance(manifest.get(key, ...), types), f"`{key}` is {given}, expected {kinds}")
+        _check_files(manifest["files"], folder)
+        _check_graphs(manifest)
+        _check_sizes(manifest)
+        views = _check_head(manifest)
+        rule = SemanticRule.from_dict(manifest["semantic_rule"])
+    except (ContentError, UsageError) as error:
+        reason = error.message if isinstance(error, UsageError) else str(error)
+        raise ArtefactError(
+            "E-BUNDLE-MANIFEST", f"{folder / MANIFEST} does not describe a bundle: {reason}; export the model again"
+        ) from None
+    return views, rule
+
+
+class ContentError(ValueError):
+    """What is wrong with a file's content, without file name and code; they are added where it is caught."""
+
+
+def require(good: object, problem: str) -> None:
+    """ContentError `problem` unless `good`."""
+    if not good:
+        raise ContentError(problem)
+
+
+def _check_files(files: Mapping[str, Any], folder: Path) -> None:
+    check_names(files, folder)
+    for name, entry in files.items():
+        good = isinstance(entry, dict) and set(entry) == {"sha256", "bytes"} and _is_count(entry["bytes"], 0)
+        require(good and re.fullmatch("[0-9a-f]{64}", str(entry["sha256"])), f"file {name!r} has no sha256 and size")
+
+
+def check_names(names: Mapping[str, Any], folder: Path) -> None:
+    """ArtefactError E-BUNDLE-PATH for a name that would lie outside the bundle, or on one of its own files."""
+    for name in names:
+        path = PurePosixPath(name)
+        own = path.parts[:1] in {(MANIFEST,), (CLASSES,), (HISTORY,), (LOCK,)}
+        inside = path.parts and str(path) == name and not path.is_absolute() and ".." not in path.parts
+        if own or not inside or re.search(r"[\\:\x00]", name) or name.startswith(TEMPORARY):
+            raise ArtefactError("E-BUNDLE-PATH", f"{folder} lists the file {name!r}, which may not be part of a bundle")
+
+
+def _check_graphs(manifest: Mapping[str, Any]) -> None:
+    graphs, files, given = manifest["graphs"], manifest["files"], manifest["input"]
+    require(set(graphs) == {"model", "synthesizer", "lift"}, "`graphs` must name model, synthesizer and lift")
+    for part, name in graphs.items():
+        require(
+            name is None or (isinstance(name, str) and name in files), f"graph {part!r} is {name!r}, not a file of it"
+        )
+    require(graphs["model"] is not None, "there is no model graph")
+    fits = manifest["head"].get("rule") != "fit" or (graphs["synthesizer"] is not None and REPLAY in files)
+    require(fits, f"a head that is fitted needs a synthesizer and {REPLAY}")
+    require(PROBE in files, f"there is no {PROBE}")
+    require((given.get("name"), given.get("dtype")) in INPUTS.items(), f"unknown `input` {given!r}")
+    require(
+        isinstance(given.get("shape"), list) and len(given["shape"]) in {3, 4}, "`input` has no shape of 3 or 4 axes"
+    )
+    require(given["name"] != "images" or manifest["pixels"] is not None, "a model of pictures needs `pixels`")
+
+
+def _check_sizes(manifest: Mapping[str, Any]) -> None:
+    dims, attributes = manifest["dims"], manifest["attributes"]
+    good = set(dims) == {"F", "D", "A", "Z"} and all(_is_count(value, 1) for value in dims.values())
+    require(good, f"`dims` is {dims!r}, expected F, D, A and Z, each at least 1")
+    unique = all(isinstance(name, str) for name in attributes) and len(set(attributes)) == len(attributes)
+    require(unique and len(attributes) == dims["A"], f"`attributes` are not {dims['A']} different names")
+    require(manifest["graphs"]["lift"] is not None or dims["F"] == dims["D"], "without a lift F and D must be equal")
+
+
+def _check_head(manifest: Mapping[str, Any]) -> tuple[View, ...]:
+    head, width = manifest["head"], manifest["dims"]["D"]
+    require(isinstance(head.get("rule"), str), "`head.rule` is missing")
+    require(_is_count(head.get("seed"), 0), "`head.seed` is not a whole number of at least 0")
+    require(_is_count(head.get("synthetic_per_class"), 1), "`head.synthetic_per_class` is not a whole number above 0")
+    listed = head.get("views")
+    require(
+        isinstance(listed, list) and listed and all(isinstance(view, dict) for view in listed), "there are no views"
+    )
+    views = tuple(View.from_dict(view) for view in listed)
+    require(max(view.stop for view in views) == width, f"the views do not end at D = {width}")
+    return views
+
+
+def _is_count(value: object, least: int) -> bool:
+    return type(value) is int and value >= least

@@ -1,0 +1,295 @@
+"""A whole bundle of a model small enough to check by hand, made in milliseconds without torch.
+
+A picture is 8 x 8: its four quarters have one colour each, 12 numbers in all, which the class's attributes decide
+linearly. `model.onnx` averages each quarter and multiplies by an orthogonal matrix; `synthesizer.onnx` goes from
+attributes to the same features. So a photograph of a class and its synthetic features agree, and every number can be
+computed in NumPy (`features_of`, `lift_of`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zsl_runtime.bundle import Generation, Probe, write_bundle
+from zsl_runtime.class_table import ClassTable, SemanticRule
+from zsl_runtime.head import FitSettings, Replay, View, fit_head, fitting_rows, fold
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from onnx import ModelProto
+
+SIDE, COLOURS, FEATURE, NOISE = 8, 12, 12, 4
+PER_CLASS = 40  # synthetic features per class, and replay rows
+ATTRIBUTES = ("red", "green", "blue", "bright top", "bright left", "größe")
+SEEN = ("robin", "tit", "crow", "gull", "house sparrow")
+UNSEEN = ("wren", "eagle owl", "übersee-ente")
+RULE = SemanticRule()
+SEED = 7
+OPSET = 17
+
+
+def class_table() -> ClassTable:
+    """5 seen and 3 unseen classes, A = 6; attributes far enough apart to be told from each other."""
+    raw = np.array(
+        [
+            [9, 1, 1, 0, 0, 2],
+            [1, 9, 1, 0, 2, 0],
+            [1, 1, 9, 2, 0, 0],
+            [0, 0, 1, 9, 1, 1],
+            [0, 1, 0, 1, 9, 1],
+            [6, 6, 0, 0, 1, 1],
+            [0, 1, 6, 6, 0, 1],
+            [1, 0, 0, -1, 1, 9],
+        ],
+        dtype=np.float64,
+    )
+    seen = np.array([True] * len(SEEN) + [False] * len(UNSEEN))
+    return ClassTable(SEEN + UNSEEN, seen, raw, ATTRIBUTES)
+
+
+def colour_matrix() -> np.ndarray:
+    """(A, 12) float32: semantic vector -> the colours of the four quarters, in [0, 1]."""
+    matrix = np.zeros((6, COLOURS), dtype=np.float32)
+    for attribute in range(6):
+        matrix[attribute, 2 * attribute : 2 * attribute + 2] = 0.7
+        matrix[attribute, (2 * attribute + 5) % COLOURS] = 0.3
+    return matrix
+
+
+def mixing_matrix(seed: int) -> np.ndarray:
+    """(12, F) float32, orthogonal: colours -> features."""
+    square = np.random.default_rng([seed, 1]).standard_normal((COLOURS, FEATURE))
+    return np.linalg.qr(square)[0].astype(np.float32)
+
+
+def noise_matrix(seed: int) -> np.ndarray:
+    """(Z, F) float32: what the synthesizer adds per unit of noise."""
+    return (0.05 * np.random.default_rng([seed, 2]).standard_normal((NOISE, FEATURE))).astype(np.float32)
+
+
+def draw_pictures(table: ClassTable, labels: np.ndarray, seed: int) -> np.ndarray:
+    """Pictures (n, 8, 8, 3) uint8 of the classes `labels` (n,) of `table`, with noise in colours and pixels."""
+    rng = np.random.default_rng([seed, 3])
+    colours = RULE.apply(table.raw)[labels] @ colour_matrix()
+    colours = colours + 0.03 * rng.standard_normal(colours.shape)
+    quarters = colours.reshape(-1, 2, 1, 2, 1, 3)
+    pixels = quarters + 0.02 * rng.standard_normal((len(labels), 2, 4, 2, 4, 3))
+    return np.clip(np.rint(255 * pixels), 0, 255).astype(np.uint8).reshape(-1, SIDE, SIDE, 3)
+
+
+def as_regions(pictures: np.ndarray) -> np.ndarray:
+    """The four quarters' mean colours as region features (n, 4, 3) float32."""
+    quarters = pictures.reshape(-1, 2, 4, 2, 4, 3).astype(np.float32) / np.float32(255)
+    return quarters.mean(axis=(2, 4), dtype=np.float32).reshape(-1, 4, 3)
+
+
+def features_of(pictures: np.ndarray, seed: int = 0) -> np.ndarray:
+    """What model.onnx must give as features (n, F) float32."""
+    return as_regions(pictures).reshape(-1, COLOURS) @ mixing_matrix(seed)
+
+
+def synthesize_of(semantic: np.ndarray, noise: np.ndarray, seed: int = 0) -> np.ndarray:
+    """What synthesizer.onnx must give (M, F) float32."""
+    return semantic @ (colour_matrix() @ mixing_matrix(seed)) + noise @ noise_matrix(seed)
+
+
+def lift_of(features: np.ndarray) -> np.ndarray:
+    """What lift.onnx must give (M, 2F) float32: the features and their positive part."""
+    return np.concatenate([features, np.maximum(features, 0)], axis=1)
+
+
+def tiny_views(*, lift: bool) -> tuple[View, ...]:
+    """One view of the features, and with a lift one more, with a batch that leaves a short last one."""
+    fit = FitSettings(epochs=40, batch_size=48, learning_rate=0.05)
+    first = View("feature", 0, FEATURE, 1.0, fit)
+    return (first, View("positive part", FEATURE, 2 * FEATURE, 0.5, fit)) if lift else (first,)
+
+
+def make_tiny_bundle(
+    dest: str | Path,
+    *,
+    seed: int = 0,
+    kind: str = "images",
+    lift: bool = True,
+    probe_images: bool = True,
+    force: bool = False,
+) -> Path:
+    """Write a bundle to `dest` and return its path.
+
+    Args:
+        dest: folder to make.
+        seed: another model of the same sizes.
+        kind: the graph's input, `images` or `backbone_features`.
+        lift: with lift.onnx and two views; without, D = F and one view.
+        probe_images: False leaves the pictures out of the probe.
+        force: replace a bundle.
+
+    """
+    table = class_table()
+    views = tiny_views(lift=lift)
+    generation = Generation(1, 0, table, fit_tiny(table, seed=seed, lift=lift), SEED, "export")
+    files = {
+        "model.onnx": _model_graph(seed, kind=kind, lift=lift).SerializeToString(),
+        "synthesizer.onnx": _synthesizer_graph(seed).SerializeToString(),
+        "replay.safetensors": tiny_replay(table, seed).to_bytes(),
+        "probe.safetensors": _probe(generation, seed, kind=kind, lift=lift, pictures=probe_images).to_bytes(),
+        "parity.json": b'{"passed": true}\n',
+    }
+    if lift:
+        files["lift.onnx"] = _lift_graph().SerializeToString()
+    shape: list[Any] = ["N", SIDE, SIDE, 3] if kind == "images" else ["N", 4, 3]
+    manifest = {
+        "method": "tiny",
+        "created": "2026-01-02T03:04:05+00:00",
+        "versions": {"zsl-deploy": "0.1.0"},
+        "backbone": {"name": "mean colour", "size": SIDE},
+        "pixels": {"version": 1, "resize": SIDE, "crop": SIDE} if kind == "images" else None,
+        "input": {"name": kind, "dtype": "uint8" if kind == "images" else "float32", "shape": shape},
+        "graphs": {"model": "model.onnx", "synthesizer": "synthesizer.onnx", "lift": "lift.onnx" if lift else None},
+        "dims": {"F": FEATURE, "D": views[-1].stop, "A": len(ATTRIBUTES), "Z": NOISE},
+        "attributes": list(ATTRIBUTES),
+        "semantic_rule": RULE.to_dict(),
+        "head": {
+            "rule": "fit",
+            "views": [view.to_dict() for view in views],
+            "synthetic_per_class": PER_CLASS,
+            "seed": SEED,
+        },
+        "recipe": {"method": "tiny"},
+        "scores": {"H": 100.0},
+    }
+    return write_bundle(dest, manifest=manifest, files=files, generation=generation, force=force)
+
+
+def tiny_replay(table: ClassTable, seed: int) -> Replay:
+    """Features of drawn pictures of the seen classes, float16."""
+    seen = np.flatnonzero(table.seen)
+    labels = np.repeat(np.arange(len(seen), dtype=np.int32), PER_CLASS)
+    features = features_of(draw_pictures(table, seen[labels], seed), seed).astype(np.float16)
+    return Replay(features, labels, tuple(table.names[int(j)] for j in seen))
+
+
+def fit_tiny(table: ClassTable, *, seed: int, lift: bool) -> Any:
+    """The head of generation 1, fitted on NumPy's own features, with a gamma and a temperature."""
+    views = tiny_views(lift=lift)
+    x, labels = fitting_rows(
+        table,
+        tiny_replay(table, seed),
+        rule=RULE,
+        synthesize=lambda semantic, noise: synthesize_of(semantic, noise, seed),
+        lift=lift_of if lift else None,
+        width=views[-1].stop,
+        noise_dim=NOISE,
+        count=PER_CLASS,
+        seed=SEED,
+    )
+    head = fit_head(x, labels, len(table), views, SEED)
+    return type(head)(head.views, head.weights, head.biases, gamma=0.4, temperature=1.25)
+
+
+def _probe(generation: Generation, seed: int, *, kind: str, lift: bool, pictures: bool) -> Probe:
+    table = generation.table
+    drawn = draw_pictures(table, np.arange(len(table)), seed + 1)
+    features = features_of(drawn, seed)
+    scores = fold(generation.head, table.seen).scores(lift_of(features) if lift else features)
+    return Probe(
+        pixels=drawn if kind == "images" and pictures else None,
+        inputs=as_regions(drawn) if kind != "images" else None,
+        features=features,
+        scores=scores,
+        top1=scores.argmax(axis=1).astype(np.int64),
+    )
+
+
+def _model_graph(seed: int, *, kind: str, lift: bool) -> ModelProto:
+    """Pictures or regions, and the head as inputs -> scores, features (ARCHITECTURE.md, Graphs)."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes, constants = [], {"mix": mixing_matrix(seed), "flat": np.array([0, COLOURS], dtype=np.int64)}
+    if kind == "images":
+        constants["quarters"] = np.array([0, 2, 4, 2, 4, 3], dtype=np.int64)
+        constants["white"] = np.array(255, dtype=np.float32)
+        nodes += [
+            helper.make_node("Cast", ["images"], ["levels"], to=TensorProto.FLOAT),
+            helper.make_node("Div", ["levels", "white"], ["light"]),
+            helper.make_node("Reshape", ["light", "quarters"], ["split"]),
+            helper.make_node("ReduceMean", ["split"], ["colours"], axes=[2, 4], keepdims=0),
+        ]
+        given = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", SIDE, SIDE, 3])
+    else:
+        nodes.append(helper.make_node("Identity", ["backbone_features"], ["colours"]))
+        given = helper.make_tensor_value_info("backbone_features", TensorProto.FLOAT, ["N", 4, 3])
+    nodes += [
+        helper.make_node("Reshape", ["colours", "flat"], ["row"]),
+        helper.make_node("MatMul", ["row", "mix"], ["features"]),
+        helper.make_node("Relu", ["features"], ["positive"]),
+        helper.make_node("Concat", ["features", "positive"] if lift else ["features"], ["x"], axis=1),
+        helper.make_node("Transpose", ["head_weight"], ["columns"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "columns"], ["product"]),
+        helper.make_node("Add", ["product", "head_bias"], ["biased"]),
+        helper.make_node("Add", ["biased", "class_bias"], ["logits"]),
+        helper.make_node("LogSoftmax", ["logits"], ["scores"], axis=1),
+    ]
+    width = FEATURE * (2 if lift else 1)
+    graph = helper.make_graph(
+        nodes,
+        "model",
+        [
+            given,
+            helper.make_tensor_value_info("head_weight", TensorProto.FLOAT, ["C", width]),
+            helper.make_tensor_value_info("head_bias", TensorProto.FLOAT, ["C"]),
+            helper.make_tensor_value_info("class_bias", TensorProto.FLOAT, ["C"]),
+        ],
+        [
+            helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", "C"]),
+            helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", FEATURE]),
+        ],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return _checked(graph)
+
+
+def _synthesizer_graph(seed: int) -> ModelProto:
+    from onnx import TensorProto, helper, numpy_helper
+
+    constants = {"means": colour_matrix() @ mixing_matrix(seed), "spread": noise_matrix(seed)}
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["semantic", "means"], ["centre"]),
+            helper.make_node("MatMul", ["noise", "spread"], ["deviation"]),
+            helper.make_node("Add", ["centre", "deviation"], ["features"]),
+        ],
+        "synthesizer",
+        [
+            helper.make_tensor_value_info("semantic", TensorProto.FLOAT, ["M", len(ATTRIBUTES)]),
+            helper.make_tensor_value_info("noise", TensorProto.FLOAT, ["M", NOISE]),
+        ],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["M", FEATURE])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return _checked(graph)
+
+
+def _lift_graph() -> ModelProto:
+    from onnx import TensorProto, helper
+
+    graph = helper.make_graph(
+        [
+            helper.make_node("Relu", ["features"], ["positive"]),
+            helper.make_node("Concat", ["features", "positive"], ["lifted"], axis=1),
+        ],
+        "lift",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["M", FEATURE])],
+        [helper.make_tensor_value_info("lifted", TensorProto.FLOAT, ["M", 2 * FEATURE])],
+    )
+    return _checked(graph)
+
+
+def _checked(graph: Any) -> ModelProto:
+    from onnx import checker, helper
+
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+    checker.check_model(model)
+    return model
