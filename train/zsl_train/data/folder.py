@@ -1,0 +1,292 @@
+"""The data folder: a user's own photographs (DESIGN.md section 8).
+
+images/<class>/*.jpg, classes.csv, and optionally split.csv, attributes.csv, attribute_vectors.npy.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import os
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from zsl_runtime.class_table import read_class_csv
+from zsl_runtime.errors import UsageError, from_os_error
+from zsl_runtime.pixels import SUFFIXES
+from zsl_train.data.image_set import ROLES, ImageSet, check_photographs, check_roles, files_below, listed, seeded_roles
+from zsl_train.data.word_vectors import attribute_words, load_word_vectors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from zsl_runtime.class_table import ClassTable
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Pictures on disk: paths relative to images/, sorted; labels; notes."""
+
+    paths: tuple[str, ...]
+    labels: NDArray[np.int64]
+    notes: tuple[str, ...]
+
+
+def open_folder(directory: Path, splits: Path | None, seed: int) -> ImageSet:
+    """Read a data folder.
+
+    Args:
+        directory: the folder that holds images/ and classes.csv.
+        splits: a CSV file to use in place of split.csv, or None.
+        seed: of the split that is made where there is no CSV file.
+
+    Raises:
+        UsageError: E-DATA-..., E-SPLIT-..., E-CSV, E-ATTRIBUTES, E-WORD-VECTORS and what `read_class_csv` raises.
+        SystemProblem: E-SYSTEM when something cannot be read.
+
+    """
+    table = read_class_csv(directory / "classes.csv", need_split=True)
+    if not table.seen.any():
+        raise UsageError(
+            "E-DATA-NO-SEEN",
+            f"{directory / 'classes.csv'} has no seen class; give the classes with photographs to "
+            "train on the split 'seen'",
+        )
+    root = directory / "images"
+    found = _find_pictures(root, table)
+    check_photographs(found.labels, table)
+    words, word_notes = _read_words(directory / "attributes.csv", table.attributes)
+    vectors, vector_notes = _read_vectors(directory / "attribute_vectors.npy", words)
+    split_file = splits if splits is not None else directory / "split.csv"
+    if splits is not None and not splits.is_file():
+        raise UsageError("E-SPLIT-FILE", f"no file {splits}; give a CSV file with the columns image and role")
+    if not split_file.exists():
+        role, split_notes = seeded_roles(found.labels, table, seed)
+        version = f"our own seeded split, 80/20 of each seen class (seed {seed})"
+    else:
+        role, split_notes = _read_split(split_file, found)
+        version = f"given by {split_file.name}"
+    keep = np.flatnonzero(role != "")
+    labels, role = found.labels[keep], role[keep]
+    check_roles(labels, role, table)
+    return ImageSet(
+        root=root,
+        paths=tuple(found.paths[i] for i in keep),
+        labels=labels,
+        role=role,
+        table=table,
+        words=words,
+        word_vectors=vectors,
+        split_version=version,
+        notes=(*found.notes, *split_notes, *word_notes, *vector_notes),
+    )
+
+
+def write_split(image_set: ImageSet, path: Path) -> None:
+    """Write the split as a split.csv (columns image, role), which gives the same ImageSet when read back.
+
+    Raises:
+        SystemProblem: E-SYSTEM when it cannot be written; nothing half-written is left.
+
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("image", "role"))
+    writer.writerows(zip(image_set.paths, image_set.role.tolist(), strict=True))
+    try:
+        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as part:
+            try:
+                part.write(text.getvalue().encode())
+                part.flush()
+                os.fsync(part.fileno())
+                Path(part.name).replace(path)
+            finally:
+                Path(part.name).unlink(missing_ok=True)
+    except OSError as error:
+        raise from_os_error(error, "write the split") from error
+
+
+def _nfc(text: str) -> str:
+    """One spelling for what looks the same: macOS and Linux compose accents differently in file names."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _find_pictures(root: Path, table: ClassTable) -> _Found:
+    """Every picture below a class's folder; UsageError for folders that are no class and for an empty images/."""
+    if not root.is_dir():
+        raise UsageError("E-DATA-NO-IMAGES", f"there is no folder {root}; expected {root}/<class>/*.jpg")
+    folders, loose = _class_folders(root, table)
+    pairs: list[tuple[str, int]] = []
+    others = 0
+    for folder, label in folders:
+        for file in files_below(folder):
+            if file.suffix.lower() in SUFFIXES:
+                pairs.append((file.relative_to(root).as_posix(), label))
+            else:
+                others += 1
+    if not pairs:
+        raise UsageError(
+            "E-DATA-NO-IMAGES",
+            f"no pictures below the class folders of {root} ({loose} pictures directly in it, {others} files that are "
+            f"no pictures); expected {root}/<class>/*.jpg",
+        )
+    # Python keeps bytes that are not UTF-8 as halves of surrogate pairs, which no CSV file can hold.
+    odd = [path for path, _ in pairs if any("\ud800" <= letter <= "\udfff" for letter in path)]
+    if odd:
+        raise UsageError(
+            "E-DATA-FILE-NAME", f"{len(odd)} pictures have names that are not UTF-8: {listed(odd)}; rename them"
+        )
+    pairs.sort()
+    notes = []
+    if loose:
+        notes.append(f"{loose} pictures lie directly in {root}, belong to no class and are left out")
+    if others:
+        notes.append(f"{others} files below {root} are no pictures by their suffix and are left out")
+    paths = tuple(path for path, _ in pairs)
+    return _Found(paths, np.array([label for _, label in pairs], dtype=np.int64), tuple(notes))
+
+
+def _class_folders(root: Path, table: ClassTable) -> tuple[list[tuple[Path, int]], int]:
+    """The class folders with their class, and how many pictures lie beside them."""
+    rows = {_nfc(name): row for row, name in enumerate(table.names)}
+    folders, unknown, loose = [], [], 0
+    try:
+        entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise from_os_error(error, "list the pictures") from error
+    for entry in entries:
+        if not entry.is_dir():
+            loose += entry.suffix.lower() in SUFFIXES
+        elif _nfc(entry.name) in rows:
+            folders.append((entry, rows[_nfc(entry.name)]))
+        else:
+            unknown.append(entry.name)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], table.names, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise UsageError(
+            "E-DATA-CLASS-FOLDER",
+            f"{root} has {len(unknown)} folders that classes.csv does not name: {listed(unknown)}{hint}; add a row for "
+            "each, rename it as its class is called, or move it away",
+        )
+    return folders, loose
+
+
+def _read_split(path: Path, found: _Found) -> tuple[NDArray[np.str_], tuple[str, ...]]:
+    """Role of every picture found ('' for those not listed), and notes."""
+    row_of = {_nfc(picture): row for row, picture in enumerate(found.paths)}
+    # What is on disk letter by letter goes before what only looks the same.
+    row_of |= {picture: row for row, picture in enumerate(found.paths)}
+    role = np.full(len(found.paths), "", dtype="<U5")
+    missing = []
+    for line, (name, given) in _read_columns(path, ("image", "role")):
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts:
+            raise UsageError(
+                "E-SPLIT-PATH",
+                f"{path}, line {line}: {name!r} leads out of {'images/'!r}; give paths relative to images/",
+            )
+        if given not in ROLES:
+            raise UsageError(
+                "E-SPLIT-ROLE", f"{path}, line {line}: the role of {name!r} is {given!r}; expected train, val or test"
+            )
+        row = row_of.get(str(pure), row_of.get(_nfc(str(pure))))
+        if row is None:
+            missing.append(name)
+        elif role[row]:
+            raise UsageError("E-SPLIT-TWICE", f"{path}, line {line}: {name!r} is listed twice; remove one of the lines")
+        else:
+            role[row] = given
+    if missing:
+        raise UsageError(
+            "E-SPLIT-MISSING",
+            f"{path} lists {len(missing)} pictures that are not there: {listed(missing)}; paths are relative to "
+            "images/ and lead through a class's folder; put the pictures back or remove the lines",
+        )
+    unlisted = np.flatnonzero(role == "")
+    if not len(unlisted):
+        return role, ()
+    examples = listed([found.paths[i] for i in unlisted])
+    return role, (f"{len(unlisted)} pictures are not in {path.name} and are left out: {examples}",)
+
+
+def _read_words(path: Path, attributes: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Wordings of the attributes from attributes.csv, else from their names; and notes."""
+    if not path.exists():
+        return tuple(attribute_words(name) for name in attributes), ()
+    given: dict[str, str] = {}
+    for line, (name, words) in _read_columns(path, ("name", "words")):
+        if _nfc(name) in given:
+            raise UsageError("E-ATTRIBUTES", f"{path}, line {line}: attribute {name!r} is there twice; remove one")
+        given[_nfc(name)] = " ".join(words.split()) or attribute_words(name)
+    missing = [name for name in attributes if name not in given]
+    extra = sorted(given.keys() - set(attributes))
+    if missing or extra:
+        raise UsageError(
+            "E-ATTRIBUTES",
+            f"{path} does not name the attributes of classes.csv: missing {listed(missing) or 'none'}; unknown "
+            f"{listed(extra) or 'none'}; give one row per attribute column, in any order",
+        )
+    ordered = tuple(given[name] for name in attributes)
+    if tuple(given) == tuple(attributes) or not (path.parent / "attribute_vectors.npy").exists():
+        return ordered, ()
+    note = (
+        "attributes.csv and classes.csv name the attributes in different orders; the rows of attribute_vectors.npy are "
+        "taken in the order of classes.csv"
+    )
+    return ordered, (note,)
+
+
+def _read_vectors(path: Path, words: Sequence[str]) -> tuple[NDArray[np.float32] | None, tuple[str, ...]]:
+    """Content of attribute_vectors.npy, if there; and notes."""
+    if not path.exists():
+        return None, ()
+    loaded = load_word_vectors(path, words)
+    return loaded.vectors, loaded.notes
+
+
+def _read_columns(path: Path, names: tuple[str, str]) -> list[tuple[int, tuple[str, str]]]:
+    """(line number, the two named cells, stripped) of every row of a CSV file; other columns are ignored.
+
+    Raises:
+        UsageError: E-CSV when it is not UTF-8, not CSV, lacks a column or has a row of another width.
+        SystemProblem: E-SYSTEM when it cannot be opened.
+
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise from_os_error(error, "read") from error
+    except UnicodeDecodeError as error:
+        raise UsageError("E-CSV", f"{path} is not UTF-8 (byte {error.start}); save it as 'CSV UTF-8'") from None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows = []
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        absent = [name for name in names if header.count(name) != 1]
+        if absent:
+            raise UsageError(
+                "E-CSV", f"{path} must have one column {' and one '.join(absent)}; its first line is {listed(header)}"
+            )
+        first, second = (header.index(name) for name in names)
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise UsageError(
+                    "E-CSV",
+                    f"{path}, line {reader.line_num} has {len(cells)} cells, the first line has {len(header)}; "
+                    "give every row one cell per column (a comma inside a cell needs quotes around it)",
+                )
+            rows.append((reader.line_num, (cells[first].strip(), cells[second].strip())))
+    except csv.Error as error:
+        raise UsageError("E-CSV", f"{path}, line {reader.line_num}: {error}; expected comma-separated cells") from None
+    return rows

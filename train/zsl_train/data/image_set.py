@@ -1,0 +1,181 @@
+"""A labelled set of photographs with the classes they belong to, whatever layout it came in."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from zsl_runtime.errors import UsageError, from_os_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from zsl_runtime.class_table import ClassTable
+
+ROLES = ("train", "val", "test")
+TEST_SHARE = 0.2  # of a seen class's photographs, as in the proposed splits of Xian et al. (2017)
+LISTED = 3  # names an error message lists
+
+LAYOUTS = (
+    "either a data folder (images/<class>/*.jpg and classes.csv with the columns name, split (seen|unseen) and one per "
+    "attribute) or the CUB-200-2011 archive (images/, images.txt, image_class_labels.txt, classes.txt, "
+    "attributes/class_attribute_labels_continuous.txt)"
+)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Photographs, their classes and what each is for.
+
+    Attributes:
+        root: the images folder.
+        paths: n picture files relative to `root`, with forward slashes, sorted or in the archive's order.
+        labels: (n,) int64, the class of each picture: a row of `table`.
+        role: (n,) str, 'train', 'val' or 'test'. Pictures of unseen classes are all 'test'.
+        table: the C classes with their raw attributes.
+        words: A wordings of the attributes, plain words separated by spaces ('bill shape curved').
+        word_vectors: (A, W) float32 that came with the data (unnormalised), or None.
+        split_version: which split this is, for the protocol of every score.
+        notes: things the user should be told, one line each.
+
+    """
+
+    root: Path
+    paths: tuple[str, ...]
+    labels: NDArray[np.int64]
+    role: NDArray[np.str_]
+    table: ClassTable
+    words: tuple[str, ...]
+    word_vectors: NDArray[np.float32] | None
+    split_version: str
+    notes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def rows(self, role: str, *, seen: bool | None = None) -> NDArray[np.int64]:
+        """The pictures with this role: ascending int64 row numbers.
+
+        Args:
+            role: 'train', 'val' or 'test'.
+            seen: only pictures of seen (True) or unseen (False) classes; None takes both.
+
+        """
+        chosen = self.role == role
+        if seen is not None:
+            chosen &= self.table.seen[self.labels] == seen
+        return np.flatnonzero(chosen).astype(np.int64)
+
+
+def open_image_set(directory: str | Path, splits: str | Path | None = None, seed: int = 0) -> ImageSet:
+    """Open a data folder or CUB-200-2011's original archive.
+
+    Args:
+        directory: the data folder (DESIGN.md section 8), or the extracted archive: its folder CUB_200_2011 or the one
+            around it.
+        splits: for a data folder, a CSV file used in place of split.csv; for CUB, att_splits.mat or its folder.
+        seed: of the splits we make where none is given.
+
+    Raises:
+        UsageError: E-DATA-LAYOUT when it is neither; otherwise what the reader of the layout raises.
+
+    """
+    from zsl_train.data import cub, folder
+
+    where = Path(directory)
+    chosen = None if splits is None else Path(splits)
+    if not where.is_dir():
+        raise UsageError("E-DATA-LAYOUT", f"{where} is not a folder; expected {LAYOUTS}")
+    if (where / "classes.csv").is_file():
+        return folder.open_folder(where, chosen, seed)
+    archive = cub.find_archive(where)
+    if archive is not None:
+        return cub.open_cub(archive, chosen, seed)
+    names = sorted(entry.name for entry in where.iterdir())
+    raise UsageError("E-DATA-LAYOUT", f"{where} holds {listed(names) or 'nothing'}; expected {LAYOUTS}")
+
+
+def seeded_roles(labels: NDArray[np.int64], table: ClassTable, seed: int) -> tuple[NDArray[np.str_], tuple[str, ...]]:
+    """Make a split: of every seen class a fifth of the pictures is for testing, the rest for training.
+
+    Each class is drawn by its own generator, so that adding a class leaves the others' pictures where they were. A seen
+    class with two or more pictures gets at least one of each; with one, it goes to training and a note says so.
+
+    Args:
+        labels: (n,) rows of `table`.
+        table: the classes; all pictures of unseen ones are for testing.
+        seed: of the draw.
+
+    Returns:
+        (n,) roles, and notes.
+
+    """
+    role = np.full(len(labels), "test", dtype="<U5")
+    lonely = []
+    for index in np.flatnonzero(table.seen):
+        name = table.names[index]
+        rows = np.flatnonzero(labels == index)
+        draw = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])])
+        testing = min(max(1, round(TEST_SHARE * len(rows))), len(rows) - 1)
+        role[draw.permutation(rows)[max(testing, 0) :]] = "train"
+        if len(rows) == 1:
+            lonely.append(name)
+    if not lonely:
+        return role, ()
+    return role, (f"{len(lonely)} seen classes have one photograph, which is trained on; not tested: {listed(lonely)}",)
+
+
+def check_photographs(labels: NDArray[np.int64], table: ClassTable) -> None:
+    """UsageError E-DATA-NO-PHOTOS when a seen class has no picture; an unseen one without is normal."""
+    _check_every_seen(labels, table, "E-DATA-NO-PHOTOS", "no photographs; add some")
+
+
+def check_roles(labels: NDArray[np.int64], role: NDArray[np.str_], table: ClassTable) -> None:
+    """UsageError when a seen class has nothing to train on, or an unseen one is used for anything but testing."""
+    used = np.unique(labels[(role != "test") & ~table.seen[labels]])
+    if len(used):
+        raise UsageError(
+            "E-SPLIT-UNSEEN",
+            f"photographs of unseen classes have a role other than test: {listed([table.names[i] for i in used])}; "
+            "an unseen class is only tested: give them the role test, or make the class seen",
+        )
+    what = "no photograph with the role train; give it to some"
+    _check_every_seen(labels[role == "train"], table, "E-DATA-NO-TRAINING", what)
+
+
+def _check_every_seen(labels: NDArray[np.int64], table: ClassTable, code: str, what: str) -> None:
+    without = np.setdiff1d(np.flatnonzero(table.seen), labels)
+    if len(without):
+        names = listed([table.names[i] for i in without])
+        raise UsageError(code, f"of the seen classes, {names} have {what}, or make the class unseen")
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files that are not hidden, links to folders followed, each folder once."""
+
+    def refuse(error: OSError) -> None:
+        # os.walk would leave out silently what it may not read.
+        raise from_os_error(error, "list the pictures")
+
+    visited = set()
+    for base, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        real = os.path.realpath(base)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(base, name) for name in files if not name.startswith("."))
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few names, quoted, and how many more there are."""
+    shown = ", ".join(repr(name) for name in names[:LISTED])
+    return f"{shown} and {len(names) - LISTED} more" if len(names) > LISTED else shown
