@@ -1,0 +1,77 @@
+"""Slow and obviously right: the graphs as they were written, without any rewriting, and the head in NumPy float64.
+
+The yardstick of the other backends, and a way to find out whether one of them is the cause of a strange answer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from zsl_runtime.backends.ort import INPUTS, OrtBackend
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from zsl_runtime.backends import InputPort
+    from zsl_runtime.bundle import Bundle
+    from zsl_runtime.head import FoldedHead
+
+    Floats = NDArray[np.float32]
+
+
+def open_bundle(bundle: Bundle, threads: int) -> ReferenceBackend:
+    """Open the graphs of a bundle; BackendError E-BACKEND-MISSING when onnxruntime is not installed."""
+    return ReferenceBackend({part: bundle.graph(part) for part in INPUTS}, threads)
+
+
+class ReferenceBackend:
+    """Features from the unoptimised ONNX graphs, scores from the formula.
+
+    Args:
+        graphs: `model`, `synthesizer`, `lift` -> ONNX file, or None where there is none.
+        threads: inside one operator.
+
+    Raises:
+        BackendError: E-BACKEND-MISSING when onnxruntime is not installed.
+
+    """
+
+    name = "reference"
+
+    def __init__(self, graphs: Mapping[str, Path | None], threads: int) -> None:
+        self._graphs = OrtBackend(graphs, threads, optimize=False)
+        self.library = f"NumPy {np.__version__} over unoptimised graphs in {self._graphs.library}"
+
+    def input_port(self) -> InputPort:
+        """What `run` and `features` take."""
+        return self._graphs.input_port()
+
+    def run(self, inputs: NDArray[np.generic], head: FoldedHead) -> tuple[Floats, Floats]:
+        """Inputs (N, ...) -> log-probabilities (N, C) and features (N, F), float32."""
+        features = self._graphs.features(inputs)
+        x = self._graphs.lift(features).astype(np.float64)
+        logits = x @ head.weight.T.astype(np.float64) + head.bias + head.class_bias  # (N, C)
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        scores = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        return scores.astype(np.float32), features
+
+    def features(self, inputs: NDArray[np.generic]) -> Floats:
+        """Inputs (N, ...) -> features (N, F) float32."""
+        return self._graphs.features(inputs)
+
+    def synthesize(self, semantic: Floats, noise: Floats) -> Floats:
+        """Semantic vectors (M, A) and noise (M, Z) -> features (M, F), all float32."""
+        return self._graphs.synthesize(semantic, noise)
+
+    def lift(self, features: Floats) -> Floats:
+        """Features (M, F) -> lifted features (M, D), float32; the features themselves when there is no lift."""
+        return self._graphs.lift(features)
+
+    def close(self) -> None:
+        """Let go of the loaded graphs."""
+        self._graphs.close()
