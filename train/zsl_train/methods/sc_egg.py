@@ -1,0 +1,751 @@
+"""SC-EGG: semantic compression embedding guided generation (Hong et al., IJCAI 2022).
+
+Three stages. (1) SCEN: attention over regions, one map an attribute, trained by the local (Eq. 6) and the global (Eq. 7)
+classification loss. (2) The guide: a classifier of the compressed feature f learns to give the local network's
+class scores (Eq. 8), those of the unseen classes included. (3) EGGN: TF-VAEGAN on f, its generator guided by the guide
+on seen and on unseen classes (Eq. 13-15). The classifier that is shipped looks at [f, Dec(f), hidden].
+
+Where the paper and the published code differ, both are options of `Config`; the source of each value is in METHODS.md 2
+(paper [P], code [C]). The (B, A, V) tensor of attribute-level features h is never made: with q_n = v_n W_alpha and
+k_n = v_n W_beta, the attribute score is e_n = sum_r alpha_nr (k_n . r_r), and mean pooling is
+sum_r (mean_n alpha_nr) r_r. Only `mlp` pooling needs a hidden layer of width A/2 per channel, and even that is
+computed as (W1 alpha) r, with the sum over regions after the product with W1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from zsl_runtime.errors import UsageError
+from zsl_runtime.head import FitSettings, View
+from zsl_train.losses.reconstruction import plain_l1, weighted_l1
+from zsl_train.losses.vae import bernoulli_reconstruction, kl_to_standard_normal, sample_normal
+from zsl_train.losses.wgan_gp import gradient_penalty
+from zsl_train.methods.base import Dims, Trained, TrainingData
+from zsl_train.nets import AttributeDecoder, Critic, Encoder, Feedback, Generator, MinMaxScaler, start_normal
+from zsl_train.session import Rng, Scalar, Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+NAME = "sc-egg"
+MLP_SLOPE = 0.01  # negative slope in the semantic compression MLP and in the guide (METHODS.md 2.2, 2.3)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of SC-EGG. [P] paper, [C] published code (SUN), [T] TF-VAEGAN's code, [D] DAZLE's code, [O] ours.
+
+    Attributes:
+        normalise_words: start V from unit word vectors: yes on AWA2 and SUN [C, D], no on CUB [D].
+        centre_regions: subtract the mean training region before anything else [O]. Not in the paper or the code.
+        w_beta_std: standard deviation of W_beta's initial values; 1 [C].
+        pooling: how h (A, V) becomes the feature: `mlp` [P], `mean` over attributes [C].
+        optimiser: of stages 1 and 2: `adam` [P], `rmsprop` with momentum [C].
+        learning_rate_embedding: of stages 1 and 2; 1e-4 [P, C].
+        weight_decay: of stages 1 and 2; 0 [P], 1e-4 [C].
+        momentum: of rmsprop; 0.9 [C], 0 on AWA2 [D].
+        classes_in_softmax: stage 1's softmax over `all` classes [P] or the `seen` ones [C].
+        global_weight: weight of the global classification loss, 1 [P, C]; 0 leaves the MLP out.
+        guide: stage 2 trains the compression and its `shared` classifier, LEN frozen [P]; or a `separate`
+            two-layer classifier of the frozen feature [C].
+        guide_hidden: hidden width of the separate guide, 1024 [C].
+        regression: stage 2's squared error `sum`med over classes [P, Eq. 8] or its `mean` [C].
+        embedding_batch: pictures a step in stages 1 and 2, class-balanced; 64 [P, C].
+        stage1_epochs: 20 [P]. An epoch is n / batch steps.
+        stage1_steps: when positive, used in place of epochs; 2000 [C].
+        stage2_epochs: 20 [P].
+        stage2_steps: when positive, used in place of epochs; 4000 [C].
+        stage3_epochs: 200 at most [P]; 50 [C]. An epoch is n / batch outer steps in each of the two loops.
+        stage3_steps: when positive, outer steps in all, half of them in each loop, in place of epochs.
+        hidden: width of the hidden layers of E, G, D, Dec and F, 4096 [T].
+        batch: of stage 3, 64 [P, C].
+        critic_steps: critic updates an outer step, 5 [T].
+        encoded_noise: the critic's fakes come from the encoder's latent [T on CUB, AWA2, SUN], else from N(0, 1).
+        critic_weight: gamma_D = gamma_G, weight of the Wasserstein terms: 10 [P, T on CUB], 1 [C on SUN].
+        penalty: gradient penalty weight, 10 [T].
+        adapt_penalty: multiply or divide the penalty weight by 1.1 after each outer step, as the code does [T].
+        reconstruction_weight: lambda_r, weight of the attribute reconstruction, 0.01 [P, T].
+        reconstruction: `l1` [P, Eq. 12] or `weighted-l1` [T].
+        freeze_decoder: leave Dec out of the generator step [T on AWA2].
+        feedback_train: a1, weight of the feedback while training; 1 [T on CUB], 0 [C on SUN].
+        feedback_synthesis: a2, weight of the feedback when features are synthesized.
+        seen_guidance: weight of the guide's loss on reconstructed seen features; 0.1 [P], 1 [C].
+        unseen_guidance: weight of the guide's loss on generated unseen features; 0.1 [P], 0.001 [C].
+        learning_rate_gan: of E, G and D; 1e-4 [P, T on CUB], 1e-3 [C on SUN].
+        learning_rate_decoder: of Dec; 1e-4 [T, C].
+        learning_rate_feedback: of F; 1e-5 [T on CUB], 1e-4 [C].
+        synthetic_per_class: synthetic features a class without photographs; 300 [T on CUB], 400 [C on SUN].
+        head_epochs: 25 [T].
+        head_learning_rate: 1e-3 [T on CUB], 5e-4 [C on SUN].
+        head_batch: 0 means equal to synthetic_per_class [T].
+
+    """
+
+    normalise_words: bool = True
+    centre_regions: bool = False
+    w_beta_std: float = 1.0
+    pooling: Literal["mlp", "mean"] = "mean"
+    optimiser: Literal["adam", "rmsprop"] = "rmsprop"
+    learning_rate_embedding: float = 1e-4
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    classes_in_softmax: Literal["all", "seen"] = "seen"
+    global_weight: float = 1.0
+    guide: Literal["shared", "separate"] = "separate"
+    guide_hidden: int = 1024
+    regression: Literal["sum", "mean"] = "mean"
+    embedding_batch: int = 64
+    stage1_epochs: float = 20.0
+    stage1_steps: int = 0
+    stage2_epochs: float = 20.0
+    stage2_steps: int = 0
+    stage3_epochs: float = 50.0
+    stage3_steps: int = 0
+    hidden: int = 4096
+    batch: int = 64
+    critic_steps: int = 5
+    encoded_noise: bool = True
+    critic_weight: float = 10.0
+    penalty: float = 10.0
+    adapt_penalty: bool = False
+    reconstruction_weight: float = 0.01
+    reconstruction: Literal["l1", "weighted-l1"] = "weighted-l1"
+    freeze_decoder: bool = False
+    feedback_train: float = 1.0
+    feedback_synthesis: float = 1.0
+    seen_guidance: float = 0.1
+    unseen_guidance: float = 0.1
+    learning_rate_gan: float = 1e-4
+    learning_rate_decoder: float = 1e-4
+    learning_rate_feedback: float = 1e-5
+    synthetic_per_class: int = 300
+    head_epochs: int = 25
+    head_learning_rate: float = 1e-3
+    head_batch: int = 0
+
+    def __post_init__(self) -> None:
+        if self.guide == "shared" and self.global_weight == 0 and self.pooling == "mlp":
+            raise UsageError(
+                "E-RECIPE",
+                "guide = 'shared' with pooling = 'mlp' needs global_weight > 0: stage 1 trains the compression with it",
+            )
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {
+        "pooling": "mlp",
+        "optimiser": "adam",
+        "weight_decay": 0.0,
+        "momentum": 0.0,
+        "classes_in_softmax": "all",
+        "guide": "shared",
+        "regression": "sum",
+        "stage3_epochs": 200.0,
+        "reconstruction": "l1",
+    },
+    "code": {
+        "stage1_steps": 2000,
+        "stage2_steps": 4000,
+        "critic_weight": 1.0,
+        "adapt_penalty": True,
+        "feedback_train": 0.0,
+        "feedback_synthesis": 0.0,
+        "seen_guidance": 1.0,
+        "unseen_guidance": 0.001,
+        "learning_rate_gan": 1e-3,
+        "learning_rate_feedback": 1e-4,
+        "synthetic_per_class": 400,
+        "head_learning_rate": 5e-4,
+    },
+}
+
+
+# --- the shipped modules ------------------------------------------------------------------------------------------
+
+
+class Compression(nn.Module):
+    """Attention over regions and the semantic compression of the attended features, without the (B, A, V) tensor.
+
+    Buffers and parameters are all it needs to run: `query` (A, V) is V W_alpha. With `mlp` pooling the two layers
+    run along the attribute axis: A -> A/2 -> LeakyReLU -> 1, for each channel.
+    """
+
+    def __init__(self, attributes: int, channels: int, pooling: str) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.query = nn.Parameter(torch.zeros(attributes, channels))
+        if pooling == "mlp":
+            self.first = nn.Linear(attributes, max(1, attributes // 2))
+            self.last = nn.Linear(max(1, attributes // 2), 1)
+
+    def forward(self, regions: Tensor) -> Tensor:
+        """Normalised regions (B, R, V) -> compressed feature g (B, V)."""
+        attention = (regions @ self.query.T).softmax(dim=1)  # (B, R, A)
+        return self.pool(attention, regions)
+
+    def pool(self, attention: Tensor, regions: Tensor) -> Tensor:
+        """Attention (B, R, A) and regions (B, R, V) -> g (B, V)."""
+        if self.pooling == "mean":
+            return (attention.mean(dim=2).unsqueeze(1) @ regions).squeeze(1)
+        return compress_mlp(attention, regions, self.first, self.last)
+
+
+def compress_mlp(attention: Tensor, regions: Tensor, first: nn.Linear, last: nn.Linear) -> Tensor:
+    """The compression MLP along the attribute axis, as last(leaky((W1 alpha^T) r + b1)).
+
+    Args:
+        attention: (B, R, A), softmax over R.
+        regions: (B, R, V).
+        first: A -> A/2.
+        last: A/2 -> 1.
+
+    Returns:
+        (B, V).
+
+    """
+    mixed = (attention @ first.weight.T).transpose(1, 2)  # (B, A/2, R)
+    hidden = F.leaky_relu(mixed @ regions + first.bias[:, None], MLP_SLOPE)  # (B, A/2, V)
+    return (last.weight @ hidden).squeeze(1) + last.bias
+
+
+class Embedder(nn.Module):
+    """Region features -> f: channel L2 norm at each region, attention, compression, MinMax scaling (METHODS.md 1.3)."""
+
+    def __init__(self, attributes: int, channels: int, pooling: str) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(channels))
+        self.centre: Tensor
+        self.compression = Compression(attributes, channels, pooling)
+        self.scaler = MinMaxScaler(channels)
+
+    def normalise(self, regions: Tensor) -> Tensor:
+        """(B, R, V) -> (B, R, V), each region of unit L2 norm, minus the centre (zero unless asked for)."""
+        return F.normalize(regions, dim=2) - self.centre
+
+    def compress(self, regions: Tensor) -> Tensor:
+        """(B, R, V) -> g (B, V), before scaling."""
+        return self.compression(self.normalise(regions))  # type: ignore[no-any-return]
+
+    def forward(self, regions: Tensor) -> Tensor:
+        """(B, R, V) float32 -> f (B, F), F = V."""
+        return self.scaler(self.compress(regions))  # type: ignore[no-any-return]
+
+
+class Lift(nn.Module):
+    """f -> [f, Dec(f), hidden of Dec]: what the shipped classifier looks at (METHODS.md 2.5)."""
+
+    def __init__(self, decoder: AttributeDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, F) -> (B, F + A + H)."""
+        semantic, hidden = self.decoder(features)
+        return torch.cat([features, semantic, hidden], dim=1)
+
+
+class Synthesizer(nn.Module):
+    """Semantic vector and noise -> synthetic f; with feedback, generated twice (TF-VAEGAN)."""
+
+    def __init__(
+        self, generator: Generator, decoder: AttributeDecoder | None, feedback: Feedback | None, weight: float
+    ) -> None:
+        super().__init__()
+        self.generator = generator
+        self.decoder = decoder
+        self.feedback = feedback
+        self.weight = weight
+
+    def forward(self, semantic: Tensor, noise: Tensor) -> Tensor:
+        """(M, A), (M, Z) -> (M, F)."""
+        fake: Tensor = self.generator(noise, semantic)
+        if self.decoder is None or self.feedback is None:
+            return fake
+        _, hidden = self.decoder(fake)
+        return self.generator(noise, semantic, self.weight * self.feedback(hidden))  # type: ignore[no-any-return]
+
+
+def build(config: Config, dims: Dims) -> Trained:
+    """The shipped modules for these sizes, untrained."""
+    features, attributes, hidden = dims.channels, dims.attributes, config.hidden
+    decoder = AttributeDecoder(features, hidden, attributes)
+    return _trained(
+        config,
+        Embedder(attributes, features, config.pooling),
+        Generator(attributes, attributes, hidden, features),
+        decoder,
+        Feedback(hidden),
+    )
+
+
+def _trained(
+    config: Config, embedder: Embedder, generator: Generator, decoder: AttributeDecoder, feedback: Feedback
+) -> Trained:
+    features = generator.last.out_features
+    attributes = decoder.last.out_features
+    lifted = features + attributes + config.hidden
+    used = config.feedback_synthesis != 0
+    synthesizer = Synthesizer(
+        generator, decoder if used else None, feedback if used else None, config.feedback_synthesis
+    )
+    fit = FitSettings(
+        epochs=config.head_epochs,
+        batch_size=config.head_batch or config.synthetic_per_class,
+        learning_rate=config.head_learning_rate,
+    )
+    return Trained(
+        embedder=embedder,
+        lift=Lift(decoder),
+        synthesizer=synthesizer,
+        noise_width=attributes,
+        feature_width=features,
+        lifted_width=lifted,
+        views=(View("lifted", 0, lifted, 1.0, fit),),
+        synthetic_per_class=config.synthetic_per_class,
+    )
+
+
+# --- stage 1: SCEN ------------------------------------------------------------------------------------------------
+
+
+class Scen(nn.Module):
+    """Local and global embedding network (LEN and GEN; paper Eq. 1-5)."""
+
+    def __init__(self, words: Tensor, embedder: Embedder, classes: int, config: Config, rng: Rng) -> None:
+        super().__init__()
+        attributes, width = words.shape
+        channels = embedder.compression.query.shape[1]
+        self.embedder = embedder
+        self.words = nn.Parameter(F.normalize(words, dim=1) if config.normalise_words else words.clone())
+        self.w_alpha = nn.Parameter(torch.zeros(width, channels))  # zero: attention starts uniform (METHODS.md 2.2)
+        self.w_beta = nn.Parameter(config.w_beta_std * rng.normal(width, channels))
+        self.classifier = nn.Linear(channels, classes)
+        self.first = nn.Linear(attributes, max(1, attributes // 2))
+        self.last = nn.Linear(max(1, attributes // 2), 1)
+        for layer in (self.classifier, self.first, self.last):
+            # torch's default for linear layers, drawn from our generator so that it can be reproduced
+            bound = 1 / math.sqrt(layer.in_features)
+            with torch.no_grad():
+                layer.weight.copy_((2 * rng.uniform(*layer.weight.shape) - 1) * bound)
+                layer.bias.copy_((2 * rng.uniform(*layer.bias.shape) - 1) * bound)
+
+    def maps(self, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised regions (B, R, V) -> attention (B, R, A) and attribute evidence k_n . r (B, R, A)."""
+        attributes = len(self.words)
+        both = regions @ torch.cat([self.words @ self.w_alpha, self.words @ self.w_beta]).T  # one product for both
+        return both[..., :attributes].softmax(dim=1), both[..., attributes:]
+
+    def local_scores(self, attention: Tensor, evidence: Tensor, semantic: Tensor) -> Tensor:
+        """Paper Eq. 2 and 3: e_n = sum_r alpha_nr (k_n . r_r), p_l = a(y) . e.  -> (B, C)."""
+        return (attention * evidence).sum(dim=1) @ semantic.T
+
+    def global_feature(self, attention: Tensor, regions: Tensor) -> Tensor:
+        """The compression that stage 1's global loss trains: always the MLP (METHODS.md 2.3). -> (B, V)."""
+        return compress_mlp(attention, regions, self.first, self.last)
+
+    def write_embedder(self) -> None:
+        """Copy what inference needs (V W_alpha and the MLP) into the embedder."""
+        compression = self.embedder.compression
+        with torch.no_grad():
+            compression.query.copy_(self.words @ self.w_alpha)
+            if compression.pooling == "mlp":
+                compression.first.load_state_dict(self.first.state_dict())
+                compression.last.load_state_dict(self.last.state_dict())
+
+
+class BalancedBatches:
+    """Class-balanced batches: min(batch, #classes) classes, max(1, batch // #classes) pictures of each.
+
+    Published code's rule (METHODS.md 2.3), for any number of classes; a class with fewer pictures than that repeats some.
+    """
+
+    def __init__(self, labels: NDArray[np.int64], batch: int, rng: Rng) -> None:
+        self.members = [torch.from_numpy(np.flatnonzero(labels == c)) for c in np.unique(labels)]
+        self.batch = batch
+        self.rng = rng
+
+    def draw(self) -> Tensor:
+        """Positions into `labels`, int64."""
+        count = len(self.members)
+        chosen = self.rng.permutation(count)[: min(self.batch, count)]
+        each = max(1, self.batch // count)
+        return torch.cat([self._some(self.members[int(c)], each) for c in chosen])
+
+    def _some(self, members: Tensor, each: int) -> Tensor:
+        if each <= len(members):
+            return members[self.rng.permutation(len(members))[:each]]
+        return members[self.rng.integers(len(members), each)]
+
+
+def _embedding_optimiser(parameters: list[nn.Parameter], config: Config) -> torch.optim.Optimizer:
+    if config.optimiser == "adam":
+        return torch.optim.Adam(
+            parameters, lr=config.learning_rate_embedding, weight_decay=config.weight_decay, fused=True
+        )
+    return torch.optim.RMSprop(
+        parameters,
+        lr=config.learning_rate_embedding,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+    )
+
+
+def _steps(epochs: float, steps: int, count: int, batch: int) -> int:
+    return steps if steps > 0 else max(1, round(epochs * count / batch))
+
+
+def _regions(data: TrainingData, positions: Tensor) -> Tensor:
+    rows = data.rows[positions.numpy()]
+    return torch.from_numpy(np.asarray(data.regions[rows], dtype=np.float32))
+
+
+def region_mean(data: TrainingData, embedder: Embedder, block: int = 64) -> Tensor:
+    """Mean over all training regions after channel normalisation: (V,)."""
+    total = torch.zeros(data.dims.channels, dtype=torch.float64)
+    for start in range(0, len(data.rows), block):
+        positions = torch.arange(start, min(start + block, len(data.rows)))
+        total += embedder.normalise(_regions(data, positions)).double().mean(dim=1).sum(dim=0)
+    return (total / len(data.rows)).float()
+
+
+def train_scen(data: TrainingData, config: Config, session: Session, seed: int) -> Scen:
+    """Stage 1: local and global classification loss, class-balanced batches."""
+    rng = Rng(seed)
+    embedder = Embedder(data.dims.attributes, data.dims.channels, config.pooling)
+    if config.centre_regions:
+        embedder.centre.copy_(region_mean(data, embedder))
+    scen = Scen(torch.from_numpy(data.word_vectors), embedder, data.dims.classes, config, rng)
+    semantic = torch.from_numpy(data.semantic)
+    keep = torch.ones(len(data.table), dtype=torch.bool)
+    if config.classes_in_softmax == "seen":
+        keep = torch.from_numpy(data.table.seen)
+    column = torch.cumsum(keep, 0) - 1  # class -> its column among the kept ones
+    labels = column[torch.from_numpy(data.labels)]
+    own = [p for name, p in scen.named_parameters() if not name.startswith("embedder.")]
+    optimiser = _embedding_optimiser(own, config)
+    batches = BalancedBatches(data.labels, config.embedding_batch, rng)
+
+    def body(_: int) -> dict[str, Tensor]:
+        chosen = batches.draw()
+        regions = embedder.normalise(_regions(data, chosen))
+        target = labels[chosen]
+        attention, evidence = scen.maps(regions)
+        losses = {"local": F.cross_entropy(scen.local_scores(attention, evidence, semantic)[:, keep], target)}
+        if config.global_weight > 0:
+            scores = scen.classifier(scen.global_feature(attention, regions))
+            losses["global"] = config.global_weight * F.cross_entropy(scores[:, keep], target)
+        optimiser.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        return losses
+
+    steps = _steps(config.stage1_epochs, config.stage1_steps, len(data.rows), config.embedding_batch)
+    session.loop("scen", steps, {"scen": scen, "optimiser": optimiser, "rng": rng}, body)
+    return scen
+
+
+# --- stage 2: semantic consistent regression ------------------------------------------------------------------------
+
+
+class Guide(nn.Module):
+    """A classifier of the scaled feature f over all classes: what guides the generator."""
+
+    def __init__(self, layers: nn.Module, scaler: MinMaxScaler | None) -> None:
+        super().__init__()
+        self.layers = layers
+        self.scaler = scaler
+
+    def forward(self, features: Tensor) -> Tensor:
+        """f (B, F) -> (B, C)."""
+        if self.scaler is not None:  # the paper's classifier was trained on the feature before scaling
+            features = features * self.scaler.range + self.scaler.low
+        return self.layers(features)  # type: ignore[no-any-return]
+
+
+def _local_scores_of_all(data: TrainingData, scen: Scen, block: int = 64) -> Tensor:
+    """p_l of every training picture (n, C): fixed while LEN is frozen, so computed once."""
+    semantic = torch.from_numpy(data.semantic)
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(data.rows), block):
+            positions = torch.arange(start, min(start + block, len(data.rows)))
+            parts.append(scen.local_scores(*scen.maps(scen.embedder.normalise(_regions(data, positions))), semantic))
+    return torch.cat(parts)
+
+
+def embed_all(data: TrainingData, embed: Callable[[Tensor], Tensor], block: int = 64) -> Tensor:
+    """`embed` applied to the regions of every training picture, in order: (n, F)."""
+    with torch.no_grad():
+        return torch.cat(
+            [
+                embed(_regions(data, torch.arange(start, min(start + block, len(data.rows)))))
+                for start in range(0, len(data.rows), block)
+            ]
+        )
+
+
+def _regression(scores: Tensor, target: Tensor, reduction: str) -> Tensor:
+    squared = (scores - target) ** 2
+    return squared.mean() if reduction == "mean" else squared.sum(dim=1).mean()
+
+
+def train_guide(data: TrainingData, scen: Scen, config: Config, session: Session, seed: int) -> tuple[Guide, Tensor]:
+    """Stage 2 (paper Eq. 8 and 17), then the scaler. Returns the guide and the scaled features f (n, F)."""
+    steps = _steps(config.stage2_epochs, config.stage2_steps, len(data.rows), config.embedding_batch)
+    target = _local_scores_of_all(data, scen)
+    if config.guide == "shared":
+        return _train_shared_guide(data, scen, target, config, session, steps, seed)
+    scen.write_embedder()
+    features = scen.embedder.scaler.fit(raw := embed_all(data, scen.embedder.compress))(raw)
+    return _train_separate_guide(features, target, data, config, session, steps, seed), features
+
+
+def _train_separate_guide(
+    features: Tensor, target: Tensor, data: TrainingData, config: Config, session: Session, steps: int, seed: int
+) -> Guide:
+    """The published code: everything of stage 1 frozen, a new two-layer classifier of f."""
+    rng = Rng(seed)
+    layers = nn.Sequential(
+        nn.Linear(features.shape[1], config.guide_hidden),
+        nn.LeakyReLU(MLP_SLOPE),
+        nn.Linear(config.guide_hidden, target.shape[1]),
+    )
+    for layer in (layers[0], layers[2]):
+        bound = 1 / math.sqrt(layer.in_features)
+        with torch.no_grad():
+            layer.weight.copy_((2 * rng.uniform(*layer.weight.shape) - 1) * bound)
+            layer.bias.copy_((2 * rng.uniform(*layer.bias.shape) - 1) * bound)
+    optimiser = _embedding_optimiser(list(layers.parameters()), config)
+    batches = BalancedBatches(data.labels, config.embedding_batch, rng)
+
+    def body(_: int) -> dict[str, Tensor]:
+        chosen = batches.draw()
+        loss = _regression(layers(features[chosen]), target[chosen], config.regression)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        return {"regression": loss}
+
+    session.loop("guide", steps, {"guide": layers, "optimiser": optimiser, "rng": rng}, body)
+    return Guide(layers, None)
+
+
+def _train_shared_guide(
+    data: TrainingData, scen: Scen, target: Tensor, config: Config, session: Session, steps: int, seed: int
+) -> tuple[Guide, Tensor]:
+    """The paper: LEN frozen, GEN (the compression and its classifier) learns p_l; the same classifier guides EGGN."""
+    rng = Rng(seed)
+    trained = [*scen.classifier.parameters()]
+    if config.pooling == "mlp":
+        trained += [*scen.first.parameters(), *scen.last.parameters()]
+    optimiser = _embedding_optimiser(trained, config)
+    batches = BalancedBatches(data.labels, config.embedding_batch, rng)
+
+    def body(_: int) -> dict[str, Tensor]:
+        chosen = batches.draw()
+        regions = scen.embedder.normalise(_regions(data, chosen))
+        with torch.no_grad():
+            attention, _ = scen.maps(regions)
+        if config.pooling == "mlp":
+            feature = scen.global_feature(attention, regions)
+        else:
+            feature = scen.embedder.compression.pool(attention, regions)
+        loss = _regression(scen.classifier(feature), target[chosen], config.regression)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        return {"regression": loss}
+
+    session.loop("guide", steps, {"scen": scen, "optimiser": optimiser, "rng": rng}, body)
+    scen.write_embedder()
+    raw = embed_all(data, scen.embedder.compress)
+    features = scen.embedder.scaler.fit(raw)(raw)
+    return Guide(scen.classifier, scen.embedder.scaler), features
+
+
+# --- stage 3: EGGN ------------------------------------------------------------------------------------------------
+
+
+class Eggn:
+    """The networks, optimisers and steps of stage 3: TF-VAEGAN on f, guided (METHODS.md 2.4)."""
+
+    def __init__(self, features: Tensor, data: TrainingData, guide: Guide, config: Config, rng: Rng) -> None:
+        width, attributes, hidden = features.shape[1], data.dims.attributes, config.hidden
+        self.config = config
+        self.features = features
+        self.labels = torch.from_numpy(data.labels)
+        self.semantic = torch.from_numpy(data.semantic)
+        self.unseen = torch.from_numpy(np.flatnonzero(~data.table.seen))
+        self.guide = guide.eval().requires_grad_(requires_grad=False)
+        self.rng = rng
+        self.encoder = Encoder(width, attributes, hidden, attributes)
+        self.generator = Generator(attributes, attributes, hidden, width)
+        self.critic = Critic(width, attributes, hidden)
+        self.decoder = AttributeDecoder(width, hidden, attributes)
+        self.feedback = Feedback(hidden)
+        for network in (self.encoder, self.generator, self.critic, self.decoder, self.feedback):
+            start_normal(network, rng.generator)
+        gan, betas = config.learning_rate_gan, (0.5, 0.999)
+        self.adam = {
+            "encoder": torch.optim.Adam(self.encoder.parameters(), lr=gan, fused=True),  # default betas (METHODS.md 2.4)
+            "generator": torch.optim.Adam(self.generator.parameters(), lr=gan, betas=betas, fused=True),
+            "critic": torch.optim.Adam(self.critic.parameters(), lr=gan, betas=betas, fused=True),
+            "decoder": torch.optim.Adam(
+                self.decoder.parameters(), lr=config.learning_rate_decoder, betas=betas, fused=True
+            ),
+            "feedback": torch.optim.Adam(
+                self.feedback.parameters(), lr=config.learning_rate_feedback, betas=betas, fused=True
+            ),
+        }
+        self.penalty = Scalar(config.penalty)
+        self.reconstruction = plain_l1 if config.reconstruction == "l1" else weighted_l1
+
+    def state(self) -> dict[str, Any]:
+        """All that changes in stage 3."""
+        return {
+            "encoder": self.encoder,
+            "generator": self.generator,
+            "critic": self.critic,
+            "decoder": self.decoder,
+            "feedback": self.feedback,
+            "penalty": self.penalty,
+            "rng": self.rng,
+            **{f"adam_{name}": adam for name, adam in self.adam.items()},
+        }
+
+    def outer_step(self, *, with_feedback: bool) -> dict[str, Tensor]:
+        """`critic_steps` critic updates and one generator update; returns the losses."""
+        weight = self.config.feedback_train if with_feedback else 0.0
+        penalties, distance, decoded = [], torch.tensor(0.0), torch.tensor(0.0)
+        for _ in range(self.config.critic_steps):
+            penalty, distance, decoded = self._critic_step(weight)
+            penalties.append(penalty)
+        if self.config.adapt_penalty:
+            self._adapt_penalty(float(torch.stack(penalties).mean()))
+        return {"wasserstein": distance, "decoder": decoded, **self._generator_step(weight)}
+
+    def _adapt_penalty(self, mean: float) -> None:
+        # TF-VAEGAN's code (METHODS.md 2.4): compares the unweighted mean penalty with 1.05 and 1.001
+        if mean > 1.05:
+            self.penalty.value *= 1.1
+        elif mean < 1.001:
+            self.penalty.value /= 1.1
+
+    def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        chosen = self.rng.permutation(len(self.features))[: self.config.batch]
+        labels = self.labels[chosen]
+        return self.features[chosen], self.semantic[labels], labels
+
+    def _generate(self, noise: Tensor, semantic: Tensor, weight: float) -> Tensor:
+        fake: Tensor = self.generator(noise, semantic)
+        if weight == 0:
+            return fake
+        _, hidden = self.decoder(fake)
+        return self.generator(noise, semantic, weight * self.feedback(hidden.detach()))  # type: ignore[no-any-return]
+
+    def _critic_step(self, weight: float) -> tuple[Tensor, Tensor, Tensor]:
+        real, semantic, _ = self._batch()
+        decoded = self.config.reconstruction_weight * self.reconstruction(self.decoder(real)[0], semantic)
+        self.adam["decoder"].zero_grad()
+        decoded.backward()  # type: ignore[no-untyped-call]
+        self.adam["decoder"].step()
+        with torch.no_grad():
+            noise = self.rng.normal(len(real), semantic.shape[1])
+            if self.config.encoded_noise:
+                noise = sample_normal(*self.encoder(real, semantic), noise)
+            fake = self._generate(noise, semantic, weight)
+        scores = self.critic(torch.cat([real, fake]), torch.cat([semantic, semantic]))
+        distance = scores[: len(real)].mean() - scores[len(real) :].mean()
+        penalty = gradient_penalty(self.critic, real, fake, semantic, self.rng.uniform(len(real), 1))
+        self.adam["critic"].zero_grad()
+        (self.config.critic_weight * (self.penalty.value * penalty - distance)).backward()  # type: ignore[no-untyped-call]
+        self.adam["critic"].step()
+        return penalty.detach(), distance.detach(), decoded.detach()
+
+    def _generator_step(self, weight: float) -> dict[str, Tensor]:
+        config = self.config
+        real, semantic, labels = self._batch()
+        mean, log_variance = self.encoder(real, semantic)
+        noise = sample_normal(mean, log_variance, self.rng.normal(*mean.shape))
+        fake = self._generate(noise, semantic, weight)
+        losses = {
+            "bce": bernoulli_reconstruction(fake, real),
+            "kl": kl_to_standard_normal(mean, log_variance),
+        }
+        # With encoded noise off, the Wasserstein and decoder terms look at features of fresh noise
+        judged = fake if config.encoded_noise else self._generate(self.rng.normal(*mean.shape), semantic, weight)
+        losses["critic"] = -config.critic_weight * self.critic(judged, semantic).mean()
+        losses["attribute"] = config.reconstruction_weight * self.reconstruction(self.decoder(judged)[0], semantic)
+        if config.seen_guidance > 0:
+            losses["seen_guidance"] = config.seen_guidance * F.cross_entropy(self.guide(fake), labels)
+        if config.unseen_guidance > 0 and len(self.unseen) > 0:
+            losses["unseen_guidance"] = config.unseen_guidance * self._unseen_guidance(weight)
+        updated = ["encoder", "generator"]
+        if weight != 0:
+            updated.append("feedback")
+        if not config.freeze_decoder:
+            updated.append("decoder")
+        for adam in self.adam.values():
+            adam.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        for name in updated:
+            self.adam[name].step()
+        return losses
+
+    def _unseen_guidance(self, weight: float) -> Tensor:
+        """The guide's loss on features generated for random unseen classes (paper Eq. 15)."""
+        labels = self.unseen[self.rng.integers(len(self.unseen), self.config.batch)]
+        semantic = self.semantic[labels]
+        fake = self._generate(self.rng.normal(len(labels), semantic.shape[1]), semantic, weight)
+        return F.cross_entropy(self.guide(fake), labels)
+
+
+def train_eggn(
+    features: Tensor, data: TrainingData, guide: Guide, scen: Scen, config: Config, session: Session, seed: int
+) -> Trained:
+    """Stage 3: two loops an epoch, the first without feedback, the second with it."""
+    rng = Rng(seed)
+    eggn = Eggn(features, data, guide, config, rng)
+    trained = _trained(config, scen.embedder, eggn.generator, eggn.decoder, eggn.feedback)
+    per_loop = max(1, round(len(features) / config.batch))
+    steps = config.stage3_steps or max(1, round(2 * config.stage3_epochs * per_loop))
+    snapshots = {max(1, round(fraction * steps)): fraction for fraction in session.snapshot_at}
+
+    def body(step: int) -> dict[str, Tensor]:
+        return eggn.outer_step(with_feedback=(step // per_loop) % 2 == 1)
+
+    def after(done: int) -> None:
+        if session.snapshot is not None and done in snapshots:
+            session.snapshot(snapshots[done], trained)
+
+    session.loop("eggn", steps, eggn.state(), body, after)
+    return trained
+
+
+def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trained:
+    """Train SC-EGG: stages 1 to 3 (paper, Algorithm 1).
+
+    Args:
+        data: region features with R > 1, word vectors and semantic vectors of seen and unseen classes.
+        config: settings.
+        session: logs, checkpoints and snapshots.
+        seed: of everything random; the same seed gives the same weights on one machine.
+
+    Raises:
+        GateError: E-DIVERGED.
+
+    """
+    scen = train_scen(data, config, session, seed)
+    guide, features = train_guide(data, scen, config, session, seed + 1)
+    return train_eggn(features, data, guide, scen, config, session, seed + 2).eval()

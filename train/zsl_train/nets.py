@@ -1,0 +1,126 @@
+"""The few networks that several methods share (METHODS.md 1.4 and 2.4). All linear layers start at N(0, 0.02), bias 0."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+INIT_STD = 0.02
+GAN_SLOPE = 0.2  # negative slope of every LeakyReLU in the GAN networks (METHODS.md 2.4)
+
+
+def start_normal(module: nn.Module, generator: torch.Generator, std: float = INIT_STD) -> nn.Module:
+    """Draw every linear layer of `module` from N(0, std) with zero bias; returns the module."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            with torch.no_grad():
+                layer.weight.normal_(0.0, std, generator=generator)
+                if layer.bias is not None:
+                    layer.bias.zero_()
+    return module
+
+
+class MinMaxScaler(nn.Module):
+    """Per-dimension scaling to [0, 1] by the minimum and range of the training features; never clipped.
+
+    A dimension that is constant in training has range 1 (METHODS.md 7, numerical traps).
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("low", torch.zeros(width))
+        self.register_buffer("range", torch.ones(width))
+        self.low: Tensor
+        self.range: Tensor
+
+    def fit(self, features: Tensor) -> MinMaxScaler:
+        """Take minimum and range from training features (n, F); returns self."""
+        low = features.amin(dim=0)
+        spread = features.amax(dim=0) - low
+        self.low.copy_(low)
+        self.range.copy_(torch.where(spread > 0, spread, torch.ones_like(spread)))
+        return self
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, F) -> (B, F)."""
+        return (features - self.low) / self.range
+
+
+class Critic(nn.Module):
+    """D(x, a): concat -> hidden -> LeakyReLU -> 1 score, no final activation."""
+
+    def __init__(self, features: int, condition: int, hidden: int) -> None:
+        super().__init__()
+        self.negative_slope = GAN_SLOPE
+        self.first = nn.Linear(features + condition, hidden)
+        self.last = nn.Linear(hidden, 1)
+
+    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
+        """(B, F), (B, A) -> (B,)."""
+        hidden = F.leaky_relu(self.first(torch.cat([features, condition], dim=1)), self.negative_slope)
+        return self.last(hidden).squeeze(1)  # type: ignore[no-any-return]
+
+
+class Generator(nn.Module):
+    """G(z, a): concat -> hidden -> LeakyReLU (+ weighted feedback) -> F -> sigmoid.
+
+    The decoder of the VAE and the generator of the GAN at once (TF-VAEGAN).
+    """
+
+    def __init__(self, noise: int, condition: int, hidden: int, features: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(noise + condition, hidden)
+        self.last = nn.Linear(hidden, features)
+
+    def forward(self, noise: Tensor, condition: Tensor, feedback: Tensor | None = None) -> Tensor:
+        """(B, Z), (B, A), feedback (B, H) already weighted or None -> (B, F) in (0, 1)."""
+        hidden = F.leaky_relu(self.first(torch.cat([noise, condition], dim=1)), GAN_SLOPE)
+        if feedback is not None:
+            hidden = hidden + feedback
+        return torch.sigmoid(self.last(hidden))
+
+
+class Encoder(nn.Module):
+    """E(x, a): concat -> hidden -> LeakyReLU -> 2 Z -> LeakyReLU -> two linear heads, mean and log-variance."""
+
+    def __init__(self, features: int, condition: int, hidden: int, latent: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(features + condition, hidden)
+        self.second = nn.Linear(hidden, 2 * latent)
+        self.mean = nn.Linear(2 * latent, latent)
+        self.log_variance = nn.Linear(2 * latent, latent)
+
+    def forward(self, features: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, F), (B, A) -> mean (B, Z), log-variance (B, Z)."""
+        hidden = F.leaky_relu(self.first(torch.cat([features, condition], dim=1)), GAN_SLOPE)
+        hidden = F.leaky_relu(self.second(hidden), GAN_SLOPE)
+        return self.mean(hidden), self.log_variance(hidden)
+
+
+class AttributeDecoder(nn.Module):
+    """Dec(x): x -> hidden -> LeakyReLU -> A, divided by its own L2 norm; the hidden layer is exposed as well."""
+
+    def __init__(self, features: int, hidden: int, attributes: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(features, hidden)
+        self.last = nn.Linear(hidden, attributes)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, F) -> unit-norm semantic (B, A), hidden (B, H)."""
+        hidden = F.leaky_relu(self.first(features), GAN_SLOPE)
+        # normalize() guards the norm with an epsilon: an all-zero output stays finite
+        return F.normalize(self.last(hidden), dim=1), hidden
+
+
+class Feedback(nn.Module):
+    """F(h): the decoder's hidden layer -> two hidden layers, each with LeakyReLU -> what is added to G's hidden layer."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(hidden, hidden)
+        self.last = nn.Linear(hidden, hidden)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, H) -> (B, H)."""
+        return F.leaky_relu(self.last(F.leaky_relu(self.first(hidden), GAN_SLOPE)), GAN_SLOPE)

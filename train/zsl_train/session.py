@@ -1,0 +1,211 @@
+"""A training session: the loop every stage runs in. It logs, checkpoints, resumes, and stops at NaN or divergence.
+
+Checkpoints hold tensors and numbers only and are read back with ``weights_only=True``: they never unpickle code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from zsl_runtime.errors import ArtefactError, GateError, from_os_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from zsl_train.methods.base import Trained
+
+LOG_EVERY = 20  # steps between two lines of log.jsonl
+DIVERGED = 1e8  # a mean loss beyond this cannot come back: every loss here is of order 1 to 10^4
+
+
+class Stateful(Protocol):
+    """Anything that can be saved and loaded: a module, an optimiser, a random generator."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers."""
+
+    def load_state_dict(self, state: Any, /) -> Any:
+        """What state_dict gave."""
+
+
+class Rng:
+    """A seeded torch generator that can be checkpointed: all randomness of a stage comes from it."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def normal(self, *shape: int) -> torch.Tensor:
+        """Standard normal float32 of that shape."""
+        return torch.randn(*shape, generator=self.generator)
+
+    def uniform(self, *shape: int) -> torch.Tensor:
+        """Uniform in [0, 1) float32 of that shape."""
+        return torch.rand(*shape, generator=self.generator)
+
+    def integers(self, high: int, count: int) -> torch.Tensor:
+        """`count` int64 in [0, high)."""
+        return torch.randint(high, (count,), generator=self.generator)
+
+    def permutation(self, count: int) -> torch.Tensor:
+        """A permutation of range(count), int64."""
+        return torch.randperm(count, generator=self.generator)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator's state."""
+        return {"state": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where state_dict was taken."""
+        self.generator.set_state(state["state"])
+
+
+class Scalar:
+    """A number that is part of a stage's state (an adapted penalty weight)."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number."""
+        return {"value": self.value}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the number back."""
+        self.value = float(state["value"])
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary sibling of `path`, fsync it, rename it: a reader sees the old file or the new one."""
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise from_os_error(error, f"write {path.name} in") from error
+    except RuntimeError as error:  # torch.save reports a full disk so
+        raise from_os_error(OSError(28, f"the writer failed ({error})", str(path)), "write") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Session:
+    """Where one training (a fold of the selection, or the final one) keeps its progress.
+
+    Args:
+        folder: checkpoint folder of this training; created on demand.
+        log: called with a plain dict for every line of log.jsonl.
+        name: shown in the log and in progress, such as ``final`` or ``fold 1/3``.
+        progress: called with (stage, done, total, losses) after every step.
+        snapshot_at: fractions of the last stage after which `snapshot` is called, in (0, 1]; empty for none.
+        snapshot: called with (fraction, trained) at those points.
+        save_seconds: time between two checkpoints inside a stage.
+
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        log: Callable[[dict[str, Any]], None],
+        *,
+        name: str = "final",
+        progress: Callable[[str, int, int, Mapping[str, float]], None] | None = None,
+        snapshot_at: tuple[float, ...] = (),
+        snapshot: Callable[[float, Trained], None] | None = None,
+        save_seconds: float = 20.0,
+    ) -> None:
+        self.folder = folder
+        self.name = name
+        self.snapshot_at = snapshot_at
+        self.snapshot = snapshot
+        self._log = log
+        self._progress = progress
+        self._save_seconds = save_seconds
+
+    def loop(
+        self,
+        stage: str,
+        steps: int,
+        state: Mapping[str, Stateful],
+        body: Callable[[int], Mapping[str, torch.Tensor]],
+        after: Callable[[int], None] | None = None,
+    ) -> None:
+        """Run `body(step)` for step 0 .. steps-1, resuming from the stage's checkpoint when there is one.
+
+        Args:
+            stage: name of the stage, unique in this session.
+            steps: number of steps in total.
+            state: everything that changes during the stage; all randomness must come from it.
+            body: one step; returns its losses, scalars by name.
+            after: called with the number of steps done after every step (snapshots).
+
+        Raises:
+            GateError: E-DIVERGED when a loss is NaN, infinite or beyond 1e8.
+
+        """
+        path = self.folder / f"{stage}.pt"
+        done = self._restore(path, stage, steps, state)
+        if done == steps:
+            return
+        start, saved, began = done, time.monotonic(), time.monotonic()
+        sums: dict[str, float] = {}
+        for step in range(done, steps):
+            losses = {name: float(value.detach()) for name, value in body(step).items()}
+            self._refuse_divergence(stage, step, losses)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value
+            count = step + 1
+            if after is not None:
+                after(count)
+            if self._progress is not None:
+                self._progress(stage, count, steps, losses)
+            if count % LOG_EVERY == 0 or count == steps:
+                width = count - max(start, (count - 1) // LOG_EVERY * LOG_EVERY)
+                means = {name: round(value / width, 6) for name, value in sums.items()}
+                sums = {}
+                self._log({"session": self.name, "stage": stage, "step": count, "of": steps, **means})
+            if time.monotonic() - saved > self._save_seconds and count < steps:
+                self._save(path, count, steps, state)
+                saved = time.monotonic()
+        self._save(path, steps, steps, state)
+        seconds = round(time.monotonic() - began, 2)
+        self._log({"session": self.name, "stage": stage, "steps": steps - start, "seconds": seconds})
+
+    def _restore(self, path: Path, stage: str, steps: int, state: Mapping[str, Stateful]) -> int:
+        if not path.exists():
+            return 0
+        try:
+            saved = torch.load(path, weights_only=True)
+            if saved["steps"] != steps or set(saved["state"]) != set(state):
+                raise KeyError(stage)  # noqa: TRY301  # one message for every way a checkpoint can be unusable
+            for name, part in state.items():
+                part.load_state_dict(saved["state"][name])
+        except Exception as error:
+            raise ArtefactError(
+                "E-CHECKPOINT",
+                f"{path} cannot be resumed ({type(error).__name__}: {error}); "
+                "run zsl-train again with --force to start over",
+            ) from error
+        return int(saved["step"])
+
+    def _save(self, path: Path, step: int, steps: int, state: Mapping[str, Stateful]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        content = {"step": step, "steps": steps, "state": {name: part.state_dict() for name, part in state.items()}}
+        write_atomic(path, lambda temporary: torch.save(content, temporary))
+
+    def _refuse_divergence(self, stage: str, step: int, losses: Mapping[str, float]) -> None:
+        bad = {k: v for k, v in losses.items() if not abs(v) < DIVERGED}  # NaN compares false
+        if bad:
+            raise GateError(
+                "E-DIVERGED",
+                f"{self.name}, stage {stage}, step {step + 1}: {json.dumps({k: str(v) for k, v in bad.items()})} "
+                f"is not finite or beyond {DIVERGED:.0e}; lower the learning rate of this stage "
+                "(--set learning_rate...=...) and run again with --force",
+            )
