@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+_OLD = "old-"  # marks a bundle that was moved aside, where two names cannot be swapped in one step
 READ_ATTEMPTS = 5  # a reader meets a writer that commits and prunes between two of its own reads at most now and then
 
 
@@ -565,7 +566,7 @@ def _put_in_place(building: Path, target: Path, *, force: bool) -> None:
         if exchange(building, target):
             old = building
         else:
-            old = temporary_name(target, "old-")
+            old = temporary_name(target, _OLD)
             target.rename(old)
             building.rename(target)
         sync_folder(target.parent)
@@ -591,15 +592,17 @@ def _is_bundle(path: Path) -> bool:
     return (path / MANIFEST).is_file() and (path / CLASSES).is_dir()
 
 
+def export_leftovers(target: Path) -> list[Path]:
+    """Folders beside the bundle `target` in which it is being written, or was when its writer was killed."""
+    pattern = re.compile(rf"{re.escape(TEMPORARY + target.name)}-({_OLD})?[0-9a-f]{{8}}")
+    return sorted(path for path in target.parent.iterdir() if pattern.fullmatch(path.name) and path.is_dir())
+
+
 def _clean_siblings(target: Path) -> None:
     """Remove what killed writers of this very bundle left beside it, and put an old bundle back that lost its place."""
-    pattern = re.compile(rf"{re.escape(TEMPORARY + target.name)}-(old-)?[0-9a-f]{{8}}")
-    for path in sorted(target.parent.iterdir()):
-        match = pattern.fullmatch(path.name)
-        if not match or not path.is_dir():
-            continue
+    for path in export_leftovers(target):
         with contextlib.suppress(BlockingIOError), exclusive(path, wait=False):  # blocked: its writer is at work
-            if match[1] and not target.exists():
+            if not target.exists() and path.name.startswith(f"{TEMPORARY}{target.name}-{_OLD}"):
                 path.rename(target)
             else:
                 shutil.rmtree(path)

@@ -18,6 +18,7 @@ from zsl_runtime.head import FitSettings, Replay, View, fit_head, fitting_rows, 
 
 if TYPE_CHECKING:
     from pathlib import Path
+
     from onnx import ModelProto
 
 SIDE, COLOURS, FEATURE, NOISE = 8, 12, 12, 4

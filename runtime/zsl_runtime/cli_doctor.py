@@ -1,0 +1,231 @@
+"""`zsl-doctor`: what this machine can run, and whether a bundle is whole and still answers as it was shipped."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from zsl_runtime.errors import ArtefactError, BackendError, run_command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from zsl_runtime.bundle import Bundle, Generation
+
+OK, NOTE, BROKEN = "ok", "note", "BROKEN"
+FEATURE_TOLERANCE = 1e-3  # of the largest expected feature: other CPUs round other sums
+SCORE_TOLERANCE = 1e-3  # log-probability: a top-1 that was closer than this may change
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+class Finding(NamedTuple):
+    """One line of the report: `state` is ok, note or BROKEN."""
+
+    state: str
+    text: str
+
+
+@click.command(name="zsl-doctor")
+@click.argument("bundle", required=False, metavar="[BUNDLE]")
+def cli(bundle: str | None) -> int:
+    """Say what this machine can run, and examine BUNDLE. Exit code 5 when the bundle is broken."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8")
+    broken = False
+    for finding in (*machine(), *(examine(bundle) if bundle is not None else ())):
+        print(f"{finding.state:<6}  {finding.text}", flush=True)  # noqa: T201  # the report is the result
+        broken = broken or finding.state == BROKEN
+    return ArtefactError.exit_code if broken else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run zsl-doctor; returns the exit code."""
+    return run_command(cli, argv)
+
+
+def machine() -> Iterator[Finding]:
+    """Python, platform, CPUs, memory, libraries and backends, with the install line for what is missing."""
+    import numpy as np
+    import PIL
+
+    from zsl_runtime.threads import usable_cpus
+
+    yield Finding(OK, f"Python {platform.python_version()} on {platform.platform()}, {platform.machine()}")
+    yield Finding(OK, f"{usable_cpus()} CPUs usable of {os.cpu_count()}, {memory_bytes() / 2**30:.1f} GiB of memory")
+    yield Finding(OK, f"Pillow {PIL.__version__}, NumPy {np.__version__}")
+    yield _core()
+    yield _backends()
+
+
+def memory_bytes(limits: Sequence[str] = CGROUP_LIMITS) -> int:
+    """Memory of the machine, or of this container where a cgroup file in `limits` says less."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in limits:
+        try:
+            found.append(int(Path(path).read_text(encoding="ascii")))
+        except (OSError, ValueError):  # no such cgroup version here, or "max"
+            continue
+    return min(found)
+
+
+def examine(path: str) -> Iterator[Finding]:
+    """Everything that can be wrong with a bundle, one finding after the other.
+
+    Raises:
+        UsageError: E-BUNDLE-PATH when nothing is there.
+        BackendError: a whole bundle cannot be run here.
+
+    """
+    from zsl_runtime.bundle import Bundle
+
+    try:
+        bundle = Bundle.open(path, verify=False)
+        current = bundle.current()
+    except ArtefactError as error:
+        yield Finding(BROKEN, str(error))
+        return
+    seen = int(current.table.seen.sum())
+    yield Finding(OK, f"{bundle.path}: method {bundle.manifest['method']}, exported {bundle.manifest['created']}")
+    yield Finding(
+        OK,
+        f"generation {current.number} in force: {len(current.table)} classes, {seen} seen and "
+        f"{len(current.table) - seen} unseen",
+    )
+    files = list(_files(bundle))
+    yield from files
+    first, generations = _generations(bundle, current)
+    yield from generations
+    yield from _leftovers(bundle)
+    if all(finding.state != BROKEN for finding in files):  # a graph that was changed is not loaded
+        yield from _probe(bundle, first)
+
+
+def _core() -> Finding:
+    from importlib.util import find_spec
+
+    if find_spec("zsl_runtime._native") is None:
+        return Finding(NOTE, "the compiled core is missing, so pictures cannot be read: pip install zsl-deploy")
+    return Finding(OK, "compiled core present")
+
+
+def _backends() -> Finding:
+    from importlib.metadata import PackageNotFoundError, version
+
+    from zsl_runtime.backends import BACKENDS
+    from zsl_runtime.backends.ort import import_onnxruntime
+
+    both = []
+    for package in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            both.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    if len(both) == 2:
+        return Finding(NOTE, f"{' and '.join(both)} overwrite each other's files: uninstall both, then install one")
+    try:
+        library = f"onnxruntime {import_onnxruntime().__version__}"
+    except BackendError as error:
+        return Finding(NOTE, f"no backend: {error.message}")
+    return Finding(OK, f"backends {', '.join(BACKENDS)} on the CPU, by {library}")
+
+
+def _files(bundle: Bundle) -> Iterator[Finding]:
+    """Hash of every file that the manifest lists, and what the replay holds."""
+    names = bundle.manifest["files"]
+    intact = 0
+    for name in names:
+        try:
+            bundle.verify_file(name)
+            intact += 1
+        except ArtefactError as error:
+            yield Finding(BROKEN, str(error))
+    yield Finding(OK if intact == len(names) else NOTE, f"{intact} of {len(names)} files are as exported")
+    if intact == len(names) and bundle.graph("synthesizer") is not None:
+        try:
+            replay = bundle.replay()
+        except ArtefactError as error:
+            yield Finding(BROKEN, str(error))
+            return
+        yield Finding(OK, f"replay: {len(replay.features)} features of {len(replay.names)} seen classes")
+
+
+def _generations(bundle: Bundle, current: Generation) -> tuple[Generation | None, list[Finding]]:
+    """Generation 1, when it is there and whole, and what is to be said about all generation files."""
+    hashes = {entry.get("number"): entry.get("sha256") for entry in bundle.history()[0]}
+    first = current if current.number == 1 else None
+    back, unchecked, findings = current, [], []  # `back`: how far undo can go
+    steps = 0
+    older = [number for number in bundle.generation_numbers() if number < current.number]
+    for number in reversed(older):
+        digest = back.parent_sha256 if number == back.parent else hashes.get(number)
+        if not isinstance(digest, str):
+            unchecked.append(number)
+            continue
+        try:
+            generation = bundle.generation(number, digest)
+        except ArtefactError as error:
+            findings.append(Finding(BROKEN, str(error)))
+            continue
+        if number == back.parent:
+            back, steps = generation, steps + 1
+        if number == 1:
+            first = generation
+    findings.append(Finding(OK, f"{len(older) + 1} generations kept; changes that undo can take back: {steps}"))
+    if unchecked:
+        findings.append(Finding(NOTE, f"nothing says what generations {unchecked} should hold; prune removes them"))
+    return first, findings
+
+
+def _leftovers(bundle: Bundle) -> Iterator[Finding]:
+    from zsl_runtime.bundle import export_leftovers
+
+    for path in (*bundle.leftovers(), *export_leftovers(bundle.path.resolve())):
+        yield Finding(NOTE, f"{path} is of a writer at work, or of a killed one; the next change or export removes it")
+    broken = bundle.history()[1]
+    if broken:
+        yield Finding(
+            NOTE, f"history.jsonl cannot be read in line {', '.join(map(str, broken))}; nothing depends on it"
+        )
+
+
+def _probe(bundle: Bundle, first: Generation | None) -> Iterator[Finding]:
+    """Run the probe and compare with what the exported model gave."""
+    import numpy as np
+
+    from zsl_runtime.backends import open_backend
+    from zsl_runtime.head import fold
+
+    try:
+        probe = bundle.probe()
+    except ArtefactError as error:
+        yield Finding(BROKEN, str(error))
+        return
+    inputs = probe.pixels if probe.pixels is not None else probe.inputs
+    if inputs is None:
+        yield Finding(NOTE, "probe: no pictures were kept at export, so the model's answers cannot be checked")
+        return
+    try:
+        backend = open_backend("ort", bundle)
+    except BackendError as error:
+        yield Finding(NOTE, f"probe: not run, {error.message}")
+        return
+    features = backend.features(inputs)
+    scale = float(np.abs(probe.features).max()) or 1.0
+    fits = features.shape == probe.features.shape
+    off = float(np.abs(features - probe.features).max()) / scale if fits else float("inf")
+    state = OK if off <= FEATURE_TOLERANCE else BROKEN
+    yield Finding(state, f"probe: {len(inputs)} inputs, features differ by {off:.1e} of their scale")
+    if first is None:
+        yield Finding(NOTE, "probe: the exported generation is gone, so its top-1 answers are not compared")
+        return
+    scores, _ = backend.run(inputs, fold(first.head, first.table.seen))
+    backend.close()
+    rows = np.arange(len(inputs))
+    top = scores.argmax(axis=1)
+    same = (top == probe.top1) | (probe.scores.max(axis=1) - probe.scores[rows, top] <= SCORE_TOLERANCE)
+    yield Finding(OK if same.all() else BROKEN, f"probe: {int(same.sum())} of {len(same)} top-1 answers are as shipped")
