@@ -1,1 +1,1 @@
-"""From a finished run to a bundle: ONNX graphs, the parity gate, the folder that ships. Needs torch; the bundle does not."""
+"""From a finished run to a bundle: ONNX graphs, the parity gate, the folder that ships. This side needs torch."""

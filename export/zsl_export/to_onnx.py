@@ -1,4 +1,4 @@
-"""One graph to one ONNX file that keeps its contract, written quietly and without traces of the machine it was made on."""
+"""One graph to one ONNX file that keeps its contract, written quietly and without traces of the machine it ran on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,15 @@ if TYPE_CHECKING:
 OPSET = 20
 # Noise is an input and BatchNorm is folded: with these in a graph neither parity nor a refit could be reproduced.
 UNWANTED_OPS = frozenset(
-    {"BatchNormalization", "Dropout", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli"}
+    {
+        "BatchNormalization",
+        "Dropout",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+        "Bernoulli",
+    }
 )
 # A protobuf message, and with it a self-contained ONNX file, ends at 2 GiB; a bundle's graphs are one file each.
 MAX_BYTES = 2**31 - 1
@@ -66,7 +74,8 @@ def export_graph(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
             f"the weights behind {path.name} take {size / 2**30:.1f} GiB and one ONNX file holds 2 GiB; "
             "train with a smaller backbone or fewer hidden units",
         )
-    dims = {axis: torch.export.Dim(axis, min=1) for port in graph.inputs for axis in port.shape if isinstance(axis, str)}
+    axes = {axis for port in graph.inputs for axis in port.shape if isinstance(axis, str)}
+    dims = {axis: torch.export.Dim(axis, min=1) for axis in axes}
     with quiet():
         program = torch.onnx.export(
             graph.module,
@@ -122,8 +131,8 @@ def check(model: onnx.ModelProto, graph: Graph) -> None:
     if faults:
         raise GateError(
             "E-GRAPH-CONTRACT",
-            f"the exported graph does not keep its contract: {'; '.join(faults)}; "
-            f"no file was written: report this with your versions of torch {torch.__version__} and onnx {onnx.__version__}",
+            f"the graph that torch {torch.__version__} and onnx {onnx.__version__} made does not keep its contract: "
+            f"{'; '.join(faults)}; no file was written: report this line, it is a bug",
         )
 
 

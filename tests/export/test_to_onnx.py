@@ -10,8 +10,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from support import tiny_run as tiny
 from torch import nn
+
+from support import tiny_run as tiny
 from zsl_export import to_onnx
 from zsl_export.graphs import Graph, LiftGraph, ModelGraph, Port, SynthesizerGraph
 from zsl_export.to_onnx import OPSET, check, export_graph
@@ -86,7 +87,10 @@ def test_the_graph_computes_its_contract_at_sizes_it_was_not_traced_at(graph, pa
 
 def test_the_file_has_the_contract_s_ports(model):
     ports = {
-        value.name: (value.type.tensor_type.elem_type, [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim])
+        value.name: (
+            value.type.tensor_type.elem_type,
+            [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim],
+        )
         for value in (*model.graph.input, *model.graph.output)
     }
     assert ports == {

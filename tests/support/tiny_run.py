@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import nn
 
+from zsl_runtime.bundle import Generation
+from zsl_runtime.class_table import ClassTable, SemanticRule
+from zsl_runtime.head import FitSettings, Replay, View, fit_head, fitting_rows
 from zsl_train.backbones.base import Backbone
+from zsl_train.methods.base import Dims, Trained, run_batched
+from zsl_train.run_folder import Run
 
 SIDE, REGIONS, CHANNELS = 16, 16, 12
 ATTRIBUTES, NOISE, FEATURE, HIDDEN = 6, 4, 10, 8
+SEEN = ("robin", "house sparrow", "gull", "crow", "tit")
+UNSEEN = ("wren", "übersee-ente")
+PER_CLASS = 30  # synthetic features of a class
+SEED = 11
+RULE = SemanticRule()
 
 
 class TinyBackbone(Backbone):
@@ -20,10 +32,13 @@ class TinyBackbone(Backbone):
     name: ClassVar[str] = "tiny"
     sizes: ClassVar[tuple[int, ...]] = (SIDE,)
     channels: ClassVar[int] = CHANNELS
+    stride: ClassVar[int] = 4
+    grey_mean: ClassVar[tuple[float, float, float]] = (120.0, 115.0, 100.0)
+    grey_std: ClassVar[tuple[float, float, float]] = (60.0, 60.0, 60.0)
     classifier: ClassVar[str] = "fc."
 
     def __init__(self, size: int = SIDE) -> None:
-        super().__init__(size, stride=4, mean=[120.0, 115.0, 100.0], std=[60.0] * 3)
+        super().__init__(size)
         self.conv = nn.Conv2d(3, CHANNELS, 5, stride=4, padding=2, bias=False)
         self.norm = nn.BatchNorm2d(CHANNELS)
         # Statistics unlike the initial 0 and 1, so that folding them wrongly shows.
@@ -75,3 +90,102 @@ class TinySynthesizer(nn.Module):
     def forward(self, semantic: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         hidden = nn.functional.leaky_relu(self.inner(torch.cat([semantic, 0.1 * noise], dim=1)), 0.2)
         return torch.sigmoid(4 * self.outer(hidden))
+
+
+def make_tiny_run(*, seed: int = 0, lift: bool = True, pictures: int = 70, probe: int = 6) -> Run:
+    """A finished run with random weights and a fitted head.
+
+    Args:
+        seed: of weights, classes and pictures.
+        lift: with a lift and two views; without, D = F and one view.
+        pictures: kept in all.
+        probe: the first of them, for the probe.
+
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    backbone, trained = TinyBackbone(), make_tiny_trained(lift=lift)
+    table = tiny_table(rng)
+    labels = rng.integers(0, len(SEEN), pictures)
+    images = draw_pictures(rng, labels)
+    features = run_batched(trained.embedder, regions_of(backbone, images))
+    replay_labels = np.concatenate([labels, np.arange(len(SEEN))]).astype(np.int32)
+    extra = run_batched(trained.embedder, regions_of(backbone, draw_pictures(rng, np.arange(len(SEEN)))))
+    replay = Replay(np.concatenate([features, extra]).astype(np.float16), replay_labels, SEEN)
+    return Run(
+        recipe={"method": "tiny", "seed": SEED},
+        method="tiny",
+        trained=trained,
+        backbone=backbone,
+        dims=Dims(regions=REGIONS, channels=CHANNELS, attributes=ATTRIBUTES, word_width=5, classes=len(table)),
+        generation=Generation(1, 0, table, fit_tiny_head(trained, table, replay), SEED, "export"),
+        replay=replay,
+        semantic_rule=RULE,
+        scores={"H": 12.5, "T1": None},
+        pictures=images,
+        picture_labels=labels.astype(np.int64),
+        probe_count=probe,
+        seed=SEED,
+        info={"state": "finished", "versions": {"torch": torch.__version__}},
+    )
+
+
+def make_tiny_trained(*, lift: bool = True) -> Trained:
+    """The tiny method's modules with random weights from torch's global generator."""
+    fit = FitSettings(epochs=30, batch_size=32, learning_rate=0.02)
+    views = (View("feature", 0, FEATURE, 1.0, fit),)
+    if lift:
+        views = (*views, View("hidden", FEATURE, FEATURE + HIDDEN, 0.5, fit))
+    return Trained(
+        embedder=TinyEmbedder(),
+        lift=TinyLift() if lift else None,
+        synthesizer=TinySynthesizer(),
+        noise_width=NOISE,
+        feature_width=FEATURE,
+        lifted_width=views[-1].stop,
+        views=views,
+        synthetic_per_class=PER_CLASS,
+    ).eval()
+
+
+def tiny_table(rng: np.random.Generator) -> ClassTable:
+    """5 seen and 2 unseen classes with random attributes in [0, 100], A = 6."""
+    names = SEEN + UNSEEN
+    return ClassTable(
+        names,
+        np.array([True] * len(SEEN) + [False] * len(UNSEEN)),
+        rng.uniform(0, 100, (len(names), ATTRIBUTES)),
+        tuple(f"attribute {letter}" for letter in "abcdef"),
+    )
+
+
+def draw_pictures(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
+    """Pictures (n, 16, 16, 3) uint8: stripes whose width and colour depend on the class, with noise."""
+    column = np.arange(SIDE)
+    phase = np.sin(column[None, :] * (1 + labels[:, None]) / 3)[:, None, :, None]  # (n, 1, 16, 1)
+    colour = np.stack([labels * 40, 200 - labels * 30, 90 + labels * 20], axis=1)[:, None, None, :]
+    noisy = colour + 50 * phase + rng.normal(0, 20, (len(labels), SIDE, SIDE, 3))
+    return np.clip(noisy, 0, 255).astype(np.uint8)
+
+
+def regions_of(backbone: Backbone, images: np.ndarray) -> np.ndarray:
+    """Region features (n, R, V) float32 of pictures."""
+    with torch.inference_mode():
+        return backbone(torch.from_numpy(images)).numpy()
+
+
+def fit_tiny_head(trained: Trained, table: ClassTable, replay: Replay):
+    """The head of `table`, fitted on what PyTorch synthesizes and lifts, with a gamma and a temperature."""
+    x, labels = fitting_rows(
+        table,
+        replay,
+        rule=RULE,
+        synthesize=lambda semantic, noise: run_batched(trained.synthesizer, semantic, noise),
+        lift=None if trained.lift is None else lambda features: run_batched(trained.lift, features),
+        width=trained.lifted_width,
+        noise_dim=trained.noise_width,
+        count=trained.synthetic_per_class,
+        seed=SEED,
+    )
+    head = fit_head(x, labels, len(table), trained.views, SEED)
+    return replace(head, gamma=0.3, temperature=0.8)

@@ -1,0 +1,409 @@
+"""The gate: what ONNX Runtime computes from the exported graphs against what PyTorch computes from the run.
+
+The reference is put together from the run's modules one by one, the head in NumPy float64, so that a mistake in
+`zsl_export.graphs` fails the gate as surely as one in the exporter. Batch sizes and class counts differ from those of
+the exported example: a graph in which they are baked fails here, not at the user's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from zsl_export.graphs import EXAMPLE_SIZES
+from zsl_runtime.errors import GateError
+from zsl_runtime.head import FoldedHead, fold
+from zsl_train.methods.base import run_batched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from zsl_runtime.backends import Backend
+    from zsl_train.run_folder import Run
+
+# Largest error of an element as a share of the root mean square of the reference. Two correct float32 engines that
+# sum in different orders differ by about 1e-6 after a hundred layers; a wrong axis, pad or epsilon differs by 1e-2.
+MAX_RELATIVE_ERROR = 1e-4
+# Rows that are small beside the others could be wrong within the limit above; their direction is held by this one.
+MIN_COSINE = 0.999
+# A row may change its best class only when PyTorch itself hardly prefers it: the margin, as a share of the scale of the
+# scores. A tenth of what an element may be off: a graph that flips wider margins is no tie, though each score passes.
+MAX_TIE_MARGIN = 1e-5
+# Log-probabilities of 1 nat and less are compared in nats: a smaller scale would ask for more than float32 holds.
+MIN_SCORE_SCALE = 1.0
+BATCH_SIZES = (1, 3, 16)
+REFERENCE_BATCH = 8  # pictures at once in PyTorch: not one of the sizes above
+RANDOM_ROWS = 70  # not a sum of whole rounds of the batch sizes, so that a remainder is left
+EXTRA_CLASSES = 5
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far two arrays of rows are apart.
+
+    Attributes:
+        what: name of the quantity.
+        rows: N, rows compared.
+        scale: root mean square of the reference.
+        max: largest absolute error.
+        mean: mean absolute error.
+        p99: 99th percentile of the absolute error.
+        relative: max / scale.
+        cosine_min: smallest cosine between a row and its reference.
+        passed: whether `relative` and `cosine_min` are within the limits.
+
+    """
+
+    what: str
+    rows: int
+    scale: float
+    max: float
+    mean: float
+    p99: float
+    relative: float
+    cosine_min: float
+    passed: bool
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what}: {self.rows} rows, max {self.max:.1e}, mean {self.mean:.1e}, p99 {self.p99:.1e}, "
+            f"{self.relative:.1e} of the scale (limit {MAX_RELATIVE_ERROR:.0e}), cosine {self.cosine_min:.7f}"
+        )
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Whether two arrays of scores name the same best class.
+
+    Attributes:
+        what: name of the quantity.
+        rows: N, rows compared.
+        share: fraction of rows whose best class is the same.
+        margins: for each row that disagrees, by how much the reference prefers its own best class; widest first.
+        tie: the widest margin that counts as a tie.
+        passed: whether every disagreement is a tie.
+
+    """
+
+    what: str
+    rows: int
+    share: float
+    margins: tuple[float, ...]
+    tie: float
+    passed: bool
+
+    def __str__(self) -> str:
+        differ = f", {len(self.margins)} differ by margins up to {self.margins[0]:.1e}" if self.margins else ""
+        return f"{self.what}: {self.rows} rows, {self.share:.2%} agree{differ} (a tie is {self.tie:.1e})"
+
+
+@dataclass(frozen=True)
+class Section:
+    """What was compared of one graph.
+
+    Attributes:
+        graph: name of the graph's file.
+        inputs: how many rows of which kind went in.
+        batch_sizes: batch size -> number of batches.
+        classes: C of the head that was used; None for graphs without a head.
+        results: the comparisons.
+
+    """
+
+    graph: str
+    inputs: dict[str, int]
+    batch_sizes: dict[int, int]
+    classes: int | None
+    results: tuple[Comparison | Agreement, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for parity.json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The verdict of the gate.
+
+    Attributes:
+        sections: one per graph and head.
+
+    """
+
+    sections: tuple[Section, ...]
+
+    def faults(self) -> list[str]:
+        """What did not pass, in words."""
+        return [
+            f"{section.graph} {result}" for section in self.sections for result in section.results if not result.passed
+        ]
+
+    def lines(self) -> list[str]:
+        """The table shown to the user: a line per graph, an indented line per comparison."""
+        out = []
+        for section in self.sections:
+            inputs = ", ".join(f"{count} {kind}" for kind, count in section.inputs.items())
+            classes = "" if section.classes is None else f", {section.classes} classes"
+            sizes = "/".join(str(size) for size in sorted(section.batch_sizes))
+            out.append(f"{section.graph}: {inputs}, batches of {sizes}{classes}")
+            out += [f"  {'ok  ' if result.passed else 'FAIL'} {result}" for result in section.results]
+        return out
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for parity.json."""
+        return {
+            "passed": not self.faults(),
+            "reference": "PyTorch float32 on the CPU, module by module; head in NumPy float64",
+            "judged": "ONNX Runtime float32 on the CPU",
+            "traced_at": EXAMPLE_SIZES,
+            "limits": {
+                "relative": MAX_RELATIVE_ERROR,
+                "cosine_min": MIN_COSINE,
+                "tie_margin_of_scale": MAX_TIE_MARGIN,
+                "score_scale_min": MIN_SCORE_SCALE,
+            },
+            "sections": [section.to_dict() for section in self.sections],
+        }
+
+
+def gate(run: Run, engine: Backend) -> Parity:
+    """Compare the exported graphs with the run they came from.
+
+    Args:
+        run: the run; all its pictures are compared.
+        engine: runs the exported graphs.
+
+    Returns:
+        The verdict; every part of it has passed.
+
+    Raises:
+        GateError: E-PARITY when something is off; E-PARITY-EMPTY and E-PARITY-SHAPE as in `compare`.
+
+    """
+    parity = measure(run, engine)
+    faults = parity.faults()
+    if faults:
+        raise GateError(
+            "E-PARITY",
+            f"{engine.library} and PyTorch {torch.__version__} disagree: {'; '.join(faults)}; no bundle was written: "
+            "report this line, it is a bug of zsl-deploy or of one of the two",
+        )
+    return parity
+
+
+def measure(run: Run, engine: Backend) -> Parity:
+    """As `gate`, without raising E-PARITY."""
+    folded = fold(run.generation.head, run.generation.table.seen)
+    features, lifted = reference_rows(run)
+    rows = _random_rows(run)
+    synthetic = run_batched(run.trained.synthesizer, *rows)
+    some = slice(0, sum(BATCH_SIZES) + 1)  # every batch size once, and a remainder
+    sections = [
+        _model_section(run, engine, folded, features, lifted),
+        _model_section(run, engine, other_head(folded, run.seed), features[some], lifted[some]),
+        _rows_section("synthesizer.onnx", engine.synthesize, rows, synthetic, {"features": slice(None)}),
+    ]
+    if run.trained.lift is not None:
+        views = {f"view {view.name}": slice(view.start, view.stop) for view in run.trained.views}
+        lifted = run_batched(run.trained.lift, synthetic)
+        sections.append(_rows_section("lift.onnx", engine.lift, (synthetic,), lifted, views))
+    return Parity(tuple(sections))
+
+
+def reference_rows(run: Run) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What PyTorch makes of all pictures of the run: features (N, F) and lifted features (N, D), float32."""
+    trained = run.trained
+    features, lifted = [], []
+    with torch.inference_mode():
+        for start in range(0, len(run.pictures), REFERENCE_BATCH):
+            pictures = torch.from_numpy(np.ascontiguousarray(run.pictures[start : start + REFERENCE_BATCH]))
+            rows = trained.embedder(run.backbone(pictures))
+            features.append(rows.numpy())
+            lifted.append((rows if trained.lift is None else trained.lift(rows)).numpy())
+    if not features:
+        raise GateError(
+            "E-PARITY-EMPTY", "the run keeps no pictures, so the graphs cannot be compared with it; train again"
+        )
+    return np.concatenate(features), np.concatenate(lifted)
+
+
+def reference_scores(lifted: NDArray[np.float32], head: FoldedHead) -> NDArray[np.float64]:
+    """(N, C) log-probabilities, written out in float64."""
+    logits: NDArray[np.float64] = lifted.astype(np.float64) @ head.weight.T.astype(np.float64)
+    logits += head.bias.astype(np.float64) + head.class_bias
+    logits -= logits.max(axis=1, keepdims=True)
+    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return logits
+
+
+def other_head(head: FoldedHead, seed: int) -> FoldedHead:
+    """A head of `EXTRA_CLASSES` more classes, one in three left out: what `add` and a class filter make of a head.
+
+    Args:
+        head: (C, D) folded.
+        seed: of the new rows, which are old rows shuffled column by column: new directions at the old scale.
+
+    """
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, len(head.bias), EXTRA_CLASSES)
+    count = len(head.bias) + EXTRA_CLASSES
+    class_bias = np.concatenate([head.class_bias, np.zeros(EXTRA_CLASSES, np.float32)])
+    class_bias[np.arange(count) % 3 == 1] = -np.inf
+    return FoldedHead(
+        weight=np.concatenate([head.weight, rng.permuted(head.weight[rows], axis=1)]),
+        bias=np.concatenate([head.bias, head.bias[rows]]),
+        class_bias=class_bias,
+    )
+
+
+def _model_section(
+    run: Run, engine: Backend, head: FoldedHead, features: NDArray[np.float32], lifted: NDArray[np.float32]
+) -> Section:
+    """The model graph under one head, on the pictures that the reference rows belong to."""
+    count = len(features)
+    blocks = batches(count)
+    pairs = [engine.run(run.pictures[block], head) for block in blocks]
+    scores = np.concatenate([scores for scores, _ in pairs])
+    wanted = reference_scores(lifted, head)
+    probe = min(run.probe_count, count)
+    return Section(
+        graph="model.onnx",
+        inputs={"probe pictures": probe, "other pictures": count - probe},
+        batch_sizes=_sizes(blocks),
+        classes=len(head.bias),
+        results=(
+            compare("features", features, np.concatenate([rows for _, rows in pairs])),
+            compare("scores", wanted, scores, min_scale=MIN_SCORE_SCALE),
+            agree("best class", wanted, scores),
+        ),
+    )
+
+
+def _rows_section(
+    graph: str,
+    apply: Callable[..., NDArray[np.float32]],
+    inputs: tuple[NDArray[np.float32], ...],
+    wanted: NDArray[np.float32],
+    columns: Mapping[str, slice],
+) -> Section:
+    """A graph from rows to rows, its named columns compared one by one: views differ in scale."""
+    blocks = batches(len(wanted))
+    given = np.concatenate([apply(*(rows[block] for rows in inputs)) for block in blocks])
+    if given.shape != wanted.shape:
+        raise _shape_error(graph, wanted.shape, given.shape)
+    return Section(
+        graph=graph,
+        inputs={"random rows": len(wanted)},
+        batch_sizes=_sizes(blocks),
+        classes=None,
+        results=tuple(compare(name, wanted[:, part], given[:, part]) for name, part in columns.items()),
+    )
+
+
+def _random_rows(run: Run) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Semantic vectors of random classes (n, A) and noise (n, Z), seeded."""
+    rng = np.random.default_rng(run.seed)
+    table = run.generation.table
+    semantic = run.semantic_rule.apply(table.raw)[rng.integers(0, len(table), RANDOM_ROWS)]
+    return semantic, rng.standard_normal((RANDOM_ROWS, run.trained.noise_width), dtype=np.float32)
+
+
+def _sizes(blocks: Sequence[slice]) -> dict[int, int]:
+    return dict(Counter(block.stop - block.start for block in blocks))
+
+
+def batches(count: int, sizes: Sequence[int] = BATCH_SIZES) -> list[slice]:
+    """Cut `count` rows into blocks of `sizes` in turn; the last block is the remainder."""
+    blocks: list[slice] = []
+    start = 0
+    for size in cycle(sizes):
+        if start >= count:
+            return blocks
+        blocks.append(slice(start, min(start + size, count)))
+        start += size
+    raise AssertionError  # cycle never ends
+
+
+def compare(what: str, reference: NDArray[Any], given: NDArray[Any], *, min_scale: float = 0.0) -> Comparison:
+    """Measure `given` (N, ...) against `reference` of the same shape.
+
+    Entries that are -inf in both (classes a filter left out) agree and are left out of the figures.
+
+    Args:
+        what: name of the quantity.
+        reference: what is right.
+        given: what is judged.
+        min_scale: scale to use when the reference's is smaller.
+
+    Raises:
+        GateError: E-PARITY-EMPTY when there is nothing to compare: no row, or a reference that is zero everywhere;
+            E-PARITY-SHAPE when the shapes differ.
+
+    """
+    if reference.shape != given.shape:
+        raise _shape_error(what, reference.shape, given.shape)
+    left = reference.reshape(len(reference), -1).astype(np.float64)
+    right = given.reshape(len(given), -1).astype(np.float64)
+    out = np.isneginf(left) & np.isneginf(right)
+    left, right = np.where(out, 0.0, left), np.where(out, 0.0, right)
+    counted = int(out.size - out.sum())
+    scale = max(float(np.sqrt(np.square(left).sum() / max(counted, 1))), min_scale)
+    if counted == 0 or scale == 0.0:
+        raise GateError(
+            "E-PARITY-EMPTY",
+            f"nothing to compare for {what}: {len(left)} rows, reference scale {scale:g}; the gate needs rows that are "
+            "not all zero: train again",
+        )
+    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+        return Comparison(what, len(left), scale, np.inf, np.inf, np.inf, np.inf, -1.0, passed=False)
+    error = np.abs(left - right)
+    errors = error[~out]
+    relative = float(errors.max()) / scale
+    cosine = float(_cosines(left, right).min())
+    return Comparison(
+        what=what,
+        rows=len(left),
+        scale=scale,
+        max=float(errors.max()),
+        mean=float(errors.mean()),
+        p99=float(np.quantile(errors, 0.99)),
+        relative=relative,
+        cosine_min=cosine,
+        passed=relative <= MAX_RELATIVE_ERROR and cosine >= MIN_COSINE,
+    )
+
+
+def _shape_error(what: str, wanted: tuple[int, ...], given: tuple[int, ...]) -> GateError:
+    return GateError("E-PARITY-SHAPE", f"{what} gives {given}, PyTorch gives {wanted}; no bundle was written")
+
+
+def _cosines(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,) cosines of rows; 1 where both rows are zero, 0 where one is."""
+    lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    dots: NDArray[np.float64] = (left * right).sum(axis=1)
+    alike = (left == right).all(axis=1)
+    return np.where(alike, 1.0, dots / np.where(lengths > 0, lengths, 1.0))
+
+
+def agree(what: str, reference: NDArray[Any], given: NDArray[Any]) -> Agreement:
+    """Compare the best class of each row of two (N, C) score arrays of the same shape."""
+    rows = np.arange(len(reference))
+    best, other = reference.argmax(axis=1), given.argmax(axis=1)
+    margins = (reference[rows, best] - reference[rows, other])[best != other]
+    finite = reference[np.isfinite(reference)].astype(np.float64)
+    tie = MAX_TIE_MARGIN * max(float(np.sqrt(np.mean(np.square(finite)))), MIN_SCORE_SCALE)
+    return Agreement(
+        what=what,
+        rows=len(reference),
+        share=float((best == other).mean()),
+        margins=tuple(sorted((float(margin) for margin in margins), reverse=True)),
+        tie=tie,
+        passed=bool((margins <= tie).all()),
+    )
