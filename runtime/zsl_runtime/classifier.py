@@ -1,0 +1,339 @@
+"""Label pictures with a bundle from Python: open once, predict from as many threads as you like."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import numpy as np
+from PIL import Image
+
+from zsl_runtime.backends import open_backend
+from zsl_runtime.bundle import Bundle
+from zsl_runtime.errors import ArtefactError, InputError, UsageError
+from zsl_runtime.head import FoldedHead, fold
+from zsl_runtime.pipeline import check_row, in_order
+from zsl_runtime.pixels import PixelSpec, prepare
+from zsl_runtime.threads import usable_cpus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from numpy.typing import NDArray
+
+    from zsl_runtime.backends import Backend, InputPort
+    from zsl_runtime.bundle import Generation
+    from zsl_runtime.class_table import ClassTable
+    from zsl_runtime.pixels import ImageSource
+
+    Floats = NDArray[np.float32]
+
+Source: TypeAlias = "ImageSource | NDArray[np.floating[Any]]"
+Classes: TypeAlias = "str | Sequence[str]"
+CLASS_FILTERS = ("all", "seen", "unseen")
+BATCH_SIZE = 16  # on a CPU larger batches are no faster, they only take more memory
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of one picture, best first.
+
+    Attributes:
+        names: class names.
+        seen: for each, whether the model was trained on photographs of it.
+        probabilities: for each, in [0, 1]; over all classes that the filter let through they sum to 1.
+
+    """
+
+    names: tuple[str, ...]
+    seen: tuple[bool, ...]
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What one call works with from its beginning to its end, whatever is reloaded meanwhile.
+
+    Attributes:
+        generation: classes and head as stored.
+        head: folded, with a class filter or without.
+
+    """
+
+    generation: Generation
+    head: FoldedHead
+
+    @property
+    def table(self) -> ClassTable:
+        """The classes; column j of the scores is row j."""
+        return self.generation.table
+
+    def only(self, classes: Classes) -> Snapshot:
+        """The snapshot restricted to some classes.
+
+        Args:
+            classes: `all`, `seen`, `unseen`, or a sequence of class names.
+
+        Raises:
+            UsageError: E-FILTER (another word), E-CLASS-UNKNOWN, E-FILTER-EMPTY when no class is left.
+
+        """
+        if classes == "all":
+            return self
+        return replace(self, head=self.head.only(self._keep(classes)))
+
+    def _keep(self, classes: Classes) -> NDArray[np.bool_]:
+        if isinstance(classes, str):
+            if classes not in CLASS_FILTERS:
+                raise UsageError(
+                    "E-FILTER",
+                    f"class filter {classes!r}: expected {', '.join(CLASS_FILTERS)} or class names",
+                )
+            return self.table.seen if classes == "seen" else ~self.table.seen
+        keep = np.zeros(len(self.table), dtype=np.bool_)
+        keep[[self.table.index(name) for name in classes]] = True
+        return keep
+
+    def best(self, scores: Floats, topk: int) -> list[Prediction]:
+        """The `topk` best classes of each row of scores (N, C), or all that the filter leaves; ties in table order."""
+        count = min(topk, int(np.isfinite(self.head.class_bias).sum()))
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :count]  # (N, k)
+        probabilities = np.exp(np.take_along_axis(scores, order, axis=1).astype(np.float64))
+        names, seen = self.table.names, self.table.seen.tolist()
+        return [
+            Prediction(tuple(names[j] for j in row), tuple(seen[j] for j in row), tuple(chances))
+            for row, chances in zip(order.tolist(), probabilities.tolist(), strict=True)
+        ]
+
+
+class Classifier:
+    """An opened bundle that labels pictures. Use `Classifier.open`, in a `with` block or with `close`.
+
+    All methods may be called from several threads. Each call works on the generation that was in force when it began.
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend, threads: int) -> None:
+        self._bundle = bundle
+        self._backend = backend
+        self._threads = threads
+        self._port = backend.input_port()
+        self._pixels = _pixels(bundle, self._port)
+        self._snapshot = _read(bundle)
+        self._reloading = threading.Lock()
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        backend: str = "auto",
+        device: str = "auto",
+        threads: int | None = None,
+    ) -> Classifier:
+        """Open a bundle: check every hash, load the graph and the generation in force.
+
+        Args:
+            path: the bundle's folder.
+            backend: `auto`, `ort` or `reference`.
+            device: `auto` or `cpu`.
+            threads: for the graph, and as many that decode pictures; None for all CPUs this process may use.
+
+        Raises:
+            UsageError: E-BUNDLE-PATH, E-BACKEND-NAME, E-THREADS.
+            BackendError: E-BACKEND-MISSING, E-BACKEND-LOAD, E-DEVICE.
+            ArtefactError: E-BUNDLE-..., when the bundle is damaged or does not fit together.
+
+        """
+        bundle = Bundle.open(path)
+        return cls(bundle, open_backend(backend, bundle, device=device, threads=threads), threads or usable_cpus())
+
+    @property
+    def generation(self) -> int:
+        """Number of the generation in use."""
+        return self._snapshot.generation.number
+
+    @property
+    def class_table(self) -> ClassTable:
+        """The classes in use."""
+        return self._snapshot.table
+
+    @property
+    def pixels(self) -> PixelSpec | None:
+        """How pictures are prepared; None for a model of feature vectors."""
+        return self._pixels
+
+    @property
+    def input_port(self) -> InputPort:
+        """Name, dtype and row shape of what `score` takes."""
+        return self._port
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """The bundle's manifest.json."""
+        return self._bundle.manifest
+
+    @property
+    def backend(self) -> Backend:
+        """What runs the graph."""
+        return self._backend
+
+    def snapshot(self, classes: Classes = "all") -> Snapshot:
+        """Generation and folded head for a series of `score_with` calls that must not change under way.
+
+        Raises:
+            UsageError: E-FILTER, E-CLASS-UNKNOWN, E-FILTER-EMPTY.
+
+        """
+        return self._snapshot.only(classes)
+
+    def predict(
+        self,
+        images: Iterable[Source],
+        topk: int = 5,
+        classes: Classes = "all",
+        batch_size: int | None = None,
+    ) -> list[Prediction]:
+        """Label pictures.
+
+        Args:
+            images: paths, bytes of files, PIL images or uint8 arrays (H, W, 3), in any mixture. For a model of feature
+                vectors: float arrays (R, V), or (V,) where R is 1.
+            topk: how many classes to give for each; more than there are gives all.
+            classes: `all`, `seen`, `unseen` or class names: only these compete.
+            batch_size: pictures in memory and in the graph at once; None for 16.
+
+        Returns:
+            One Prediction per picture, in order.
+
+        Raises:
+            InputError: E-IMAGE-... or E-ROW-...: the first picture that cannot be read.
+            UsageError: E-TOPK, E-BATCH, E-IMAGES (a single picture), E-FILTER..., E-CLASS-UNKNOWN, E-CLOSED.
+            BackendError: E-BACKEND-RUN.
+
+        """
+        check_counts(topk, batch_size)
+        if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
+            raise UsageError("E-IMAGES", f"got one {type(images).__name__}; expected a list of pictures: [picture]")
+        snapshot = self.snapshot(classes)
+        predictions: list[Prediction] = []
+        for batch in self._batches(images, batch_size or BATCH_SIZE):
+            scores, _ = self.score_with(snapshot, batch)
+            predictions += snapshot.best(scores, topk)
+        return predictions
+
+    def score(self, inputs: NDArray[np.generic], classes: Classes = "all") -> tuple[Floats, Floats]:
+        """Log-probabilities and features of prepared inputs.
+
+        Args:
+            inputs: uint8 (N, P, P, 3) made by `zsl_runtime.pixels.prepare`, or float32 (N, R, V); N >= 1, and all N go
+                through the graph at once.
+            classes: as for `predict`; the others get -inf.
+
+        Returns:
+            scores (N, C) and features (N, F), float32; column j is class j of `class_table`.
+
+        Raises:
+            UsageError: E-INPUT-ARRAY, E-FILTER..., E-CLASS-UNKNOWN, E-CLOSED.
+            BackendError: E-BACKEND-RUN.
+
+        """
+        return self.score_with(self.snapshot(classes), inputs)
+
+    def score_with(self, snapshot: Snapshot, inputs: NDArray[np.generic]) -> tuple[Floats, Floats]:
+        """As `score`, with classes and head of `snapshot`."""
+        if self._closed:
+            raise UsageError("E-CLOSED", "this classifier is closed; open the bundle again")
+        return self._backend.run(inputs, snapshot.head)
+
+    def read(self, source: Source) -> NDArray[np.generic]:
+        """One picture or row as `score` takes it, without the first axis: uint8 (P, P, 3) or float32 (R, V).
+
+        Raises:
+            InputError: E-IMAGE-..., or E-ROW-SHAPE, E-ROW-VALUE for a model of feature vectors.
+
+        """
+        if self._pixels is not None:
+            return prepare(cast("ImageSource", source), self._pixels)
+        return check_row(source, self._port.shape)
+
+    def reload(self) -> bool:
+        """Take over the generation that is now in force in the bundle; graphs are not loaded again.
+
+        Returns:
+            True when classes or head are other than before.
+
+        Raises:
+            ArtefactError: E-BUNDLE-...; the generation in use stays in use.
+
+        """
+        with self._reloading:
+            if self._bundle.pointer()[0] == self.generation:
+                return False
+            self._snapshot = _read(self._bundle)
+            return True
+
+    def warmup(self) -> None:
+        """Run one empty input, so that the first real one does not pay for memory and lazy initialisation."""
+        self.score(np.zeros((1, *self._port.shape), dtype=self._port.dtype))
+
+    def close(self) -> None:
+        """Let go of the graphs; predicting afterwards is an error. A call in flight in another thread may finish."""
+        self._closed = True
+        self._backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _batches(self, images: Iterable[Source], size: int) -> Iterator[NDArray[np.generic]]:
+        """Prepared inputs (n, ...), n <= size; the next ones are decoded while one is in the graph."""
+
+        def read(numbered: tuple[int, Source]) -> NDArray[np.generic]:
+            index, source = numbered
+            try:
+                return self.read(source)
+            except InputError as error:
+                raise InputError(error.code, f"image {index}: {error.message}") from None
+
+        rows = in_order(read, enumerate(images), workers=self._threads, ahead=size)
+        with closing(rows):
+            while batch := list(islice(rows, size)):
+                yield np.stack(batch)
+
+
+def check_counts(topk: int, batch_size: int | None) -> None:
+    """UsageError E-TOPK or E-BATCH unless both are at least 1 (None is a batch size too)."""
+    if topk < 1:
+        raise UsageError("E-TOPK", f"topk is {topk}; ask for at least 1 class")
+    if batch_size is not None and batch_size < 1:
+        raise UsageError("E-BATCH", f"batch_size is {batch_size}; give at least 1")
+
+
+def _read(bundle: Bundle) -> Snapshot:
+    generation = bundle.current()
+    return Snapshot(generation, fold(generation.head, generation.table.seen))
+
+
+def _pixels(bundle: Bundle, port: InputPort) -> PixelSpec | None:
+    """The pixel spec of a model of pictures; ArtefactError E-BUNDLE-INPUT unless graph and manifest say the same."""
+    declared = bundle.manifest["input"]
+    pixels = PixelSpec.from_dict(bundle.manifest["pixels"]) if declared["name"] == "images" else None
+    square = (pixels.crop, pixels.crop, 3) if pixels else port.shape
+    wanted = (declared["name"], declared["dtype"], tuple(declared["shape"][1:]))
+    if tuple(port) != wanted or port.shape != square:
+        raise ArtefactError(
+            "E-BUNDLE-INPUT",
+            f"the graph of {bundle.path} takes {port.name} {port.dtype} {port.shape}, its manifest says "
+            f"{declared!r} and pixels {bundle.manifest['pixels']!r}; export the model again",
+        )
+    return pixels

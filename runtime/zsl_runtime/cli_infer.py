@@ -1,0 +1,134 @@
+"""zsl-infer: label pictures with a bundle."""
+
+from __future__ import annotations
+
+import sys
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from zsl_runtime.errors import run_command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from zsl_runtime.classifier import Classifier
+    from zsl_runtime.pipeline import Item, Labelled, Progress
+
+EXIT_SOME_UNREADABLE = 6
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("paths", nargs=-1, required=True)
+@click.option("--engine", required=True, metavar="BUNDLE", help="The folder that zsl-export wrote.")
+@click.option("--topk", type=click.IntRange(min=1), default=5, show_default=True, help="Classes per picture.")
+@click.option("--format", "format_", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
+@click.option("--output", metavar="FILE", help="Write here instead of stdout; appears when complete.")
+@click.option(
+    "--classes",
+    type=click.Choice(["all", "seen", "unseen"]),
+    default="all",
+    show_default=True,
+    help="Only these compete for a picture.",
+)
+@click.option(
+    "--min-probability", type=click.FloatRange(0, 1), default=0.0, metavar="P", help="Leave out what is less probable."
+)
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu", help="Where the model runs.")
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "ort", "reference"]),
+    default="auto",
+    show_default=True,
+    help="What runs it.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all that this process may use].")
+@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Pictures at once.")
+def command(
+    *,
+    paths: tuple[str, ...],
+    engine: str,
+    topk: int,
+    format_: str,
+    output: str | None,
+    classes: str,
+    min_probability: float,
+    device: str,
+    backend: str,
+    threads: int | None,
+    batch_size: int,
+) -> int:
+    """Label pictures: PATHS are files, folders (searched to any depth) or quoted patterns.
+
+    Results go to stdout as CSV with the columns path, rank, class, split, probability; probabilities of a picture sum
+    to 1 over all classes that compete. A model of feature vectors takes .npy files; their rows are called FILE#ROW.
+
+    Exit code 6 says that some pictures could not be read; the others were labelled all the same.
+    """
+    import warnings
+    from contextlib import closing
+
+    from zsl_runtime import pipeline
+    from zsl_runtime.classifier import Classifier
+    from zsl_runtime.threads import usable_cpus
+
+    # What Pillow has to say about odd metadata is no concern of whoever labels a folder.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    threads = threads or usable_cpus()
+    with Classifier.open(engine, backend=backend, device=device, threads=threads) as classifier:
+        snapshot = classifier.snapshot(classes)
+        items, total, skipped = _find(paths, classifier)
+        unit = "pictures" if classifier.pixels else "rows"
+        progress = pipeline.Progress(total, unit, sys.stderr)
+        if skipped:
+            progress.line(f"files of other kinds skipped: {skipped}")
+        answers = pipeline.label(classifier, snapshot, items, topk=topk, batch_size=batch_size, workers=threads)
+        with pipeline.open_output(output) as stream, closing(answers):
+            unreadable = _write(answers, stream, progress, format_=format_, min_probability=min_probability)
+        progress.line(
+            f"labelled {total - unreadable} of {total} {unit}, {progress.rate:.1f} {unit}/s, "
+            f"backend {classifier.backend.name} ({classifier.backend.library}), generation {snapshot.generation.number}"
+        )
+    return EXIT_SOME_UNREADABLE if unreadable else 0
+
+
+def _write(
+    answers: Iterable[list[Labelled]], stream: IO[bytes], progress: Progress, *, format_: str, min_probability: float
+) -> int:
+    """Write all answers, say on stderr what could not be read, and return how many that were."""
+    from zsl_runtime.errors import InputError
+    from zsl_runtime.pipeline import csv_header, encode_csv, encode_jsonl
+
+    encode = encode_csv if format_ == "csv" else encode_jsonl
+    if format_ == "csv":
+        stream.write(csv_header())
+    unreadable = 0
+    try:
+        for batch in answers:
+            for error in (result for _, result in batch if isinstance(result, InputError)):
+                unreadable += 1
+                progress.line(f"error: {error}")
+            stream.write(encode(batch, min_probability))
+            stream.flush()
+            progress.advance(len(batch))
+    finally:
+        progress.clear()
+    return unreadable
+
+
+def _find(paths: Sequence[str], classifier: Classifier) -> tuple[Iterator[Item], int, int]:
+    """Items to label, how many, and how many files were left out."""
+    from zsl_runtime.pipeline import ROW_SUFFIXES, Item, find_files, row_items
+    from zsl_runtime.pixels import SUFFIXES
+
+    if classifier.pixels is None:
+        found = find_files(paths, ROW_SUFFIXES)
+        items, total = row_items(found.files, classifier.input_port.shape)
+        return items, total, found.skipped
+    found = find_files(paths, SUFFIXES)
+    return (Item(path, path) for path in found.files), len(found.files), found.skipped
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `zsl-infer`; returns the exit code."""
+    return run_command(command, argv)
