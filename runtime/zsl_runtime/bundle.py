@@ -610,7 +610,11 @@ def _clean_siblings(target: Path) -> None:
 
 def _find_folder(path: Path) -> Path:
     """The bundle that `path` is, or that holds the file `path`."""
-    if not path.exists():
+    try:
+        exists = path.exists()
+    except OSError as error:
+        raise from_os_error(error, "look for the bundle") from error
+    if not exists:
         raise UsageError("E-BUNDLE-PATH", f"there is no {path}; give the folder that zsl-export --out wrote")
     candidates = (path,) if path.is_dir() else path.absolute().parents[:2]
     for folder in candidates:

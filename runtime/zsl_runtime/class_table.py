@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import unicodedata
 from dataclasses import asdict, dataclass, fields, replace
@@ -213,7 +214,7 @@ def _csv_rows(path: str | PathLike[str], where: str) -> list[tuple[int, list[str
         raise UsageError(
             "E-CSV", f"{where} is not UTF-8 (byte {error.start} of {len(data)}); save it as 'CSV UTF-8'"
         ) from None
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[tuple[int, list[str]]] = []
     try:
         rows.extend((reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells))

@@ -378,22 +378,22 @@ def fitting_rows(
     x = np.empty((len(rows) + count * len(unseen), width), dtype=np.float32)
     labels = np.concatenate([targets, np.repeat(unseen, count)])
     for block in _blocks(len(rows)):
-        x[block] = _lifted(replay.features[rows[block]].astype(np.float32), lift, width, "the replay features")
+        x[block] = _lifted(replay.features[rows[block]].astype(np.float32), lift, x[block].shape, "the replay")
     semantic = rule.apply(table.raw)
     for place, j in enumerate(unseen):
         noise = class_noise(seed, table.names[int(j)], count, noise_dim)
         features = synthesize(np.repeat(semantic[j : j + 1], count, axis=0), noise)
         start = len(rows) + place * count
-        x[start : start + count] = _lifted(features, lift, width, f"class {table.names[int(j)]!r}")
+        x[start : start + count] = _lifted(features, lift, (count, width), f"class {table.names[int(j)]!r}")
     return x, labels
 
 
-def _lifted(features: Floats, lift: Lift | None, width: int, of: str) -> Floats:
+def _lifted(features: Floats, lift: Lift | None, shape: tuple[int, ...], of: str) -> Floats:
     x = features if lift is None else lift(features)
-    if x.shape != (len(features), width) or not np.isfinite(x).all():
+    if x.shape != shape or not np.isfinite(x).all():
         raise ArtefactError(
             "E-GRAPH-OUTPUT",
-            f"the lifted features of {of} have shape {x.shape}, expected ({len(features)}, {width}) of finite numbers; "
+            f"the lifted features of {of} have shape {x.shape}, expected {shape} of finite numbers; "
             "the bundle's graphs do not fit its manifest, export it again",
         )
     return x
