@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from zsl_runtime.errors import UsageError
 from zsl_train.backbones.base import Backbone, read_weights
 from zsl_train.backbones.efficientnet_lite2 import EfficientNetLite2
@@ -61,7 +63,7 @@ def rebuild(name: str, size: int, state_dict: Mapping[str, Tensor]) -> Backbone:
 
 
 def _empty(name: str, size: int | None) -> Backbone:
-    """The network with arbitrary weights."""
+    """The network without weights: load_weights brings them, so nothing is drawn at random first."""
     if name not in BACKBONES:
         raise UsageError("E-BACKBONE", f"no backbone {name!r}; known are {', '.join(sorted(BACKBONES))}")
     kind = BACKBONES[name]
@@ -69,4 +71,5 @@ def _empty(name: str, size: int | None) -> Backbone:
     if side not in kind.sizes:
         known = ", ".join(str(s) for s in kind.sizes)
         raise UsageError("E-BACKBONE-SIZE", f"{name} cannot take pictures of {side} px; it takes {known} px")
-    return kind(side)
+    with torch.device("meta"):
+        return kind(side)

@@ -56,9 +56,11 @@ class Backbone(nn.Module, ABC):
         super().__init__()
         self.pixels = PixelSpec(size, size)
         self.regions = (-(-size // self.stride)) ** 2
-        # Not persistent: the state_dict holds exactly the published tensors.
-        self.register_buffer("mean", torch.tensor(self.grey_mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(self.grey_std).view(1, 3, 1, 1), persistent=False)
+        for name, values in (("mean", self.grey_mean), ("std", self.grey_std)):
+            # Not persistent: the state_dict holds exactly the published tensors. On the CPU even where the network is
+            # built without memory of its own, to be filled by load_weights.
+            buffer = torch.tensor(values, device="cpu").view(1, 3, 1, 1)
+            self.register_buffer(name, buffer, persistent=False)
         self._weights_sha256: str | None = None
 
     @classmethod
@@ -105,11 +107,13 @@ class Backbone(nn.Module, ABC):
             ArtefactError: E-WEIGHTS when keys, shapes or values do not fit.
 
         """
-        expected = {k: v for k, v in self.state_dict().items() if not k.endswith(COUNTER)}
+        own = self.state_dict()
+        expected = {k: v for k, v in own.items() if not k.endswith(COUNTER)}
         given = {k: v for k, v in state.items() if not (k.endswith(COUNTER) or k.startswith(self.classifier))}
         _check_weights(expected, given, f"{source}: not weights of {self.name}")
-        # strict=False only for the counters: everything else was checked just above.
-        self.load_state_dict(given, strict=False)
+        loaded = {k: v.detach().to(torch.float32, copy=True).contiguous() for k, v in given.items()}
+        loaded |= {k: torch.tensor(0) for k in own.keys() - expected.keys()}
+        self.load_state_dict(loaded, assign=True)
         self._weights_sha256 = None
         self.requires_grad_(requires_grad=False)
         return self.eval()

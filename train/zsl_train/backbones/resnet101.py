@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import urllib.error
 import urllib.request
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -133,6 +134,8 @@ def download(url: str, target: Path, sha256_prefix: str) -> None:
             os.fsync(part.fileno())
             Path(part.name).replace(target)
         except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it is the server's answer too, with an open connection
             raise SystemProblem("E-DOWNLOAD", f"could not fetch {url} ({error}); {advice}") from error
         finally:
             Path(part.name).unlink(missing_ok=True)

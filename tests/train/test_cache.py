@@ -1,0 +1,30 @@
+"""Where derived files go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from zsl_train.cache import cache_folder
+
+
+@pytest.mark.parametrize(
+    ("zsl", "xdg", "expected"),
+    [
+        ("/a/b", "/x", "/a/b"),
+        (None, "/x", "/x/zsl-deploy"),
+        ("", "/x", "/x/zsl-deploy"),
+        (None, "relative", "/home/me/.cache/zsl-deploy"),
+        (None, None, "/home/me/.cache/zsl-deploy"),
+        ("~/z", None, "/home/me/z"),
+    ],
+)
+def test_the_users_choice_goes_before_the_conventions(monkeypatch, zsl, xdg, expected):
+    monkeypatch.setenv("HOME", "/home/me")
+    for name, value in (("ZSL_CACHE", zsl), ("XDG_CACHE_HOME", xdg)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    assert cache_folder() == Path(expected)
