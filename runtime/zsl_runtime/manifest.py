@@ -109,7 +109,7 @@ def _check_graphs(manifest: Mapping[str, Any]) -> None:
     fits = manifest["head"].get("rule") != "fit" or (graphs["synthesizer"] is not None and REPLAY in files)
     require(fits, f"a head that is fitted needs a synthesizer and {REPLAY}")
     require(PROBE in files, f"there is no {PROBE}")
-    require((given.get("name"), given.get("dtype")) in INPUTS.items(), f"unknown `input` {given!r}")
+    require((given.get("name"), given.get("dtype")) in list(INPUTS.items()), f"unknown `input` {given!r}")
     require(
         isinstance(given.get("shape"), list) and len(given["shape"]) in {3, 4}, "`input` has no shape of 3 or 4 axes"
     )
