@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import IO, TYPE_CHECKING
 
 import click
 
-from zsl_runtime.errors import run_command
+from zsl_runtime.errors import UsageError, run_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -72,6 +73,8 @@ def command(
     from zsl_runtime.classifier import Classifier
     from zsl_runtime.threads import usable_cpus
 
+    if math.isnan(min_probability):  # it is in every range
+        raise UsageError("E-MIN-PROBABILITY", "--min-probability is nan; give a number from 0 to 1")
     # What Pillow has to say about odd metadata is no concern of whoever labels a folder.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     threads = threads or usable_cpus()
@@ -83,8 +86,11 @@ def command(
         if skipped:
             progress.line(f"files of other kinds skipped: {skipped}")
         answers = pipeline.label(classifier, snapshot, items, topk=topk, batch_size=batch_size, workers=threads)
-        with pipeline.open_output(output) as stream, closing(answers):
-            unreadable = _write(answers, stream, progress, format_=format_, min_probability=min_probability)
+        try:
+            with pipeline.open_output(output) as stream, closing(answers):
+                unreadable = _write(answers, stream, progress, format_=format_, min_probability=min_probability)
+        except BrokenPipeError:
+            return 0  # whoever read the results has seen enough (`| head`); click would call it a failure
         progress.line(
             f"labelled {total - unreadable} of {total} {unit}, {progress.rate:.1f} {unit}/s, "
             f"backend {classifier.backend.name} ({classifier.backend.library}), generation {snapshot.generation.number}"

@@ -279,9 +279,12 @@ def encode_csv(answers: Iterable[Labelled], min_probability: float) -> bytes:
     A path that is not valid UTF-8 comes out with the bytes it has on the disk.
     """
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    plain = csv.writer(text, lineterminator="\n")
+    # Python before 3.13 quotes a lone carriage return only if it is the line terminator; readers end the line there.
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     for name, result in answers:
         if not isinstance(result, InputError):
+            writer = quoted if "\r" in name else plain
             writer.writerows((name, *row) for row in _rows(result, min_probability))
     return text.getvalue().encode("utf-8", errors="surrogateescape")
 
@@ -377,7 +380,8 @@ def _stdout() -> Iterator[IO[bytes]]:
         stream.flush()
     except BrokenPipeError:
         # Python flushes stdout once more at its end; what is still buffered must have somewhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
         raise
 
 

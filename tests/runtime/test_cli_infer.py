@@ -1,0 +1,503 @@
+"""zsl-infer as a user meets it: what it prints where, its exit codes, and what it leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from support.forked import allow_fork, become_nobody, forked
+from support.tiny_bundle import SEEN, UNSEEN, as_regions, class_table, draw_pictures, make_tiny_bundle
+from zsl_runtime.bundle import Bundle
+from zsl_runtime.classifier import Classifier
+from zsl_runtime.cli_infer import main
+
+TABLE = class_table()
+PICTURES = draw_pictures(TABLE, np.arange(8), seed=21)
+PROGRAM = [sys.executable, "-c", "import sys; from zsl_runtime.cli_infer import main; sys.exit(main())"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> str:
+    return str(make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "b"))
+
+
+@pytest.fixture(scope="module")
+def row_bundle(tmp_path_factory) -> str:
+    return str(make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "r", kind="backbone_features"))
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """One picture of each class, in class order."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, picture in enumerate(PICTURES):
+        Image.fromarray(picture).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def infer(capfdbinary):
+    """Run the command in this process: (exit code, stdout, stderr lines)."""
+
+    def run(*arguments: object) -> tuple[int, str, list[str]]:
+        code = main([str(argument) for argument in arguments])
+        captured = capfdbinary.readouterr()
+        return code, captured.out.decode("utf-8", "surrogateescape"), captured.err.decode().splitlines()
+
+    return run
+
+
+def rows_of(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def error_line(lines: list[str]) -> str:
+    """The one line of an error; a traceback would be more."""
+    assert len(lines) == 1
+    assert lines[0].startswith("error: E-")
+    return lines[0]
+
+
+# --- answers --------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_labelled_as_csv(infer, bundle, photos):
+    code, out, err = infer(photos, "--engine", bundle, "--topk", 3)
+    assert code == 0
+    assert out.splitlines()[0] == "path,rank,class,split,probability"
+    rows = rows_of(out)
+    assert [row["path"] for row in rows] == [str(photos / f"{i}.png") for i in range(8) for _ in range(3)]
+    assert [row["rank"] for row in rows] == ["1", "2", "3"] * 8
+    assert [row["class"] for row in rows[::3]] == list(SEEN + UNSEEN)
+    assert [row["split"] for row in rows[::3]] == ["seen"] * 5 + ["unseen"] * 3
+    with Classifier.open(bundle) as classifier:
+        expected = classifier.predict(sorted(photos.iterdir()), topk=3)
+    assert [row["class"] for row in rows] == [name for p in expected for name in p.names]
+    given = [float(row["probability"]) for row in rows]
+    np.testing.assert_allclose(given, [chance for p in expected for chance in p.probabilities], rtol=1e-5)
+    assert len(err) == 1
+    assert err[0].startswith("labelled 8 of 8 pictures, ")
+    assert " pictures/s, backend ort (onnxruntime " in err[0]
+    assert err[0].endswith("), generation 1")
+
+
+@pytest.mark.parametrize("backend", ["auto", "ort", "reference"])
+def test_every_backend_gives_the_same_table(infer, bundle, photos, backend):
+    _, out, err = infer(photos, "--engine", bundle, "--backend", backend, "--device", "cpu", "--threads", 2)
+    _, expected, _ = infer(photos, "--engine", bundle)
+    assert [r["class"] for r in rows_of(out)] == [r["class"] for r in rows_of(expected)]
+    given, wanted = ([float(r["probability"]) for r in rows_of(text)] for text in (out, expected))
+    np.testing.assert_allclose(given, wanted, rtol=1e-4)
+    assert f"backend {'reference' if backend == 'reference' else 'ort'} (" in err[0]
+
+
+def test_jsonl_has_one_object_a_picture(infer, bundle, photos):
+    code, out, _ = infer(photos / "7.png", photos / "0.png", "--engine", bundle, "--format", "jsonl", "--topk", 1)
+    assert code == 0
+    first, second = map(json.loads, out.splitlines())
+    assert first["path"] == str(photos / "7.png")
+    assert first["predictions"][0]["class"] == "übersee-ente"
+    assert first["predictions"][0]["split"] == "unseen"
+    assert second["predictions"][0]["class"] == "robin"
+
+
+@pytest.mark.parametrize(("classes", "names"), [("seen", SEEN), ("unseen", UNSEEN)])
+def test_a_filter_lets_only_its_classes_compete(infer, bundle, photos, classes, names):
+    _, out, _ = infer(photos, "--engine", bundle, "--classes", classes, "--topk", 50)
+    rows = rows_of(out)
+    assert len(rows) == 8 * len(names)
+    assert {row["class"] for row in rows} == set(names)
+    assert {row["split"] for row in rows} == {classes}
+    sums = np.array([float(row["probability"]) for row in rows]).reshape(8, -1).sum(axis=1)
+    np.testing.assert_allclose(sums, 1, rtol=1e-4)
+
+
+def test_min_probability_leaves_out_less_probable_rows(infer, bundle, photos):
+    _, out, _ = infer(photos, "--engine", bundle, "--topk", 8)
+    kept = [row for row in rows_of(out) if float(row["probability"]) >= 0.01]
+    _, out, _ = infer(photos, "--engine", bundle, "--topk", 8, "--min-probability", 0.01)
+    assert rows_of(out) == kept
+    assert 8 <= len(kept) < 64
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_batch_size_changes_nothing_but_the_speed(infer, bundle, photos, batch_size):
+    (photos / "4b.png").write_bytes(b"damaged")
+    code, out, err = infer(photos, "--engine", bundle, "--batch-size", batch_size, "--topk", 1)
+    assert code == 6
+    assert [row["class"] for row in rows_of(out)] == list(SEEN + UNSEEN)
+    assert len(err) == 2
+
+
+def test_patterns_and_other_suffixes(infer, bundle, photos):
+    (photos / "notes.txt").write_text("hello")
+    (photos / "deep").mkdir()
+    shutil.copy(photos / "5.png", photos / "deep" / "x.PNG")
+    code, out, err = infer(photos / "[0-2].png", photos / "deep", "--engine", bundle, "--topk", 1)
+    assert code == 0
+    assert [row["class"] for row in rows_of(out)] == ["robin", "tit", "crow", "wren"]
+    assert len(err) == 1
+    code, out, err = infer(photos, "--engine", bundle, "--topk", 1)
+    assert code == 0
+    assert len(rows_of(out)) == 9
+    assert err[0] == "files of other kinds skipped: 1"
+
+
+def test_feature_files_are_labelled_row_by_row(infer, row_bundle, tmp_path):
+    path, bad = tmp_path / "a.npy", tmp_path / "b.npy"
+    regions = as_regions(PICTURES)
+    regions[2] = np.nan
+    np.save(path, regions)
+    np.save(bad, regions[:, :3])
+    code, out, err = infer(tmp_path, "--engine", row_bundle, "--topk", 1)
+    assert code == 6
+    rows = rows_of(out)
+    assert [row["path"] for row in rows] == [f"{path}#{i}" for i in (0, 1, 3, 4, 5, 6, 7)]
+    assert [row["class"] for row in rows] == [name for name in SEEN + UNSEEN if name != "crow"]
+    assert err[0].startswith(f"error: E-ROW-VALUE: '{path}#2': ")
+    assert err[1].startswith(f"error: E-ROW-SHAPE: '{bad}' ")
+    assert err[2].startswith("labelled 7 of 9 rows, ")
+
+
+# --- pictures of all kinds ------------------------------------------------------------------------------------------
+
+
+def test_bad_pictures_are_reported_and_the_rest_labelled(infer, bundle, photos):
+    picture = Image.fromarray(PICTURES[0])
+    picture.convert("CMYK").save(photos / "cmyk.jpg")
+    picture.convert("P").save(photos / "palette.gif")
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(photos / "deep.png")
+    picture.convert("RGBA").save(photos / "alpha.webp", lossless=True)
+    picture.save(photos / "moving.png", save_all=True, append_images=[Image.fromarray(PICTURES[1])])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(photos / "turned.jpg", exif=exif)
+    whole = photos / "0.png"
+    (photos / "cut.png").write_bytes(whole.read_bytes()[:-30])
+    (photos / "empty.jpg").touch()
+    (photos / "text.jpg").write_text("no picture")
+    Image.new("F", (8, 8)).save(photos / "float.tif")
+    bomb = bytearray(whole.read_bytes())
+    bomb[16:24] = (60_000).to_bytes(4, "big") * 2
+    bomb[29:33] = zlib.crc32(bytes(bomb[12:29])).to_bytes(4, "big")
+    (photos / "bomb.png").write_bytes(bomb)
+    (photos / "gone.png").symlink_to(photos / "nowhere")
+
+    code, out, err = infer(photos, "--engine", bundle, "--format", "jsonl", "--topk", 1)
+    assert code == 6
+    answers = {Path(value["path"]).name: value for value in map(json.loads, out.splitlines())}
+    errors = {name: value["error"]["code"] for name, value in answers.items() if "error" in value}
+    assert errors == {
+        "bomb.png": "E-IMAGE-HUGE",
+        "cut.png": "E-IMAGE-DECODE",
+        "empty.jpg": "E-IMAGE-EMPTY",
+        "float.tif": "E-IMAGE-FLOAT",
+        "gone.png": "E-IMAGE-OPEN",
+        "text.jpg": "E-IMAGE-FORMAT",
+    }
+    assert len(answers) - len(errors) == 14
+    for name in ("alpha.webp", "moving.png", "palette.gif"):
+        assert answers[name]["predictions"][0]["class"] == "robin"
+    assert len(err) == 7
+    assert all(line.startswith("error: E-IMAGE-") for line in err[:6])
+    assert err[6].startswith("labelled 14 of 20 pictures, ")
+
+    code, out, _ = infer(photos, "--engine", bundle, "--topk", 1)
+    assert code == 6
+    assert len(rows_of(out)) == 14
+
+
+def test_nothing_but_bad_pictures_gives_the_header_and_exit_6(infer, bundle, tmp_path):
+    (tmp_path / "a.jpg").touch()
+    code, out, err = infer(tmp_path, "--engine", bundle)
+    assert (code, out) == (6, "path,rank,class,split,probability\n")
+    assert err[-1].startswith("labelled 0 of 1 pictures, ")
+
+
+def test_odd_file_names_survive(infer, bundle, photos):
+    odd = ['comma, "quoted".png', "new\nline.png", "größe.png", "-dash.png", os.fsdecode(b"latin\xe9.png")]
+    for name in odd:
+        shutil.copy(photos / "5.png", photos / name)
+    code, out, _ = infer("--engine", bundle, "--topk", 1, "--", *(photos / name for name in odd))
+    assert code == 0
+    assert [row["path"] for row in rows_of(out)] == [str(photos / name) for name in odd]
+    code, out, _ = infer("--engine", bundle, "--topk", 1, "--format", "jsonl", "--", *(photos / name for name in odd))
+    assert code == 0
+    assert [json.loads(line)["path"] for line in out.splitlines()] == [str(photos / name) for name in odd]
+
+
+def test_an_unreadable_file_with_an_odd_name_is_named_in_one_line(infer, bundle, photos):
+    name = os.fsdecode(b"bad\xe9\n.png")
+    (photos / name).write_bytes(b"x")
+    code, out, err = infer(photos / name, "--engine", bundle, "--format", "jsonl")
+    assert code == 6
+    assert json.loads(out)["path"] == str(photos / name)
+    assert len(err) == 2
+    assert r"bad\udce9\n.png" in err[0]
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+def test_missing_paths_and_empty_folders(infer, bundle, photos, tmp_path):
+    code, out, err = infer(photos, tmp_path / "missing", "--engine", bundle)
+    assert (code, out) == (2, "")
+    assert "E-INPUT-MISSING" in error_line(err)
+    (tmp_path / "empty").mkdir()
+    code, out, err = infer(tmp_path / "empty", "--engine", bundle)
+    assert (code, out) == (2, "")
+    assert "E-NO-IMAGES" in error_line(err)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--topk", "0"],
+        ["--topk", "many"],
+        ["--threads", "0"],
+        ["--batch-size", "0"],
+        ["--min-probability", "1.5"],
+        ["--min-probability", "nan"],
+        ["--classes", "some"],
+        ["--format", "xml"],
+        ["--backend", "magic"],
+        ["--precision", "int8"],
+    ],
+)
+def test_wrong_flags_are_usage_errors(infer, bundle, photos, flags):
+    code, out, err = infer(photos, "--engine", bundle, *flags)
+    assert (code, out) == (2, "")
+    assert flags[0] in error_line(err)
+
+
+def test_no_paths_or_no_bundle_is_a_usage_error(infer, bundle, photos, tmp_path):
+    assert "PATHS" in error_line(infer("--engine", bundle)[2])
+    assert "--engine" in error_line(infer(photos)[2])
+    code, _, err = infer(photos, "--engine", tmp_path / "missing")
+    assert code == 2
+    assert "E-BUNDLE-PATH" in error_line(err)
+
+
+def test_another_device_is_refused_and_never_replaced(infer, bundle, photos):
+    code, out, err = infer(photos, "--engine", bundle, "--device", "cuda:0")
+    assert (code, out) == (4, "")
+    assert "E-DEVICE" in error_line(err)
+
+
+def test_a_missing_onnxruntime_is_exit_4_with_the_install_line(infer, bundle, photos, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    code, _, err = infer(photos, "--engine", bundle)
+    assert code == 4
+    assert 'pip install "zsl-deploy[cpu]"' in error_line(err)
+
+
+def test_a_damaged_bundle_is_exit_5(infer, bundle, photos, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(bundle, broken)
+    data = bytearray((broken / "model.onnx").read_bytes())
+    data[100] ^= 255
+    (broken / "model.onnx").write_bytes(data)
+    code, out, err = infer(photos, "--engine", broken)
+    assert (code, out) == (5, "")
+    assert "E-BUNDLE-HASH" in error_line(err)
+
+
+def test_a_filter_that_leaves_no_class_is_a_usage_error(infer, photos, tmp_path):
+    folder = make_tiny_bundle(tmp_path / "b")
+    opened = Bundle.open(folder)
+    now = opened.current()
+    seen = np.flatnonzero(now.table.seen)
+    with opened.lock():
+        fewer = replace(now, number=2, parent=1, table=now.table.take(seen), head=now.head.take(seen))
+        opened.commit(fewer, {"names": list(UNSEEN)})
+    code, out, err = infer(photos, "--engine", folder, "--classes", "unseen")
+    assert (code, out) == (2, "")
+    assert "E-FILTER-EMPTY" in error_line(err)
+
+
+# --- output ---------------------------------------------------------------------------------------------------------
+
+
+def test_output_goes_to_a_file_with_the_same_bytes(infer, bundle, photos, tmp_path):
+    _, expected, _ = infer(photos, "--engine", bundle)
+    folder = tmp_path / "results"
+    folder.mkdir()
+    for content in (None, "old"):
+        if content:
+            (folder / "out.csv").write_text(content)
+        code, out, _ = infer(photos, "--engine", bundle, "--output", folder / "out.csv")
+        assert (code, out) == (0, "")
+        assert (folder / "out.csv").read_text() == expected
+        assert [p.name for p in folder.iterdir()] == ["out.csv"]
+
+
+def test_output_is_kept_when_some_pictures_are_unreadable(infer, bundle, photos, tmp_path):
+    (photos / "bad.jpg").touch()
+    code, _, _ = infer(photos, "--engine", bundle, "--topk", 1, "--output", tmp_path / "out.csv")
+    assert code == 6
+    assert len(rows_of((tmp_path / "out.csv").read_text())) == 8
+
+
+def test_output_to_an_impossible_place(infer, bundle, photos, tmp_path):
+    code, _, err = infer(photos, "--engine", bundle, "--output", tmp_path)
+    assert code == 2
+    assert "E-OUTPUT" in error_line(err)
+    code, _, err = infer(photos, "--engine", bundle, "--output", tmp_path / "no" / "out.csv")
+    assert code == 2
+    assert "E-SYSTEM: could not write the results" in error_line(err)
+    if Path("/dev/full").exists():
+        code, _, err = infer(photos, "--engine", bundle, "--output", "/dev/full")
+        assert code == 2
+        assert "No space left" in error_line(err)
+        assert Path("/dev/full").is_char_device()
+
+
+def run(*arguments: object, **options) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*PROGRAM, *map(str, arguments)], capture_output=True, check=False, **options)
+
+
+def test_a_full_disk_leaves_nothing_behind(bundle, photos, tmp_path):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "out.csv").write_text("old")
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+    done = run(photos, "--engine", bundle, "--output", folder / "out.csv", preexec_fn=limit)
+    assert done.returncode == 2
+    assert b"E-SYSTEM: could not write the results" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+    assert [p.name for p in folder.iterdir()] == ["out.csv"]
+    assert (folder / "out.csv").read_text() == "old"
+
+
+@pytest.fixture
+def open_folder():
+    """Other users can reach this folder; pytest's own is closed to them."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@allow_fork
+def test_no_write_permission_is_said_in_one_line(bundle, photos, open_folder):
+    shutil.copytree(bundle, open_folder / "bundle")
+    shutil.copytree(photos, open_folder / "photos")
+    (open_folder / "results").mkdir(mode=0o555)
+
+    def label() -> int:
+        os.chdir(open_folder)
+        return main(["photos", "--engine", "bundle", "--output", "results/out.csv"])
+
+    outcome = forked(label, **become_nobody())
+    assert outcome.code == 2
+    assert "E-SYSTEM: could not write the results to 'results/out.csv'" in error_line(outcome.stderr.splitlines())
+    assert "Permission denied" in outcome.stderr
+    assert list((open_folder / "results").iterdir()) == []
+
+
+def test_interrupted_in_the_middle_leaves_nothing_behind(row_bundle, tmp_path):
+    np.save(tmp_path / "many.npy", np.zeros((400_000, 4, 3), np.float16))
+    folder = tmp_path / "results"
+    folder.mkdir()
+    arguments = [str(tmp_path / "many.npy"), "--engine", row_bundle, "--output", str(folder / "out.csv")]
+    with subprocess.Popen([*PROGRAM, *arguments], stderr=subprocess.PIPE) as child:
+        deadline = time.monotonic() + 60
+        while not any(path.stat().st_size for path in folder.iterdir()):
+            assert time.monotonic() < deadline
+            assert child.poll() is None
+            time.sleep(0.01)
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert err.split() == [b"interrupted"]
+    assert list(folder.iterdir()) == []
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(row_bundle, tmp_path):
+    np.save(tmp_path / "many.npy", np.zeros((400_000, 4, 3), np.float16))
+    arguments = [str(tmp_path / "many.npy"), "--engine", row_bundle]
+    with subprocess.Popen([*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout.readline() == b"path,rank,class,split,probability\n"
+        child.stdout.close()
+        err = child.stderr.read()
+        assert child.wait(timeout=60) == 0
+    assert err == b""
+
+
+# --- the process ----------------------------------------------------------------------------------------------------
+
+
+def test_results_are_utf8_whatever_the_locale(bundle, photos, tmp_path):
+    shutil.copy(photos / "7.png", photos / "ö.png")
+    environment = os.environ | {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    arguments = [photos / "ö.png", photos / "missing\u20ac.png", "--engine", bundle, "--topk", 1]
+    done = run(*arguments[:1], *arguments[2:], env=environment)
+    assert done.returncode == 0
+    assert f"{photos}/ö.png,1,übersee-ente,unseen,".encode() in done.stdout
+    done = run(*arguments, env=environment)
+    assert done.returncode == 2
+    assert b"E-INPUT-MISSING" in done.stderr
+
+
+def test_help_is_instant_because_it_imports_nothing_heavy():
+    program = (
+        "import sys\n"
+        "from zsl_runtime.cli_infer import main\n"
+        "code = main(['--help'])\n"
+        "heavy = {'numpy', 'PIL', 'onnxruntime', 'torch', 'safetensors'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    for flag in ("--engine", "--topk", "--format", "--output", "--classes", "--min-probability", "--device"):
+        assert flag in done.stdout
+    for flag in ("--backend", "--threads", "--batch-size", "PATHS"):
+        assert flag in done.stdout
+
+
+def test_a_terminal_sees_a_bar(bundle, photos):
+    """Through a real pseudo-terminal on stderr; stdout stays clean."""
+    pty = pytest.importorskip("pty")
+    controller, terminal = pty.openpty()
+    done = subprocess.run(
+        [*PROGRAM, str(photos), "--engine", bundle, "--topk", "1"], stdout=subprocess.PIPE, stderr=terminal, check=True
+    )
+    os.close(terminal)
+    seen = os.read(controller, 65536).decode()
+    os.close(controller)
+    assert "8/8" in seen
+    assert "pictures/s" in seen
+    assert len(rows_of(done.stdout.decode())) == 8
+
+
+def test_it_runs_where_torch_and_onnx_cannot_be_imported(bundle, photos):
+    program = (
+        "import sys\n"
+        "for name in ('torch', 'onnx', 'scipy', 'zsl_train', 'zsl_export'):\n"
+        "    sys.modules[name] = None\n"
+        "from zsl_runtime.cli_infer import main\n"
+        "sys.exit(main())\n"
+    )
+    arguments = [str(photos), "--engine", bundle, "--topk", "1"]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    assert [row["class"] for row in rows_of(done.stdout)] == list(SEEN + UNSEEN)
