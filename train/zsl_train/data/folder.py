@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
     from zsl_runtime.class_table import ClassTable
 
+# Kinds of letters that do not come back from a CSV file: control characters, line separators, and the halves of
+# surrogate pairs that Python makes of bytes that are not UTF-8. Class names may not have them either.
+UNWRITABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
 
 @dataclass(frozen=True)
 class _Found:
@@ -138,11 +142,12 @@ def _find_pictures(root: Path, table: ClassTable) -> _Found:
             f"no pictures below the class folders of {root} ({loose} pictures directly in it, {others} files that are "
             f"no pictures); expected {root}/<class>/*.jpg",
         )
-    # Python keeps bytes that are not UTF-8 as halves of surrogate pairs, which no CSV file can hold.
-    odd = [path for path, _ in pairs if any("\ud800" <= letter <= "\udfff" for letter in path)]
+    odd = [path for path, _ in pairs if any(unicodedata.category(letter) in UNWRITABLE for letter in path)]
     if odd:
         raise UsageError(
-            "E-DATA-FILE-NAME", f"{len(odd)} pictures have names that are not UTF-8: {listed(odd)}; rename them"
+            "E-DATA-FILE-NAME",
+            f"{len(odd)} pictures have line breaks, control characters or bytes that are not UTF-8 in their names: "
+            f"{listed(odd)}; rename them",
         )
     pairs.sort()
     notes = []
