@@ -103,9 +103,10 @@ class Session:
         folder: checkpoint folder of this training; created on demand.
         log: called with a plain dict for every line of log.jsonl.
         name: shown in the log and in progress, such as ``final`` or ``fold 1/3``.
-        progress: called with (stage, done, total, losses) after every step.
+        progress: called with (session, stage, done, total, losses) after every step.
         snapshot_at: fractions of the last stage after which `snapshot` is called, in (0, 1]; empty for none.
         snapshot: called with (fraction, trained) at those points.
+        stop_at: the share of the last stage that is run, as the selection on validation classes chose it.
         save_seconds: time between two checkpoints inside a stage.
 
     """
@@ -116,15 +117,17 @@ class Session:
         log: Callable[[dict[str, Any]], None],
         *,
         name: str = "final",
-        progress: Callable[[str, int, int, Mapping[str, float]], None] | None = None,
+        progress: Callable[[str, str, int, int, Mapping[str, float]], None] | None = None,
         snapshot_at: tuple[float, ...] = (),
         snapshot: Callable[[float, Trained], None] | None = None,
+        stop_at: float = 1.0,
         save_seconds: float = 20.0,
     ) -> None:
         self.folder = folder
         self.name = name
         self.snapshot_at = snapshot_at
         self.snapshot = snapshot
+        self.stop_at = stop_at
         self._log = log
         self._progress = progress
         self._save_seconds = save_seconds
@@ -135,7 +138,7 @@ class Session:
         steps: int,
         state: Mapping[str, Stateful],
         body: Callable[[int], Mapping[str, torch.Tensor]],
-        after: Callable[[int], None] | None = None,
+        trained: Trained | None = None,
     ) -> None:
         """Run `body(step)` for step 0 .. steps-1, resuming from the stage's checkpoint when there is one.
 
@@ -144,13 +147,18 @@ class Session:
             steps: number of steps in total.
             state: everything that changes during the stage; all randomness must come from it.
             body: one step; returns its losses, scalars by name.
-            after: called with the number of steps done after every step (snapshots).
+            trained: given in the last stage only: the modules as they are being trained. The stage then ends at
+                `stop_at` and calls `snapshot` on its way.
 
         Raises:
             GateError: E-DIVERGED when a loss is NaN, infinite or beyond 1e8.
 
         """
         path = self.folder / f"{stage}.pt"
+        snapshots: dict[int, float] = {}
+        if trained is not None:
+            snapshots = {max(1, round(share * steps)): share for share in self.snapshot_at}
+            steps = max(1, round(self.stop_at * steps))
         done = self._restore(path, stage, steps, state)
         if done == steps:
             return
@@ -162,10 +170,10 @@ class Session:
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value
             count = step + 1
-            if after is not None:
-                after(count)
+            if trained is not None and self.snapshot is not None and count in snapshots:
+                self.snapshot(snapshots[count], trained)
             if self._progress is not None:
-                self._progress(stage, count, steps, losses)
+                self._progress(self.name, stage, count, steps, losses)
             if count % LOG_EVERY == 0 or count == steps:
                 width = count - max(start, (count - 1) // LOG_EVERY * LOG_EVERY)
                 means = {name: round(value / width, 6) for name, value in sums.items()}

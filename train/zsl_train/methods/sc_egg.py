@@ -15,7 +15,7 @@ computed as (W1 alpha) r, with the sum over regions after the product with W1.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -314,6 +314,72 @@ def _trained(
         views=(View("lifted", 0, lifted, 1.0, fit),),
         synthetic_per_class=config.synthetic_per_class,
     )
+
+
+# --- how long it takes ---------------------------------------------------------------------------------------------
+
+FLOPS_PER_SECOND = 60e9  # what two cores of a current server reach in these products, measured
+STEP_SECONDS = 0.004  # of a step besides its products: drawing, small tensors, Python
+
+
+def steps_of(config: Config, count: int) -> tuple[int, int, int]:
+    """Steps of the three stages for `count` training pictures; the third in outer steps."""
+    first = _steps(config.stage1_epochs, config.stage1_steps, count, config.embedding_batch)
+    second = _steps(config.stage2_epochs, config.stage2_steps, count, config.embedding_batch)
+    return first, second, _steps(2 * config.stage3_epochs, config.stage3_steps, count, config.batch)
+
+
+def step_seconds(config: Config, dims: Dims) -> tuple[float, float, float]:
+    """Seconds of one step of each stage on two cores: multiply-adds of forward and backward over the measured rate."""
+    regions, channels, attributes = dims.regions, dims.channels, dims.attributes
+    maps = 2 * regions * channels * attributes
+    mlp = regions * (attributes // 2) * (attributes + channels) if config.global_weight > 0 else 0
+    scen = config.embedding_batch * (2 * maps + 3 * mlp)
+    if config.guide == "separate":
+        guide = config.embedding_batch * 3 * config.guide_hidden * (channels + dims.classes)
+    else:
+        guide = config.embedding_batch * (maps / 2 + 3 * mlp)
+    critic = config.hidden * (channels + attributes)
+    generator = config.hidden * (2 * attributes + channels)
+    decoder = config.hidden * (channels + attributes)
+    encoder = config.hidden * (channels + 3 * attributes)
+    one_critic = config.batch * (9 * critic + 3 * decoder + encoder + generator)
+    one_generator = config.batch * (6 * generator + 3 * encoder + 2 * critic + 3 * decoder)
+    feedback = 0.5 * config.batch * 4 * config.hidden**2 * 2 if config.feedback_train > 0 else 0
+    # Adam reads and writes every parameter: as dear as a few rows of the products
+    update = 12 * (config.critic_steps * (critic + decoder) + generator + encoder + decoder)
+    outer = config.critic_steps * one_critic + one_generator + feedback + update
+    return (
+        2 * scen / FLOPS_PER_SECOND + STEP_SECONDS,
+        2 * guide / FLOPS_PER_SECOND + STEP_SECONDS,
+        2 * outer / FLOPS_PER_SECOND + (config.critic_steps + 2) * STEP_SECONDS,
+    )
+
+
+def estimate(config: Config, dims: Dims, count: int) -> float:
+    """Seconds one training takes on two cores, heads and scores left out."""
+    return sum(n * seconds for n, seconds in zip(steps_of(config, count), step_seconds(config, dims), strict=True))
+
+
+def size(config: Config, dims: Dims, count: int, seconds: float) -> Config:
+    """Shorten all stages by one factor until they fit into `seconds`; settings that fit are returned as they are."""
+    share = seconds / estimate(config, dims, count)
+    return config if share >= 1 else _with_steps(config, [int(n * share) for n in steps_of(config, count)])
+
+
+def cap_epochs(config: Config, epochs: float, count: int) -> Config:
+    """No stage longer than `epochs` passes over the pictures, those counted in steps included."""
+    limits = (
+        _steps(epochs, 0, count, config.embedding_batch),
+        _steps(epochs, 0, count, config.embedding_batch),
+        _steps(2 * epochs, 0, count, config.batch),
+    )
+    return _with_steps(config, [min(n, limit) for n, limit in zip(steps_of(config, count), limits, strict=True)])
+
+
+def _with_steps(config: Config, steps: list[int]) -> Config:
+    first, second, third = (max(1, n) for n in steps)
+    return replace(config, stage1_steps=first, stage2_steps=second, stage3_steps=third)
 
 
 # --- stage 1: SCEN ------------------------------------------------------------------------------------------------
@@ -719,17 +785,12 @@ def train_eggn(
     eggn = Eggn(features, data, guide, config, rng)
     trained = _trained(config, scen.embedder, eggn.generator, eggn.decoder, eggn.feedback)
     per_loop = max(1, round(len(features) / config.batch))
-    steps = config.stage3_steps or max(1, round(2 * config.stage3_epochs * per_loop))
-    snapshots = {max(1, round(fraction * steps)): fraction for fraction in session.snapshot_at}
+    steps = steps_of(config, len(features))[2]
 
     def body(step: int) -> dict[str, Tensor]:
         return eggn.outer_step(with_feedback=(step // per_loop) % 2 == 1)
 
-    def after(done: int) -> None:
-        if session.snapshot is not None and done in snapshots:
-            session.snapshot(snapshots[done], trained)
-
-    session.loop("eggn", steps, eggn.state(), body, after)
+    session.loop("eggn", steps, eggn.state(), body, trained)
     return trained
 
 

@@ -1,0 +1,100 @@
+"""zsl-train: photographs and class attributes in, a run folder out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zsl_runtime.errors import run_command
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Data folder: images/<class>/*.jpg and classes.csv; or the CUB-200-2011 archive.",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder to write.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="TOML recipe; see train/recipes.")
+@click.option("--method", help="Training method.  [default: sc-egg]")
+@click.option("--preset", help="Settings of the method: default (sized from the data), paper or code.  [default: default]")
+@click.option("--backbone", help="resnet101 or efficientnet_lite2.  [default: resnet101]")
+@click.option("--image-size", type=int, help="Picture side in pixels, such as 224 or 448.  [default: the backbone's]")
+@click.option("--weights", help="Backbone weight file; otherwise the published ImageNet weights.")
+@click.option("--splits", type=click.Path(path_type=Path), help="split.csv, or att_splits.mat for CUB.")
+@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="No stage longer than this many epochs.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.  [default: 0]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting of the recipe or the method.")
+@click.option("--resume", is_flag=True, help="Go on with an unfinished run, and fail if there is none.")
+@click.option("--force", is_flag=True, help="Replace the run that is there.")
+def command(**options: Any) -> None:
+    """Train a zero-shot classifier on photographs of the seen classes and the attributes of all classes.
+
+    An unfinished run with the same recipe is resumed. Photographs that cannot be read are reported and left out (exit code 6
+    at the end). Next: zsl-export RUN --out BUNDLE.
+    """
+    if options["resume"] and options["force"]:
+        raise click.UsageError("--resume and --force contradict each other; give one")
+    raise click.exceptions.Exit(train(options))
+
+
+def train(options: dict[str, Any]) -> int:
+    """Run the command's options; returns the exit code."""
+    from zsl_runtime.errors import UsageError
+    from zsl_runtime.threads import usable_cpus
+    from zsl_train.recipe import make_recipe, parse_overrides, read_recipe
+    from zsl_train.report import TrainingProgress, scores_table
+    from zsl_train.run_folder import RunWriter
+
+    base = read_recipe(options["recipe"]) if options["recipe"] else {}
+    flags = ("method", "preset", "backbone", "image_size", "seed")
+    chosen = {name: options[name] for name in flags if options[name] is not None}
+    recipe = make_recipe(base, parse_overrides(options["overrides"]), chosen)
+    out: Path = options["out"]
+    writer = RunWriter(out, force=options["force"])
+    if options["resume"] and not (out / "run.json").is_file():
+        raise UsageError("E-RUN", f"--resume: {out} holds no unfinished run; leave --resume out to begin one")
+
+    import torch
+
+    from zsl_train.data.image_set import open_image_set
+    from zsl_train.methods import find_method
+    from zsl_train.recipe import method_config
+    from zsl_train.training import open_backbone, run_training
+
+    method = find_method(recipe.method)
+    method_config(method.Config, method.PRESETS, recipe)  # a wrong setting is told before minutes of extraction
+    torch.set_num_threads(usable_cpus())
+    images = open_image_set(options["data"], options["splits"], recipe.seed)
+    _say(
+        f"{len(images)} photographs, {int(images.table.seen.sum())} seen and {int((~images.table.seen).sum())} unseen "
+        f"classes, {len(images.table.attributes)} attributes"
+    )
+    backbone = open_backbone(recipe, options["weights"])
+    progress = TrainingProgress()
+    try:
+        with writer.exclusive():
+            scores = run_training(
+                images, backbone, recipe, writer, cap_epochs=options["epochs"], say=_say, progress=progress
+            )
+    finally:
+        progress.close()
+    _say(scores_table(scores))
+    _say(f"run written to {out}; next: zsl-export {out} --out BUNDLE")
+    click.echo(out)
+    return 6 if scores["protocol"]["pictures"]["unreadable"] else 0
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of zsl-train."""
+    return run_command(command, argv)

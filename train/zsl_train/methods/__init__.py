@@ -1,0 +1,47 @@
+"""The table of methods. A new one is one file and one line here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from zsl_runtime.errors import UsageError
+from zsl_train.methods import sc_egg
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from zsl_train.methods.base import Dims, Trained, TrainingData
+    from zsl_train.session import Session
+
+
+class Method(Protocol):
+    """What a method's module offers (see `zsl_train.methods.base`)."""
+
+    NAME: str
+    PRESETS: Mapping[str, Mapping[str, Any]]
+    Config: Any
+
+    def build(self, config: Any, dims: Dims) -> Trained:
+        """The shipped modules, untrained."""
+
+    def fit(self, data: TrainingData, config: Any, session: Session, seed: int) -> Trained:
+        """Train."""
+
+    def cap_epochs(self, config: Any, epochs: float, count: int) -> Any:
+        """The same settings with no stage longer than `epochs` passes over `count` pictures."""
+
+    def size(self, config: Any, dims: Dims, count: int, seconds: float) -> Any:
+        """Settings whose stages fit into `seconds` on two cores, never longer than they were."""
+
+    def estimate(self, config: Any, dims: Dims, count: int) -> float:
+        """Seconds one training takes on two cores."""
+
+
+METHODS: dict[str, Method] = {sc_egg.NAME: sc_egg}
+
+
+def find_method(name: str) -> Method:
+    """The method called `name`; UsageError E-METHOD lists the known ones."""
+    if name not in METHODS:
+        raise UsageError("E-METHOD", f"no method {name!r}; known are {', '.join(sorted(METHODS))}")
+    return METHODS[name]

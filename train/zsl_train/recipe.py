@@ -1,0 +1,147 @@
+"""The recipe: everything one training run depends on. A TOML file, a frozen dataclass, and nothing outside them."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from zsl_runtime.errors import UsageError, from_os_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one run depends on besides the photographs themselves.
+
+    Attributes:
+        method: key of `zsl_train.methods.METHODS`.
+        preset: named settings of the method: default, paper or code.
+        backbone: key of `zsl_train.backbones.BACKBONES`.
+        image_size: picture side P the backbone is run at; 0 is the backbone's own.
+        seed: of everything random.
+        folds: validation folds that choose epochs, gamma and temperature; 0 selects nothing.
+        snapshots: shares of the last stage that are compared on the validation classes.
+        replay_per_class: photographed features kept for later head fits, at most, for each seen class.
+        parity_pictures: pictures kept for the parity gate of the export, beside the probe.
+        probe_pictures: pictures kept in the bundle to prove that an engine computes what it should.
+        clamp_negative: semantic rule: negative attributes (AWA's "missing") become 0.
+        unit_l2: semantic rule: class vectors of unit L2 norm.
+        words: a word-vector file (GloVe or word2vec text); empty: attribute_vectors.npy of the data, or learned ones.
+        word_width: width of word vectors learned from scratch.
+        settings: settings of the method that differ from its preset.
+
+    """
+
+    method: str = "sc-egg"
+    preset: str = "default"
+    backbone: str = "resnet101"
+    image_size: int = 0
+    seed: int = 0
+    folds: int = 3
+    snapshots: tuple[float, ...] = (0.25, 0.5, 1.0)
+    replay_per_class: int = 200
+    parity_pictures: int = 96
+    probe_pictures: int = 4
+    clamp_negative: bool = True
+    unit_l2: bool = True
+    words: str = ""
+    word_width: int = 300
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for recipe.toml and the manifest."""
+        return asdict(self) | {"snapshots": list(self.snapshots)}
+
+
+RECIPE_TYPES = get_type_hints(Recipe, globals(), {"Any": Any})
+
+
+def _checked(name: str, value: Any, wanted: Any, source: str) -> Any:
+    """`value` as type `wanted`, or UsageError E-RECIPE naming key, type and source."""
+    if wanted is float and type(value) is int:
+        return float(value)
+    if name == "snapshots" and isinstance(value, (list, tuple)):
+        if value and all(isinstance(x, (int, float)) and 0 < x <= 1 for x in value):
+            return tuple(float(x) for x in value)
+        raise UsageError("E-RECIPE", f"{source}: snapshots = {value!r}; expected shares in (0, 1], such as [0.5, 1.0]")
+    expected = getattr(wanted, "__args__", None)  # Literal["a", "b"]
+    if expected and all(isinstance(one, str) for one in expected):
+        if value in expected:
+            return value
+        raise UsageError("E-RECIPE", f"{source}: {name} = {value!r}; expected one of {', '.join(map(repr, expected))}")
+    plain = dict if name == "settings" else wanted
+    if type(value) is not plain:
+        raise UsageError(
+            "E-RECIPE", f"{source}: {name} = {value!r} is {type(value).__name__}; expected {plain.__name__}"
+        )
+    if plain in (int, float) and value < 0:
+        raise UsageError("E-RECIPE", f"{source}: {name} = {value!r}; expected a number that is not negative")
+    return value
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The keys of a recipe file, checked; UsageError E-RECIPE for anything unknown or of the wrong type."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError("E-RECIPE", f"{path} is not UTF-8 text ({error}); give a TOML recipe") from error
+    except OSError as error:
+        raise from_os_error(error, "read the recipe") from error
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError("E-RECIPE", f"{path} is not valid TOML: {error}; see train/recipes for examples") from error
+    return {name: _recipe_key(name, value, str(path)) for name, value in data.items()}
+
+
+def _recipe_key(name: str, value: Any, source: str) -> Any:
+    if name not in RECIPE_TYPES:
+        known = ", ".join(sorted(RECIPE_TYPES))
+        raise UsageError("E-RECIPE", f"{source}: unknown key {name!r}; a recipe knows {known}")
+    return _checked(name, value, RECIPE_TYPES[name], source)
+
+
+def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
+    """``key=value`` strings to values: TOML on the right-hand side, otherwise a plain string."""
+    values: dict[str, Any] = {}
+    for item in items:
+        name, equals, text = item.partition("=")
+        name, text = name.strip(), text.strip()
+        if not equals or not name or not text:
+            raise UsageError("E-RECIPE", f"--set {item!r}; expected key=value, such as --set hidden=1024")
+        try:
+            values[name] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[name] = text
+    return values
+
+
+def make_recipe(base: Mapping[str, Any], overrides: Mapping[str, Any], chosen: Mapping[str, Any]) -> Recipe:
+    """Put a recipe together; later parts win: file, then --set, then the command's own flags.
+
+    Args:
+        base: keys of a recipe file.
+        overrides: of --set; names that are not the recipe's own go to the method's settings.
+        chosen: flags that were given on the command line.
+
+    """
+    own = {k: _recipe_key(k, v, "--set") for k, v in overrides.items() if k in RECIPE_TYPES}
+    settings = {**base.get("settings", {}), **{k: v for k, v in overrides.items() if k not in RECIPE_TYPES}}
+    return Recipe(**{**base, **own, **chosen, "settings": {**settings, **chosen.get("settings", {})}})
+
+
+def method_config(config_type: Any, presets: Mapping[str, Mapping[str, Any]], recipe: Recipe) -> Any:
+    """The method's Config for a recipe: its defaults, then the preset, then the recipe's settings, all checked."""
+    if recipe.preset not in presets:
+        raise UsageError("E-RECIPE", f"preset {recipe.preset!r} of {recipe.method}; expected one of {', '.join(presets)}")
+    types = get_type_hints(config_type)
+    unknown = sorted(set(recipe.settings) - set(types))
+    if unknown:
+        known = ", ".join(one.name for one in fields(config_type))
+        raise UsageError("E-RECIPE", f"{', '.join(unknown)} is no setting of {recipe.method}; it knows {known}")
+    settings = {k: _checked(k, v, types[k], f"settings of {recipe.method}") for k, v in recipe.settings.items()}
+    return replace(config_type(), **{**presets[recipe.preset], **settings})

@@ -1,0 +1,83 @@
+"""What a run says to a person: the table of scores and the progress of training."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+COLUMNS = ("T1", "U", "S", "H", "AUSUC", "H_uncalibrated")
+PROGRESS_SECONDS = 10.0  # between two progress lines where there is no terminal
+
+
+def cell(value: float | None) -> str:
+    """One figure of a table: one decimal, or a dash where it cannot be known."""
+    return "-" if value is None else f"{value:.1f}"
+
+
+def scores_table(scores: Mapping[str, Any]) -> str:
+    """The run's scores beside the baselines', as aligned text."""
+    rows = [("", *COLUMNS), (f"{scores['method']} ({scores['preset']})", *(cell(scores[name]) for name in COLUMNS))]
+    rows += [(name, *(cell(found[key]) for key in COLUMNS)) for name, found in scores["baselines"].items()]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(text.ljust(width) if i == 0 else text.rjust(width) for i, (text, width) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    ]
+    lines.append(
+        f"percent, mean of per-class top-1; T1_czsl {cell(scores['T1_czsl'])}, "
+        f"expected calibration error {cell(scores['ECE'])}"
+    )
+    protocol = scores["protocol"]
+    lines.append(f"{protocol['split']}; {protocol['features']}; {protocol['selection']}; seed {protocol['seed']}")
+    lines += [f"{what}: none, {why}" for what, why in scores["null"].items()]
+    return "\n".join(lines)
+
+
+class TrainingProgress:
+    """Progress of the training loops on stderr: a bar on a terminal, otherwise a line every ten seconds."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        self._stage = ""
+        self._line_at = time.monotonic()
+
+    def __call__(self, session: str, stage: str, done: int, total: int, losses: Mapping[str, float]) -> None:
+        """Show one step."""
+        shown = " ".join(f"{name} {value:.3g}" for name, value in losses.items())
+        if sys.stderr.isatty():
+            self._draw(f"{session}: {stage}", done, total, shown)
+        elif done == total or time.monotonic() - self._line_at > PROGRESS_SECONDS:
+            self._line_at = time.monotonic()
+            print(f"{session}: {stage} {done}/{total} {shown}", file=sys.stderr, flush=True)
+
+    def _draw(self, stage: str, done: int, total: int, shown: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if self._bar is None:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[shown]}"),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._bar.start()
+        if stage != self._stage:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task, self._stage = self._bar.add_task(stage, total=total, shown=""), stage
+        self._bar.update(self._task, completed=done, shown=shown)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,198 @@
+"""Selection on validation classes: how long to train, gamma and temperature, and the baselines' scaling and ridge.
+
+Some seen classes play the unseen ones. In each fold a share of the seen classes is left out of training (validation
+classes), and of the other classes a fifth of the training pictures is held out. A model trained on the rest is scored on both,
+as the final model is scored on the test set. No test picture and no unseen class is ever looked at
+(METHODS.md 1.5, the honest protocol).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from zsl_train.evaluate import choose_gamma, fit_temperature, seen_unseen_curve
+from zsl_train.methods.baselines import BASELINES, SCALINGS, scale
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+    Ints = NDArray[np.int64]
+    Bools = NDArray[np.bool_]
+
+HELD_OUT = 5  # one training picture in five of a training class is held out in a fold
+MINIMUM_SEEN = 4  # fewer seen classes cannot lend two for validation and keep two to train on
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One split of the seen classes, in rows of the full table and of the picture list.
+
+    Attributes:
+        classes: ascending rows of the full table: training and validation classes.
+        seen: (len(classes),) bool, False for validation classes.
+        train: picture rows to train on.
+        held_out: picture rows to score, of training and of validation classes.
+
+    """
+
+    classes: Ints
+    seen: Bools
+    train: Ints
+    held_out: Ints
+
+    def columns(self, labels: Ints) -> Ints:
+        """Full-table labels -> columns of this fold."""
+        return np.searchsorted(self.classes, labels).astype(np.int64)
+
+
+def make_folds(rows: Ints, labels: Ints, seen: Bools, *, count: int, seed: int, marked: Bools | None = None) -> list[Fold]:
+    """Draw `count` folds; the share of validation classes is the share of unseen classes in the whole table.
+
+    The validation classes of different folds do not overlap while there are enough classes.
+
+    Args:
+        rows: (n,) picture rows that may be trained on.
+        labels: (n,) their classes, rows of the full table.
+        seen: (C,) bool of the full table.
+        count: folds wanted; 0 gives none.
+        seed: of the draw.
+        marked: (n,) bool, pictures the user marked for validation (role `val`): held out in place of a drawn fifth.
+
+    Returns:
+        An empty list when fewer than four classes are seen: nothing can be selected then.
+
+    """
+    known = np.flatnonzero(seen)
+    if len(known) < MINIMUM_SEEN or count <= 0:
+        return []
+    rng = np.random.default_rng([seed, 71])
+    share = (~seen).mean() if not seen.all() else 0.25
+    left_out = int(np.clip(round(share * len(known)), 2, len(known) - 2))
+    order = np.concatenate([rng.permutation(known) for _ in range(count)])
+    folds = []
+    for index in range(count):
+        chosen = order[index * left_out : (index + 1) * left_out]
+        if len(np.unique(chosen)) < left_out:  # the slice runs over the end of one permutation
+            chosen = rng.permutation(known)[:left_out]
+        folds.append(_fold(rows, labels, np.setdiff1d(known, chosen), np.sort(chosen), rng, marked))
+    return folds
+
+
+def _fold(
+    rows: Ints, labels: Ints, training: Ints, validation: Ints, rng: np.random.Generator, marked: Bools | None
+) -> Fold:
+    train: list[Ints] = []
+    held: list[Ints] = [rows[np.isin(labels, validation)]]
+    for one in training:
+        of_class = np.flatnonzero(labels == one)
+        aside = of_class[marked[of_class]] if marked is not None else of_class[:0]
+        if len(aside) in (0, len(of_class)):
+            shuffled = rng.permutation(of_class)
+            aside = shuffled[: len(shuffled) // HELD_OUT]
+        held.append(rows[aside])
+        train.append(rows[np.setdiff1d(of_class, aside)])
+    classes = np.sort(np.concatenate([training, validation]))
+    return Fold(
+        classes=classes,
+        seen=np.isin(classes, training),
+        train=np.sort(np.concatenate(train)),
+        held_out=np.sort(np.concatenate(held)),
+    )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the validation classes chose.
+
+    Attributes:
+        stop_at: share of the last stage that is trained.
+        gamma: subtracted from seen classes' scores.
+        temperature: of the probabilities.
+        validation_H: mean H over the folds at that choice, in percent.
+        candidates: share -> its best mean H.
+
+    """
+
+    stop_at: float
+    gamma: float
+    temperature: float
+    validation_H: float | None  # noqa: N815  # the metric's name
+    candidates: dict[float, float]
+
+
+def choose(
+    snapshots: Mapping[float, Sequence[Floats]], labels: Sequence[Ints], seen: Sequence[Bools]
+) -> Choice:
+    """The share of the last stage and the gamma with the highest mean H over the folds, then the temperature.
+
+    Args:
+        snapshots: share -> scores (n, C) of each fold's held-out pictures, without gamma.
+        labels: columns of each fold's held-out pictures.
+        seen: seen flags of each fold.
+
+    """
+    candidates: dict[float, tuple[float, float]] = {}
+    for share, logits in snapshots.items():
+        curves = [seen_unseen_curve(z, y, s) for z, y, s in zip(logits, labels, seen, strict=True)]
+        usable = [curve for curve in curves if curve is not None]
+        if usable:
+            candidates[share] = choose_gamma(usable)
+    if not candidates:
+        return Choice(1.0, 0.0, 1.0, None, {})
+    best = max(candidates, key=lambda share: (candidates[share][1], -share))
+    gamma, value = candidates[best]
+    temperature = fit_temperature(snapshots[best], labels, seen, gamma)
+    return Choice(best, gamma, temperature, value, {share: found[1] for share, found in candidates.items()})
+
+
+@dataclass(frozen=True)
+class BaselineChoice:
+    """Scaling, ridge(s) and gamma of a baseline, chosen on the same validation classes."""
+
+    scaling: str
+    ridges: tuple[float, ...]
+    gamma: float
+    validation_H: float | None  # noqa: N815
+
+
+def choose_baseline(
+    name: str, folds: Sequence[Fold], pooled: Floats, labels: Ints, semantic: Floats
+) -> BaselineChoice:
+    """Try every scaling and ridge of a baseline on the folds.
+
+    Args:
+        name: key of BASELINES.
+        folds: as the method got them.
+        pooled: (n_all, V) mean-pooled features of all pictures.
+        labels: (n_all,) rows of the full table.
+        semantic: (C, A) of the full table.
+
+    """
+    fit, grid = BASELINES[name]
+    best = BaselineChoice(SCALINGS[0], grid[len(grid) // 2], 0.0, None)
+    for scaling in SCALINGS if folds else ():
+        prepared = [
+            (
+                scale(pooled[fold.train], pooled[fold.train], scaling),
+                fold.columns(labels[fold.train]),
+                scale(pooled[fold.held_out], pooled[fold.train], scaling),
+                fold.columns(labels[fold.held_out]),
+                fold,
+            )
+            for fold in folds
+        ]
+        for ridges in grid:
+            curves = [
+                seen_unseen_curve(fit(x, y, semantic[fold.classes], fold.seen, ridges)(held), held_labels, fold.seen)
+                for x, y, held, held_labels, fold in prepared
+            ]
+            gamma, value = choose_gamma([curve for curve in curves if curve is not None])
+            if best.validation_H is None or value > best.validation_H:
+                best = BaselineChoice(scaling, ridges, gamma, value)
+    return best

@@ -1,0 +1,476 @@
+"""One training run from photographs to a finished run folder: extract, select, train, fit the head, score, save."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from zsl_runtime.bundle import Generation
+from zsl_runtime.class_table import SemanticRule
+from zsl_runtime.errors import UsageError
+from zsl_runtime.head import Head, Replay, fit_head, fitting_rows
+from zsl_train import backbones
+from zsl_train.data.feature_store import extract
+from zsl_train.data.word_vectors import learned_word_vectors, load_word_vectors
+from zsl_train.evaluate import score
+from zsl_train.methods import find_method
+from zsl_train.methods.base import TrainingData, run_batched
+from zsl_train.methods.baselines import BASELINES, scale
+from zsl_train.recipe import method_config
+from zsl_train.run_folder import RunWriter, save_run
+from zsl_train.select import Choice, Fold, choose, choose_baseline, make_folds
+from zsl_train.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from zsl_runtime.class_table import ClassTable
+    from zsl_train.backbones.base import Backbone
+    from zsl_train.data.feature_store import FeatureStore
+    from zsl_train.data.image_set import ImageSet
+    from zsl_train.methods.base import Trained
+    from zsl_train.recipe import Recipe
+
+    Floats = NDArray[np.float32]
+    Ints = NDArray[np.int64]
+
+DEFAULT_SECONDS = 18 * 60.0  # `--preset default` ends within 20 minutes on two cores: two are kept for heads and scores
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything before the method: pictures, features, semantic vectors, word vectors.
+
+    Attributes:
+        images: the pictures and classes.
+        store: their region features.
+        rule: attributes -> semantic vectors.
+        semantic: (C, A) float32.
+        words: (A, W) float32.
+        notes: things the user should be told.
+
+    """
+
+    images: ImageSet
+    store: FeatureStore
+    rule: SemanticRule
+    semantic: Floats
+    words: Floats
+    notes: tuple[str, ...]
+
+    def rows(self, *roles: str, seen: bool | None = None) -> Ints:
+        """Readable pictures with one of these roles, ascending."""
+        found = np.concatenate([self.images.rows(role, seen=seen) for role in roles])
+        return np.sort(found[self.store.ok[found]]).astype(np.int64)
+
+
+def prepare(images: ImageSet, backbone: Backbone, recipe: Recipe) -> Prepared:
+    """Extract region features (or reuse them), apply the semantic rule, find word vectors."""
+    store = extract(images, backbone)
+    rule = SemanticRule(clamp_negative=recipe.clamp_negative, unit_l2=recipe.unit_l2)
+    words, notes = _word_vectors(images, recipe)
+    return Prepared(images, store, rule, rule.apply(images.table.raw), words, images.notes + notes)
+
+
+def _word_vectors(images: ImageSet, recipe: Recipe) -> tuple[Floats, tuple[str, ...]]:
+    from pathlib import Path
+
+    if recipe.words:
+        found = load_word_vectors(Path(recipe.words), images.words)
+    elif images.word_vectors is not None:
+        return images.word_vectors, ()
+    else:
+        found = learned_word_vectors(len(images.words), recipe.word_width, recipe.seed)
+    return found.vectors, found.notes
+
+
+def training_data(prepared: Prepared, rows: Ints, table: ClassTable, labels: Ints, semantic: Floats) -> TrainingData:
+    """What a method may see: the given rows of the store and the given classes."""
+    return TrainingData(prepared.store.regions, rows, labels, table, semantic, prepared.words)
+
+
+def make_replay(features: Floats, labels: Ints, table: ClassTable, per_class: int, seed: int) -> Replay:
+    """Real seen-class features in half precision, at most `per_class` of each class, drawn with a seed.
+
+    Args:
+        features: (n, F) of the training pictures.
+        labels: (n,) rows of `table`.
+        table: the classes.
+        per_class: cap.
+        seed: of the draw.
+
+    """
+    rng = np.random.default_rng([seed, 11])
+    known = np.flatnonzero(table.seen)
+    kept = []
+    for one in known:
+        rows = np.flatnonzero(labels == one)
+        kept.append(np.sort(rng.permutation(rows)[:per_class]))
+    chosen = np.concatenate(kept)
+    position = np.full(len(table), -1)
+    position[known] = np.arange(len(known))
+    return Replay(
+        features[chosen].astype(np.float16),
+        position[labels[chosen]].astype(np.int32),
+        tuple(table.names[int(i)] for i in known),
+    )
+
+
+def fit_shipped_head(
+    trained: Trained, table: ClassTable, rule: SemanticRule, replay: Replay, seed: int
+) -> Head:
+    """Generation 1's head, from what the bundle keeps: the same function that runs on site.
+
+    Args:
+        trained: with lift and synthesizer.
+        table: classes, seen and unseen.
+        rule: semantic rule.
+        replay: real features.
+        seed: of noise and fit.
+
+    """
+    x, labels = fitting_rows(
+        table,
+        replay,
+        rule=rule,
+        synthesize=lambda semantic, noise: run_batched(trained.synthesizer, semantic, noise),
+        lift=None if trained.lift is None else lambda f: run_batched(trained.lift, f),  # type: ignore[arg-type]
+        width=trained.lifted_width,
+        noise_dim=trained.noise_width,
+        count=trained.synthetic_per_class,
+        seed=seed,
+    )
+    return fit_head(x, labels, len(table), trained.views, seed)
+
+
+def embed_rows(trained: Trained, regions: NDArray[np.float16], rows: Ints, block: int = 64) -> Floats:
+    """f of pictures (n,) rows of the store: (n, F)."""
+    if len(rows) == 0:
+        return np.zeros((0, trained.feature_width), np.float32)
+    parts = [run_batched(trained.embedder, regions[rows[i : i + block]]) for i in range(0, len(rows), block)]
+    return np.concatenate(parts)
+
+
+def head_logits(trained: Trained, head: Head, features: Floats) -> Floats:
+    """Weighted sum of the views' scores, before gamma and temperature: (n, C)."""
+    x = features if trained.lift is None else run_batched(trained.lift, features)
+    total = np.zeros((len(features), len(head)), np.float32)
+    for view, weight, bias in zip(head.views, head.weights, head.biases, strict=True):
+        total += view.weight * (x[:, view.start : view.stop] @ weight.T + bias)
+    return total
+
+
+class Trainer:
+    """One run: selection on validation classes, then the training that ships.
+
+    Args:
+        prepared: pictures and features.
+        recipe: resolved.
+        config: the method's settings.
+        folder: run folder (checkpoint/ and log.jsonl are written in it).
+        progress: for the session's loops.
+
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        recipe: Recipe,
+        config: Any,
+        folder: Path,
+        log: Callable[[dict[str, Any]], None],
+        progress: Callable[..., None] | None = None,
+    ) -> None:
+        self.prepared = prepared
+        self.recipe = recipe
+        self.config = config
+        self.method = find_method(recipe.method)
+        self.folder = folder
+        self.log = log
+        self.progress = progress
+        self.rows = prepared.rows("train", "val", seen=True)
+        self.labels = prepared.images.labels
+
+    def folds(self) -> list[Fold]:
+        """The validation folds of the recipe; empty when too few classes are seen."""
+        marked = self.prepared.images.role[self.rows] == "val"
+        return make_folds(
+            self.rows,
+            self.labels[self.rows],
+            self.prepared.images.table.seen,
+            count=self.recipe.folds,
+            seed=self.recipe.seed,
+            marked=marked if marked.any() else None,
+        )
+
+    def select(self, folds: list[Fold]) -> Choice:
+        """Train on each fold and choose the share of the last stage, gamma and temperature."""
+        scores: dict[float, list[Floats]] = {share: [] for share in self.recipe.snapshots}
+        for index, fold in enumerate(folds):
+            for share, logits in self._fold_scores(fold, index, len(folds)).items():
+                scores[share].append(logits)
+        labels = [fold.columns(self.labels[fold.held_out]) for fold in folds]
+        return choose(scores if folds else {}, labels, [fold.seen for fold in folds])
+
+    def _fold_scores(self, fold: Fold, index: int, count: int) -> dict[float, Floats]:
+        """Scores of the fold's held-out pictures at every snapshot; read back when they were computed before."""
+        folder = self.folder / "checkpoint" / f"fold{index}"
+        wanted = {share: folder / f"scores-{share:g}.npy" for share in self.recipe.snapshots}
+        if not all(path.exists() for path in wanted.values()):
+            table = replace(self.prepared.images.table.take(fold.classes), seen=fold.seen)
+            semantic = self.prepared.semantic[fold.classes]
+            labels = fold.columns(self.labels[fold.train])
+            data = training_data(self.prepared, fold.train, table, labels, semantic)
+
+            def snapshot(share: float, trained: Trained) -> None:
+                replay, _ = self._replay(trained, fold.train, labels, table)
+                head = fit_shipped_head(trained, table, self.prepared.rule, replay, self.recipe.seed)
+                features = embed_rows(trained, data.regions, fold.held_out)
+                save_array(wanted[share], head_logits(trained, head, features))
+
+            session = Session(
+                folder,
+                self.log,
+                name=f"fold {index + 1}/{count}",
+                progress=self.progress,
+                snapshot_at=self.recipe.snapshots,
+                snapshot=snapshot,
+            )
+            self.method.fit(data, self.config, session, self.recipe.seed)
+        return {share: np.load(path, allow_pickle=False) for share, path in wanted.items()}
+
+    def _replay(self, trained: Trained, rows: Ints, labels: Ints, table: ClassTable) -> tuple[Replay, Floats]:
+        features = embed_rows(trained, self.prepared.store.regions, rows)
+        return make_replay(features, labels, table, self.recipe.replay_per_class, self.recipe.seed), features
+
+    def train(self, choice: Choice) -> tuple[Trained, Head, Replay]:
+        """Train on all seen classes as chosen and fit the head that ships."""
+        table = self.prepared.images.table
+        labels = self.labels[self.rows]
+        data = training_data(self.prepared, self.rows, table, labels, self.prepared.semantic)
+        session = Session(
+            self.folder / "checkpoint" / "final", self.log, progress=self.progress, stop_at=choice.stop_at
+        )
+        trained = self.method.fit(data, self.config, session, self.recipe.seed)
+        replay, _ = self._replay(trained, self.rows, labels, table)
+        head = fit_shipped_head(trained, table, self.prepared.rule, replay, self.recipe.seed)
+        return trained, replace(head, gamma=choice.gamma, temperature=choice.temperature), replay
+
+    def test(self, trained: Trained, head: Head) -> dict[str, float | None]:
+        """Scores on the test pictures: the only place that looks at them."""
+        rows = self.prepared.rows("test")
+        logits = head_logits(trained, head, embed_rows(trained, self.prepared.store.regions, rows))
+        return score(logits, self.labels[rows], self.prepared.images.table.seen, head.gamma, head.temperature)
+
+    def conventional(self, trained: Trained) -> float | None:
+        """T1_czsl: a separate head fitted on synthetic features of the unseen classes only (METHODS.md 1.5)."""
+        table = self.prepared.images.table
+        unseen = np.flatnonzero(~table.seen)
+        rows = self.prepared.rows("test", seen=False)
+        if len(unseen) < 2 or len(rows) == 0:  # noqa: PLR2004  # one class cannot be told from another
+            return None
+        only = table.take(unseen)
+        empty = Replay(np.zeros((0, trained.feature_width), np.float16), np.zeros(0, np.int32), ())
+        head = fit_shipped_head(trained, only, self.prepared.rule, empty, self.recipe.seed)
+        logits = head_logits(trained, head, embed_rows(trained, self.prepared.store.regions, rows))
+        labels = np.searchsorted(unseen, self.labels[rows])
+        return score(logits, labels, only.seen, 0.0, 1.0)["T1"]
+
+    def baselines(self, folds: list[Fold]) -> dict[str, dict[str, Any]]:
+        """Test scores of the baselines, each with its own choices on the same validation classes."""
+        pooled, test = self.prepared.store.pooled(), self.prepared.rows("test")
+        table, semantic = self.prepared.images.table, self.prepared.semantic
+        results: dict[str, dict[str, Any]] = {}
+        for name, (fit, _) in BASELINES.items():
+            began = time.monotonic()
+            choice = choose_baseline(name, folds, pooled, self.labels, semantic)
+            train = pooled[self.rows]
+            predict = fit(
+                scale(train, train, choice.scaling), self.labels[self.rows], semantic, table.seen, choice.ridges
+            )
+            logits = predict(scale(pooled[test], train, choice.scaling))
+            figures = score(logits, self.labels[test], table.seen, choice.gamma, 1.0)
+            figures.pop("ECE")  # a baseline's scores are no probabilities
+            results[name] = figures | {
+                "scaling": choice.scaling,
+                "ridges": list(choice.ridges),
+                "gamma": choice.gamma,
+                "validation_H": choice.validation_H,
+                "seconds": round(time.monotonic() - began, 2),
+            }
+        return results
+
+
+def save_array(path: Path, array: Floats) -> None:
+    """Write an .npy under a temporary name and rename it."""
+    from zsl_train.session import write_atomic
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.save(file, array)
+
+    write_atomic(path, write)
+
+
+def keep_pictures(prepared: Prepared, recipe: Recipe, backbone: Backbone) -> tuple[NDArray[np.uint8], Ints]:
+    """Pictures for probe and parity gate: spread over the classes, seeded; training pictures, then test pictures.
+
+    Returns:
+        (n, P, P, 3) uint8 and their classes (n,).
+
+    """
+    from zsl_runtime.pixels import prepare as prepare_pixels
+
+    wanted = recipe.probe_pictures + recipe.parity_pictures
+    rng = np.random.default_rng([recipe.seed, 13])
+    train, test = rng.permutation(prepared.rows("train", "val")), rng.permutation(prepared.rows("test"))
+    order = np.concatenate([train, test])[:wanted]
+    pixels = [prepare_pixels(prepared.images.root / prepared.images.paths[int(i)], backbone.pixels) for i in order]
+    return np.stack(pixels), prepared.images.labels[order]
+
+
+def fingerprint(prepared: Prepared, recipe: Recipe, config: Any) -> str:
+    """Hash of all a run depends on: features, split, attributes, word vectors and the resolved recipe."""
+    digest = hashlib.sha256(prepared.store.fingerprint.encode())
+    digest.update(json.dumps([recipe.to_dict(), dataclasses.asdict(config)], sort_keys=True).encode())
+    for array in (prepared.images.labels, prepared.semantic, prepared.words, prepared.store.ok):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    digest.update("\n".join([*prepared.images.role, *prepared.images.table.names]).encode())
+    return digest.hexdigest()
+
+
+def null_reasons(prepared: Prepared) -> dict[str, str]:
+    """Why figures are null: which pictures there are none of."""
+    unseen, seen = prepared.rows("test", seen=False), prepared.rows("test", seen=True)
+    reasons = {}
+    if len(unseen) == 0:
+        reasons["T1, U, H"] = "no photographs of unseen classes"
+    if len(seen) == 0:
+        reasons["S, H"] = "no test photographs of seen classes"
+    return reasons
+
+
+def protocol(prepared: Prepared, recipe: Recipe, backbone: Backbone, folds: list[Fold], choice: Choice) -> dict[str, Any]:
+    """What stands behind the figures (DESIGN.md section 9)."""
+    table = prepared.images.table
+    return {
+        "split": prepared.images.split_version,
+        "features": f"{backbone.name} at {backbone.pixels.crop} px, weights {backbone.weights_sha256[:12]}",
+        "attributes": f"{len(table.attributes)} class attributes",
+        "classes": {"seen": int(table.seen.sum()), "unseen": int((~table.seen).sum())},
+        "pictures": {
+            "train": len(prepared.rows("train", "val", seen=True)),
+            "test_seen": len(prepared.rows("test", seen=True)),
+            "test_unseen": len(prepared.rows("test", seen=False)),
+            "unreadable": int((~prepared.store.ok).sum()),
+        },
+        "selection": (
+            f"{len(folds)} folds of validation classes carved out of the seen ones chose the share of the last stage, "
+            "gamma and the temperature; test pictures were looked at once"
+            if choice.validation_H is not None
+            else "nothing was selected: gamma 0, temperature 1, the whole schedule"
+        ),
+        "setting": "inductive; attributes of the unseen classes are known while training (semantic-transductive)",
+        "seed": recipe.seed,
+    }
+
+
+def run_training(
+    images: ImageSet,
+    backbone: Backbone,
+    recipe: Recipe,
+    writer: RunWriter,
+    *,
+    cap_epochs: float | None = None,
+    say: Callable[[str], None],
+    progress: Callable[..., None] | None = None,
+) -> dict[str, Any]:
+    """Train as the recipe says and fill the run folder; returns the content of scores.json.
+
+    Args:
+        images: pictures and classes.
+        backbone: frozen network.
+        recipe: what to do.
+        writer: the open run folder.
+        cap_epochs: no stage longer than this many epochs.
+        say: one line of progress for the user.
+        progress: called inside the training loops.
+
+    """
+    method = find_method(recipe.method)
+    config = method_config(method.Config, method.PRESETS, recipe)
+    prepared = prepare(images, backbone, recipe)
+    for note in (*prepared.notes, *prepared.store.problems):
+        say(f"note: {note}")
+    trainer = Trainer(prepared, recipe, config, writer.folder, writer.log, progress)
+    if len(trainer.rows) == 0:
+        raise UsageError("E-DATA-NO-TRAINING", "no readable training photographs; check the pictures and split.csv")
+    folds = trainer.folds()
+    data_dims = training_data(
+        prepared, trainer.rows, images.table, images.labels[trainer.rows], prepared.semantic
+    ).dims
+    if recipe.preset == "default":
+        config = method.size(config, data_dims, len(trainer.rows), DEFAULT_SECONDS / (1 + len(folds)))
+    if cap_epochs is not None:
+        config = method.cap_epochs(config, cap_epochs, len(trainer.rows))
+    trainer.config = config
+    minutes = method.estimate(config, data_dims, len(trainer.rows)) * (1 + len(folds)) / 60
+    say(f"training {recipe.method} ({recipe.preset}) on {len(trainer.rows)} photographs, {len(folds)} validation folds:")
+    say(f"about {minutes:.1f} minutes on 2 cores")
+    writer.begin(recipe, config, fingerprint(prepared, recipe, config))
+
+    began = time.monotonic()
+    choice = trainer.select(folds)
+    if choice.validation_H is not None:
+        say(f"validation classes: H {choice.validation_H:.1f}, {choice.stop_at:.0%} of the last stage, gamma {choice.gamma:.2f}")
+    trained, head, replay = trainer.train(choice)
+    seconds = time.monotonic() - began
+    scores = trainer.test(trained, head) | {
+        "T1_czsl": trainer.conventional(trained),
+        "gamma": head.gamma,
+        "temperature": head.temperature,
+        "validation_H": choice.validation_H,
+        "stop_at": choice.stop_at,
+        "candidates": {f"{share:g}": value for share, value in choice.candidates.items()},
+        "method": recipe.method,
+        "preset": recipe.preset,
+        "train_seconds": round(seconds, 1),
+        "null": null_reasons(prepared),
+        "protocol": protocol(prepared, recipe, backbone, folds, choice),
+        "baselines": trainer.baselines(folds),
+        "machine": {"processor": platform.processor() or platform.machine(), "torch": torch.__version__},
+    }
+    pictures, picture_labels = keep_pictures(prepared, recipe, backbone)
+    save_run(
+        writer,
+        trained=trained,
+        backbone=backbone,
+        dims=data_dims,
+        generation=Generation(1, 0, images.table, head, recipe.seed, "export"),
+        replay=replay,
+        rule=prepared.rule,
+        recipe=recipe,
+        scores=scores,
+        pictures=pictures,
+        picture_labels=picture_labels,
+        images=images,
+    )
+    return scores
+
+
+def open_backbone(recipe: Recipe, weights: str | None) -> Backbone:
+    """The recipe's backbone with its ImageNet weights."""
+    return backbones.build(recipe.backbone, weights, recipe.image_size or None)
