@@ -160,16 +160,17 @@ def read_vector_array(path: Path, count: int) -> NDArray[np.float32]:
     """
     try:
         # Mapped, not read: a damaged header that promises terabytes is then an error and not an allocation.
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # the header is parsed as Python text and fails in many ways
         raise UsageError(
             "E-WORD-VECTORS",
             f"{path} cannot be read as an .npy array ({type(error).__name__}: {str(error)[:120]}); expected ({count}, "
             "W) floating point, written by numpy.save",
         ) from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.ndim != 2 or array.shape[1] == 0:
-        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive of arrays"
-        raise UsageError("E-WORD-VECTORS", f"{path} holds {found}; expected ({count}, W) floating point")
+    if array.dtype.kind != "f" or array.ndim != 2 or array.shape[1] == 0:
+        raise UsageError(
+            "E-WORD-VECTORS", f"{path} holds {array.dtype} {array.shape}; expected ({count}, W) floating point"
+        )
     if len(array) != count:
         raise UsageError(
             "E-WORD-VECTORS", f"{path} has {len(array)} rows for {count} attributes; expected one row per attribute"
