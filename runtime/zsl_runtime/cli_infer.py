@@ -44,7 +44,7 @@ EXIT_SOME_UNREADABLE = 6
     help="What runs it.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all that this process may use].")
-@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Pictures at once.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Pictures in the model at once [default: 8].")
 def command(
     *,
     paths: tuple[str, ...],
@@ -57,7 +57,7 @@ def command(
     device: str,
     backend: str,
     threads: int | None,
-    batch_size: int,
+    batch_size: int | None,
 ) -> int:
     """Label pictures: PATHS are files, folders (searched to any depth) or quoted patterns.
 
@@ -70,7 +70,7 @@ def command(
     from contextlib import closing
 
     from zsl_runtime import pipeline
-    from zsl_runtime.classifier import Classifier
+    from zsl_runtime.classifier import BATCH_SIZE, Classifier
     from zsl_runtime.threads import usable_cpus
 
     if math.isnan(min_probability):  # it is in every range
@@ -85,6 +85,7 @@ def command(
         progress = pipeline.Progress(total, unit, sys.stderr)
         if skipped:
             progress.line(f"files of other kinds skipped: {skipped}")
+        batch_size = batch_size or BATCH_SIZE
         answers = pipeline.label(classifier, snapshot, items, topk=topk, batch_size=batch_size, workers=threads)
         try:
             with pipeline.open_output(output) as stream, closing(answers):

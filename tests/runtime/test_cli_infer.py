@@ -24,7 +24,7 @@ from PIL import Image
 from support.forked import allow_fork, become_nobody, forked
 from support.tiny_bundle import SEEN, UNSEEN, as_regions, class_table, draw_pictures, make_tiny_bundle
 from zsl_runtime.bundle import Bundle
-from zsl_runtime.classifier import Classifier
+from zsl_runtime.classifier import BATCH_SIZE, Classifier
 from zsl_runtime.cli_infer import main
 
 TABLE = class_table()
@@ -471,7 +471,7 @@ def test_help_is_instant_because_it_imports_nothing_heavy():
     assert (done.returncode, done.stderr) == (0, "")
     for flag in ("--engine", "--topk", "--format", "--output", "--classes", "--min-probability", "--device"):
         assert flag in done.stdout
-    for flag in ("--backend", "--threads", "--batch-size", "PATHS"):
+    for flag in ("--backend", "--threads", "--batch-size", f"[default: {BATCH_SIZE}]", "PATHS"):
         assert flag in done.stdout
 
 

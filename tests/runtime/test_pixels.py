@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from zsl_runtime import pixels
 from zsl_runtime.errors import ArtefactError, BackendError, InputError, UsageError
 from zsl_runtime.pixels import PixelSpec, decode, prepare, resize_crop, resize_crop_reference
 
+DATA = Path(os.environ.get("ZSL_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 sides = st.integers(1, 70)
 resizes = st.integers(1, 60)
 
@@ -101,6 +103,19 @@ def test_extreme_strips_compute_only_the_crop(shape):
     picture[max(0, middle[0] - 2) : middle[0] + 2, max(0, middle[1] - 2) : middle[1] + 2] = noise(1, 1)
     result = resize_crop(picture, spec)
     assert np.array_equal(result, resize_crop_reference(picture, spec))
+
+
+@pytest.mark.needs_data
+@pytest.mark.skipif(not (DATA / "cub20").is_dir(), reason="cub20 is not there ($ZSL_TEST_DATA)")
+def test_real_photographs_equal_pillow():
+    files = sorted((DATA / "cub20" / "images").glob("*/*.jpg"))[::90]
+    assert len(files) >= 5
+    for file in files:
+        picture = decode(file)
+        for spec in (PixelSpec(256, 224), PixelSpec(260, 260)):
+            expected = pillow_two_passes(picture, spec)
+            assert np.array_equal(prepare(file, spec), expected)
+            assert np.array_equal(resize_crop_reference(picture, spec), expected)
 
 
 @pytest.mark.parametrize("value", [0, 1, 127, 254, 255])
