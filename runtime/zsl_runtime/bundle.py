@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from zsl_runtime.class_table import ClassTable, SemanticRule
-from zsl_runtime.errors import ArtefactError, UsageError, from_os_error
+from zsl_runtime.errors import ArtefactError, SystemProblem, UsageError, from_os_error
 from zsl_runtime.head import Head, Replay, View
 from zsl_runtime.manifest import (
     CLASSES,
@@ -448,15 +448,18 @@ class Bundle:
             made[0].replace(target)
             sync_folder(self.path / CLASSES)
             made[1].replace(self.path / CLASSES / CURRENT)
+            sync_folder(self.path / CLASSES)
+            made[2].replace(self.path / HISTORY)
+            sync_folder(self.path)
         except BaseException as error:
-            for path in (*made, target):
+            # An interrupt may come between the rename of CURRENT and the next line, so look which one is in force.
+            committed = _read_pointer(self.path).generation == generation.number
+            for path in (*made, *(() if committed else (target,))):
                 path.unlink(missing_ok=True)
             if isinstance(error, OSError):
-                raise from_os_error(error, "write the new generation; the bundle is unchanged:") from error
+                state = "made" if committed else "not made, the bundle is unchanged"
+                raise from_os_error(error, f"finish the change ({state}): the system refused") from error
             raise
-        sync_folder(self.path / CLASSES)
-        made[2].replace(self.path / HISTORY)
-        sync_folder(self.path)
 
     def drop(self, numbers: Sequence[int]) -> None:
         """Delete generation files. Call it with `lock` held; never with the number in force."""
@@ -568,7 +571,11 @@ def _put_in_place(building: Path, target: Path, *, force: bool) -> None:
         else:
             old = temporary_name(target, _OLD)
             target.rename(old)
-            building.rename(target)
+            try:
+                building.rename(target)
+            except BaseException:
+                old.rename(target)
+                raise
         sync_folder(target.parent)
     shutil.rmtree(old)
 
@@ -599,9 +606,12 @@ def export_leftovers(target: Path) -> list[Path]:
 
 
 def _clean_siblings(target: Path) -> None:
-    """Remove what killed writers of this very bundle left beside it, and put an old bundle back that lost its place."""
+    """Remove what killed writers of this very bundle left beside it, and put an old bundle back that lost its place.
+
+    What cannot be removed (a writer at work holds its lock, or it is another user's) stays: it is in nobody's way.
+    """
     for path in export_leftovers(target):
-        with contextlib.suppress(BlockingIOError), exclusive(path, wait=False):  # blocked: its writer is at work
+        with contextlib.suppress(OSError, SystemProblem), exclusive(path, wait=False):
             if not target.exists() and path.name.startswith(f"{TEMPORARY}{target.name}-{_OLD}"):
                 path.rename(target)
             else:

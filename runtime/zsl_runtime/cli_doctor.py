@@ -175,9 +175,12 @@ def _generations(bundle: Bundle, current: Generation) -> tuple[Generation | None
             back, steps = generation, steps + 1
         if number == 1:
             first = generation
-    findings.append(Finding(OK, f"{len(older) + 1} generations kept; changes that undo can take back: {steps}"))
+    findings.append(Finding(OK, f"generations kept: {len(older) + 1}; changes that undo can take back: {steps}"))
     if unchecked:
-        findings.append(Finding(NOTE, f"nothing says what generations {unchecked} should hold; prune removes them"))
+        listed = ", ".join(map(str, sorted(unchecked)))
+        findings.append(
+            Finding(NOTE, f"generations {listed} cannot be checked: history.jsonl does not know their hash")
+        )
     return first, findings
 
 
@@ -221,7 +224,7 @@ def _probe(bundle: Bundle, first: Generation | None) -> Iterator[Finding]:
     state = OK if off <= FEATURE_TOLERANCE else BROKEN
     yield Finding(state, f"probe: {len(inputs)} inputs, features differ by {off:.1e} of their scale")
     if first is None:
-        yield Finding(NOTE, "probe: the exported generation is gone, so its top-1 answers are not compared")
+        yield Finding(NOTE, "probe: the exported generation is gone or unchecked, so top-1 answers are not compared")
         return
     scores, _ = backend.run(inputs, fold(first.head, first.table.seen))
     backend.close()

@@ -419,7 +419,7 @@ def fit_head(x: Floats, labels: NDArray[np.integer[Any]], n_classes: int, views:
     x, labels = _check_rows(x, labels, n_classes, views, new_from=0)
     weights, biases = [], []
     for k, view in enumerate(views):
-        columns = np.ascontiguousarray(x[:, view.start : view.stop])
+        columns = x[:, view.start : view.stop]
         rng = np.random.default_rng([seed, k])
         weight, bias = _fit_view(columns, labels, view.fit, n_rows=n_classes, frozen=None, rng=rng)
         weights.append(weight)
@@ -451,7 +451,7 @@ def extend_head(head: Head, x: Floats, labels: NDArray[np.integer[Any]], n_new: 
     x, labels = _check_rows(x, labels, old + n_new, head.views, new_from=old)
     weights, biases = [], []
     for k, view in enumerate(head.views):
-        columns = np.ascontiguousarray(x[:, view.start : view.stop])
+        columns = x[:, view.start : view.stop]
         frozen = _log_sum_exp(columns, head.weights[k], head.biases[k])
         rng = np.random.default_rng([seed, k])
         weight, bias = _fit_view(columns, labels - old, view.fit, n_rows=n_new, frozen=frozen, rng=rng)
@@ -475,16 +475,13 @@ def _fit_view(
     update_weight = _Adam(weight, settings)
     update_bias = _Adam(bias, settings)
     size = min(settings.batch_size, len(x))
-    buffer = np.empty((size, x.shape[1]), dtype=np.float32)
     out = np.empty_like(weight), np.empty_like(bias)
     for _ in range(settings.epochs):
         order = rng.permutation(len(x))
         for start in range(0, len(x), size):
             chosen = order[start : start + size]
-            # mode="clip" skips the second buffer that the default mode needs; the indices are a permutation.
-            batch = x.take(chosen, axis=0, out=buffer[: len(chosen)], mode="clip")
             part = None if frozen is None else frozen[chosen]
-            gradient(batch, labels[chosen], weight, bias, frozen=part, out=out)
+            gradient(x[chosen], labels[chosen], weight, bias, frozen=part, out=out)
             update_weight.step(out[0])
             update_bias.step(out[1])
     return weight, bias
@@ -589,7 +586,7 @@ def _check_rows(
             "E-HEAD-ROWS",
             f"features {x.shape} and labels {labels.shape}; expected (N, {width}) and (N,) with at least one row",
         )
-    if not np.isfinite(x).all():
+    if not all(np.isfinite(x[block]).all() for block in _blocks(len(x))):
         raise UsageError("E-HEAD-ROWS", "the features to fit on hold NaN or infinity; check the model that made them")
     if labels.min() < 0 or labels.max() >= n_classes:
         raise UsageError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -25,7 +27,7 @@ from zsl_runtime import bundle as bundle_module
 from zsl_runtime.bundle import Bundle, Generation, Probe, write_bundle
 from zsl_runtime.errors import ArtefactError, SystemProblem, UsageError, ZslError
 from zsl_runtime.head import Replay
-from zsl_runtime.storage import parse_tensors, tensor_bytes, write_whole
+from zsl_runtime.storage import exchange, parse_tensors, tensor_bytes, write_whole
 
 assert public_folder  # a fixture
 
@@ -460,6 +462,12 @@ def test_unreadable_files_are_one_line(public_folder):
     assert "E-SYSTEM" in outcome.stderr
     assert "model.onnx" in outcome.stderr
     assert outcome.stderr.count("\n") == 1
+    (path / "manifest.json").chmod(0)
+    assert "manifest.json" in forked(lambda: told(lambda: Bundle.open(path)), **become_nobody()).stderr
+    path.chmod(0)
+    outcome = forked(lambda: told(lambda: Bundle.open(path / "manifest.json")), **become_nobody())
+    assert (outcome.code, outcome.stderr.count("\n")) == (2, 1)
+    assert "look for the bundle" in outcome.stderr
 
 
 def told(action) -> int:
@@ -610,7 +618,11 @@ def test_a_bundle_that_may_not_be_written_is_read_but_not_changed(public_folder)
     (path / ".lock").chmod(0o666)
     outcome = forked(lambda: told(change), **become_nobody())
     assert outcome.code == 2
-    assert "write the new generation" in outcome.stderr
+    assert "the bundle is unchanged" in outcome.stderr
+    (path / "classes" / ".tmp-file-01234567").mkdir()
+    outcome = forked(lambda: told(change), **become_nobody())
+    assert (outcome.code, outcome.stderr.count("\n")) == (2, 1)
+    assert "remove what is no longer needed" in outcome.stderr
     assert Bundle.open(path).current().number == 1
 
 
@@ -648,7 +660,7 @@ def test_readers_see_a_whole_generation_at_every_moment(path):
 
     def write() -> None:
         try:
-            for number in range(2, 62):
+            for number in range(2, 32):
                 rows = np.arange(3 + number % 5)
                 state = replace(
                     exported,
@@ -673,7 +685,7 @@ def test_readers_see_a_whole_generation_at_every_moment(path):
     thread.join()
     assert numbers == sorted(numbers)
     assert len(set(numbers)) > 3
-    assert reader.current().number == 61
+    assert reader.current().number == 31
 
 
 def test_a_reader_whose_generation_was_pruned_under_it_reads_the_next_one(path, monkeypatch):
@@ -693,6 +705,53 @@ def test_a_reader_whose_generation_was_pruned_under_it_reads_the_next_one(path, 
     monkeypatch.setattr(Bundle, "pointer", slow_pointer)
     assert bundle.current().number == 2
     assert calls[0][0] == 1
+
+
+def test_a_reader_gives_up_on_a_bundle_that_never_stands_still(path, monkeypatch):
+    numbers = iter(range(2, 100))
+    monkeypatch.setattr(Bundle, "pointer", lambda self: (next(numbers), "0"))
+    with pytest.raises(ArtefactError, match="changed 5 times"):
+        Bundle.open(path)
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, 1), (1, 2), (2, 2)])
+def test_an_interrupt_right_after_any_rename_leaves_a_usable_bundle(path, monkeypatch, step, expected):
+    """Ctrl-C comes between two lines: the file has its new name, but the code does not know yet."""
+    bundle, calls = Bundle.open(path), []
+    real = os.replace
+
+    def interrupted(source, target):
+        real(source, target)
+        calls.append(target)
+        if len(calls) == step + 1:
+            raise KeyboardInterrupt
+
+    with bundle.lock():
+        generation = second(bundle)
+        monkeypatch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bundle.commit(generation, {})
+        monkeypatch.undo()
+    again = Bundle.open(path)
+    assert again.current().number == expected
+    assert again.generation_numbers() == tuple(range(1, expected + 1))
+    assert not list(path.rglob(".tmp-*"))
+
+
+def test_an_error_after_the_commit_does_not_claim_that_nothing_was_done(path, monkeypatch):
+    bundle = Bundle.open(path)
+    real, calls = bundle_module.sync_folder, []
+
+    def failing(folder):
+        calls.append(folder)
+        if len(calls) == 2:
+            raise OSError(5, "Input/output error", str(folder))
+        real(folder)
+
+    monkeypatch.setattr(bundle_module, "sync_folder", failing)
+    with bundle.lock(), pytest.raises(SystemProblem, match=r"\(made\)"):
+        bundle.commit(second(bundle), {})
+    assert Bundle.open(path).current().number == 2
 
 
 def test_a_bundle_that_is_replaced_while_open_says_so(path):
@@ -846,6 +905,39 @@ def test_a_first_export_killed_at_any_step_leaves_nothing_or_the_bundle(original
     assert whole >= 1
 
 
+def test_a_bundle_that_appears_while_another_is_written_is_not_replaced(path, original, monkeypatch):
+    """Two exports to one place at once: the second finds the first one's bundle when it wants the name."""
+    monkeypatch.setattr(bundle_module, "_check_dest", lambda target, force: None)
+    with pytest.raises(UsageError, match="E-BUNDLE-EXISTS"):
+        write_bundle(path, **parts(original))
+    monkeypatch.setattr(Path, "rename", lambda self, target: (_ for _ in ()).throw(OSError(18, "no", str(self))))
+    with pytest.raises(SystemProblem, match="write the bundle"):
+        write_bundle(path.with_name("new"), **parts(original))
+    assert [p.name for p in path.parent.iterdir()] == ["tiny"]
+
+
+def test_where_names_cannot_be_swapped_a_failure_puts_the_old_bundle_back(path, original, monkeypatch):
+    before = Bundle.open(path).manifest_sha256
+    arguments = parts(make_tiny_bundle(path.with_name("source"), seed=1))
+    monkeypatch.setattr(bundle_module, "exchange", lambda first, second: False)
+    write_bundle(path, **arguments, force=True)
+    assert Bundle.open(path).manifest_sha256 != before
+    shutil.rmtree(path)
+    shutil.copytree(original, path)
+    real = Path.rename
+
+    def once(self, target):
+        if target == path and "-old-" not in self.name:
+            raise OSError(5, "Input/output error", str(self))
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", once)
+    with pytest.raises(SystemProblem, match="Input/output"):
+        write_bundle(path, **arguments, force=True)
+    assert Bundle.open(path).manifest_sha256 == before
+    assert sorted(p.name for p in path.parent.iterdir()) == ["source", "tiny"]
+
+
 def test_an_export_at_work_is_not_cleaned_away_by_another(original, tmp_path):
     """Its temporary folder is locked by a living process; a folder of another bundle is nobody's business here."""
     at_work, other = tmp_path / ".tmp-tiny-01234567", tmp_path / ".tmp-tiny-2-01234567"
@@ -899,3 +991,28 @@ def test_whole_files_replace_whole_files(tmp_path):
     with pytest.raises(OSError, match="directory"):
         write_whole(tmp_path / "folder", b"three")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "folder"]
+
+
+def test_two_folders_swap_names_in_one_step(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text(name)
+    assert exchange(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a" / "b").exists()
+    with pytest.raises(FileNotFoundError):
+        exchange(tmp_path / "a", tmp_path / "none")
+
+
+def test_a_system_that_cannot_swap_names_is_told_from_one_that_fails(tmp_path, monkeypatch):
+    class Library:
+        def renameat2(self, *_args):
+            return -1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_args, **_kwargs: Library())
+    monkeypatch.setattr(ctypes, "get_errno", lambda: errno.EINVAL)
+    assert not exchange(tmp_path, tmp_path)
+    monkeypatch.setattr(ctypes, "get_errno", lambda: errno.EACCES)
+    with pytest.raises(PermissionError):
+        exchange(tmp_path, tmp_path)
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_args, **_kwargs: object())
+    assert not exchange(tmp_path, tmp_path)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PLAIN = "name,split,red,long tail\nrobin,seen,1,0.5\nwren,unseen,0,1e-3\n"
-SAME_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+SAME_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=80)
 
 
 def write(folder: Path, text: str | bytes) -> Path:

@@ -1,0 +1,246 @@
+"""`zsl-doctor`: what it says about a machine and about whole, damaged, old and littered bundles."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import PIL
+import pytest
+
+from support.tiny_bundle import ATTRIBUTES, make_tiny_bundle
+from zsl_runtime.backends import ort
+from zsl_runtime.bundle import Bundle
+from zsl_runtime.class_table import ClassTable
+from zsl_runtime.cli_doctor import machine, main, memory_bytes
+from zsl_runtime.errors import BackendError
+from zsl_runtime.generations import add_classes, prune, remove_classes, undo
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory) -> Path:
+    return make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+@pytest.fixture
+def path(original, tmp_path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "tiny"))
+
+
+def examine(capsys, path: Path | str) -> tuple[int, list[tuple[str, str]]]:
+    """Exit code and (state, text) of what is said about the bundle."""
+    code = main([str(path)])
+    said = capsys.readouterr()
+    assert said.err == ""
+    found = [tuple(line.split(maxsplit=1)) for line in said.out.splitlines()]
+    return code, found[len(list(machine())) :]
+
+
+def of(found: list[tuple[str, str]], state: str) -> str:
+    return "\n".join(text for given, text in found if given == state)
+
+
+def test_the_machine_is_described(capsys):
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    for fact in (platform.python_version(), PIL.__version__, np.__version__, onnxruntime.__version__, "CPUs", "GiB"):
+        assert fact in out
+    assert all(line.startswith(("ok ", "note ")) for line in out.splitlines())
+
+
+def test_a_missing_backend_is_named_with_its_exact_install_line(capsys, monkeypatch, original):
+    def missing():
+        raise BackendError("E-BACKEND-MISSING", f"onnxruntime cannot be imported (x); install it with: {ort.INSTALL}")
+
+    monkeypatch.setattr(ort, "import_onnxruntime", missing)
+    assert main([]) == 0
+    assert 'pip install "zsl-deploy[cpu]"' in capsys.readouterr().out
+    code, found = examine(capsys, original)
+    assert code == 0
+    assert "probe: not run" in of(found, "note")
+
+
+def test_a_missing_core_and_two_onnxruntimes_are_pointed_out(capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.metadata.version", lambda package: "1.2")
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert "pip install zsl-deploy" in out
+    assert "onnxruntime 1.2 and onnxruntime-gpu 1.2" in out
+
+
+def test_memory_is_that_of_the_machine_or_of_the_container(tmp_path):
+    (tmp_path / "some").write_text("1073741824\n")
+    (tmp_path / "max").write_text("max\n")
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert memory_bytes([str(tmp_path / "max"), str(tmp_path / "none")]) == whole
+    assert memory_bytes([str(tmp_path / "max"), str(tmp_path / "some")]) == 2**30
+
+
+@pytest.mark.parametrize("options", [{}, {"lift": False}, {"kind": "backbone_features"}])
+def test_a_healthy_bundle(capsys, tmp_path, options):
+    path = make_tiny_bundle(tmp_path / "tiny", **options)
+    code, found = examine(capsys, path)
+    assert code == 0
+    assert {state for state, _ in found} == {"ok"}
+    said = of(found, "ok")
+    files = len(Bundle.open(path).manifest["files"])
+    for fact in (
+        "method tiny",
+        "generation 1 in force: 8 classes, 5 seen and 3 unseen",
+        f"{files} of {files} files",
+        "200 features of 5 seen classes",
+        "generations kept: 1; changes that undo can take back: 0",
+        "8 inputs, features differ by",
+        "8 of 8 top-1",
+    ):
+        assert fact in said
+
+
+def heron() -> ClassTable:
+    return ClassTable(("heron",), np.array([False]), np.array([[0, 7, 1, 1, 7, 1.0]]), ATTRIBUTES)
+
+
+def test_after_changes_the_probe_is_still_that_of_the_export(capsys, path):
+    bundle = Bundle.open(path)
+    add_classes(bundle, heron())
+    remove_classes(bundle, ["robin", "wren"])
+    undo(bundle)
+    code, found = examine(capsys, path)
+    assert (code, of(found, "note"), of(found, "BROKEN")) == (0, "", "")
+    assert "generation 4 in force: 9 classes, 5 seen and 4 unseen" in of(found, "ok")
+    assert "generations kept: 4; changes that undo can take back: 1" in of(found, "ok")
+    assert "8 of 8 top-1" in of(found, "ok")
+    prune(bundle, 1)
+    code, found = examine(capsys, path)
+    assert (code, of(found, "note")) == (0, "")
+    assert "generations kept: 2; changes that undo can take back: 1" in of(found, "ok")
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "lift.onnx", "probe.safetensors", "parity.json", "replay.safetensors"])
+def test_a_changed_file_is_found_and_no_graph_is_loaded(capsys, path, name):
+    content = bytearray((path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (path / name).write_bytes(content)
+    code, found = examine(capsys, path)
+    assert code == 5
+    assert name in of(found, "BROKEN")
+    assert "5 of 6 files" in of(found, "note")
+    assert "probe:" not in of(found, "ok")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "classes/CURRENT", "classes/000001.safetensors"])
+def test_a_bundle_that_cannot_be_opened_is_broken(capsys, path, name):
+    (path / name).write_bytes(b"{}")
+    code, found = examine(capsys, path)
+    assert code == 5
+    assert "E-BUNDLE-" in of(found, "BROKEN")
+
+
+def test_any_kept_generation_that_was_changed_is_found_whether_undo_reaches_it_or_not(capsys, path):
+    bundle = Bundle.open(path)
+    add_classes(bundle, heron())
+    undo(bundle)  # generation 2 is out of undo's reach
+    remove_classes(bundle, ["tit"])
+    for number in (2, 3):
+        content = bytearray(bundle.generation_path(number).read_bytes())
+        content[-1] ^= 1
+        bundle.generation_path(number).write_bytes(content)
+    code, found = examine(capsys, path)
+    assert code == 5
+    assert "000002.safetensors" in of(found, "BROKEN")
+    assert "000003.safetensors" in of(found, "BROKEN")
+    assert "changes that undo can take back: 0" in of(found, "ok")
+
+
+def test_litter_and_damaged_history_are_notes(capsys, path):
+    bundle = Bundle.open(path)
+    remove_classes(bundle, ["tit"])
+    undo(bundle)
+    (path / "history.jsonl").write_bytes(b"\xff\n[]\n")
+    (path / "classes" / ".tmp-file-00000000").write_bytes(b"")
+    (path / "classes" / "000009.safetensors").write_bytes(b"")
+    (path.parent / ".tmp-tiny-01234567").mkdir()
+    code, found = examine(capsys, path)
+    assert (code, of(found, "BROKEN")) == (0, "")
+    notes = of(found, "note")
+    for word in (".tmp-file-00000000", "000009", ".tmp-tiny-01234567", "line 1, 2", "generations 1, 2", "top-1"):
+        assert word in notes
+
+
+def change_probe(path: Path, **changes) -> None:
+    """Put another probe into the bundle, signed as an export would."""
+    change_file(path, "probe.safetensors", Bundle.open(path).probe()._replace(**changes).to_bytes())
+
+
+def change_file(path: Path, name: str, content: bytes) -> None:
+    (path / name).write_bytes(content)
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    pointer = json.loads((path / "classes/CURRENT").read_text())
+    pointer["manifest_sha256"] = hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()
+    (path / "classes/CURRENT").write_text(json.dumps(pointer) + "\n")
+
+
+def test_a_model_that_does_not_give_the_shipped_answers_is_broken(capsys, path):
+    probe = Bundle.open(path).probe()
+    change_probe(path, features=probe.features + 0.01 * np.abs(probe.features).max())
+    code, found = examine(capsys, path)
+    assert code == 5
+    assert "features differ by 1.0e-02" in of(found, "BROKEN")
+    assert "8 of 8 top-1" in of(found, "ok")
+    change_probe(path, features=probe.features[:, :3])
+    assert "differ by inf" in of(examine(capsys, path)[1], "BROKEN")
+    change_probe(path, features=probe.features, top1=(probe.top1 + 1) % 8, scores=np.roll(probe.scores, 1, axis=1))
+    code, found = examine(capsys, path)
+    assert code == 5
+    assert "0 of 8 top-1" in of(found, "BROKEN")
+
+
+@pytest.mark.parametrize("name", ["replay.safetensors", "probe.safetensors"])
+def test_a_signed_file_that_cannot_be_read_is_broken(capsys, path, name):
+    change_file(path, name, b"noise")
+    code, found = examine(capsys, path)
+    assert code == 5
+    assert name in of(found, "BROKEN")
+
+
+def test_a_probe_without_pictures_cannot_be_run(capsys, tmp_path):
+    code, found = examine(capsys, make_tiny_bundle(tmp_path / "tiny", probe_images=False))
+    assert code == 0
+    assert "no pictures were kept" in of(found, "note")
+
+
+def test_where_there_is_nothing_it_is_a_usage_error(capsys, tmp_path):
+    assert main([str(tmp_path / "none")]) == 2
+    assert "E-BUNDLE-PATH" in capsys.readouterr().err
+    code, found = examine(capsys, tmp_path)
+    assert code == 5
+    assert "E-BUNDLE-NOT" in of(found, "BROKEN")
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from zsl_runtime.cli_doctor import main; rc = main(['--help']);"
+        "bad = {'numpy', 'onnxruntime', 'PIL', 'torch'} & set(sys.modules); sys.exit(f'imported {bad}' if bad else rc)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "runtime")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "[BUNDLE]" in done.stdout
