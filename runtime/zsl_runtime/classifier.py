@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 Source: TypeAlias = "ImageSource | NDArray[np.floating[Any]]"
 Classes: TypeAlias = "str | Sequence[str]"
 CLASS_FILTERS = ("all", "seen", "unseen")
-# On a CPU larger batches are not faster, and they take memory: EfficientNet-Lite2 at 260 px gave 59 pictures a second on
-# one thread at 4 and at 8 (0.3 GB), 54 at 32 and 34 at 64 (1.6 GB).
+# On a CPU larger batches are not faster, and they take memory: EfficientNet-Lite2 at 260 px gave 59 pictures a second
+# on one thread at 4 and at 8 (0.3 GB), 54 at 32 and 34 at 64 (1.6 GB).
 BATCH_SIZE = 8
 
 
