@@ -1,4 +1,7 @@
-"""The few networks that several methods share (METHODS.md 1.4 and 2.4). All linear layers start at N(0, 0.02), bias 0."""
+"""The few networks that several methods share (METHODS.md 1.4 and 2.4).
+
+All linear layers start at N(0, 0.02), bias 0.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +117,7 @@ class AttributeDecoder(nn.Module):
 
 
 class Feedback(nn.Module):
-    """F(h): the decoder's hidden layer -> two hidden layers, each with LeakyReLU -> what is added to G's hidden layer."""
+    """F(h): the decoder's hidden layer -> two layers, each with LeakyReLU -> what is added to G's hidden layer."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()

@@ -57,4 +57,5 @@ def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, condition: Tens
     """
     between = mix * real + (1 - mix) * fake
     gradient = critic_input_gradient(critic, between, condition)
-    return ((gradient.norm(dim=1) - 1) ** 2).mean()
+    penalty: Tensor = (gradient.norm(dim=1) - 1) ** 2  # (B,)
+    return penalty.mean()

@@ -1,7 +1,7 @@
 """SC-EGG: semantic compression embedding guided generation (Hong et al., IJCAI 2022).
 
-Three stages. (1) SCEN: attention over regions, one map an attribute, trained by the local (Eq. 6) and the global (Eq. 7)
-classification loss. (2) The guide: a classifier of the compressed feature f learns to give the local network's
+Three stages. (1) SCEN: attention over regions, one map an attribute, trained by the local (Eq. 6) and the global
+(Eq. 7) classification loss. (2) The guide: a classifier of the compressed feature f learns to give the local network's
 class scores (Eq. 8), those of the unseen classes included. (3) EGGN: TF-VAEGAN on f, its generator guided by the guide
 on seen and on unseen classes (Eq. 13-15). The classifier that is shipped looks at [f, Dec(f), hidden].
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME = "sc-egg"
+AT_LEAST_ONE = ("embedding_batch", "guide_hidden", "hidden", "batch", "critic_steps", "synthetic_per_class")
 MLP_SLOPE = 0.01  # negative slope in the semantic compression MLP and in the guide (METHODS.md 2.2, 2.3)
 
 
@@ -134,6 +135,10 @@ class Config:
     head_batch: int = 0
 
     def __post_init__(self) -> None:
+        for name in AT_LEAST_ONE:
+            if getattr(self, name) < 1:
+                raise UsageError("E-RECIPE", f"{name} = {getattr(self, name)!r} of {NAME}; expected at least 1")
+        _fit_settings(self)  # refuses impossible ones now, not after an hour of training
         if self.guide == "shared" and self.global_weight == 0 and self.pooling == "mlp":
             raise UsageError(
                 "E-RECIPE",
@@ -299,11 +304,6 @@ def _trained(
     synthesizer = Synthesizer(
         generator, decoder if used else None, feedback if used else None, config.feedback_synthesis
     )
-    fit = FitSettings(
-        epochs=config.head_epochs,
-        batch_size=config.head_batch or config.synthetic_per_class,
-        learning_rate=config.head_learning_rate,
-    )
     return Trained(
         embedder=embedder,
         lift=Lift(decoder),
@@ -311,8 +311,17 @@ def _trained(
         noise_width=attributes,
         feature_width=features,
         lifted_width=lifted,
-        views=(View("lifted", 0, lifted, 1.0, fit),),
+        views=(View("lifted", 0, lifted, 1.0, _fit_settings(config)),),
         synthetic_per_class=config.synthetic_per_class,
+    )
+
+
+def _fit_settings(config: Config) -> FitSettings:
+    """How the head is fitted; UsageError E-FIT-SETTINGS when that is impossible."""
+    return FitSettings(
+        epochs=config.head_epochs,
+        batch_size=config.head_batch or config.synthetic_per_class,
+        learning_rate=config.head_learning_rate,
     )
 
 
@@ -336,7 +345,7 @@ def step_seconds(config: Config, dims: Dims) -> tuple[float, float, float]:
     mlp = regions * (attributes // 2) * (attributes + channels) if config.global_weight > 0 else 0
     scen = config.embedding_batch * (2 * maps + 3 * mlp)
     if config.guide == "separate":
-        guide = config.embedding_batch * 3 * config.guide_hidden * (channels + dims.classes)
+        guide = config.embedding_batch * 3.0 * config.guide_hidden * (channels + dims.classes)
     else:
         guide = config.embedding_batch * (maps / 2 + 3 * mlp)
     critic = config.hidden * (channels + attributes)
@@ -433,7 +442,7 @@ class Scen(nn.Module):
 class BalancedBatches:
     """Class-balanced batches: min(batch, #classes) classes, max(1, batch // #classes) pictures of each.
 
-    Published code's rule (METHODS.md 2.3), for any number of classes; a class with fewer pictures than that repeats some.
+    Published code's rule (METHODS.md 2.3), for any number of classes; a class with fewer pictures repeats some.
     """
 
     def __init__(self, labels: NDArray[np.int64], batch: int, rng: Rng) -> None:
@@ -533,7 +542,7 @@ class Guide(nn.Module):
         self.scaler = scaler
 
     def forward(self, features: Tensor) -> Tensor:
-        """f (B, F) -> (B, C)."""
+        """Features f (B, F) -> (B, C)."""
         if self.scaler is not None:  # the paper's classifier was trained on the feature before scaling
             features = features * self.scaler.range + self.scaler.low
         return self.layers(features)  # type: ignore[no-any-return]
@@ -571,23 +580,22 @@ def train_guide(data: TrainingData, scen: Scen, config: Config, session: Session
     steps = _steps(config.stage2_epochs, config.stage2_steps, len(data.rows), config.embedding_batch)
     target = _local_scores_of_all(data, scen)
     if config.guide == "shared":
-        return _train_shared_guide(data, scen, target, config, session, steps, seed)
+        return _train_shared_guide(data, scen, target, config, session=session, steps=steps, seed=seed)
     scen.write_embedder()
     features = scen.embedder.scaler.fit(raw := embed_all(data, scen.embedder.compress))(raw)
-    return _train_separate_guide(features, target, data, config, session, steps, seed), features
+    guide = _train_separate_guide(features, target, data, config, session=session, steps=steps, seed=seed)
+    return guide, features
 
 
 def _train_separate_guide(
-    features: Tensor, target: Tensor, data: TrainingData, config: Config, session: Session, steps: int, seed: int
+    features: Tensor, target: Tensor, data: TrainingData, config: Config, *, session: Session, steps: int, seed: int
 ) -> Guide:
     """The published code: everything of stage 1 frozen, a new two-layer classifier of f."""
     rng = Rng(seed)
-    layers = nn.Sequential(
-        nn.Linear(features.shape[1], config.guide_hidden),
-        nn.LeakyReLU(MLP_SLOPE),
-        nn.Linear(config.guide_hidden, target.shape[1]),
-    )
-    for layer in (layers[0], layers[2]):
+    first = nn.Linear(features.shape[1], config.guide_hidden)
+    last = nn.Linear(config.guide_hidden, target.shape[1])
+    layers = nn.Sequential(first, nn.LeakyReLU(MLP_SLOPE), last)
+    for layer in (first, last):
         bound = 1 / math.sqrt(layer.in_features)
         with torch.no_grad():
             layer.weight.copy_((2 * rng.uniform(*layer.weight.shape) - 1) * bound)
@@ -608,7 +616,7 @@ def _train_separate_guide(
 
 
 def _train_shared_guide(
-    data: TrainingData, scen: Scen, target: Tensor, config: Config, session: Session, steps: int, seed: int
+    data: TrainingData, scen: Scen, target: Tensor, config: Config, *, session: Session, steps: int, seed: int
 ) -> tuple[Guide, Tensor]:
     """The paper: LEN frozen, GEN (the compression and its classifier) learns p_l; the same classifier guides EGGN."""
     rng = Rng(seed)
@@ -622,7 +630,7 @@ def _train_shared_guide(
         chosen = batches.draw()
         regions = scen.embedder.normalise(_regions(data, chosen))
         with torch.no_grad():
-            attention, _ = scen.maps(regions)
+            attention = scen.maps(regions)[0]
         if config.pooling == "mlp":
             feature = scen.global_feature(attention, regions)
         else:
@@ -664,7 +672,8 @@ class Eggn:
             start_normal(network, rng.generator)
         gan, betas = config.learning_rate_gan, (0.5, 0.999)
         self.adam = {
-            "encoder": torch.optim.Adam(self.encoder.parameters(), lr=gan, fused=True),  # default betas (METHODS.md 2.4)
+            # E alone has the default betas (METHODS.md 2.4)
+            "encoder": torch.optim.Adam(self.encoder.parameters(), lr=gan, fused=True),
             "generator": torch.optim.Adam(self.generator.parameters(), lr=gan, betas=betas, fused=True),
             "critic": torch.optim.Adam(self.critic.parameters(), lr=gan, betas=betas, fused=True),
             "decoder": torch.optim.Adam(
@@ -729,13 +738,14 @@ class Eggn:
         with torch.no_grad():
             noise = self.rng.normal(len(real), semantic.shape[1])
             if self.config.encoded_noise:
-                noise = sample_normal(*self.encoder(real, semantic), noise)
+                mean, log_variance = self.encoder(real, semantic)
+                noise = sample_normal(mean, log_variance, noise)
             fake = self._generate(noise, semantic, weight)
         scores = self.critic(torch.cat([real, fake]), torch.cat([semantic, semantic]))
         distance = scores[: len(real)].mean() - scores[len(real) :].mean()
         penalty = gradient_penalty(self.critic, real, fake, semantic, self.rng.uniform(len(real), 1))
         self.adam["critic"].zero_grad()
-        (self.config.critic_weight * (self.penalty.value * penalty - distance)).backward()  # type: ignore[no-untyped-call]
+        (self.config.critic_weight * (self.penalty.value * penalty - distance)).backward()
         self.adam["critic"].step()
         return penalty.detach(), distance.detach(), decoded.detach()
 
@@ -778,7 +788,7 @@ class Eggn:
 
 
 def train_eggn(
-    features: Tensor, data: TrainingData, guide: Guide, scen: Scen, config: Config, session: Session, seed: int
+    features: Tensor, data: TrainingData, guide: Guide, scen: Scen, config: Config, *, session: Session, seed: int
 ) -> Trained:
     """Stage 3: two loops an epoch, the first without feedback, the second with it."""
     rng = Rng(seed)
@@ -809,4 +819,4 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
     """
     scen = train_scen(data, config, session, seed)
     guide, features = train_guide(data, scen, config, session, seed + 1)
-    return train_eggn(features, data, guide, scen, config, session, seed + 2).eval()
+    return train_eggn(features, data, guide, scen, config, session=session, seed=seed + 2).eval()
