@@ -1,8 +1,8 @@
 """Scores: per-class accuracy, the seen-unseen curve, calibration; and how gamma and the temperature are chosen.
 
 Definitions (METHODS.md 1.5): accuracy is the mean over classes of per-class top-1. U: unseen pictures, label space
-seen and unseen. S: seen test pictures, same label space. H = 2US / (U + S). T1: unseen pictures, unseen label space. Every
-figure is a percentage.
+seen and unseen. S: seen test pictures, same label space. H = 2US / (U + S). T1: unseen pictures, unseen label space.
+Every figure is a percentage.
 """
 
 from __future__ import annotations
@@ -121,6 +121,10 @@ def choose_gamma(curves: Sequence[Curve]) -> tuple[float, float]:
     """The gamma with the highest mean H over the curves (one a validation fold), and that mean H.
 
     H is constant between thresholds: the middle of the best stretch is taken, the widest of equals.
+
+    Args:
+        curves: at least one.
+
     """
     inner = np.unique(np.concatenate([curve.edges[1:-1] for curve in curves]))
     middles = np.concatenate([[inner[0] - 1.0], (inner[:-1] + inner[1:]) / 2, [inner[-1] + 1.0]])
@@ -135,12 +139,13 @@ def balanced_weights(labels: Ints, seen: Bools) -> Floats:
     """(n,) weights that sum to 1: seen and unseen pictures half each (where both occur), every class alike within."""
     of_seen = seen[labels]
     _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    weight = 1 / counts[index]
+    weight: Floats = 1 / counts[index]
     for kind in (False, True):
         part = of_seen == kind
         if part.any():
             weight[part] /= weight[part].sum()
-    return weight / weight.sum()
+    weight /= weight.sum()
+    return weight
 
 
 def fit_temperature(logits: Sequence[Floats], labels: Sequence[Ints], seen: Sequence[Bools], gamma: float) -> float:

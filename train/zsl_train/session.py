@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from zsl_train.methods.base import Trained
 
 LOG_EVERY = 20  # steps between two lines of log.jsonl
+REMEDY = (
+    "lower the learning rate of this stage (--set learning_rate...=...) and run again with --force; "
+    "at the first step of all, look for wrong attributes or word vectors instead"
+)
 DIVERGED = 1e8  # a mean loss beyond this cannot come back: every loss here is of order 1 to 10^4
 
 
@@ -81,7 +85,12 @@ class Scalar:
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary sibling of `path`, fsync it, rename it: a reader sees the old file or the new one."""
+    """Let `write` fill a temporary sibling of `path`, fsync it, rename it: a reader sees the old file or the new one.
+
+    Raises:
+        SystemProblem: E-SYSTEM when the disk is full or may not be written to; nothing is left behind.
+
+    """
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
         write(temporary)
@@ -151,13 +160,15 @@ class Session:
                 `stop_at` and calls `snapshot` on its way.
 
         Raises:
-            GateError: E-DIVERGED when a loss is NaN, infinite or beyond 1e8.
+            GateError: E-DIVERGED when a loss is NaN, infinite or beyond 1e8, or the trained weights are not finite.
+            ArtefactError: E-CHECKPOINT when the checkpoint is damaged or belongs to another stage.
 
         """
         path = self.folder / f"{stage}.pt"
-        snapshots: dict[int, float] = {}
+        snapshots: dict[int, list[float]] = {}
         if trained is not None:
-            snapshots = {max(1, round(share * steps)): share for share in self.snapshot_at}
+            for share in self.snapshot_at:  # in a short stage several shares end at the same step
+                snapshots.setdefault(max(1, round(share * steps)), []).append(share)
             steps = max(1, round(self.stop_at * steps))
         done = self._restore(path, stage, steps, state)
         if done == steps:
@@ -171,7 +182,9 @@ class Session:
                 sums[name] = sums.get(name, 0.0) + value
             count = step + 1
             if trained is not None and self.snapshot is not None and count in snapshots:
-                self.snapshot(snapshots[count], trained)
+                self._refuse_broken_weights(stage, state)
+                for share in snapshots[count]:
+                    self.snapshot(share, trained)
             if self._progress is not None:
                 self._progress(self.name, stage, count, steps, losses)
             if count % LOG_EVERY == 0 or count == steps:
@@ -182,6 +195,7 @@ class Session:
             if time.monotonic() - saved > self._save_seconds and count < steps:
                 self._save(path, count, steps, state)
                 saved = time.monotonic()
+        self._refuse_broken_weights(stage, state)
         self._save(path, steps, steps, state)
         seconds = round(time.monotonic() - began, 2)
         self._log({"session": self.name, "stage": stage, "steps": steps - start, "seconds": seconds})
@@ -214,6 +228,13 @@ class Session:
             raise GateError(
                 "E-DIVERGED",
                 f"{self.name}, stage {stage}, step {step + 1}: {json.dumps({k: str(v) for k, v in bad.items()})} "
-                f"is not finite or beyond {DIVERGED:.0e}; lower the learning rate of this stage "
-                "(--set learning_rate...=...) and run again with --force",
+                f"is not finite or beyond {DIVERGED:.0e}; {REMEDY}",
             )
+
+    def _refuse_broken_weights(self, stage: str, state: Mapping[str, Stateful]) -> None:
+        """Refuse what the last step broke: its own loss was computed before."""
+        for name, module in state.items():
+            if isinstance(module, torch.nn.Module) and not all(bool(p.isfinite().all()) for p in module.parameters()):
+                raise GateError(
+                    "E-DIVERGED", f"{self.name}, stage {stage}: {name} has weights that are not finite; {REMEDY}"
+                )

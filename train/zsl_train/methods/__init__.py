@@ -17,9 +17,15 @@ if TYPE_CHECKING:
 class Method(Protocol):
     """What a method's module offers (see `zsl_train.methods.base`)."""
 
-    NAME: str
-    PRESETS: Mapping[str, Mapping[str, Any]]
     Config: Any
+
+    @property
+    def NAME(self) -> str:  # noqa: N802  # a constant of the module
+        """What users call it."""
+
+    @property
+    def PRESETS(self) -> Mapping[str, Mapping[str, Any]]:  # noqa: N802
+        """Name -> settings that differ from the defaults of Config."""
 
     def build(self, config: Any, dims: Dims) -> Trained:
         """The shipped modules, untrained."""

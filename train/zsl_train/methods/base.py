@@ -116,7 +116,11 @@ class Trained:
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Load what `state_dict` gave; keys and shapes must match exactly (RuntimeError otherwise)."""
-        for part, module in self.modules().items():
+        parts = self.modules()
+        unknown = sorted(key for key in state if key.partition(".")[0] not in parts)
+        if unknown:
+            raise RuntimeError(f"{len(unknown)} tensors belong to none of {', '.join(parts)}, such as {unknown[0]}")
+        for part, module in parts.items():
             prefix = f"{part}."
             module.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
 
@@ -139,7 +143,7 @@ def run_batched(module: nn.Module, *inputs: NDArray[Any], batch_size: int = 256)
 
     Args:
         module: takes one tensor per input.
-        inputs: arrays with the same number of rows N; float16 is widened to float32.
+        inputs: arrays with the same number of rows N, perhaps 0; float16 is widened to float32.
         batch_size: rows a block.
 
     Returns:
@@ -150,7 +154,7 @@ def run_batched(module: nn.Module, *inputs: NDArray[Any], batch_size: int = 256)
 
     blocks = []
     with torch.inference_mode():
-        for start in range(0, len(inputs[0]), batch_size):
+        for start in range(0, max(1, len(inputs[0])), batch_size):  # no rows are one empty block: it has the width
             part = [torch.from_numpy(np.asarray(x[start : start + batch_size], dtype=np.float32)) for x in inputs]
             blocks.append(module(*part).numpy())
     return np.concatenate(blocks)

@@ -30,27 +30,40 @@ PROTOTYPE_GRID = tuple((ridge,) for ridge in (0.01, 0.1, 1.0, 10.0, 100.0, 1000.
 def scale(features: Floats, train: Floats, scaling: str) -> Floats:
     """Scale (n, V) features by statistics of the training features only; float64.
 
-    `l2`: unit rows; `l2-centred`: unit rows minus the mean training row; `standard`: zero mean, unit deviation; `minmax`: to
-    [0, 1] on the training rows.
+    `l2`: unit rows; `l2-centred`: unit rows minus the mean training row; `standard`: zero mean, unit deviation;
+    `minmax`: to [0, 1] on the training rows. A column that is constant in training is only shifted.
+
+    Args:
+        features: (n, V) to scale.
+        train: (m, V) training features.
+        scaling: one of SCALINGS.
+
+    Returns:
+        (n, V) float64.
+
     """
     features, train = np.asarray(features, np.float64), np.asarray(train, np.float64)
     if scaling.startswith("l2"):
         features, train = _unit(features), _unit(train)
         return features - train.mean(axis=0) if scaling == "l2-centred" else features
+    spread = np.ptp(train, axis=0)
     if scaling == "standard":
-        deviation = train.std(axis=0)
-        return (features - train.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
-    low, spread = train.min(axis=0), np.ptp(train, axis=0)
-    return (features - low) / np.where(spread > 0, spread, 1.0)
+        shift, divisor = train.mean(axis=0), train.std(axis=0)
+    else:
+        shift, divisor = train.min(axis=0), spread
+    # By the spread: the deviation of equal numbers comes out as 1e-17 rather than 0.
+    scaled: Floats = (features - shift) / np.where(spread > 0, divisor, 1.0)
+    return scaled
 
 
 def _unit(rows: Floats) -> Floats:
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norm > 0, norm, 1.0)
+    unit: Floats = rows / np.where(norm > 0, norm, 1.0)
+    return unit
 
 
 def eszsl(
-    features: Floats, labels: Ints, semantic: Floats, seen: Bools, feature_ridge: float, semantic_ridge: float
+    features: Floats, labels: Ints, semantic: Floats, seen: Bools, *, feature_ridge: float, semantic_ridge: float
 ) -> Floats:
     """ESZSL's closed form (Romera-Paredes and Torr, ICML 2015, Eq. 6): scores are x M s.
 
@@ -76,7 +89,17 @@ def eszsl(
 
 
 def ridge_solution(features: Floats, target: Floats, ridge: float) -> Floats:
-    """(X^T X + r I)^-1 X^T T, through the n x n system when there are fewer rows than columns: the same matrix."""
+    """(X^T X + r I)^-1 X^T T, through the n x n system when there are fewer rows than columns: the same matrix.
+
+    Args:
+        features: X (n, V).
+        target: T (n, A).
+        ridge: r, positive.
+
+    Returns:
+        (V, A).
+
+    """
     rows, width = features.shape
     if rows < width:
         solved: Floats = features.T @ np.linalg.solve(features @ features.T + ridge * np.eye(rows), target)
@@ -100,7 +123,8 @@ def fit_eszsl(
     features: Floats, labels: Ints, semantic: Floats, seen: Bools, choice: tuple[float, ...]
 ) -> Callable[[Floats], Floats]:
     """ESZSL with choice = (feature ridge, semantic ridge)."""
-    matrix = eszsl(features, labels, semantic, seen, *choice)
+    feature_ridge, semantic_ridge = choice
+    matrix = eszsl(features, labels, semantic, seen, feature_ridge=feature_ridge, semantic_ridge=semantic_ridge)
     return lambda rows: rows @ matrix
 
 
