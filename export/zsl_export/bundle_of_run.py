@@ -17,7 +17,7 @@ import torch
 
 import zsl_runtime
 from zsl_export.graphs import lift_graph, model_graph, synthesizer_graph
-from zsl_export.parity import gate
+from zsl_export.parity import gate, measure
 from zsl_export.to_onnx import OPSET, export_graph
 from zsl_runtime.backends.ort import OrtBackend
 from zsl_runtime.bundle import Probe, write_bundle
@@ -78,9 +78,10 @@ def export_run(
             graphs = _export_graphs(run, work, tell)
             engine = OrtBackend({"lift": None, **{path.stem: path for path in graphs.values()}}, threads)
             with timed(tell, "compared ONNX Runtime with PyTorch"):
-                parity = gate(run, engine)
+                parity = measure(run, engine)
             for line in parity.lines():
                 tell(line)
+            gate(parity)
             files: dict[str, Path | bytes] = {
                 **graphs,
                 REPLAY: run.replay.to_bytes(),
@@ -215,7 +216,7 @@ def make_manifest(run: Run) -> dict[str, Any]:
     return {
         "method": run.method,
         "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
+        "versions": {**versions(), "training": run.info["versions"]},
         "backbone": {
             "name": backbone.name,
             "weights_sha256": backbone.weights_sha256,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import onnx
 import torch
 
 from zsl_runtime.errors import GateError, UsageError
+from zsl_runtime.storage import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -55,24 +55,31 @@ def quiet() -> Iterator[None]:
 
 
 def export_graph(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write `graph` to `path` as one self-contained ONNX file.
+    """Write `graph` to `path` as one self-contained ONNX file; arguments and errors as `to_model`.
+
+    The file is whole or absent; OSError when the system refuses it.
+    """
+    write_whole(path, to_model(graph, metadata).SerializeToString(deterministic=True))
+
+
+def to_model(graph: Graph, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    """Turn a graph into an ONNX model that keeps its contract.
 
     Args:
         graph: module, inputs and outputs.
-        path: the file to write; an existing one is replaced.
-        metadata: key -> JSON text, stored in the file's metadata_props.
+        metadata: key -> JSON text, stored as the model's metadata_props.
 
     Raises:
         UsageError: E-GRAPH-SIZE when the weights do not fit one ONNX file.
-        GateError: E-GRAPH-CONTRACT when the file does not keep the graph's contract; nothing is written then.
+        GateError: E-GRAPH-CONTRACT when the model does not keep the graph's contract.
 
     """
     size = sum(tensor.numel() * tensor.element_size() for tensor in graph.module.state_dict().values())
     if size > MAX_BYTES:
         raise UsageError(
             "E-GRAPH-SIZE",
-            f"the weights behind {path.name} take {size / 2**30:.1f} GiB and one ONNX file holds 2 GiB; "
-            "train with a smaller backbone or fewer hidden units",
+            f"the weights behind {' and '.join(port.name for port in graph.outputs)} take {size / 2**30:.1f} GiB, "
+            "one ONNX file holds 2 GiB; train with a smaller backbone or fewer hidden units",
         )
     axes = {axis for port in graph.inputs for axis in port.shape if isinstance(axis, str)}
     dims = {axis: torch.export.Dim(axis, min=1) for axis in axes}
@@ -91,16 +98,11 @@ def export_graph(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
             verbose=False,
         )
     assert program is not None  # dynamo=True always returns a program
-    model = program.model_proto
+    model: onnx.ModelProto = program.model_proto  # all weights inside: no file was named beside which they could go
     strip(model)
     onnx.helper.set_model_props(model, dict(metadata))
     check(model, graph)
-    partial = path.with_name(f".tmp-{path.name}")
-    with partial.open("wb") as file:
-        file.write(model.SerializeToString(deterministic=True))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    return model
 
 
 def strip(model: onnx.ModelProto) -> None:
@@ -132,7 +134,7 @@ def check(model: onnx.ModelProto, graph: Graph) -> None:
         raise GateError(
             "E-GRAPH-CONTRACT",
             f"the graph that torch {torch.__version__} and onnx {onnx.__version__} made does not keep its contract: "
-            f"{'; '.join(faults)}; no file was written: report this line, it is a bug",
+            f"{'; '.join(faults)}; nothing was written: report this line, it is a bug",
         )
 
 

@@ -14,35 +14,22 @@ from torch import nn
 
 from support import tiny_run as tiny
 from zsl_export import to_onnx
-from zsl_export.graphs import Graph, LiftGraph, ModelGraph, Port, SynthesizerGraph
+from zsl_export.bundle_of_run import graph_metadata
+from zsl_export.graphs import EXAMPLE_SIZES, Graph, Port, lift_graph, model_graph, synthesizer_graph
 from zsl_export.to_onnx import OPSET, check, export_graph
 from zsl_runtime.errors import GateError, UsageError
 
 WIDTH = tiny.FEATURE + tiny.HIDDEN
-METADATA = {"pixels": json.dumps({"crop": tiny.SIDE}), "dims": json.dumps({"F": tiny.FEATURE})}
 
 
 @pytest.fixture(scope="module")
-def graph():
-    torch.manual_seed(0)
-    module = ModelGraph(tiny.TinyBackbone(), tiny.TinyEmbedder(), tiny.TinyLift()).eval()
-    return Graph(
-        module,
-        inputs=(
-            Port("images", "uint8", ("N", tiny.SIDE, tiny.SIDE, 3)),
-            Port("head_weight", "float32", ("C", WIDTH)),
-            Port("head_bias", "float32", ("C",)),
-            Port("class_bias", "float32", ("C",)),
-        ),
-        outputs=(Port("scores", "float32", ("N", "C")), Port("features", "float32", ("N", tiny.FEATURE))),
-    )
+def graph(exported):
+    return model_graph(exported.run.backbone, exported.run.trained)
 
 
 @pytest.fixture(scope="module")
-def path(graph, tmp_path_factory):
-    path = tmp_path_factory.mktemp("graphs") / "model.onnx"
-    export_graph(graph, path, METADATA)
-    return path
+def path(exported):
+    return exported.bundle / "model.onnx"
 
 
 @pytest.fixture(scope="module")
@@ -112,20 +99,24 @@ def test_batch_norm_is_folded_and_the_head_is_one_product(model):
     assert [entry.version for entry in model.opset_import] == [OPSET]
 
 
-def test_metadata_is_json_and_the_only_text_in_the_file(path, model):
-    assert {entry.key: json.loads(entry.value) for entry in model.metadata_props} == {
-        "pixels": {"crop": 16},
-        "dims": {"F": 10},
-    }
+def test_metadata_is_json_about_the_model_and_the_only_text_in_the_file(path, model):
+    facts = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+    assert set(facts) == {"graph", "pixels", "dims", "versions", "exporter"}
+    assert facts["graph"] == "model.onnx"
+    assert facts["pixels"] == {"resize": 16, "crop": 16, "version": 1}
+    assert facts["dims"] == {"F": 10, "D": 18, "A": 6, "Z": 4}
+    assert facts["exporter"]["licence"] == "Apache-2.0"
+    assert facts["versions"]["opset"] == OPSET
     data = path.read_bytes()
     # torch writes the stack trace of every node; it names files of the machine that exported.
     assert b".py" not in data
-    assert b"tiny_run" not in data
-    assert b"TinyLift" not in data
+    assert b"tiny" not in data.lower()
 
 
-def test_exporting_is_quiet_leaves_one_file_and_gives_the_same_bytes_again(graph, path, tmp_path, capfd, recwarn):
-    export_graph(graph, tmp_path / "again.onnx", METADATA)
+def test_exporting_is_quiet_leaves_one_file_and_gives_the_same_bytes_again(
+    exported, graph, path, tmp_path, capfd, recwarn
+):
+    export_graph(graph, tmp_path / "again.onnx", graph_metadata(exported.run, "model.onnx"))
     printed = capfd.readouterr()
     assert (printed.out, printed.err, len(recwarn)) == ("", "", 0)
     assert [entry.name for entry in tmp_path.iterdir()] == ["again.onnx"]
@@ -200,14 +191,29 @@ class Vast(nn.Module):
 
 def test_a_model_over_two_gibibytes_is_refused_before_tracing(tmp_path):
     assert to_onnx.MAX_BYTES < 2**31
-    with pytest.raises(UsageError, match=r"E-GRAPH-SIZE: the weights behind big\.onnx take 2\.3 GiB"):
+    with pytest.raises(UsageError, match=r"E-GRAPH-SIZE: the weights behind y take 2\.3 GiB"):
         export_graph(scale_graph(Vast()), tmp_path / "big.onnx", {})
 
 
-def test_the_synthesizer_and_lift_graphs_are_their_modules():
-    torch.manual_seed(1)
-    synthesizer, lift = tiny.TinySynthesizer(), tiny.TinyLift()
+def test_examples_are_seeded_and_named_as_the_inputs(graph):
+    one, two = graph.example(), graph.example()
+    assert {name: tuple(tensor.shape) for name, tensor in one.items()} == {
+        "images": (EXAMPLE_SIZES["N"], 16, 16, 3),
+        "head_weight": (EXAMPLE_SIZES["C"], 18),
+        "head_bias": (EXAMPLE_SIZES["C"],),
+        "class_bias": (EXAMPLE_SIZES["C"],),
+    }
+    assert one["images"].dtype == torch.uint8
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_synthesizer_and_lift_graphs_are_their_modules(exported):
+    trained = exported.run.trained
     semantic, noise = torch.rand(3, tiny.ATTRIBUTES), torch.randn(3, tiny.NOISE)
-    features = SynthesizerGraph(synthesizer)(semantic, noise)
-    assert torch.equal(features, synthesizer(semantic, noise))
-    assert torch.equal(LiftGraph(lift)(features), lift(features))
+    features = synthesizer_graph(trained, tiny.ATTRIBUTES).module(semantic, noise)
+    assert torch.equal(features, trained.synthesizer(semantic, noise))
+    assert torch.equal(lift_graph(trained).module(features), trained.lift(features))
+
+
+def test_there_is_no_lift_graph_without_a_lift():
+    assert lift_graph(tiny.make_tiny_trained(lift=False)) is None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,9 +14,12 @@ from torch import nn
 from zsl_runtime.bundle import Generation
 from zsl_runtime.class_table import ClassTable, SemanticRule
 from zsl_runtime.head import FitSettings, Replay, View, fit_head, fitting_rows
+from zsl_train import backbones, methods
 from zsl_train.backbones.base import Backbone
+from zsl_train.data.image_set import ImageSet
 from zsl_train.methods.base import Dims, Trained, run_batched
-from zsl_train.run_folder import Run
+from zsl_train.recipe import Recipe
+from zsl_train.run_folder import Run, RunWriter, save_run
 
 SIDE, REGIONS, CHANNELS = 16, 16, 12
 ATTRIBUTES, NOISE, FEATURE, HIDDEN = 6, 4, 10, 8
@@ -189,3 +193,56 @@ def fit_tiny_head(trained: Trained, table: ClassTable, replay: Replay):
     )
     head = fit_head(x, labels, len(table), trained.views, SEED)
     return replace(head, gamma=0.3, temperature=0.8)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The tiny method's settings."""
+
+    lift: bool = True
+
+
+def build(config: Config, dims: Dims) -> Trained:
+    """What `zsl_train.methods` asks of a method's module."""
+    return make_tiny_trained(lift=config.lift)
+
+
+def know_tiny(monkeypatch) -> None:
+    """Enter the tiny method and backbone into the tables by which a run folder is read."""
+    monkeypatch.setitem(methods.METHODS, "tiny", sys.modules[__name__])
+    monkeypatch.setitem(backbones.BACKBONES, "tiny", TinyBackbone)
+
+
+def save_tiny_run(run: Run, folder: Path) -> Path:
+    """Write a run folder as zsl-train does."""
+    table = run.generation.table
+    images = ImageSet(
+        root=folder,
+        paths=("robin/1.png",),
+        labels=np.zeros(1, dtype=np.int64),
+        role=np.array(["train"]),
+        table=table,
+        words=table.attributes,
+        word_vectors=None,
+        split_version="tiny",
+        notes=(),
+    )
+    recipe = Recipe(method="tiny", backbone="tiny", seed=run.seed, probe_pictures=run.probe_count)
+    writer = RunWriter(folder, force=False)
+    with writer.exclusive():
+        writer.begin(recipe, Config(lift=run.trained.lift is not None), "fingerprint")
+        save_run(
+            writer,
+            trained=run.trained,
+            backbone=run.backbone,
+            dims=run.dims,
+            generation=run.generation,
+            replay=run.replay,
+            rule=run.semantic_rule,
+            recipe=recipe,
+            scores=run.scores,
+            pictures=run.pictures,
+            picture_labels=run.picture_labels,
+            images=images,
+        )
+    return folder

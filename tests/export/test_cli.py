@@ -1,0 +1,131 @@
+"""`zsl-export` on a run folder: what goes to stdout and to stderr, and the exit code of all that can go wrong."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from support.tiny_run import know_tiny, save_tiny_run
+from zsl_export import bundle_of_run
+from zsl_export.cli import main
+from zsl_runtime.bundle import Bundle
+from zsl_runtime.errors import GateError
+
+
+@pytest.fixture
+def run_folder(exported, tmp_path, monkeypatch):
+    know_tiny(monkeypatch)
+    return save_tiny_run(exported.run, tmp_path / "run")
+
+
+def test_a_run_becomes_a_bundle(exported, run_folder, traced_before, tmp_path, capfd):
+    assert main([str(run_folder), "--out", str(tmp_path / "my birds")]) == 0
+    printed = capfd.readouterr()
+    assert printed.out == f"{tmp_path / 'my birds'}\n"
+    bundle = Bundle.open(tmp_path / "my birds")
+    assert bundle.current().table.names == exported.run.generation.table.names
+    assert bundle.manifest["recipe"]["backbone"] == "tiny"
+    assert "exported model.onnx (" in printed.err
+    assert "ok   best class: 70 rows, 100.00% agree" in printed.err
+    assert "features of 75 training pictures and 6 of the pictures themselves" in printed.err
+    commands = [shlex.split(line) for line in printed.err.splitlines() if line.startswith("  zsl-")]
+    assert [words[0] for words in commands] == ["zsl-infer", "zsl-classes", "zsl-doctor"]
+    assert all(str(bundle.path) in words for words in commands)
+
+
+def test_without_probe_images(run_folder, traced_before, tmp_path, capfd):
+    assert main([str(run_folder), "--out", str(tmp_path / "b"), "--no-probe-images"]) == 0
+    assert Bundle.open(tmp_path / "b").probe().pixels is None
+    assert "but none of the pictures themselves" in capfd.readouterr().err
+
+
+def test_an_existing_bundle_is_refused_before_the_run_is_read(exported, run_folder, traced_before, tmp_path, capfd):
+    place = shutil.copytree(exported.bundle, tmp_path / "b")
+    assert main([str(tmp_path / "no run"), "--out", str(place)]) == 2
+    assert "error: E-BUNDLE-EXISTS" in capfd.readouterr().err
+    assert main([str(run_folder), "--out", str(place), "--force"]) == 0
+
+
+def failing(tmp_path, capfd, run, code, pattern):
+    """`main` fails with `code` and one line of error on stderr, and leaves nothing."""
+    assert main([str(run), "--out", str(tmp_path / "b")]) == code
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert printed.err.splitlines()[-1] == errors[0]
+    assert pattern in errors[0]
+    assert [path for path in tmp_path.iterdir() if path.name != "run"] == []
+
+
+def test_a_folder_that_is_no_run(tmp_path, capfd):
+    (tmp_path / "run").mkdir()
+    failing(tmp_path, capfd, tmp_path / "run", 5, "E-RUN")
+
+
+def test_no_such_run(tmp_path, capfd):
+    failing(tmp_path, capfd, tmp_path / "nowhere", 5, "E-RUN")
+
+
+def test_an_unfinished_run(run_folder, tmp_path, capfd):
+    info = json.loads((run_folder / "run.json").read_text())
+    (run_folder / "run.json").write_text(json.dumps(info | {"state": "unfinished"}))
+    failing(tmp_path, capfd, run_folder, 5, "unfinished run; repeat its zsl-train command")
+
+
+def test_a_changed_run(run_folder, tmp_path, capfd):
+    with (run_folder / "weights.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x7f")
+    failing(tmp_path, capfd, run_folder, 5, "weights.safetensors has changed since zsl-train wrote it")
+
+
+def test_a_failed_gate(run_folder, traced_before, tmp_path, capfd, monkeypatch):
+    def refuse(parity):
+        raise GateError("E-PARITY", "they disagree; no bundle was written")
+
+    monkeypatch.setattr(bundle_of_run, "gate", refuse)
+    failing(tmp_path, capfd, run_folder, 3, "E-PARITY: they disagree")
+
+
+def test_ctrl_c(run_folder, traced_before, tmp_path, capfd, monkeypatch):
+    def interrupt(parity):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bundle_of_run, "gate", interrupt)
+    assert main([str(run_folder), "--out", str(tmp_path / "b")]) == 130
+    assert capfd.readouterr().err.splitlines()[-1] == "interrupted"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("module", ["torch", "onnx"])
+def test_a_missing_package_is_named_with_the_line_that_installs_it(module, tmp_path, capfd, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] in {"zsl_export", "zsl_train"}]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    failing(
+        tmp_path, capfd, tmp_path / "run", 4, f'{module}, which is not installed; install it with: pip install "zsl-'
+    )
+
+
+@pytest.mark.parametrize("arguments", [[], ["run"], ["run", "--out"], ["run", "--out", "b", "--precision", "fp8"]])
+def test_wrong_usage(arguments, capfd):
+    assert main(arguments) == 2
+    assert capfd.readouterr().err.startswith("error: E-USAGE: ")
+
+
+def test_help_needs_no_torch_and_no_numpy():
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = sys.modules['numpy'] = sys.modules['onnx'] = None\n"
+        "from zsl_export.cli import main\n"
+        "sys.exit(main(['--help']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--no-probe-images" in done.stdout
+    assert "exit code 3" in done.stdout
