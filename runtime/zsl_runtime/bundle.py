@@ -510,7 +510,7 @@ def write_bundle(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _clean_siblings(target)
-        _check_dest(target, force=force)
+        check_dest(target, force=force)
         building = temporary_name(target)
         try:
             building.mkdir()
@@ -580,7 +580,8 @@ def _put_in_place(building: Path, target: Path, *, force: bool) -> None:
     shutil.rmtree(old)
 
 
-def _check_dest(target: Path, *, force: bool) -> None:
+def check_dest(target: Path, *, force: bool) -> None:
+    """Refuse a place where `write_bundle` would not write: UsageError E-BUNDLE-EXISTS or E-BUNDLE-DEST."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not _is_bundle(target):

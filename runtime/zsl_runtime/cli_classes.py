@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -12,9 +13,11 @@ import click
 from zsl_runtime.errors import run_command
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from zsl_runtime.bundle import Bundle
     from zsl_runtime.generations import Change, ClassRow, Fit
+    from zsl_runtime.head import Advance
 
 ENGINE = click.option("--engine", required=True, metavar="BUNDLE", help="The bundle, or a file in it.")
 SEED = click.option("--seed", type=int, help="Of synthesis and fit. Default: the seed of the export.")
@@ -62,7 +65,8 @@ def add_command(engine: str, attributes: str, fit: Fit, seed: int | None) -> Non
     bundle = Bundle.open(engine)
     table = read_class_csv(attributes, attributes=bundle.attributes, need_split=False)
     click.echo(f"adding {_classes(len(table))} to {bundle.path} ({fit} fit) ...", err=True)
-    change = add_classes(bundle, table, fit=fit, seed=seed)
+    with _bar(bundle) as advance:
+        change = add_classes(bundle, table, fit=fit, seed=seed, advance=advance)
     lines = [
         f"added {name}: {change.fits[name]:.1%} of its synthesized features are taken for it" for name in change.names
     ]
@@ -102,7 +106,10 @@ def refit_command(engine: str, seed: int | None) -> None:
     from zsl_runtime.bundle import Bundle
     from zsl_runtime.generations import refit
 
-    _report(refit(Bundle.open(engine), seed=seed), [])
+    bundle = Bundle.open(engine)
+    with _bar(bundle) as advance:
+        change = refit(bundle, seed=seed, advance=advance)
+    _report(change, [])
 
 
 @cli.command("prune")
@@ -122,6 +129,19 @@ def prune_command(engine: str, keep: int) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run zsl-classes; returns the exit code."""
     return run_command(cli, argv)
+
+
+@contextmanager
+def _bar(bundle: Bundle) -> Iterator[Advance]:
+    """A bar over the epochs of a fit, on a terminal only."""
+    from zsl_runtime.generations import fit_epochs
+    from zsl_runtime.pipeline import Progress
+
+    progress = Progress(fit_epochs(bundle), "epochs", sys.stderr)
+    try:
+        yield progress.advance
+    finally:
+        progress.clear()
 
 
 def _print_classes(rows: Sequence[ClassRow], form: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from zsl_runtime.backends import open_backend
 from zsl_runtime.errors import UsageError
-from zsl_runtime.head import Head, extend_head, fit_head, fitting_rows, fold
+from zsl_runtime.head import Head, extend_head, fit_head, fitting_rows, fold, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from zsl_runtime.bundle import Bundle, Generation
     from zsl_runtime.class_table import ClassTable
+    from zsl_runtime.head import Advance
 
 FITS = ("new", "full")
 Fit = Literal["new", "full"]
@@ -63,6 +64,11 @@ class Change:
     seconds: float
 
 
+def fit_epochs(bundle: Bundle) -> int:
+    """How many epochs a fit of this bundle's head takes, all views together."""
+    return sum(view.fit.epochs for view in bundle.views)
+
+
 def list_classes(bundle: Bundle) -> list[ClassRow]:
     """The classes of the generation in force, in the order of their columns."""
     table = bundle.current().table
@@ -72,7 +78,9 @@ def list_classes(bundle: Bundle) -> list[ClassRow]:
     ]
 
 
-def add_classes(bundle: Bundle, table: ClassTable, *, fit: Fit = "new", seed: int | None = None) -> Change:
+def add_classes(
+    bundle: Bundle, table: ClassTable, *, fit: Fit = "new", seed: int | None = None, advance: Advance = silent
+) -> Change:
     """Add classes from their attributes alone.
 
     Args:
@@ -82,6 +90,7 @@ def add_classes(bundle: Bundle, table: ClassTable, *, fit: Fit = "new", seed: in
             `full` fits the whole head again. Gamma and temperature are carried over by both.
         seed: of synthesis and fit; None takes the one of the export, with which a class gets the very features that it
             would have had if it had been there from the start.
+        advance: called with 1 after each epoch of the fit; there are `fit_epochs` of them.
 
     Raises:
         UsageError: E-CLASS-EXISTS, E-ATTRIBUTES, E-ATTRIBUTE-ZERO, E-CLASSES-SPLIT, E-FIT, E-SEED, E-HEAD-RULE.
@@ -105,9 +114,9 @@ def add_classes(bundle: Bundle, table: ClassTable, *, fit: Fit = "new", seed: in
         whole = old.table.append(table)
         x, labels = _rows(bundle, whole, seed)
         if fit == "new":
-            head = extend_head(old.head, x, labels, len(table), seed)
+            head = extend_head(old.head, x, labels, len(table), seed, advance=advance)
         else:
-            head = _fitted(bundle, old, x, labels, seed)
+            head = _fitted(old, x, labels, seed, advance)
         generation = _next(old, digest, table=whole, head=head, seed=seed, action="add")
         fits = _own_share(generation, x, labels, range(len(old.table), len(whole)))
         return _commit(bundle, generation, table.names, started, fit=fit, fits=fits)
@@ -162,12 +171,13 @@ def undo(bundle: Bundle) -> Change:
         return _commit(bundle, generation, names, started, equals=parent.number)
 
 
-def refit(bundle: Bundle, *, seed: int | None = None) -> Change:
+def refit(bundle: Bundle, *, seed: int | None = None, advance: Advance = silent) -> Change:
     """Fit the whole head again, for the classes in force; with the export's seed and classes that gives its head.
 
     Args:
         bundle: to change.
         seed: of synthesis and fit; None takes the one of the export.
+        advance: as in `add_classes`.
 
     Raises:
         UsageError: E-SEED, E-HEAD-RULE; otherwise as `add_classes`.
@@ -178,7 +188,7 @@ def refit(bundle: Bundle, *, seed: int | None = None) -> Change:
         started = time.perf_counter()
         old, digest = _current(bundle)
         x, labels = _rows(bundle, old.table, seed)
-        head = _fitted(bundle, old, x, labels, seed)
+        head = _fitted(old, x, labels, seed, advance)
         generation = _next(old, digest, table=old.table, head=head, seed=seed, action="refit")
         return _commit(bundle, generation, (), started, fit="full")
 
@@ -276,9 +286,9 @@ def _rows(bundle: Bundle, table: ClassTable, seed: int) -> tuple[NDArray[np.floa
         )
 
 
-def _fitted(bundle: Bundle, old: Generation, x: NDArray[np.float32], labels: NDArray[np.int64], seed: int) -> Head:
+def _fitted(old: Generation, x: NDArray[np.float32], labels: NDArray[np.int64], seed: int, advance: Advance) -> Head:
     """A head fitted from the start, with the calibration of the old one."""
-    head = fit_head(x, labels, int(labels.max()) + 1, bundle.views, seed)
+    head = fit_head(x, labels, int(labels.max()) + 1, old.head.views, seed, advance=advance)
     return replace(head, gamma=old.head.gamma, temperature=old.head.temperature)
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Synthesize = Callable[[Floats, Floats], Floats]
     Lift = Callable[[Floats], Floats]
+    Advance = Callable[[int], None]
 
 ADAM_EPS = 1e-8
 BLOCK_ROWS = 1024  # rows that go through a graph or a large matrix product at once
@@ -399,7 +400,19 @@ def _lifted(features: Floats, lift: Lift | None, shape: tuple[int, ...], of: str
     return x
 
 
-def fit_head(x: Floats, labels: NDArray[np.integer[Any]], n_classes: int, views: Sequence[View], seed: int) -> Head:
+def silent(_count: int) -> None:
+    """Nobody wants to know how far a fit is."""
+
+
+def fit_head(
+    x: Floats,
+    labels: NDArray[np.integer[Any]],
+    n_classes: int,
+    views: Sequence[View],
+    seed: int,
+    *,
+    advance: Advance = silent,
+) -> Head:
     """Fit every view from the start by softmax regression.
 
     Args:
@@ -408,6 +421,7 @@ def fit_head(x: Floats, labels: NDArray[np.integer[Any]], n_classes: int, views:
         n_classes: C.
         views: K views.
         seed: at least 0; view k draws weights and permutations from (seed, k).
+        advance: called with 1 after each epoch of each view.
 
     Returns:
         The head, gamma 0 and temperature 1.
@@ -421,13 +435,15 @@ def fit_head(x: Floats, labels: NDArray[np.integer[Any]], n_classes: int, views:
     for k, view in enumerate(views):
         columns = x[:, view.start : view.stop]
         rng = np.random.default_rng([seed, k])
-        weight, bias = _fit_view(columns, labels, view.fit, n_rows=n_classes, frozen=None, rng=rng)
+        weight, bias = _fit_view(columns, labels, view.fit, n_rows=n_classes, frozen=None, rng=rng, advance=advance)
         weights.append(weight)
         biases.append(bias)
     return Head(tuple(views), tuple(weights), tuple(biases))
 
 
-def extend_head(head: Head, x: Floats, labels: NDArray[np.integer[Any]], n_new: int, seed: int) -> Head:
+def extend_head(
+    head: Head, x: Floats, labels: NDArray[np.integer[Any]], n_new: int, seed: int, *, advance: Advance = silent
+) -> Head:
     """Append `n_new` classes to a head; the rows of the old classes stay as they are, bit for bit.
 
     The loss is the same softmax over all classes; only the new rows move, so of the old logits only their log-sum-exp
@@ -439,6 +455,7 @@ def extend_head(head: Head, x: Floats, labels: NDArray[np.integer[Any]], n_new: 
         labels: (N,) in [0, C + n_new); every new class must occur.
         n_new: how many classes are new; they get the columns C, C + 1, ...
         seed: as in `fit_head`.
+        advance: as in `fit_head`.
 
     Returns:
         A head of C + n_new classes with the same views, gamma and temperature.
@@ -454,7 +471,7 @@ def extend_head(head: Head, x: Floats, labels: NDArray[np.integer[Any]], n_new: 
         columns = x[:, view.start : view.stop]
         frozen = _log_sum_exp(columns, head.weights[k], head.biases[k])
         rng = np.random.default_rng([seed, k])
-        weight, bias = _fit_view(columns, labels - old, view.fit, n_rows=n_new, frozen=frozen, rng=rng)
+        weight, bias = _fit_view(columns, labels - old, view.fit, n_rows=n_new, frozen=frozen, rng=rng, advance=advance)
         weights.append(np.concatenate([head.weights[k], weight]))
         biases.append(np.concatenate([head.biases[k], bias]))
     return replace(head, weights=tuple(weights), biases=tuple(biases))
@@ -468,6 +485,7 @@ def _fit_view(
     n_rows: int,
     frozen: Floats | None,
     rng: np.random.Generator,
+    advance: Advance,
 ) -> tuple[Floats, Floats]:
     """Weights (n_rows, D_k) and biases (n_rows,); labels and `frozen` as in `gradient`."""
     weight = rng.standard_normal((n_rows, x.shape[1]), dtype=np.float32) * np.float32(settings.init_std)
@@ -484,6 +502,7 @@ def _fit_view(
             gradient(x[chosen], labels[chosen], weight, bias, frozen=part, out=out)
             update_weight.step(out[0])
             update_bias.step(out[1])
+        advance(1)
     return weight, bias
 
 

@@ -907,7 +907,7 @@ def test_a_first_export_killed_at_any_step_leaves_nothing_or_the_bundle(original
 
 def test_a_bundle_that_appears_while_another_is_written_is_not_replaced(path, original, monkeypatch):
     """Two exports to one place at once: the second finds the first one's bundle when it wants the name."""
-    monkeypatch.setattr(bundle_module, "_check_dest", lambda target, force: None)
+    monkeypatch.setattr(bundle_module, "check_dest", lambda target, force: None)
     with pytest.raises(UsageError, match="E-BUNDLE-EXISTS"):
         write_bundle(path, **parts(original))
     monkeypatch.setattr(Path, "rename", lambda self, target: (_ for _ in ()).throw(OSError(18, "no", str(self))))

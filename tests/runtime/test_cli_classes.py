@@ -79,6 +79,17 @@ def test_add_says_what_it_added_how_well_it_fits_and_what_is_in_force(capsys, en
     assert names(engine)[8:] == ["heron", "cuckoo, common"]
 
 
+@pytest.mark.parametrize("command", ["add", "refit"])
+def test_a_terminal_sees_a_bar_and_it_is_taken_away(capsys, monkeypatch, engine, attributes, command):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    options = ["--attributes", attributes] if command == "add" else []
+    code, out, err = run(capsys, command, "--engine", engine, *options)
+    assert code == 0
+    assert "\r" not in out
+    assert "80/80" in err  # two views of 40 epochs
+    assert err.endswith("\r\x1b[K")
+
+
 def test_a_seed_gives_the_same_bundle_state_again(capsys, engine, attributes):
     weights = []
     for seed in ("5", "5", "6"):

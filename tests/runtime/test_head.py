@@ -127,6 +127,15 @@ def test_a_whole_fit_equals_the_textbook_in_float64():
     assert (head.gamma, head.temperature) == (0.0, 1.0)
 
 
+def test_every_epoch_of_every_view_is_told():
+    x, labels = make_rows(12, 6, 3)
+    told: list[int] = []
+    head = fit_head(x, labels, 3, views_of(4, 2), 0, advance=told.append)
+    assert told == [1] * 2 * FAST.epochs
+    extend_head(head, x, np.where(labels == 0, 3, labels), 1, 0, advance=told.append)
+    assert told == [1] * 4 * FAST.epochs
+
+
 def test_a_batch_larger_than_the_data_is_one_step_an_epoch():
     x, labels = make_rows(10, 4, 2)
     fit = FitSettings(epochs=4, batch_size=10_000, learning_rate=0.05)
