@@ -150,7 +150,7 @@ def extract(
             print(f"features: {shape[0]} pictures reused from {files.folder}", file=stream)
         else:
             _fill(files, image_set, backbone, stream, batch_size=batch_size, threads=threads or usable_cpus())
-        store = files.open(key)
+        store = files.open(key, image_set)
     except OSError as error:
         raise _refusal(error, files) from error
     for problem in store.problems:
@@ -217,24 +217,26 @@ class _Files:
     def is_complete(self) -> bool:
         return bool(self.read_state().all())
 
-    def read_problems(self, unreadable: NDArray[np.int64]) -> tuple[str, ...]:
-        """The recorded reason of every unreadable picture. A line that a kill cut short belongs to none of them."""
-        if not len(unreadable):
-            return ()
+    def read_problems(self) -> dict[int, str]:
+        """The recorded reasons by row; lines that a crash damaged are skipped."""
         reasons = {}
-        for line in self.problems.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):
+        text = self.problems.read_text(encoding="utf-8", errors="replace") if self.problems.is_file() else ""
+        for line in text.splitlines():
+            with contextlib.suppress(ValueError, TypeError):
                 row, reason = json.loads(line)
-                reasons[row] = reason
-        return tuple(reasons.get(int(row), f"picture {row}, reason not recorded") for row in unreadable)
+                reasons[row] = str(reason)
+        return reasons
 
-    def open(self, key: str) -> FeatureStore:
+    def open(self, key: str, image_set: ImageSet) -> FeatureStore:
         """The finished store."""
         state = self.read_state()
         regions = np.memmap(self.regions, dtype="<f2", mode="r", shape=self.shape)
-        return FeatureStore(
-            self.folder, key, regions, state == DONE, self.read_problems(np.flatnonzero(state == UNREADABLE))
+        reasons = self.read_problems()
+        problems = (
+            reasons.get(int(row), f"{image_set.root / image_set.paths[row]}, for a reason that was not recorded")
+            for row in np.flatnonzero(state == UNREADABLE)
         )
+        return FeatureStore(self.folder, key, regions, state == DONE, tuple(problems))
 
 
 def _fill(
