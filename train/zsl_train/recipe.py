@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from zsl_runtime.errors import UsageError, from_os_error
 
@@ -22,7 +23,7 @@ class Recipe:
         preset: named settings of the method: default, paper or code.
         backbone: key of `zsl_train.backbones.BACKBONES`.
         image_size: picture side P the backbone is run at; 0 is the backbone's own.
-        seed: of everything random.
+        seed: of everything random, below 2^32.
         folds: validation folds that choose epochs, gamma and temperature; 0 selects nothing.
         snapshots: shares of the last stage that are compared on the validation classes.
         replay_per_class: photographed features kept for later head fits, at most, for each seen class.
@@ -57,43 +58,86 @@ class Recipe:
         return asdict(self) | {"snapshots": list(self.snapshots)}
 
 
-RECIPE_TYPES = get_type_hints(Recipe, globals(), {"Any": Any})
+RECIPE_TYPES = get_type_hints(Recipe)
+LARGEST = 2**31  # of whole numbers: sizes and counts
+# Keys with a range of their own: (least, most).
+RANGES = {
+    "seed": (0, 2**32 - 1),  # what the random generators of both NumPy and torch take, a few added
+    "replay_per_class": (1, LARGEST),
+    "probe_pictures": (1, LARGEST),
+    "word_width": (1, 2**16),
+}
 
 
 def _checked(name: str, value: Any, wanted: Any, source: str) -> Any:
     """`value` as type `wanted`, or UsageError E-RECIPE naming key, type and source."""
-    if wanted is float and type(value) is int:
-        return float(value)
-    if name == "snapshots" and isinstance(value, (list, tuple)):
-        if value and all(isinstance(x, (int, float)) and 0 < x <= 1 for x in value):
-            return tuple(float(x) for x in value)
-        raise UsageError("E-RECIPE", f"{source}: snapshots = {value!r}; expected shares in (0, 1], such as [0.5, 1.0]")
-    expected = getattr(wanted, "__args__", None)  # Literal["a", "b"]
-    if expected and all(isinstance(one, str) for one in expected):
-        if value in expected:
+    if name == "snapshots":
+        return _checked_shares(value, source)
+    if get_origin(wanted) is Literal:
+        choices = get_args(wanted)
+        if value in choices:
             return value
-        raise UsageError("E-RECIPE", f"{source}: {name} = {value!r}; expected one of {', '.join(map(repr, expected))}")
-    plain = dict if name == "settings" else wanted
+        raise UsageError(
+            "E-RECIPE", f"{source}: {name} = {_shown(value)}; expected one of {', '.join(map(repr, choices))}"
+        )
+    if wanted is float and type(value) is int:
+        value = _as_float(value)
+    plain = get_origin(wanted) or wanted  # dict[str, Any] -> dict
     if type(value) is not plain:
         raise UsageError(
-            "E-RECIPE", f"{source}: {name} = {value!r} is {type(value).__name__}; expected {plain.__name__}"
+            "E-RECIPE", f"{source}: {name} = {_shown(value)} is {type(value).__name__}; expected {plain.__name__}"
         )
-    if plain in (int, float) and value < 0:
-        raise UsageError("E-RECIPE", f"{source}: {name} = {value!r}; expected a number that is not negative")
+    if plain in {int, float}:
+        _check_number(name, value, source)
     return value
+
+
+def _checked_shares(value: Any, source: str) -> tuple[float, ...]:
+    if isinstance(value, (list, tuple)) and value and all(type(x) in {int, float} and 0 < x <= 1 for x in value):
+        return tuple(float(x) for x in value)
+    raise UsageError(
+        "E-RECIPE", f"{source}: snapshots = {_shown(value)}; expected shares in (0, 1], such as [0.5, 1.0]"
+    )
+
+
+def _shown(value: Any) -> str:
+    """A value as a message shows it: cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not print numbers of thousands of digits
+        return "a huge number"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _as_float(value: int) -> float:
+    """The nearest float; infinity for what is beyond all of them (refused later like any other)."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _check_number(name: str, value: float, source: str) -> None:
+    least, most = RANGES.get(name, (0, LARGEST if type(value) is int else math.inf))
+    if not (least <= value <= most and math.isfinite(value)):
+        wanted = f"a whole number from {least} to {most}" if type(value) is int else "a finite number, at least 0"
+        raise UsageError("E-RECIPE", f"{source}: {name} = {_shown(value)}; expected {wanted}")
+
+
+UNPARSABLE = (ValueError, RecursionError)  # TOMLDecodeError, numbers of thousands of digits, nests of as many brackets
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
     """The keys of a recipe file, checked; UsageError E-RECIPE for anything unknown or of the wrong type."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError("E-RECIPE", f"{path} is not UTF-8 text ({error}); give a TOML recipe") from error
     except OSError as error:
         raise from_os_error(error, "read the recipe") from error
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except UNPARSABLE as error:
         raise UsageError("E-RECIPE", f"{path} is not valid TOML: {error}; see train/recipes for examples") from error
     return {name: _recipe_key(name, value, str(path)) for name, value in data.items()}
 
@@ -113,11 +157,16 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
         name, text = name.strip(), text.strip()
         if not equals or not name or not text:
             raise UsageError("E-RECIPE", f"--set {item!r}; expected key=value, such as --set hidden=1024")
-        try:
-            values[name] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            values[name] = text
+        values[name] = _value_of(text)
     return values
+
+
+def _value_of(text: str) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except UNPARSABLE:
+        return text
+    return parsed["value"] if len(parsed) == 1 else text  # more keys: a line break was in it
 
 
 def make_recipe(base: Mapping[str, Any], overrides: Mapping[str, Any], chosen: Mapping[str, Any]) -> Recipe:
@@ -130,14 +179,27 @@ def make_recipe(base: Mapping[str, Any], overrides: Mapping[str, Any], chosen: M
 
     """
     own = {k: _recipe_key(k, v, "--set") for k, v in overrides.items() if k in RECIPE_TYPES}
-    settings = {**base.get("settings", {}), **{k: v for k, v in overrides.items() if k not in RECIPE_TYPES}}
-    return Recipe(**{**base, **own, **chosen, "settings": {**settings, **chosen.get("settings", {})}})
+    flags = {k: _recipe_key(k, v, f"--{k.replace('_', '-')}") for k, v in chosen.items()}
+    settings = {k: v for k, v in overrides.items() if k not in RECIPE_TYPES}
+    merged = {**base.get("settings", {}), **own.get("settings", {}), **settings}
+    return Recipe(**{**base, **own, **flags, "settings": merged})
 
 
 def method_config(config_type: Any, presets: Mapping[str, Mapping[str, Any]], recipe: Recipe) -> Any:
-    """The method's Config for a recipe: its defaults, then the preset, then the recipe's settings, all checked."""
+    """The method's Config for a recipe: its defaults, then the preset, then the recipe's settings, all checked.
+
+    Args:
+        config_type: the method's frozen dataclass.
+        presets: of the method.
+        recipe: names the preset and the settings.
+
+    Raises:
+        UsageError: E-RECIPE for an unknown preset or setting, or a value of the wrong type.
+
+    """
     if recipe.preset not in presets:
-        raise UsageError("E-RECIPE", f"preset {recipe.preset!r} of {recipe.method}; expected one of {', '.join(presets)}")
+        known = ", ".join(presets)
+        raise UsageError("E-RECIPE", f"{recipe.method} has no preset {recipe.preset!r}; expected one of {known}")
     types = get_type_hints(config_type)
     unknown = sorted(set(recipe.settings) - set(types))
     if unknown:

@@ -1,8 +1,8 @@
 """Selection on validation classes: how long to train, gamma and temperature, and the baselines' scaling and ridge.
 
 Some seen classes play the unseen ones. In each fold a share of the seen classes is left out of training (validation
-classes), and of the other classes a fifth of the training pictures is held out. A model trained on the rest is scored on both,
-as the final model is scored on the test set. No test picture and no unseen class is ever looked at
+classes), and of the other classes a fifth of the training pictures is held out. A model trained on the rest is scored
+on both, as the final model is scored on the test set. No test picture and no unseen class is ever looked at
 (METHODS.md 1.5, the honest protocol).
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Bools = NDArray[np.bool_]
 
-HELD_OUT = 5  # one training picture in five of a training class is held out in a fold
+HELD_OUT = 5  # one training picture in five of a training class is held out in a fold, at least one of two or more
 MINIMUM_SEEN = 4  # fewer seen classes cannot lend two for validation and keep two to train on
 
 
@@ -51,7 +51,9 @@ class Fold:
         return np.searchsorted(self.classes, labels).astype(np.int64)
 
 
-def make_folds(rows: Ints, labels: Ints, seen: Bools, *, count: int, seed: int, marked: Bools | None = None) -> list[Fold]:
+def make_folds(
+    rows: Ints, labels: Ints, seen: Bools, *, count: int, seed: int, marked: Bools | None = None
+) -> list[Fold]:
     """Draw `count` folds; the share of validation classes is the share of unseen classes in the whole table.
 
     The validation classes of different folds do not overlap while there are enough classes.
@@ -80,12 +82,12 @@ def make_folds(rows: Ints, labels: Ints, seen: Bools, *, count: int, seed: int, 
         chosen = order[index * left_out : (index + 1) * left_out]
         if len(np.unique(chosen)) < left_out:  # the slice runs over the end of one permutation
             chosen = rng.permutation(known)[:left_out]
-        folds.append(_fold(rows, labels, np.setdiff1d(known, chosen), np.sort(chosen), rng, marked))
+        folds.append(_fold(rows, labels, np.setdiff1d(known, chosen), np.sort(chosen), rng=rng, marked=marked))
     return folds
 
 
 def _fold(
-    rows: Ints, labels: Ints, training: Ints, validation: Ints, rng: np.random.Generator, marked: Bools | None
+    rows: Ints, labels: Ints, training: Ints, validation: Ints, *, rng: np.random.Generator, marked: Bools | None
 ) -> Fold:
     train: list[Ints] = []
     held: list[Ints] = [rows[np.isin(labels, validation)]]
@@ -94,7 +96,7 @@ def _fold(
         aside = of_class[marked[of_class]] if marked is not None else of_class[:0]
         if len(aside) in (0, len(of_class)):
             shuffled = rng.permutation(of_class)
-            aside = shuffled[: len(shuffled) // HELD_OUT]
+            aside = shuffled[: max(len(shuffled) // HELD_OUT, min(1, len(shuffled) - 1))]
         held.append(rows[aside])
         train.append(rows[np.setdiff1d(of_class, aside)])
     classes = np.sort(np.concatenate([training, validation]))
@@ -117,6 +119,8 @@ class Choice:
         validation_H: mean H over the folds at that choice, in percent.
         candidates: share -> its best mean H.
 
+    Where there was nothing to choose on, validation_H is None and the rest is neutral.
+
     """
 
     stop_at: float
@@ -126,9 +130,7 @@ class Choice:
     candidates: dict[float, float]
 
 
-def choose(
-    snapshots: Mapping[float, Sequence[Floats]], labels: Sequence[Ints], seen: Sequence[Bools]
-) -> Choice:
+def choose(snapshots: Mapping[float, Sequence[Floats]], labels: Sequence[Ints], seen: Sequence[Bools]) -> Choice:
     """The share of the last stage and the gamma with the highest mean H over the folds, then the temperature.
 
     Args:
@@ -161,9 +163,7 @@ class BaselineChoice:
     validation_H: float | None  # noqa: N815
 
 
-def choose_baseline(
-    name: str, folds: Sequence[Fold], pooled: Floats, labels: Ints, semantic: Floats
-) -> BaselineChoice:
+def choose_baseline(name: str, folds: Sequence[Fold], pooled: Floats, labels: Ints, semantic: Floats) -> BaselineChoice:
     """Try every scaling and ridge of a baseline on the folds.
 
     Args:
@@ -192,7 +192,10 @@ def choose_baseline(
                 seen_unseen_curve(fit(x, y, semantic[fold.classes], fold.seen, ridges)(held), held_labels, fold.seen)
                 for x, y, held, held_labels, fold in prepared
             ]
-            gamma, value = choose_gamma([curve for curve in curves if curve is not None])
+            usable = [curve for curve in curves if curve is not None]
+            if not usable:  # no fold has held-out pictures of both kinds: every class has one picture
+                continue
+            gamma, value = choose_gamma(usable)
             if best.validation_H is None or value > best.validation_H:
                 best = BaselineChoice(scaling, ridges, gamma, value)
     return best
