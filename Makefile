@@ -1,0 +1,58 @@
+# Two commands: `make demo` (the main job on the drawn demo set) and `make test` (lint, types, tests on the built wheel).
+# Both set up a virtual environment in .venv first; nothing is installed outside it.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+EXTRAS := cpu,train,test
+DEMO := demo
+# One install of the wheel for each state of the sources: the stamp is older than any file that goes into it.
+SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE $(shell find train export runtime -type f \
+	! -name '*.so' ! -path '*/__pycache__/*' | sed 's/ /\\ /g')
+
+.PHONY: help setup wheel demo test test-slow lint format bench clean
+
+help:
+	@echo "make demo       train, export, label, add a class, label again, on the drawn demo set"
+	@echo "make test       lint, types, and the tests against the built wheel"
+	@echo "make test-slow  the long tests: kills, full disks, the whole line"
+	@echo "make lint       ruff and mypy alone"
+	@echo "make bench      latency report of this machine"
+
+setup: $(BIN)/.dependencies $(BIN)/.wheel
+
+$(BIN)/.dependencies: pyproject.toml constraints.txt tools/requirements.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt build $$($(BIN)/python tools/requirements.py $(EXTRAS))
+	touch $@
+
+$(BIN)/.wheel: $(BIN)/.dependencies $(SOURCES)
+	rm -rf build/dist
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m build --wheel --outdir build/dist .
+	$(PIP) install --quiet --force-reinstall --no-deps build/dist/*.whl
+	touch $@
+
+demo: setup
+	$(BIN)/python tools/demo.py $(DEMO)
+
+lint: $(BIN)/.dependencies
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: setup lint
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow --timeout 3600
+
+bench: setup
+	$(BIN)/python -m pytest benchmarks -m "" --benchmark-only --benchmark-columns=min,median,mean,rounds
+
+format: $(BIN)/.dependencies
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build $(VENV) $(DEMO)
