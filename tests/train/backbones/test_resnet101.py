@@ -216,6 +216,13 @@ def test_offline_is_one_line_that_says_what_to_do(serve, monkeypatch, tmp_path):
     assert not list((tmp_path / "weights").iterdir())
 
 
+def test_a_cache_folder_that_cannot_be_made_is_one_line(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "file"))
+    with pytest.raises(SystemProblem, match=r"E-SYSTEM: could not keep the downloaded weights .*Not a directory"):
+        build("resnet101")
+
+
 def test_published_names_carry_their_hash():
     assert resnet101.PUBLISHED == {
         "IMAGENET1K_V1": "resnet101-63fe2227.pth",

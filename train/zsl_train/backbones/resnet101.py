@@ -13,14 +13,17 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zsl_runtime.errors import SystemProblem
+from zsl_runtime.errors import SystemProblem, from_os_error
 from zsl_train.backbones.base import Backbone
 from zsl_train.cache import cache_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 BLOCKS = (3, 4, 23, 3)  # bottlenecks of the four stages
 WIDTHS = (64, 128, 256, 512)  # channels inside them
@@ -96,7 +99,11 @@ class ResNet101(Backbone):
         file = PUBLISHED[name]
         target = cache_folder() / "weights" / file
         if not target.is_file():
-            download(SERVER + file, target, sha256_prefix=file.removesuffix(".pth").rsplit("-", 1)[1])
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                download(SERVER + file, target, sha256_prefix=file.removesuffix(".pth").rsplit("-", 1)[1])
+            except OSError as error:
+                raise from_os_error(error, "keep the downloaded weights") from error
         return target
 
     def feature_map(self, x: Tensor) -> Tensor:
@@ -111,31 +118,47 @@ class ResNet101(Backbone):
 def download(url: str, target: Path, sha256_prefix: str) -> None:
     """Fetch a file, check its hash, and only then give it its name.
 
+    Args:
+        url: where it is.
+        target: the file to write, in a folder that exists.
+        sha256_prefix: how its sha256 begins, in hexadecimal.
+
     Raises:
-        SystemProblem: E-DOWNLOAD when the server cannot be reached, sends something else, or the disk is full.
+        SystemProblem: E-DOWNLOAD when the server cannot be reached or sends something else.
+        OSError: when the file cannot be written; nothing is left of it.
 
     """
-    advice = f"download {url} on a machine that is online and give the file with --weights FILE"
     digest = hashlib.sha256()
-    target.parent.mkdir(parents=True, exist_ok=True)
     with NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as part:
         try:
-            with urllib.request.urlopen(url, timeout=TIMEOUT) as reply:  # noqa: S310  # our own constant, https
-                while block := reply.read(DOWNLOAD_BLOCK):
-                    digest.update(block)
-                    part.write(block)
+            for block in _blocks(url):
+                digest.update(block)
+                part.write(block)
             if not digest.hexdigest().startswith(sha256_prefix):
-                raise SystemProblem(
-                    "E-DOWNLOAD",
-                    f"{url} gave a file whose sha256 {digest.hexdigest()[:12]}... does not begin with {sha256_prefix}; "
-                    f"the transfer was damaged or replaced: try again, or {advice}",
-                )
+                reason = f"got a file whose sha256 {digest.hexdigest()[:12]}... does not begin with {sha256_prefix}"
+                raise _no_download(url, reason)
             part.flush()
             os.fsync(part.fileno())
             Path(part.name).replace(target)
-        except (OSError, http.client.HTTPException) as error:
-            if isinstance(error, urllib.error.HTTPError):
-                error.close()  # it is the server's answer too, with an open connection
-            raise SystemProblem("E-DOWNLOAD", f"could not fetch {url} ({error}); {advice}") from error
         finally:
             Path(part.name).unlink(missing_ok=True)
+
+
+def _blocks(url: str) -> Iterator[bytes]:
+    """What the server sends."""
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as reply:  # noqa: S310  # our own constant, https
+            while block := reply.read(DOWNLOAD_BLOCK):
+                yield block
+    except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it is the server's answer too, with an open connection
+        raise _no_download(url, str(error)) from error
+
+
+def _no_download(url: str, reason: str) -> SystemProblem:
+    return SystemProblem(
+        "E-DOWNLOAD",
+        f"could not fetch {url} ({reason}); try again, or download it on a machine that is online and give it with "
+        "--weights FILE",
+    )
