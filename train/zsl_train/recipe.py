@@ -57,6 +57,15 @@ class Recipe:
         """Plain data, for recipe.toml and the manifest."""
         return asdict(self) | {"snapshots": list(self.snapshots)}
 
+    def resolved(self, config: Any) -> Recipe:
+        """This recipe with all settings of the method written out: it gives `config` again whatever the presets say.
+
+        Args:
+            config: the method's Config, a flat dataclass of plain values.
+
+        """
+        return replace(self, settings=asdict(config))
+
 
 RECIPE_TYPES = get_type_hints(Recipe)
 LARGEST = 2**31  # of whole numbers: sizes and counts

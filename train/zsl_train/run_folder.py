@@ -10,8 +10,8 @@ import json
 import shutil
 import sys
 import time
+import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zsl_runtime
@@ -19,10 +19,11 @@ from zsl_runtime.bundle import Generation
 from zsl_runtime.class_table import SemanticRule
 from zsl_runtime.errors import ArtefactError, UsageError, from_os_error
 from zsl_runtime.head import Replay
-from zsl_runtime.storage import LOCK, exclusive, parse_tensors, sha256_of, tensor_bytes, write_whole
+from zsl_runtime.storage import LOCK, TEMPORARY, exclusive, parse_tensors, tensor_bytes, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -73,23 +74,65 @@ class Run:
     info: dict[str, Any]
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """Read a JSON object; ArtefactError E-RUN when it is missing or broken."""
+def read_info(folder: Path) -> dict[str, Any]:
+    """Content of run.json; that of a finished run is checked against the hash in it.
+
+    Raises:
+        ArtefactError: E-RUN when it is missing, broken, changed or of a newer format.
+        SystemProblem: E-SYSTEM when it cannot be read.
+
+    """
+    path = folder / INFO
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        info = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ArtefactError(
-            "E-RUN", f"{path} is missing: {path.parent} is not a {what}; give the folder that zsl-train --out wrote"
+            "E-RUN", f"{path} is missing: {folder} is not a run folder; give the folder that zsl-train --out wrote"
         ) from None
-    except ValueError:
-        raise ArtefactError("E-RUN", f"{path} is not valid JSON; the run is damaged: train it again") from None
-    if not isinstance(data, dict):
-        raise ArtefactError("E-RUN", f"{path} holds {type(data).__name__}, expected an object; train it again")
-    return data
+    except OSError as error:
+        raise from_os_error(error, "read the run") from error
+    except (ValueError, RecursionError):
+        raise ArtefactError("E-RUN", f"{path} is not valid JSON; {DAMAGED}") from None
+    if not isinstance(info, dict):
+        raise ArtefactError("E-RUN", f"{path} holds {type(info).__name__}, expected an object; {DAMAGED}")
+    known = info.get("format")
+    if type(known) is int and known > RUN_FORMAT:
+        raise ArtefactError(
+            "E-RUN", f"{folder} has run format {known}, this version reads up to {RUN_FORMAT}; update zsl-deploy"
+        )
+    written = info.pop("sha256", None)
+    if info.get("state") == "finished" and written != _info_hash(info):
+        raise ArtefactError("E-RUN", f"{path} has changed since zsl-train wrote it; {DAMAGED}")
+    return info
 
 
-PACKAGES = ("torch", "numpy", "pillow", "safetensors", "scipy", "scikit-learn")
-FILES = ("weights.safetensors", "backbone.safetensors", "generation.safetensors", "replay.safetensors", "pictures.safetensors")
+def info_bytes(info: dict[str, Any]) -> bytes:
+    """The run.json of this content, with its hash in it."""
+    return json_bytes({**info, "sha256": _info_hash(info)})
+
+
+def _info_hash(info: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()
+
+
+DAMAGED = "the run is damaged: train it again with --force"
+PACKAGES = ("torch", "numpy", "pillow", "safetensors", "scipy")
+INFO, RECIPE, SCORES, LOG, SPLIT, CHECKPOINT = (
+    "run.json",
+    "recipe.toml",
+    "scores.json",
+    "log.jsonl",
+    "split.csv",
+    "checkpoint",
+)
+TENSORS = (
+    "weights.safetensors",
+    "backbone.safetensors",
+    "generation.safetensors",
+    "replay.safetensors",
+    "pictures.safetensors",
+)
+READ = (*TENSORS, RECIPE, SCORES)  # what load_run reads besides run.json, where their hashes are
 
 
 def versions() -> dict[str, str]:
@@ -102,107 +145,141 @@ class RunWriter:
     """An open run folder. One process at a time writes to it.
 
     Args:
-        folder: of the run; created by `begin`.
-        force: throw away what is there, finished or not.
+        folder: of the run; created by `exclusive`.
+        force: throw away the run that is there, finished or not.
+
+    Raises:
+        UsageError: E-RUN-EXISTS when something else is there, or a finished run and no `force`.
+        ArtefactError: E-RUN when the run that is there cannot be read and `force` is not given.
 
     """
 
     def __init__(self, folder: Path, *, force: bool) -> None:
         self.folder = folder
         self.force = force
-        self.info: dict[str, Any] = {}
+        self._info: dict[str, Any] = {}
+        self._hashes: dict[str, str] = {}
         self._began = time.time()
-        if folder.exists() and not folder.is_dir():
-            raise UsageError("E-RUN-EXISTS", f"{folder} is a file; give --out a folder that does not exist yet")
-        if folder.exists() and any(entry.name != LOCK for entry in folder.iterdir()):
-            self._check_existing()
+        self._check_existing()
 
     def _check_existing(self) -> None:
-        if not (self.folder / "run.json").is_file():
-            raise UsageError(
-                "E-RUN-EXISTS", f"{self.folder} is not empty and not a run folder; give --out an empty or a new folder"
-            )
-        state = read_json(self.folder / "run.json", "run folder").get("state")
-        if state == "finished" and not self.force:
+        if not self.folder.exists():
+            return
+        if not self.folder.is_dir():
+            raise UsageError("E-RUN-EXISTS", f"{self.folder} is a file; give --out a folder that does not exist yet")
+        if not (self.folder / INFO).is_file():
+            # What a killed writer left before the first run.json is no reason to refuse.
+            if any(entry.name != LOCK and not entry.name.startswith(TEMPORARY) for entry in self.folder.iterdir()):
+                raise UsageError(
+                    "E-RUN-EXISTS",
+                    f"{self.folder} is not empty and not a run folder; give --out an empty or a new folder",
+                )
+        elif not self.force and read_info(self.folder).get("state") == "finished":
             raise UsageError(
                 "E-RUN-EXISTS", f"{self.folder} holds a finished run; add --force to replace it, or give another --out"
             )
 
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Create the folder and lock it against a second zsl-train.
+
+        Raises:
+            UsageError: E-RUN-BUSY when another process holds it; E-RUN-EXISTS when another finished it meanwhile.
+            SystemProblem: E-SYSTEM when the folder cannot be made or written to.
+
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise from_os_error(error, "create the run folder") from error
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(exclusive(self.folder, wait=False))
+            except BlockingIOError:
+                raise UsageError(
+                    "E-RUN-BUSY", f"another zsl-train is writing to {self.folder}; wait for it or give another --out"
+                ) from None
+            self._check_existing()
+            yield
+
     def begin(self, recipe: Recipe, config: Any, fingerprint: str) -> None:
-        """Create the folder, or go on with an unfinished run of the same recipe and data.
+        """Start the run, or go on with an unfinished one of the same recipe and data. Call it within `exclusive`.
+
+        Args:
+            recipe: what the run depends on; written out with all settings of `config`.
+            config: the method's settings.
+            fingerprint: hash of everything the run depends on.
 
         Raises:
             UsageError: E-RUN-RECIPE when the unfinished run depends on other settings or data.
+            SystemProblem: E-SYSTEM when the folder cannot be written to.
 
         """
-        existing = self.folder / "run.json"
-        if self.force and existing.is_file():
-            for entry in self.folder.iterdir():
-                if entry.is_dir():
-                    shutil.rmtree(entry)
-                elif entry.name != LOCK:
-                    entry.unlink()
-        elif existing.is_file():
-            known = read_json(existing, "run folder").get("fingerprint")
-            if known != fingerprint:
-                raise UsageError(
-                    "E-RUN-RECIPE",
-                    f"{self.folder} holds an unfinished run with other settings or data; repeat the command that began "
-                    "it to resume, or add --force to start over",
-                )
-        self.info = {
+        if self.force:
+            self._clear()
+        elif (self.folder / INFO).is_file() and read_info(self.folder).get("fingerprint") != fingerprint:
+            raise UsageError(
+                "E-RUN-RECIPE",
+                f"{self.folder} holds an unfinished run with other settings or data; repeat the command that began "
+                "it to resume, or add --force to start over",
+            )
+        for leftover in self.folder.glob(f"{TEMPORARY}*"):
+            leftover.unlink()
+        self._info = {
             "format": RUN_FORMAT,
             "state": "unfinished",
             "fingerprint": fingerprint,
             "versions": versions(),
             "config": dataclasses.asdict(config),
         }
-        self._write("run.json", json_bytes(self.info))
-        self._write("recipe.toml", toml_bytes(recipe.to_dict()))
+        self._write(INFO, info_bytes(self._info))
+        self._write(RECIPE, toml_bytes(recipe.resolved(config).to_dict()))
+
+    def _clear(self) -> None:
+        """Remove what a run consists of, and nothing else that may lie in its folder; checkpoints first, run.json last.
+
+        Killed on the way, this leaves a run that is complete, unfinished, or damaged and said to be so.
+        """
+        try:
+            if (self.folder / CHECKPOINT).is_dir():
+                shutil.rmtree(self.folder / CHECKPOINT)
+            for name in (LOG, SPLIT, *READ, INFO):
+                (self.folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise from_os_error(error, "replace the run, remove") from error
 
     def log(self, line: dict[str, Any]) -> None:
-        """Append one line to log.jsonl."""
+        """Append one line to log.jsonl; `t` in it is seconds since this process began."""
         stamped = {"t": round(time.time() - self._began, 2), **line}
         try:
-            with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            with (self.folder / LOG).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(stamped) + "\n")
         except OSError as error:
             raise from_os_error(error, "write the log") from error
 
     def finish(self, files: dict[str, bytes], scores: dict[str, Any], info: dict[str, Any]) -> None:
-        """Write everything; run.json says `finished` only after all the rest is on disk; then drop the checkpoints."""
+        """Write everything; run.json says `finished` only after all the rest is on disk; then drop the checkpoints.
+
+        Args:
+            files: content by name.
+            scores: content of scores.json.
+            info: more of run.json.
+
+        """
         for name, data in files.items():
             self._write(name, data)
-        self._write("scores.json", json_bytes(scores))
-        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-        self.info |= {"state": "finished", "files": hashes, **info}
-        self._write("run.json", json_bytes(self.info))
-        shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
+        self._write(SCORES, json_bytes(scores))
+        hashes = {name: digest for name, digest in self._hashes.items() if name != INFO}
+        self._info |= {"state": "finished", "files": hashes, **info}
+        self._write(INFO, info_bytes(self._info))
+        shutil.rmtree(self.folder / CHECKPOINT, ignore_errors=True)
 
     def _write(self, name: str, data: bytes) -> None:
         try:
             write_whole(self.folder / name, data)
         except OSError as error:
             raise from_os_error(error, f"write {name} in {self.folder}") from error
-
-    @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Create the folder and lock it against a second zsl-train; UsageError E-RUN-BUSY when there is one."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise from_os_error(error, "create the run folder") from error
-        try:
-            lock = exclusive(self.folder, wait=False)
-            lock.__enter__()
-        except BlockingIOError:
-            raise UsageError(
-                "E-RUN-BUSY", f"another zsl-train is writing to {self.folder}; wait for it or give another --out"
-            ) from None
-        try:
-            yield
-        finally:
-            lock.__exit__(None, None, None)
+        self._hashes[name] = hashlib.sha256(data).hexdigest()
 
 
 def json_bytes(data: dict[str, Any]) -> bytes:
@@ -238,7 +315,7 @@ def save_run(
     def tensors(state: dict[str, Any]) -> bytes:
         return tensor_bytes({key: value.contiguous().numpy() for key, value in state.items()}, {})
 
-    write_split(images, writer.folder / "split.csv")
+    write_split(images, writer.folder / SPLIT)
     writer.finish(
         {
             "weights.safetensors": tensors(trained.state_dict()),
@@ -251,7 +328,11 @@ def save_run(
         {
             "method": recipe.method,
             "dims": dims.to_dict(),
-            "backbone": {"name": backbone.name, "size": backbone.pixels.crop, "weights_sha256": backbone.weights_sha256},
+            "backbone": {
+                "name": backbone.name,
+                "size": backbone.pixels.crop,
+                "weights_sha256": backbone.weights_sha256,
+            },
             "pixels": backbone.pixels.to_dict(),
             "semantic_rule": rule.to_dict(),
             "probe_pictures": recipe.probe_pictures,
@@ -264,32 +345,47 @@ def load_run(path: Path) -> Run:
     """Read a finished run folder and rebuild its modules.
 
     Raises:
-        ArtefactError: E-RUN when it is no run folder, unfinished, incomplete, changed or of a newer format.
+        ArtefactError: E-RUN when it is no run folder, unfinished, incomplete, changed, of a newer format, or made by a
+            version of zsl-deploy with other methods or settings.
 
     """
+    info = read_info(path)
+    if info.get("state") != "finished":
+        raise ArtefactError("E-RUN", f"{path} is an unfinished run; repeat its zsl-train command to resume it")
+    blobs = {name: _read_checked(path / name, info) for name in READ}
+    try:
+        return _rebuild(path, info, blobs)
+    except (UsageError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        # Every byte is as it was written, so whoever wrote it knew other methods, settings or networks.
+        reason = error.message if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
+        raise ArtefactError(
+            "E-RUN",
+            f"{path} cannot be rebuilt: {reason}; zsl-deploy {info['versions'].get('zsl-deploy')} trained it, this is "
+            f"{zsl_runtime.__version__}: use that version, or train the run again",
+        ) from error
+
+
+def _rebuild(path: Path, info: dict[str, Any], blobs: dict[str, bytes]) -> Run:
     import torch
 
     from zsl_train import backbones
     from zsl_train.methods import find_method
     from zsl_train.methods.base import Dims
 
-    info = read_json(path / "run.json", "run folder")
-    _check_info(path, info)
-    recipe = _read_toml(path / "recipe.toml")
-    blobs = {name: (path / name).read_bytes() for name in FILES}
-    method = find_method(str(info["method"]))
-    dims = Dims(**info["dims"])
-    trained = method.build(method.Config(**info["config"]), dims)
+    def tensors(name: str) -> dict[str, NDArray[Any]]:
+        return parse_tensors(blobs[name], code="E-RUN", where=str(path / name))[0]
 
     def torch_state(name: str) -> dict[str, torch.Tensor]:
-        arrays, _ = parse_tensors(blobs[name], code="E-RUN", where=str(path / name))
-        return {key: torch.from_numpy(value.copy()) for key, value in arrays.items()}
+        return {key: torch.from_numpy(value.copy()) for key, value in tensors(name).items()}
 
+    method = find_method(info["method"])
+    dims = Dims(**info["dims"])
+    trained = method.build(method.Config(**info["config"]), dims)
     trained.load_state_dict(torch_state("weights.safetensors"))
-    pictures, _ = parse_tensors(blobs["pictures.safetensors"], code="E-RUN", where=str(path / "pictures.safetensors"))
+    pictures = tensors("pictures.safetensors")
     known = info["backbone"]
     return Run(
-        recipe=recipe,
+        recipe=tomllib.loads(blobs[RECIPE].decode()),
         method=info["method"],
         trained=trained.eval(),
         backbone=backbones.rebuild(known["name"], known["size"], torch_state("backbone.safetensors")),
@@ -298,35 +394,24 @@ def load_run(path: Path) -> Run:
             blobs["generation.safetensors"], trained.views, where=str(path / "generation.safetensors")
         ),
         replay=Replay.from_bytes(blobs["replay.safetensors"], where=str(path / "replay.safetensors")),
-        semantic_rule=SemanticRule(**info["semantic_rule"]),
-        scores=read_json(path / "scores.json", "run folder"),
+        semantic_rule=SemanticRule.from_dict(info["semantic_rule"]),
+        scores=json.loads(blobs[SCORES]),
         pictures=pictures["pictures"],
         picture_labels=pictures["labels"],
-        probe_count=int(info["probe_pictures"]),
-        seed=int(info["seed"]),
+        probe_count=info["probe_pictures"],
+        seed=info["seed"],
         info=info,
     )
 
 
-def _check_info(path: Path, info: dict[str, Any]) -> None:
-    if int(info.get("format", 0)) > RUN_FORMAT:
-        raise ArtefactError(
-            "E-RUN", f"{path} has run format {info['format']}, this version reads up to {RUN_FORMAT}; update zsl-deploy"
-        )
-    if info.get("state") != "finished":
-        raise ArtefactError("E-RUN", f"{path} is an unfinished run; repeat its zsl-train command to resume it")
-    for name in FILES:
-        file = path / name
-        if not file.is_file():
-            raise ArtefactError("E-RUN", f"{file} is missing; train the run again")
-        if sha256_of(file) != info.get("files", {}).get(name):
-            raise ArtefactError("E-RUN", f"{file} has changed since zsl-train wrote it; train the run again")
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    import tomllib
-
+def _read_checked(file: Path, info: dict[str, Any]) -> bytes:
+    """Content of a file of the run, as it was when run.json was written."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtefactError("E-RUN", f"{path} cannot be read ({error}); train the run again") from error
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise ArtefactError("E-RUN", f"{file} is missing; train the run again") from None
+    except OSError as error:
+        raise from_os_error(error, "read the run") from error
+    if hashlib.sha256(data).hexdigest() != info["files"].get(file.name):
+        raise ArtefactError("E-RUN", f"{file} has changed since zsl-train wrote it; train the run again")
+    return data
