@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -300,17 +299,17 @@ def test_kill_9_at_any_step_leaves_no_half_bundle(exported, traced_before, tmp_p
     if replacing:
         shutil.copytree(exported.bundle, place)
     run = replace(exported.run, scores={"H": 99.0})
-    steps = 0
+    steps, new = 0, False
     for _ in killed_at_every_step(export_in_child(exported._replace(run=run), place, force=replacing)):
         steps += 1
+        assert place.exists() or not replacing
         if place.exists():
             found = Bundle.open(place)
             assert found.current().number == 1
             new = found.manifest["scores"] == {"H": 99.0}
-            assert new or (replacing and tree(place) == old)
-        else:
-            assert not replacing
+            assert new or tree(place) == old
+            if not replacing:
+                shutil.rmtree(place)
     assert steps > 20
-    assert Bundle.open(place).manifest["scores"] == {"H": 99.0}
-    assert json.loads((place / "parity.json").read_text())["passed"] is True
-    assert names(tmp_path) == ["bundle"]
+    assert new
+    assert names(tmp_path) == (["bundle"] if replacing else [])

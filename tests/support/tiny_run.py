@@ -28,6 +28,7 @@ UNSEEN = ("wren", "übersee-ente")
 PER_CLASS = 30  # synthetic features of a class
 SEED = 11
 RULE = SemanticRule()
+DIMS = Dims(regions=REGIONS, channels=CHANNELS, attributes=ATTRIBUTES, word_width=5, classes=len(SEEN) + len(UNSEEN))
 
 
 class TinyBackbone(Backbone):
@@ -96,7 +97,9 @@ class TinySynthesizer(nn.Module):
         return torch.sigmoid(4 * self.outer(hidden))
 
 
-def make_tiny_run(*, seed: int = 0, lift: bool = True, pictures: int = 70, probe: int = 6) -> Run:
+def make_tiny_run(
+    *, seed: int = 0, lift: bool = True, pictures: int = 70, probe: int = 6, trained: Trained | None = None
+) -> Run:
     """A finished run with random weights and a fitted head.
 
     Args:
@@ -104,11 +107,12 @@ def make_tiny_run(*, seed: int = 0, lift: bool = True, pictures: int = 70, probe
         lift: with a lift and two views; without, D = F and one view.
         pictures: kept in all.
         probe: the first of them, for the probe.
+        trained: another method's modules, built for `DIMS`, in place of the tiny ones.
 
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    backbone, trained = TinyBackbone(), make_tiny_trained(lift=lift)
+    backbone, trained = TinyBackbone(), trained or make_tiny_trained(lift=lift)
     table = tiny_table(rng)
     labels = rng.integers(0, len(SEEN), pictures)
     images = draw_pictures(rng, labels)
@@ -121,7 +125,7 @@ def make_tiny_run(*, seed: int = 0, lift: bool = True, pictures: int = 70, probe
         method="tiny",
         trained=trained,
         backbone=backbone,
-        dims=Dims(regions=REGIONS, channels=CHANNELS, attributes=ATTRIBUTES, word_width=5, classes=len(table)),
+        dims=DIMS,
         generation=Generation(1, 0, table, fit_tiny_head(trained, table, replay), SEED, "export"),
         replay=replay,
         semantic_rule=RULE,

@@ -1,0 +1,47 @@
+"""Every method in the table, in every preset, exports through the same gate: one test over all of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from support.tiny_run import DIMS, make_tiny_run
+from zsl_export.bundle_of_run import export_run
+from zsl_export.parity import reference_rows, reference_scores
+from zsl_runtime.bundle import Bundle
+from zsl_runtime.classifier import Classifier
+from zsl_runtime.generations import refit
+from zsl_runtime.head import fold
+from zsl_train.methods import METHODS
+
+# Settings that make each method small; a method that is not listed fails here until it is.
+SMALL = {"sc-egg": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05}}
+CASES = [(name, preset) for name, method in METHODS.items() for preset in method.PRESETS]
+
+
+def shaken(trained):
+    """The modules with every weight drawn anew: initial zeros would hide what a graph does with them."""
+    generator = torch.Generator().manual_seed(5)
+    for module in trained.modules().values():
+        for parameter in module.parameters():
+            parameter.data.normal_(0, 0.5, generator=generator)
+    return trained.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"), [pytest.param(*case, marks=[pytest.mark.slow] if i else []) for i, case in enumerate(CASES)]
+)
+def test_a_method_exports_and_its_bundle_answers_as_pytorch_does(name, preset, tmp_path):
+    method = METHODS[name]
+    config = method.Config(**{**method.PRESETS[preset], **SMALL[name]})
+    run = make_tiny_run(trained=shaken(method.build(config, DIMS)))
+    bundle = Bundle.open(export_run(run, tmp_path / "bundle"))
+    _, lifted = reference_rows(run)
+    wanted = reference_scores(lifted, fold(run.generation.head, run.generation.table.seen))
+    with Classifier.open(bundle.path) as classifier:
+        scores, _ = classifier.score(run.pictures)
+    np.testing.assert_allclose(scores, wanted, atol=1e-4)
+    assert np.ptp(wanted, axis=0).max() > 0.05  # a graph that ignores its pictures would agree with itself
+    for given, expected in zip(refit(bundle).generation.head.weights, run.generation.head.weights, strict=True):
+        np.testing.assert_allclose(given, expected, atol=1e-3)
