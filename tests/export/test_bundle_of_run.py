@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from support import tiny_run as tiny
-from support.forked import allow_fork, forked, killed_at_every_step
+from support.forked import allow_fork, become_nobody, forked, killed_at_every_step, public_folder
 from zsl_export import bundle_of_run
 from zsl_export.bundle_of_run import export_run
 from zsl_export.parity import reference_rows, reference_scores
@@ -24,6 +24,8 @@ from zsl_runtime.cli_doctor import main as doctor
 from zsl_runtime.errors import GateError, SystemProblem, UsageError
 from zsl_runtime.generations import add_classes, refit, undo
 from zsl_runtime.head import fold
+
+assert public_folder  # a fixture
 
 NEW = ClassTable(
     names=("heron",),
@@ -272,6 +274,23 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(exported, traced_before, tmp
     assert "E-SYSTEM: could not write the bundle" in outcome.stdout
     assert "File too large" in outcome.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@allow_fork
+def test_a_place_that_may_not_be_written_is_one_line_before_any_graph_is_traced(exported, public_folder, monkeypatch):
+    monkeypatch.setattr(bundle_of_run, "model_graph", None)
+    outcome = forked(export_in_child(exported, public_folder / "bundle"), **become_nobody())
+    assert (outcome.code, outcome.stdout.count("\n")) == (2, 1), outcome
+    assert "E-SYSTEM: could not write the bundle" in outcome.stdout
+    assert "Permission denied" in outcome.stdout
+    assert names(public_folder) == []
+
+
+def test_a_place_below_a_file_is_a_system_problem(exported, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemProblem, match="E-SYSTEM: could not write the bundle"):
+        export_run(exported.run, tmp_path / "file" / "bundle")
+    assert names(tmp_path) == ["file"]
 
 
 @allow_fork
