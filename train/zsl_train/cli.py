@@ -13,6 +13,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+MOST_EPOCHS = 1_000_000
+
+
+def _possible_epochs(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    """Refuse what click's own range would let through: NaN, and numbers of steps that are none."""
+    if value is not None and not 0 < value <= MOST_EPOCHS:
+        raise click.BadParameter(f"{value} is not a number above 0, up to {MOST_EPOCHS:,}.")
+    return value
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.option(
     "--data",
@@ -23,30 +33,38 @@ if TYPE_CHECKING:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder to write.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="TOML recipe; see train/recipes.")
 @click.option("--method", help="Training method.  [default: sc-egg]")
-@click.option("--preset", help="Settings of the method: default (sized from the data), paper or code.  [default: default]")
+@click.option("--preset", help="Method's settings: default (sized from the data), paper or code.  [default: default]")
 @click.option("--backbone", help="resnet101 or efficientnet_lite2.  [default: resnet101]")
 @click.option("--image-size", type=int, help="Picture side in pixels, such as 224 or 448.  [default: the backbone's]")
 @click.option("--weights", help="Backbone weight file; otherwise the published ImageNet weights.")
 @click.option("--splits", type=click.Path(path_type=Path), help="split.csv, or att_splits.mat for CUB.")
-@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="No stage longer than this many epochs.")
+@click.option("--epochs", type=float, callback=_possible_epochs, help="No stage longer than this many epochs.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.  [default: 0]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting of the recipe or the method.")
 @click.option("--resume", is_flag=True, help="Go on with an unfinished run, and fail if there is none.")
 @click.option("--force", is_flag=True, help="Replace the run that is there.")
-def command(**options: Any) -> None:
+def command(**options: Any) -> int:
     """Train a zero-shot classifier on photographs of the seen classes and the attributes of all classes.
 
-    An unfinished run with the same recipe is resumed. Photographs that cannot be read are reported and left out (exit code 6
-    at the end). Next: zsl-export RUN --out BUNDLE.
+    An unfinished run with the same recipe is resumed. Photographs that cannot be read are reported and left out (exit
+    code 6 at the end). Next: zsl-export RUN --out BUNDLE.
     """
     if options["resume"] and options["force"]:
         raise click.UsageError("--resume and --force contradict each other; give one")
-    raise click.exceptions.Exit(train(options))
+    return train(options)
 
 
 def train(options: dict[str, Any]) -> int:
-    """Run the command's options; returns the exit code."""
-    from zsl_runtime.errors import UsageError
+    """Run the command's options.
+
+    Args:
+        options: of the command, by name.
+
+    Returns:
+        The exit code: 0, or 6 when photographs were left out because they cannot be read.
+
+    """
+    from zsl_runtime.errors import InputError, UsageError
     from zsl_runtime.threads import usable_cpus
     from zsl_train.recipe import make_recipe, parse_overrides, read_recipe
     from zsl_train.report import TrainingProgress, scores_table
@@ -83,12 +101,16 @@ def train(options: dict[str, Any]) -> int:
             scores = run_training(
                 images, backbone, recipe, writer, cap_epochs=options["epochs"], say=_say, progress=progress
             )
+    except KeyboardInterrupt:
+        progress.close()
+        _say(f"stopped; repeat the command to go on from the last checkpoint in {out}")
+        raise
     finally:
         progress.close()
     _say(scores_table(scores))
     _say(f"run written to {out}; next: zsl-export {out} --out BUNDLE")
     click.echo(out)
-    return 6 if scores["protocol"]["pictures"]["unreadable"] else 0
+    return InputError.exit_code if scores["protocol"]["pictures"]["unreadable"] else 0
 
 
 def _say(text: str) -> None:

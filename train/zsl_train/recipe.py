@@ -58,7 +58,7 @@ class Recipe:
         return asdict(self) | {"snapshots": list(self.snapshots)}
 
     def resolved(self, config: Any) -> Recipe:
-        """This recipe with all settings of the method written out: it gives `config` again whatever the presets say.
+        """The same with all settings of the method written out: it gives `config` again whatever the presets say.
 
         Args:
             config: the method's Config, a flat dataclass of plain values.
@@ -68,7 +68,7 @@ class Recipe:
 
 
 RECIPE_TYPES = get_type_hints(Recipe)
-LARGEST = 2**31  # of whole numbers: sizes and counts
+LARGEST = 2**31  # no size, count, rate or weight is beyond that
 # Keys with a range of their own: (least, most).
 RANGES = {
     "seed": (0, 2**32 - 1),  # what the random generators of both NumPy and torch take, a few added
@@ -127,9 +127,9 @@ def _as_float(value: int) -> float:
 
 
 def _check_number(name: str, value: float, source: str) -> None:
-    least, most = RANGES.get(name, (0, LARGEST if type(value) is int else math.inf))
-    if not (least <= value <= most and math.isfinite(value)):
-        wanted = f"a whole number from {least} to {most}" if type(value) is int else "a finite number, at least 0"
+    least, most = RANGES.get(name, (0, LARGEST))
+    if not least <= value <= most:  # NaN compares false
+        wanted = f"a {'whole ' if type(value) is int else ''}number from {least} to {most}"
         raise UsageError("E-RECIPE", f"{source}: {name} = {_shown(value)}; expected {wanted}")
 
 

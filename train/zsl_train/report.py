@@ -19,12 +19,19 @@ def cell(value: float | None) -> str:
 
 
 def scores_table(scores: Mapping[str, Any]) -> str:
-    """The run's scores beside the baselines', as aligned text."""
+    """The run's scores beside the baselines', as aligned text.
+
+    Args:
+        scores: content of scores.json.
+
+    """
     rows = [("", *COLUMNS), (f"{scores['method']} ({scores['preset']})", *(cell(scores[name]) for name in COLUMNS))]
     rows += [(name, *(cell(found[key]) for key in COLUMNS)) for name, found in scores["baselines"].items()]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
-        "  ".join(text.ljust(width) if i == 0 else text.rjust(width) for i, (text, width) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            [row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))]
+        )
         for row in rows
     ]
     lines.append(
@@ -33,7 +40,10 @@ def scores_table(scores: Mapping[str, Any]) -> str:
     )
     protocol = scores["protocol"]
     lines.append(f"{protocol['split']}; {protocol['features']}; {protocol['selection']}; seed {protocol['seed']}")
-    lines += [f"{what}: none, {why}" for what, why in scores["null"].items()]
+    figures: dict[str, list[str]] = {}
+    for figure, why in scores["null"].items():
+        figures.setdefault(why, []).append(figure)
+    lines += [f"no {', '.join(which)}: {why}" for why, which in figures.items()]
     return "\n".join(lines)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import platform
@@ -15,7 +14,7 @@ import torch
 
 from zsl_runtime.bundle import Generation
 from zsl_runtime.class_table import SemanticRule
-from zsl_runtime.errors import UsageError
+from zsl_runtime.errors import ArtefactError
 from zsl_runtime.head import Head, Replay, fit_head, fitting_rows
 from zsl_train import backbones
 from zsl_train.data.feature_store import extract
@@ -25,9 +24,9 @@ from zsl_train.methods import find_method
 from zsl_train.methods.base import TrainingData, run_batched
 from zsl_train.methods.baselines import BASELINES, scale
 from zsl_train.recipe import method_config
-from zsl_train.run_folder import RunWriter, save_run
-from zsl_train.select import Choice, Fold, choose, choose_baseline, make_folds
-from zsl_train.session import Session
+from zsl_train.run_folder import CHECKPOINT, RunWriter, save_run
+from zsl_train.select import MINIMUM_SEEN, Choice, Fold, choose, choose_baseline, make_folds
+from zsl_train.session import Session, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,6 +72,10 @@ class Prepared:
         """Readable pictures with one of these roles, ascending."""
         found = np.concatenate([self.images.rows(role, seen=seen) for role in roles])
         return np.sort(found[self.store.ok[found]]).astype(np.int64)
+
+    def training_rows(self) -> Ints:
+        """Readable pictures that may be trained on, those marked for validation included."""
+        return self.rows("train", "val", seen=True)
 
 
 def prepare(images: ImageSet, backbone: Backbone, recipe: Recipe) -> Prepared:
@@ -127,9 +130,7 @@ def make_replay(features: Floats, labels: Ints, table: ClassTable, per_class: in
     )
 
 
-def fit_shipped_head(
-    trained: Trained, table: ClassTable, rule: SemanticRule, replay: Replay, seed: int
-) -> Head:
+def fit_shipped_head(trained: Trained, table: ClassTable, rule: SemanticRule, replay: Replay, seed: int) -> Head:
     """Generation 1's head, from what the bundle keeps: the same function that runs on site.
 
     Args:
@@ -140,12 +141,13 @@ def fit_shipped_head(
         seed: of noise and fit.
 
     """
+    lift = trained.lift
     x, labels = fitting_rows(
         table,
         replay,
         rule=rule,
         synthesize=lambda semantic, noise: run_batched(trained.synthesizer, semantic, noise),
-        lift=None if trained.lift is None else lambda f: run_batched(trained.lift, f),  # type: ignore[arg-type]
+        lift=None if lift is None else lambda features: run_batched(lift, features),
         width=trained.lifted_width,
         noise_dim=trained.noise_width,
         count=trained.synthetic_per_class,
@@ -155,11 +157,9 @@ def fit_shipped_head(
 
 
 def embed_rows(trained: Trained, regions: NDArray[np.float16], rows: Ints, block: int = 64) -> Floats:
-    """f of pictures (n,) rows of the store: (n, F)."""
-    if len(rows) == 0:
-        return np.zeros((0, trained.feature_width), np.float32)
-    parts = [run_batched(trained.embedder, regions[rows[i : i + block]]) for i in range(0, len(rows), block)]
-    return np.concatenate(parts)
+    """Features f of the pictures `rows` (n,) of the store: (n, F). Never more than a block of regions in memory."""
+    starts = range(0, max(1, len(rows)), block)  # no rows are one empty block: it has the width
+    return np.concatenate([run_batched(trained.embedder, regions[rows[i : i + block]]) for i in starts])
 
 
 def head_logits(trained: Trained, head: Head, features: Floats) -> Floats:
@@ -171,6 +171,20 @@ def head_logits(trained: Trained, head: Head, features: Floats) -> Floats:
     return total
 
 
+def validation_folds(prepared: Prepared, recipe: Recipe) -> list[Fold]:
+    """The recipe's folds; none when too few classes are seen."""
+    rows = prepared.training_rows()
+    marked = prepared.images.role[rows] == "val"
+    return make_folds(
+        rows,
+        prepared.images.labels[rows],
+        prepared.images.table.seen,
+        count=recipe.folds,
+        seed=recipe.seed,
+        marked=marked if marked.any() else None,
+    )
+
+
 class Trainer:
     """One run: selection on validation classes, then the training that ships.
 
@@ -178,7 +192,8 @@ class Trainer:
         prepared: pictures and features.
         recipe: resolved.
         config: the method's settings.
-        folder: run folder (checkpoint/ and log.jsonl are written in it).
+        checkpoints: folder for what an interrupted run goes on from.
+        log: takes the lines of log.jsonl.
         progress: for the session's loops.
 
     """
@@ -188,7 +203,8 @@ class Trainer:
         prepared: Prepared,
         recipe: Recipe,
         config: Any,
-        folder: Path,
+        *,
+        checkpoints: Path,
         log: Callable[[dict[str, Any]], None],
         progress: Callable[..., None] | None = None,
     ) -> None:
@@ -196,23 +212,11 @@ class Trainer:
         self.recipe = recipe
         self.config = config
         self.method = find_method(recipe.method)
-        self.folder = folder
+        self.checkpoints = checkpoints
         self.log = log
         self.progress = progress
-        self.rows = prepared.rows("train", "val", seen=True)
+        self.rows = prepared.training_rows()
         self.labels = prepared.images.labels
-
-    def folds(self) -> list[Fold]:
-        """The validation folds of the recipe; empty when too few classes are seen."""
-        marked = self.prepared.images.role[self.rows] == "val"
-        return make_folds(
-            self.rows,
-            self.labels[self.rows],
-            self.prepared.images.table.seen,
-            count=self.recipe.folds,
-            seed=self.recipe.seed,
-            marked=marked if marked.any() else None,
-        )
 
     def select(self, folds: list[Fold]) -> Choice:
         """Train on each fold and choose the share of the last stage, gamma and temperature."""
@@ -225,8 +229,8 @@ class Trainer:
 
     def _fold_scores(self, fold: Fold, index: int, count: int) -> dict[float, Floats]:
         """Scores of the fold's held-out pictures at every snapshot; read back when they were computed before."""
-        folder = self.folder / "checkpoint" / f"fold{index}"
-        wanted = {share: folder / f"scores-{share:g}.npy" for share in self.recipe.snapshots}
+        folder = self.checkpoints / f"fold{index}"
+        wanted = {share: folder / f"scores-{share!r}.npy" for share in self.recipe.snapshots}
         if not all(path.exists() for path in wanted.values()):
             table = replace(self.prepared.images.table.take(fold.classes), seen=fold.seen)
             semantic = self.prepared.semantic[fold.classes]
@@ -234,7 +238,7 @@ class Trainer:
             data = training_data(self.prepared, fold.train, table, labels, semantic)
 
             def snapshot(share: float, trained: Trained) -> None:
-                replay, _ = self._replay(trained, fold.train, labels, table)
+                replay = self._replay(trained, fold.train, labels, table)
                 head = fit_shipped_head(trained, table, self.prepared.rule, replay, self.recipe.seed)
                 features = embed_rows(trained, data.regions, fold.held_out)
                 save_array(wanted[share], head_logits(trained, head, features))
@@ -248,22 +252,20 @@ class Trainer:
                 snapshot=snapshot,
             )
             self.method.fit(data, self.config, session, self.recipe.seed)
-        return {share: np.load(path, allow_pickle=False) for share, path in wanted.items()}
+        return {share: load_array(path) for share, path in wanted.items()}
 
-    def _replay(self, trained: Trained, rows: Ints, labels: Ints, table: ClassTable) -> tuple[Replay, Floats]:
+    def _replay(self, trained: Trained, rows: Ints, labels: Ints, table: ClassTable) -> Replay:
         features = embed_rows(trained, self.prepared.store.regions, rows)
-        return make_replay(features, labels, table, self.recipe.replay_per_class, self.recipe.seed), features
+        return make_replay(features, labels, table, self.recipe.replay_per_class, self.recipe.seed)
 
     def train(self, choice: Choice) -> tuple[Trained, Head, Replay]:
         """Train on all seen classes as chosen and fit the head that ships."""
         table = self.prepared.images.table
         labels = self.labels[self.rows]
         data = training_data(self.prepared, self.rows, table, labels, self.prepared.semantic)
-        session = Session(
-            self.folder / "checkpoint" / "final", self.log, progress=self.progress, stop_at=choice.stop_at
-        )
+        session = Session(self.checkpoints / "final", self.log, progress=self.progress, stop_at=choice.stop_at)
         trained = self.method.fit(data, self.config, session, self.recipe.seed)
-        replay, _ = self._replay(trained, self.rows, labels, table)
+        replay = self._replay(trained, self.rows, labels, table)
         head = fit_shipped_head(trained, table, self.prepared.rule, replay, self.recipe.seed)
         return trained, replace(head, gamma=choice.gamma, temperature=choice.temperature), replay
 
@@ -278,7 +280,7 @@ class Trainer:
         table = self.prepared.images.table
         unseen = np.flatnonzero(~table.seen)
         rows = self.prepared.rows("test", seen=False)
-        if len(unseen) < 2 or len(rows) == 0:  # noqa: PLR2004  # one class cannot be told from another
+        if len(unseen) < 2 or len(rows) == 0:  # one class cannot be told from another
             return None
         only = table.take(unseen)
         empty = Replay(np.zeros((0, trained.feature_width), np.float16), np.zeros(0, np.int32), ())
@@ -314,8 +316,6 @@ class Trainer:
 
 def save_array(path: Path, array: Floats) -> None:
     """Write an .npy under a temporary name and rename it."""
-    from zsl_train.session import write_atomic
-
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(temporary: Path) -> None:
@@ -323,6 +323,17 @@ def save_array(path: Path, array: Floats) -> None:
             np.save(file, array)
 
     write_atomic(path, write)
+
+
+def load_array(path: Path) -> Floats:
+    """Read what `save_array` wrote; ArtefactError E-CHECKPOINT when it is damaged."""
+    try:
+        array: Floats = np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise ArtefactError(
+            "E-CHECKPOINT", f"{path} cannot be read ({error}); run zsl-train again with --force to start over"
+        ) from error
+    return array
 
 
 def keep_pictures(prepared: Prepared, recipe: Recipe, backbone: Backbone) -> tuple[NDArray[np.uint8], Ints]:
@@ -345,7 +356,7 @@ def keep_pictures(prepared: Prepared, recipe: Recipe, backbone: Backbone) -> tup
 def fingerprint(prepared: Prepared, recipe: Recipe, config: Any) -> str:
     """Hash of all a run depends on: features, split, attributes, word vectors and the resolved recipe."""
     digest = hashlib.sha256(prepared.store.fingerprint.encode())
-    digest.update(json.dumps([recipe.to_dict(), dataclasses.asdict(config)], sort_keys=True).encode())
+    digest.update(json.dumps(recipe.resolved(config).to_dict(), sort_keys=True).encode())
     for array in (prepared.images.labels, prepared.semantic, prepared.words, prepared.store.ok):
         digest.update(np.ascontiguousarray(array).tobytes())
     digest.update("\n".join([*prepared.images.role, *prepared.images.table.names]).encode())
@@ -353,17 +364,42 @@ def fingerprint(prepared: Prepared, recipe: Recipe, config: Any) -> str:
 
 
 def null_reasons(prepared: Prepared) -> dict[str, str]:
-    """Why figures are null: which pictures there are none of."""
-    unseen, seen = prepared.rows("test", seen=False), prepared.rows("test", seen=True)
-    reasons = {}
-    if len(unseen) == 0:
-        reasons["T1, U, H"] = "no photographs of unseen classes"
-    if len(seen) == 0:
-        reasons["S, H"] = "no test photographs of seen classes"
+    """Figure -> why it is null, for every figure of the test pictures that cannot be known."""
+    classes = int((~prepared.images.table.seen).sum())
+    unseen, seen = (len(prepared.rows("test", seen=kind)) for kind in (False, True))
+    both = ("H", "H_uncalibrated", "AUSUC")
+    reasons: dict[str, str] = {}
+    if seen == 0:
+        reasons |= dict.fromkeys(("S", *both), "no test photographs of seen classes")
+    if unseen == 0:
+        why = "no photographs of unseen classes" if classes else "no unseen classes"
+        reasons |= dict.fromkeys(("T1", "U", "T1_czsl", *both), why)
+    elif classes == 1:
+        reasons["T1_czsl"] = "a single unseen class"
+    if seen == unseen == 0:
+        reasons["ECE"] = "no test photographs"
     return reasons
 
 
-def protocol(prepared: Prepared, recipe: Recipe, backbone: Backbone, folds: list[Fold], choice: Choice) -> dict[str, Any]:
+def selection_rule(recipe: Recipe, folds: list[Fold], choice: Choice) -> str:
+    """How gamma and the rest were chosen, or why they were not."""
+    if choice.validation_H is not None:
+        return (
+            f"{len(folds)} folds of validation classes carved out of the seen ones chose the share of the last stage, "
+            "gamma and the temperature; test pictures were looked at once"
+        )
+    if recipe.folds == 0:
+        why = "folds = 0"
+    elif not folds:
+        why = f"fewer than {MINIMUM_SEEN} seen classes"
+    else:
+        why = "no photographs of training classes to hold out"
+    return f"nothing was selected ({why}): gamma 0, temperature 1, the whole schedule"
+
+
+def protocol(
+    prepared: Prepared, recipe: Recipe, backbone: Backbone, folds: list[Fold], choice: Choice
+) -> dict[str, Any]:
     """What stands behind the figures (DESIGN.md section 9)."""
     table = prepared.images.table
     return {
@@ -372,17 +408,12 @@ def protocol(prepared: Prepared, recipe: Recipe, backbone: Backbone, folds: list
         "attributes": f"{len(table.attributes)} class attributes",
         "classes": {"seen": int(table.seen.sum()), "unseen": int((~table.seen).sum())},
         "pictures": {
-            "train": len(prepared.rows("train", "val", seen=True)),
+            "train": len(prepared.training_rows()),
             "test_seen": len(prepared.rows("test", seen=True)),
             "test_unseen": len(prepared.rows("test", seen=False)),
             "unreadable": int((~prepared.store.ok).sum()),
         },
-        "selection": (
-            f"{len(folds)} folds of validation classes carved out of the seen ones chose the share of the last stage, "
-            "gamma and the temperature; test pictures were looked at once"
-            if choice.validation_H is not None
-            else "nothing was selected: gamma 0, temperature 1, the whole schedule"
-        ),
+        "selection": selection_rule(recipe, folds, choice),
         "setting": "inductive; attributes of the unseen classes are known while training (semantic-transductive)",
         "seed": recipe.seed,
     }
@@ -413,29 +444,30 @@ def run_training(
     method = find_method(recipe.method)
     config = method_config(method.Config, method.PRESETS, recipe)
     prepared = prepare(images, backbone, recipe)
-    for note in (*prepared.notes, *prepared.store.problems):
+    for note in prepared.notes:
         say(f"note: {note}")
-    trainer = Trainer(prepared, recipe, config, writer.folder, writer.log, progress)
-    if len(trainer.rows) == 0:
-        raise UsageError("E-DATA-NO-TRAINING", "no readable training photographs; check the pictures and split.csv")
-    folds = trainer.folds()
-    data_dims = training_data(
-        prepared, trainer.rows, images.table, images.labels[trainer.rows], prepared.semantic
-    ).dims
+    rows = prepared.training_rows()
+    dims = training_data(prepared, rows, images.table, images.labels[rows], prepared.semantic).dims
+    folds = validation_folds(prepared, recipe)
     if recipe.preset == "default":
-        config = method.size(config, data_dims, len(trainer.rows), DEFAULT_SECONDS / (1 + len(folds)))
+        config = method.size(config, dims, len(rows), DEFAULT_SECONDS / (1 + len(folds)))
     if cap_epochs is not None:
-        config = method.cap_epochs(config, cap_epochs, len(trainer.rows))
-    trainer.config = config
-    minutes = method.estimate(config, data_dims, len(trainer.rows)) * (1 + len(folds)) / 60
-    say(f"training {recipe.method} ({recipe.preset}) on {len(trainer.rows)} photographs, {len(folds)} validation folds:")
+        config = method.cap_epochs(config, cap_epochs, len(rows))
+    minutes = method.estimate(config, dims, len(rows)) * (1 + len(folds)) / 60
+    say(f"training {recipe.method} ({recipe.preset}) on {len(rows)} photographs, {len(folds)} validation folds:")
     say(f"about {minutes:.1f} minutes on 2 cores")
     writer.begin(recipe, config, fingerprint(prepared, recipe, config))
+    # Now, so that the run is whole even if the photographs move away while it trains.
+    pictures, picture_labels = keep_pictures(prepared, recipe, backbone)
+    trainer = Trainer(
+        prepared, recipe, config, checkpoints=writer.folder / CHECKPOINT, log=writer.log, progress=progress
+    )
 
     began = time.monotonic()
     choice = trainer.select(folds)
     if choice.validation_H is not None:
-        say(f"validation classes: H {choice.validation_H:.1f}, {choice.stop_at:.0%} of the last stage, gamma {choice.gamma:.2f}")
+        chosen = f"{choice.stop_at:.0%} of the last stage, gamma {choice.gamma:.2f}"
+        say(f"validation classes: H {choice.validation_H:.1f}, {chosen}")
     trained, head, replay = trainer.train(choice)
     seconds = time.monotonic() - began
     scores = trainer.test(trained, head) | {
@@ -444,7 +476,7 @@ def run_training(
         "temperature": head.temperature,
         "validation_H": choice.validation_H,
         "stop_at": choice.stop_at,
-        "candidates": {f"{share:g}": value for share, value in choice.candidates.items()},
+        "candidates": {str(share): value for share, value in choice.candidates.items()},
         "method": recipe.method,
         "preset": recipe.preset,
         "train_seconds": round(seconds, 1),
@@ -453,12 +485,11 @@ def run_training(
         "baselines": trainer.baselines(folds),
         "machine": {"processor": platform.processor() or platform.machine(), "torch": torch.__version__},
     }
-    pictures, picture_labels = keep_pictures(prepared, recipe, backbone)
     save_run(
         writer,
         trained=trained,
         backbone=backbone,
-        dims=data_dims,
+        dims=dims,
         generation=Generation(1, 0, images.table, head, recipe.seed, "export"),
         replay=replay,
         rule=prepared.rule,
