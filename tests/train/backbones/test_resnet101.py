@@ -165,7 +165,7 @@ def serve(monkeypatch, tmp_path):
     def start(*, name: str, promised: int = len(CONTENT), status: int = 200) -> list[str]:
         asked: list[str] = []
         server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, promised=promised, status=status, asked=asked))
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         servers.append(server)
         monkeypatch.setattr(resnet101, "SERVER", f"http://127.0.0.1:{server.server_port}/")
         monkeypatch.setattr(resnet101, "PUBLISHED", {"IMAGENET1K_V1": name})
