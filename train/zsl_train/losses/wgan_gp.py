@@ -37,7 +37,7 @@ def critic_input_gradient(critic: Critic, features: Tensor, condition: Tensor) -
     width = features.shape[1]
     with torch.no_grad():
         hidden = critic.first(torch.cat([features, condition], dim=1))  # (B, H)
-        slope = torch.where(hidden > 0, 1.0, critic.negative_slope)
+        slope = torch.ones_like(hidden).masked_fill_(hidden <= 0, critic.negative_slope)
     return (slope * critic.last.weight) @ critic.first.weight[:, :width]  # (B, H) @ (H, F)
 
 
