@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -92,10 +94,10 @@ def test_a_picture_that_projects_to_nothing_scores_nothing():
 @pytest.mark.parametrize("name", BASELINES)
 def test_a_baseline_recognises_unseen_classes_of_attributes_it_has_seen(name):
     rng = np.random.default_rng(0)
-    semantic = rng.random((10, 4))
-    seen = np.array([True] * 8 + [False] * 2)
-    labels = np.repeat(np.arange(10), 20)
-    x = semantic[labels] @ rng.standard_normal((4, 20)) + 0.05 * rng.standard_normal((200, 20))
+    semantic = np.array([np.eye(3)[list(values)].ravel() for values in product(range(3), repeat=3)]) / np.sqrt(3)
+    seen = np.arange(27) % 5 != 4
+    labels = np.repeat(np.arange(27), 10)
+    x = semantic[labels] @ rng.standard_normal((9, 20)) + 0.05 * rng.standard_normal((270, 20))
     training = seen[labels]
     fit, grid = BASELINES[name]
     predict = fit(x[training], labels[training], semantic, seen, grid[0])
