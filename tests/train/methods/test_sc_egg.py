@@ -1,0 +1,645 @@
+"""SC-EGG against the paper's formulas written out: the big tensor, the losses, the steps, the schedule."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from support.tiny_features import ATTRIBUTES, CHANNELS, REGIONS, WORDS, tiny_training_data
+from zsl_runtime.errors import UsageError
+from zsl_train.losses.reconstruction import weighted_l1
+from zsl_train.methods import sc_egg
+from zsl_train.methods.base import Dims
+from zsl_train.methods.sc_egg import (
+    PRESETS,
+    BalancedBatches,
+    Compression,
+    Config,
+    Eggn,
+    Embedder,
+    Guide,
+    Scen,
+    Synthesizer,
+    build,
+    cap_epochs,
+    compress_mlp,
+    embed_all,
+    estimate,
+    region_mean,
+    size,
+    step_seconds,
+    steps_of,
+    train_eggn,
+    train_guide,
+    train_scen,
+)
+from zsl_train.nets import AttributeDecoder, Critic, Encoder, Feedback, Generator, MinMaxScaler, start_normal
+from zsl_train.session import Rng, Session
+
+CLASSES = 8
+SMALL = Config(  # every choice written out: the defaults may change
+    normalise_words=True,
+    centre_regions=False,
+    w_beta_std=1.0,
+    pooling="mean",
+    optimiser="rmsprop",
+    classes_in_softmax="seen",
+    global_weight=1.0,
+    guide="separate",
+    guide_hidden=12,
+    regression="mean",
+    embedding_batch=64,
+    stage1_steps=4,
+    stage2_steps=4,
+    stage3_steps=4,
+    hidden=16,
+    batch=64,
+    reconstruction_weight=0.01,
+    reconstruction="weighted-l1",
+    freeze_decoder=False,
+    adapt_penalty=False,
+    feedback_train=1.0,
+    feedback_synthesis=1.0,
+    seen_guidance=0.1,
+    unseen_guidance=0.1,
+    learning_rate_decoder=1e-4,
+    synthetic_per_class=5,
+)
+DATA = tiny_training_data()
+
+
+@pytest.fixture
+def session(tmp_path) -> Session:
+    return Session(tmp_path, lambda _: None)
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.fixture
+def scen() -> Scen:
+    """In float64 with attention that is not uniform and biases that are not zero."""
+    embedder = Embedder(ATTRIBUTES, CHANNELS, "mlp")
+    network = Scen(draw(ATTRIBUTES, WORDS).float(), embedder, CLASSES, Config(pooling="mlp"), Rng(1)).double()
+    with torch.no_grad():
+        network.w_alpha.copy_(draw(WORDS, CHANNELS, seed=2))
+    return network
+
+
+def attended(scen: Scen, regions: torch.Tensor) -> torch.Tensor:
+    """h (B, A, V) as the paper has it: for every attribute the regions, weighted by their softmax."""
+    out = torch.zeros(len(regions), ATTRIBUTES, CHANNELS, dtype=torch.float64)
+    for b in range(len(regions)):
+        for n in range(ATTRIBUTES):
+            logits = torch.stack([scen.words[n] @ scen.w_alpha @ regions[b, r] for r in range(REGIONS)])
+            weights = logits.exp() / logits.exp().sum()
+            out[b, n] = sum(weights[r] * regions[b, r] for r in range(REGIONS))
+    return out
+
+
+# --- products in another order ---------------------------------------------------------------------------------------
+
+
+def test_attribute_scores_are_those_of_the_attended_features(scen):
+    regions, semantic = draw(3, REGIONS, CHANNELS, seed=3), draw(CLASSES, ATTRIBUTES, seed=4)
+    h = attended(scen, regions)
+    e = torch.stack([scen.words[n] @ scen.w_beta @ h[:, n].T for n in range(ATTRIBUTES)], dim=1)  # (B, A)
+    got = scen.local_scores(*scen.maps(regions), semantic)
+    torch.testing.assert_close(got, e @ semantic.T, rtol=1e-10, atol=1e-12)
+
+
+def test_mean_pooling_is_the_mean_of_the_attended_features(scen):
+    regions = draw(3, REGIONS, CHANNELS, seed=3)
+    compression = Compression(ATTRIBUTES, CHANNELS, "mean").double()
+    with torch.no_grad():
+        compression.query.copy_(scen.words @ scen.w_alpha)
+    torch.testing.assert_close(compression(regions), attended(scen, regions).mean(dim=1), rtol=1e-10, atol=1e-12)
+
+
+def test_the_compression_mlp_runs_along_the_attributes_of_every_channel(scen):
+    regions = draw(3, REGIONS, CHANNELS, seed=3)
+    h = attended(scen, regions)
+    hidden = h.transpose(1, 2) @ scen.first.weight.T + scen.first.bias  # (B, V, A / 2)
+    assert hidden.shape[2] == ATTRIBUTES // 2
+    assert (hidden < 0).any()
+    wanted = torch.where(hidden > 0, hidden, 0.01 * hidden) @ scen.last.weight[0] + scen.last.bias
+    attention = scen.maps(regions)[0]
+    got = compress_mlp(attention, regions, scen.first, scen.last)
+    torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(scen.global_feature(attention, regions), wanted, rtol=1e-10, atol=1e-12)
+    ours = torch.autograd.grad(got.square().sum(), [scen.w_alpha, scen.first.weight, scen.last.weight])
+    theirs = torch.autograd.grad(wanted.square().sum(), [scen.w_alpha, scen.first.weight, scen.last.weight])
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "mlp"])
+def test_the_embedder_computes_what_stage_one_trained(scen, pooling):
+    regions = draw(3, REGIONS, CHANNELS, seed=3)
+    scen.embedder = Embedder(ATTRIBUTES, CHANNELS, pooling).double()
+    scen.write_embedder()
+    unit = regions / regions.norm(dim=2, keepdim=True)
+    h = attended(scen, unit)
+    if pooling == "mean":
+        wanted = h.mean(dim=1)
+    else:
+        hidden = functional.leaky_relu(scen.first(h.transpose(1, 2)), 0.01)
+        wanted = scen.last(hidden).squeeze(2)
+    torch.testing.assert_close(scen.embedder.compress(regions), wanted, rtol=1e-10, atol=1e-12)
+    scen.embedder.scaler.fit(wanted.detach())
+    scaled = (wanted - wanted.amin(0)) / (wanted.amax(0) - wanted.amin(0))
+    torch.testing.assert_close(scen.embedder(regions), scaled, rtol=1e-9, atol=1e-10)
+
+
+def test_attention_starts_uniform_and_the_words_of_unit_length():
+    words = draw(ATTRIBUTES, WORDS).float()
+    words[2] = 0  # no word of it was known
+    start = Scen(words, Embedder(ATTRIBUTES, CHANNELS, "mean"), CLASSES, replace(SMALL, w_beta_std=0.5), Rng(0))
+    attention, evidence = start.maps(draw(2, REGIONS, CHANNELS).float())
+    torch.testing.assert_close(attention, torch.full((2, REGIONS, ATTRIBUTES), 1 / REGIONS))
+    assert evidence.isfinite().all()
+    norms = start.words.norm(dim=1)
+    torch.testing.assert_close(norms, torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0, 1.0]))
+    torch.testing.assert_close(start.w_beta, 0.5 * Rng(0).normal(WORDS, CHANNELS))
+    plain = Scen(words, Embedder(ATTRIBUTES, CHANNELS, "mean"), CLASSES, replace(SMALL, normalise_words=False), Rng(0))
+    assert torch.equal(plain.words, words)
+
+
+def test_the_centre_is_the_mean_of_all_training_regions():
+    embedder = Embedder(ATTRIBUTES, CHANNELS, "mean")
+    unit = DATA.regions[DATA.rows].astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=2, keepdims=True)
+    wanted = unit.reshape(-1, CHANNELS).mean(axis=0)
+    np.testing.assert_allclose(region_mean(DATA, embedder, block=7).numpy(), wanted, rtol=1e-5)
+    embedder.centre.copy_(torch.from_numpy(wanted))
+    regions = torch.from_numpy(DATA.regions[DATA.rows].astype(np.float32))
+    np.testing.assert_allclose(embedder.normalise(regions).numpy(), unit - wanted, atol=1e-6)
+
+
+def test_blocks_do_not_change_what_is_computed_for_all_pictures():
+    regions = torch.from_numpy(DATA.regions[DATA.rows].astype(np.float32))
+    whole = embed_all(DATA, lambda x: x.mean(dim=1), block=1000)
+    torch.testing.assert_close(whole, regions.mean(dim=1))
+    torch.testing.assert_close(embed_all(DATA, lambda x: x.mean(dim=1), block=7), whole)
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=12), st.integers(1, 20), st.integers(0, 5))
+@settings(max_examples=80)
+def test_batches_are_balanced_for_any_number_of_classes(counts, batch, seed):
+    labels = np.repeat(np.arange(len(counts)) * 3 + 1, counts)  # any numbers may name classes
+    labels = np.random.default_rng(seed).permutation(labels)
+    batches = BalancedBatches(labels, batch, Rng(seed))
+    for _ in range(3):
+        chosen = batches.draw().numpy()
+        each = max(1, batch // len(counts))
+        classes, times = np.unique(labels[chosen], return_counts=True)
+        assert len(classes) == min(batch, len(counts))
+        assert (times == each).all()
+        assert len(chosen) <= max(batch, 1)
+        for one in classes:
+            own = chosen[labels[chosen] == one]
+            if each <= (labels == one).sum():
+                assert len(set(own.tolist())) == each  # only a class with too few pictures repeats some
+
+
+# --- stages one and two ----------------------------------------------------------------------------------------------
+
+
+def first_losses(config: Config, session: Session) -> dict[str, float]:
+    """Losses of stage 1's first step on a batch that is the whole training set."""
+    heard = []
+    session._progress = lambda name, stage, done, total, losses: heard.append(losses)
+    train_scen(DATA, replace(config, embedding_batch=len(DATA.rows), stage1_steps=1), session, 5)
+    return heard[0]
+
+
+@pytest.mark.parametrize("classes", ["seen", "all"])
+def test_the_first_losses_are_the_cross_entropies_of_the_paper(session, classes):
+    got = first_losses(replace(SMALL, classes_in_softmax=classes, global_weight=0.5), session)
+    start = Scen(torch.from_numpy(DATA.word_vectors), Embedder(ATTRIBUTES, CHANNELS, "mean"), CLASSES, SMALL, Rng(5))
+    regions = functional.normalize(torch.from_numpy(DATA.regions[DATA.rows].astype(np.float32)), dim=2)
+    h = regions.mean(dim=1).double()[:, None].expand(-1, ATTRIBUTES, -1)  # attention is uniform at the start
+    e = torch.einsum("nw,wv,bnv->bn", start.words.double(), start.w_beta.double(), h)
+    local = (e @ torch.from_numpy(DATA.semantic).double().T).detach().numpy()
+    hidden = functional.leaky_relu(start.first.double()(h.transpose(1, 2)), 0.01)
+    scores = start.classifier.double()(start.last.double()(hidden).squeeze(2)).detach().numpy()
+    columns = np.flatnonzero(DATA.table.seen) if classes == "seen" else np.arange(CLASSES)
+    for name, logits, weight in (("local", local, 1.0), ("global", scores, 0.5)):
+        losses = [
+            np.log(np.exp(row[columns]).sum()) - row[label] for row, label in zip(logits, DATA.labels, strict=True)
+        ]
+        assert got[name] == pytest.approx(weight * np.mean(losses), rel=1e-5)
+
+
+def test_without_a_global_weight_the_mlp_is_left_out(session):
+    assert set(first_losses(replace(SMALL, global_weight=0.0), session)) == {"local"}
+
+
+@pytest.mark.parametrize("pooling", ["mean", "mlp"])
+def test_the_shared_guide_sees_the_feature_before_scaling(session, pooling):
+    config = replace(SMALL, guide="shared", pooling=pooling)
+    scen = train_scen(DATA, config, session, 0)
+    guide, features = train_guide(DATA, scen, config, session, 1)
+    raw = embed_all(DATA, scen.embedder.compress)
+    torch.testing.assert_close(features.amin(0), torch.zeros(CHANNELS))
+    torch.testing.assert_close(features.amax(0), torch.ones(CHANNELS))
+    torch.testing.assert_close(guide(features), scen.classifier(raw), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(guide(features), scen.classifier(features), atol=1e-2)
+
+
+def test_the_separate_guide_sees_the_scaled_feature_and_leaves_stage_one_alone(session):
+    scen = train_scen(DATA, SMALL, session, 0)
+    before = copy.deepcopy(scen.state_dict())
+    guide, features = train_guide(DATA, scen, SMALL, session, 1)
+    first, slope, last = guide.layers
+    assert (first.out_features, slope.negative_slope, last.out_features) == (12, 0.01, CLASSES)
+    torch.testing.assert_close(guide(features), last(functional.leaky_relu(first(features), 0.01)))
+    for name, value in scen.state_dict().items():
+        if not name.startswith("embedder."):
+            assert torch.equal(value, before[name]), name
+
+
+def test_the_shared_guide_leaves_the_local_network_alone_and_trains_the_compression(session):
+    config = replace(SMALL, guide="shared", pooling="mlp")
+    scen = train_scen(DATA, config, session, 0)
+    before = copy.deepcopy(scen.state_dict())
+    train_guide(DATA, scen, config, session, 1)
+    changed = {name for name, value in scen.state_dict().items() if not torch.equal(value, before[name])}
+    assert {"classifier.weight", "first.weight", "last.weight"} <= changed
+    assert not {"words", "w_alpha", "w_beta"} & changed
+    torch.testing.assert_close(scen.embedder.compression.first.weight, scen.first.weight)
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("mean", 1.0), ("sum", float(CLASSES))])
+def test_stage_two_learns_the_local_scores_of_all_classes(session, rule, factor):
+    config = replace(SMALL, embedding_batch=len(DATA.rows), stage2_steps=1, regression=rule)
+    scen = train_scen(DATA, config, session, 0)
+    heard = []
+    session._progress = lambda name, stage, done, total, losses: heard.append((stage, losses))
+    session.folder /= "again"  # a guide of its own
+    train_guide(DATA, scen, config, session, 1)
+    regions = functional.normalize(torch.from_numpy(DATA.regions[DATA.rows].astype(np.float32)), dim=2)
+    target = scen.local_scores(*scen.maps(regions), torch.from_numpy(DATA.semantic)).detach()
+    rng = Rng(1)  # the guide's first weights, drawn again
+    shapes = ((12, CHANNELS), (12,), (CLASSES, 12), (CLASSES,))
+    w1, b1, w2, b2 = ((2 * rng.uniform(*s) - 1) / np.sqrt(CHANNELS if s[0] == 12 else 12) for s in shapes)
+    features = scen.embedder.scaler(embed_all(DATA, scen.embedder.compress))
+    scores = functional.leaky_relu(features @ w1.T + b1, 0.01) @ w2.T + b2
+    assert heard == [("guide", {"regression": pytest.approx(factor * float((scores - target).square().mean()))})]
+
+
+# --- stage three -----------------------------------------------------------------------------------------------------
+
+
+def made_eggn(**changes) -> Eggn:
+    features = torch.rand(len(DATA.rows), CHANNELS, generator=torch.Generator().manual_seed(1))
+    guide = Guide(start_normal(nn.Linear(CHANNELS, CLASSES), torch.Generator().manual_seed(2), std=0.3), None)
+    config = replace(SMALL, batch=7, critic_steps=2, learning_rate_gan=1e-2, learning_rate_feedback=1e-2, **changes)
+    eggn = Eggn(features, DATA, guide, config, Rng(3))
+    generator = torch.Generator().manual_seed(4)
+    for network in networks(eggn).values():
+        start_normal(network, generator, std=0.4)  # far from the start, where every term has a say
+    return eggn
+
+
+def networks(eggn: Eggn) -> dict[str, nn.Module]:
+    return {name: getattr(eggn, name) for name in ("encoder", "generator", "critic", "decoder", "feedback")}
+
+
+def frozen_copy(eggn: Eggn) -> dict[str, dict[str, torch.Tensor]]:
+    return {name: copy.deepcopy(network.state_dict()) for name, network in networks(eggn).items()}
+
+
+def changed(eggn: Eggn, before) -> set[str]:
+    return {
+        name
+        for name, network in networks(eggn).items()
+        if any(not torch.equal(value, before[name][key]) for key, value in network.state_dict().items())
+    }
+
+
+def slow_generate(eggn: Eggn, noise, semantic, weight: float) -> torch.Tensor:
+    """Generate; with feedback, look at the decoder's hidden layer (as a constant) and generate again."""
+    fake = eggn.generator(noise, semantic)
+    if weight == 0:
+        return fake
+    hidden = eggn.decoder(fake)[1].detach()
+    return eggn.generator(noise, semantic, weight * eggn.feedback(hidden))
+
+
+def slow_batch(eggn: Eggn):
+    chosen = eggn.rng.permutation(len(eggn.features))[:7]
+    labels = torch.from_numpy(DATA.labels)[chosen]
+    return eggn.features[chosen], torch.from_numpy(DATA.semantic)[labels], labels
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.8])
+@pytest.mark.parametrize("encoded", [True, False])
+def test_a_critic_step_is_wgan_gp_and_a_decoder_step(weight, encoded):
+    eggn = made_eggn(encoded_noise=encoded, critic_weight=3.0, penalty=4.0)
+    other, before = copy.deepcopy(eggn), frozen_copy(eggn)
+    penalty, distance, decoded = eggn._critic_step(weight)
+    # The same by hand: double backward, formulas of METHODS.md 1.4 and 2.4. Gradients are compared: one step of Adam
+    # makes a full step of every gradient, those that are 0 but for rounding included.
+    real, semantic, _ = slow_batch(other)
+    loss = 0.01 * weighted_l1(other.decoder(real)[0], semantic)
+    loss.backward()
+    same_gradients(eggn.decoder, other.decoder)
+    torch.testing.assert_close(decoded, loss.detach())
+    other.decoder.load_state_dict(eggn.decoder.state_dict())  # fakes come after the decoder's step
+    noise = other.rng.normal(7, ATTRIBUTES)
+    if encoded:
+        mean, log_variance = other.encoder(real, semantic)
+        noise = mean + torch.exp(0.5 * log_variance) * noise
+    fake = slow_generate(other, noise, semantic, weight).detach()
+    gap = other.critic(real, semantic).mean() - other.critic(fake, semantic).mean()
+    mix = other.rng.uniform(7, 1)
+    between = (mix * real + (1 - mix) * fake).requires_grad_()
+    (slope,) = torch.autograd.grad(other.critic(between, semantic).sum(), between, create_graph=True)
+    squared = ((slope.norm(dim=1) - 1) ** 2).mean()
+    (3.0 * (4.0 * squared - gap)).backward()
+    same_gradients(eggn.critic, other.critic)
+    torch.testing.assert_close(distance, gap.detach())
+    torch.testing.assert_close(penalty, squared.detach())
+    assert changed(eggn, before) == {"critic", "decoder"}
+
+
+def same_gradients(ours: nn.Module, theirs: nn.Module) -> None:
+    for (name, one), two in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_the_optimisers_have_the_published_rates_and_decays():
+    eggn = made_eggn()
+    found = {name: (adam.defaults["lr"], adam.defaults["betas"]) for name, adam in eggn.adam.items()}
+    late = (0.5, 0.999)
+    assert found == {
+        "encoder": (1e-2, (0.9, 0.999)),
+        "generator": (1e-2, late),
+        "critic": (1e-2, late),
+        "decoder": (1e-4, late),
+        "feedback": (1e-2, late),
+    }
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.8])
+@pytest.mark.parametrize("encoded", [True, False])
+def test_a_generator_step_minimises_the_sum_of_its_terms(weight, encoded):
+    eggn = made_eggn(encoded_noise=encoded, critic_weight=3.0, seen_guidance=0.7, unseen_guidance=0.6)
+    other, before = copy.deepcopy(eggn), frozen_copy(eggn)
+    got = eggn._generator_step(weight)
+    real, semantic, labels = slow_batch(other)
+    mean, log_variance = other.encoder(real, semantic)
+    fake = slow_generate(other, mean + torch.exp(log_variance / 2) * other.rng.normal(7, ATTRIBUTES), semantic, weight)
+    judged = fake if encoded else slow_generate(other, other.rng.normal(7, ATTRIBUTES), semantic, weight)
+    unseen = torch.from_numpy(np.flatnonzero(~DATA.table.seen))[other.rng.integers(3, 7)]
+    described = torch.from_numpy(DATA.semantic)[unseen]
+    imagined = slow_generate(other, other.rng.normal(7, ATTRIBUTES), described, weight)
+    wanted = {
+        "bce": -(real * fake.log() + (1 - real) * (1 - fake).log()).sum() / 7,
+        "kl": -0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum() / 7,
+        "critic": -3.0 * other.critic(judged, semantic).mean(),
+        "attribute": 0.01 * weighted_l1(other.decoder(judged)[0], semantic),
+        "seen_guidance": 0.7 * functional.cross_entropy(other.guide(fake), labels),
+        "unseen_guidance": 0.6 * functional.cross_entropy(other.guide(imagined), unseen),
+    }
+    assert set(got) == set(wanted)
+    for name, value in wanted.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-4, atol=1e-6, msg=name)
+    assert changed(eggn, before) == {"encoder", "generator", "decoder"} | ({"feedback"} if weight else set())
+    sum(wanted.values()).backward()
+    for name in changed(eggn, before):
+        same_gradients(networks(eggn)[name], networks(other)[name])
+
+
+def test_terms_of_weight_zero_are_left_out_and_a_frozen_decoder_stays():
+    eggn = made_eggn(freeze_decoder=True, seen_guidance=0.0, unseen_guidance=0.0)
+    before = frozen_copy(eggn)
+    assert set(eggn._generator_step(0.0)) == {"bce", "kl", "critic", "attribute"}
+    assert changed(eggn, before) == {"encoder", "generator"}
+
+
+def test_without_unseen_classes_nothing_is_imagined_of_them():
+    eggn = made_eggn()
+    eggn.unseen = eggn.unseen[:0]
+    assert "unseen_guidance" not in eggn._generator_step(0.0)
+
+
+def test_the_guide_is_never_trained():
+    eggn = made_eggn()
+    before = copy.deepcopy(eggn.guide.state_dict())
+    eggn.outer_step(with_feedback=True)
+    assert all(torch.equal(value, before[name]) for name, value in eggn.guide.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("mean", "after"), [(1.06, 11.0), (1.05, 10.0), (1.02, 10.0), (1.001, 10.0), (1.0, 10 / 1.1), (0.0, 10 / 1.1)]
+)
+def test_the_penalty_weight_follows_the_published_rule(mean, after):
+    eggn = made_eggn()
+    eggn._adapt_penalty(mean)
+    assert eggn.penalty.value == pytest.approx(after)
+
+
+@pytest.mark.parametrize("adapt", [True, False])
+def test_the_rule_sees_the_mean_penalty_of_the_critic_steps(adapt, monkeypatch):
+    eggn, told = made_eggn(adapt_penalty=adapt), []
+    zero = torch.tensor(0.0)
+    penalties = iter([torch.tensor(1.0), torch.tensor(3.0)])
+    monkeypatch.setattr(eggn, "_critic_step", lambda weight: (next(penalties), zero, zero))
+    monkeypatch.setattr(eggn, "_adapt_penalty", told.append)
+    eggn.outer_step(with_feedback=False)
+    assert told == ([2.0] if adapt else [])
+
+
+def test_feedback_is_used_in_every_second_loop_only(session, monkeypatch):
+    heard = []
+    monkeypatch.setattr(Eggn, "outer_step", lambda self, *, with_feedback: heard.append(with_feedback) or {})
+    config = replace(SMALL, batch=12, stage3_steps=11)  # 40 pictures: 3 steps a loop
+    scen = train_scen(DATA, config, session, 0)
+    guide, features = train_guide(DATA, scen, config, session, 1)
+    train_eggn(features, DATA, guide, scen, config, session=session, seed=2)
+    assert heard == [False] * 3 + [True] * 3 + [False] * 3 + [True] * 2
+
+
+@pytest.mark.parametrize(("with_feedback", "weight"), [(False, 0.0), (True, 0.6)])
+def test_the_feedback_network_learns_in_the_second_loop_only(with_feedback, weight, monkeypatch):
+    eggn, seen = made_eggn(feedback_train=0.6), []
+    real = Eggn._generate
+    monkeypatch.setattr(Eggn, "_generate", lambda self, z, a, w: (seen.append(w), real(self, z, a, w))[1])
+    before = frozen_copy(eggn)
+    eggn.outer_step(with_feedback=with_feedback)
+    assert ("feedback" in changed(eggn, before)) == with_feedback
+    assert set(seen) == {weight}
+
+
+# --- what is shipped -------------------------------------------------------------------------------------------------
+
+
+def test_a_synthesizer_with_feedback_generates_twice():
+    seed = torch.Generator().manual_seed(0)
+    generator = start_normal(Generator(3, 4, 9, 5), seed, std=0.5)
+    decoder = start_normal(AttributeDecoder(5, 9, 4), seed, std=0.5)
+    feedback = start_normal(Feedback(9), seed, std=0.5)
+    semantic, noise = draw(6, 4).float(), draw(6, 3, seed=1).float()
+    once = generator(noise, semantic)
+    assert torch.equal(Synthesizer(generator, None, None, 0.0)(semantic, noise), once)
+    twice = generator(noise, semantic, 0.3 * feedback(decoder(once)[1]))
+    torch.testing.assert_close(Synthesizer(generator, decoder, feedback, 0.3)(semantic, noise), twice)
+    assert not torch.allclose(once, twice, atol=1e-3)
+
+
+@pytest.mark.parametrize("feedback", [0.0, 0.5])
+def test_the_shipped_modules_have_the_widths_they_say(feedback):
+    config = replace(SMALL, feedback_synthesis=feedback, synthetic_per_class=9, head_learning_rate=0.02, head_epochs=4)
+    trained = build(config, DATA.dims)
+    f = trained.embedder(torch.rand(3, REGIONS, CHANNELS))
+    assert f.shape == (3, trained.feature_width) == (3, CHANNELS)
+    x = trained.lift(f)
+    assert x.shape == (3, trained.lifted_width) == (3, CHANNELS + ATTRIBUTES + 16)
+    assert torch.equal(x[:, :CHANNELS], f)
+    semantic, hidden = trained.lift.decoder(f)
+    assert torch.equal(x[:, CHANNELS:], torch.cat([semantic, hidden], dim=1))
+    noise = torch.randn(2, trained.noise_width)
+    assert trained.synthesizer(torch.rand(2, ATTRIBUTES), noise).shape == (2, CHANNELS)
+    assert ("synthesizer.feedback.first.weight" in trained.state_dict()) == (feedback > 0)
+    (view,) = trained.views
+    assert (view.start, view.stop, view.weight) == (0, trained.lifted_width, 1.0)
+    assert (view.fit.epochs, view.fit.batch_size, view.fit.learning_rate) == (4, 9, 0.02)
+    assert build(replace(config, head_batch=3), DATA.dims).views[0].fit.batch_size == 3
+
+
+# --- settings and lengths --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        *(({name: 0}, f"{name} = 0 of sc-egg; expected at least 1") for name in sc_egg.AT_LEAST_ONE),
+        ({"guide": "shared", "pooling": "mlp", "global_weight": 0.0}, "needs global_weight > 0"),
+        ({"head_epochs": 0}, "cannot fit a head"),
+        ({"head_learning_rate": 0.0}, "cannot fit a head"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_training(changes, part):
+    with pytest.raises(UsageError, match=part):
+        Config(**changes)
+
+
+def test_presets_are_what_they_cite():
+    paper, code = (replace(Config(), **PRESETS[name]) for name in ("paper", "code"))
+    assert (paper.pooling, paper.guide, paper.optimiser, paper.regression) == ("mlp", "shared", "adam", "sum")
+    assert (paper.seen_guidance, paper.unseen_guidance, paper.reconstruction) == (0.1, 0.1, "l1")
+    assert (paper.stage1_epochs, paper.stage2_epochs, paper.stage3_epochs) == (20.0, 20.0, 200.0)
+    assert (code.pooling, code.guide, code.optimiser, code.regression) == ("mean", "separate", "rmsprop", "mean")
+    assert (code.stage1_steps, code.stage2_steps, code.stage3_epochs) == (2000, 4000, 50.0)
+    assert (code.seen_guidance, code.unseen_guidance, code.feedback_train) == (1.0, 0.001, 0.0)
+
+
+def test_lengths_in_steps():
+    config = Config(stage1_epochs=20, stage2_epochs=2, stage3_epochs=5, embedding_batch=64, batch=32)
+    assert steps_of(config, 640) == (200, 20, 200)  # an epoch of stage 3 is two loops
+    assert steps_of(replace(config, stage1_steps=7, stage3_steps=9), 640) == (7, 20, 9)
+    assert steps_of(config, 1) == (1, 1, 1)
+    assert steps_of(cap_epochs(config, 1, 640), 640) == (10, 10, 40)
+    assert steps_of(cap_epochs(config, 1000, 640), 640) == (200, 20, 200)
+    assert steps_of(cap_epochs(replace(config, stage1_steps=5000), 3, 640), 640) == (30, 20, 120)
+    assert steps_of(cap_epochs(config, 0.001, 640), 640) == (1, 1, 1)
+
+
+CONFIGS = st.builds(
+    Config,
+    stage1_epochs=st.floats(0, 300),
+    stage2_epochs=st.floats(0, 300),
+    stage3_epochs=st.floats(0, 300),
+    stage1_steps=st.integers(0, 9000),
+    stage2_steps=st.integers(0, 9000),
+    stage3_steps=st.integers(0, 9000),
+    hidden=st.sampled_from([16, 512, 4096]),
+    guide=st.sampled_from(["shared", "separate"]),
+    pooling=st.just("mean"),
+    feedback_train=st.sampled_from([0.0, 1.0]),
+    embedding_batch=st.just(64),
+    batch=st.just(64),
+)
+DIMS = st.builds(
+    Dims,
+    regions=st.integers(1, 196),
+    channels=st.sampled_from([12, 1280, 2048]),
+    attributes=st.integers(1, 312),
+    word_width=st.just(300),
+    classes=st.integers(2, 800),
+)
+
+
+@given(CONFIGS, DIMS, st.integers(1, 20000), st.floats(0.5, 5000))
+def test_a_sized_training_is_never_longer_than_the_budget_nor_than_asked(config, dims, count, seconds):
+    sized = size(config, dims, count, seconds)
+    before, after = steps_of(config, count), steps_of(sized, count)
+    assert all(1 <= short <= long for short, long in zip(after, before, strict=True))
+    least = sum(step_seconds(config, dims))  # every stage runs one step, whatever it takes
+    assert estimate(sized, dims, count) <= max(seconds, 0) + least
+    if estimate(config, dims, count) <= seconds:
+        assert sized == config
+    else:
+        shares = [a / b for a, b in zip(after, before, strict=True) if b > 200]
+        assert all(abs(share - shares[0]) < 0.01 for share in shares)
+    assert size(sized, dims, count, max(seconds, estimate(sized, dims, count))) == sized
+
+
+@given(CONFIGS, DIMS, st.integers(1, 20000), st.floats(0.01, 100))
+def test_a_capped_training_is_never_longer_than_the_cap_nor_than_asked(config, dims, count, epochs):
+    capped = steps_of(cap_epochs(config, epochs, count), count)
+    assert all(short <= long for short, long in zip(capped, steps_of(config, count), strict=True))
+    assert capped[0] <= max(1, round(epochs * count / 64))
+    assert capped[2] <= max(1, round(2 * epochs * count / 64))
+
+
+def test_the_estimate_grows_with_everything_that_costs():
+    dims = Dims(regions=81, channels=1280, attributes=312, word_width=300, classes=20)
+    base = estimate(Config(), dims, 1000)
+    for more in (
+        estimate(Config(), replace(dims, regions=196), 1000),
+        estimate(Config(), replace(dims, channels=2048), 1000),
+        estimate(Config(), dims, 2000),
+        estimate(Config(hidden=8192), dims, 1000),
+        estimate(Config(critic_steps=10), dims, 1000),
+        estimate(Config(stage3_epochs=100.0), dims, 1000),
+    ):
+        assert more > base
+    assert base == pytest.approx(
+        sum(n * s for n, s in zip(steps_of(Config(), 1000), step_seconds(Config(), dims), strict=True))
+    )
+
+
+def test_networks_of_stage_three_have_the_published_shapes():
+    eggn = made_eggn()
+    assert isinstance(eggn.encoder, Encoder)
+    assert isinstance(eggn.critic, Critic)
+    shapes = {n: [tuple(p.shape) for p in m.parameters() if p.ndim == 2] for n, m in networks(eggn).items()}
+    v, a, h = CHANNELS, ATTRIBUTES, 16
+    assert shapes == {
+        "encoder": [(h, v + a), (2 * a, h), (a, 2 * a), (a, 2 * a)],
+        "generator": [(h, 2 * a), (v, h)],
+        "critic": [(h, v + a), (1, h)],
+        "decoder": [(h, v), (a, h)],
+        "feedback": [(h, h), (h, h)],
+    }
+
+
+def test_the_guide_with_a_scaler_undoes_it():
+    scaler = MinMaxScaler(3).fit(torch.tensor([[1.0, -2.0, 5.0], [3.0, 2.0, 5.0]]))
+    raw = torch.tensor([[1.5, 0.5, 4.0]])
+    torch.testing.assert_close(Guide(nn.Identity(), scaler)(scaler(raw)), raw)
