@@ -155,6 +155,7 @@ def run_batched(module: nn.Module, *inputs: NDArray[Any], batch_size: int = 256)
     blocks = []
     with torch.inference_mode():
         for start in range(0, max(1, len(inputs[0])), batch_size):  # no rows are one empty block: it has the width
-            part = [torch.from_numpy(np.asarray(x[start : start + batch_size], dtype=np.float32)) for x in inputs]
+            # Copied: torch takes neither read-only arrays nor negative strides.
+            part = [torch.from_numpy(np.array(x[start : start + batch_size], np.float32, order="C")) for x in inputs]
             blocks.append(module(*part).numpy())
     return np.concatenate(blocks)

@@ -1,0 +1,327 @@
+"""What every method promises, one test over the whole table: a method added tomorrow is tested by its line there."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections import defaultdict
+from dataclasses import fields, is_dataclass, replace
+
+import numpy as np
+import pytest
+import tomli_w
+import torch
+from torch import nn
+
+from support.tiny_features import ATTRIBUTES, CHANNELS, REGIONS, tiny_training_data
+from zsl_runtime.errors import GateError, UsageError
+from zsl_train.methods import METHODS, find_method
+from zsl_train.methods.base import Trained, run_batched
+from zsl_train.recipe import Recipe, make_recipe, method_config
+from zsl_train.session import Session
+
+# Settings that make a method small and quick to learn; a method that is not listed fails here until it is.
+SMALL = {
+    "sc-egg": {
+        "hidden": 16,
+        "guide_hidden": 16,
+        "stage1_steps": 30,
+        "stage2_steps": 30,
+        "stage3_steps": 40,
+        "learning_rate_embedding": 3e-3,
+        "learning_rate_gan": 3e-3,
+        "learning_rate_decoder": 3e-3,
+        "learning_rate_feedback": 3e-3,
+        "synthetic_per_class": 10,
+    }
+}
+DATA = tiny_training_data()
+CASES = [(name, preset) for name, method in METHODS.items() for preset in method.PRESETS]
+
+
+class CutError(Exception):
+    """What a test interrupts a training with."""
+
+
+class Recorder(Session):
+    """A session that keeps every loss, and which parameters that an optimiser moves ever had a gradient."""
+
+    def __init__(self, folder, **options) -> None:
+        super().__init__(folder, lambda _: None, **options)
+        self.losses = defaultdict(list)
+        self.steps: dict[str, int] = {}
+        self.trainable: set[str] = set()
+        self.moved: set[str] = set()
+
+    def loop(self, stage, steps, state, body, trained=None) -> None:
+        named = {
+            id(p): f"{stage}: {part}.{name}"
+            for part, module in state.items()
+            if isinstance(module, nn.Module)
+            for name, p in module.named_parameters()
+        }
+        optimisers = [part for part in state.values() if isinstance(part, torch.optim.Optimizer)]
+        held = [p for optimiser in optimisers for group in optimiser.param_groups for p in group["params"]]
+        assert {id(p) for p in held} <= set(named), f"{stage} trains what it does not save"
+        self.trainable |= {named[id(p)] for p in held}
+        self.steps[stage] = steps
+
+        def recorded(step):
+            losses = body(step)
+            self.losses[stage].append({name: float(value.detach()) for name, value in losses.items()})
+            self.moved |= {named[id(p)] for p in held if p.grad is not None and p.grad.abs().sum() > 0}
+            return losses
+
+        super().loop(stage, steps, state, recorded, trained)
+
+
+def small(name: str, **changes):
+    return METHODS[name].Config(**{**SMALL[name], **changes})
+
+
+def trained(name: str, folder, *, seed: int = 0, config=None, session=None, data=DATA) -> Trained:
+    return METHODS[name].fit(data, config or small(name), session or Session(folder, lambda _: None), seed)
+
+
+def same(one: Trained, other: Trained) -> bool:
+    first, second = one.state_dict(), other.state_dict()
+    assert first.keys() == second.keys()
+    return all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def whole(request, tmp_path_factory) -> tuple[str, Trained, Recorder]:
+    """A method, trained once without interruption, and what was seen on the way."""
+    session = Recorder(tmp_path_factory.mktemp("whole"))
+    return request.param, trained(request.param, None, session=session), session
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def test_every_method_of_the_table_is_found_by_its_own_name():
+    assert [find_method(name).NAME for name in METHODS] == list(METHODS)
+    with pytest.raises(UsageError, match=f"E-METHOD: no method 'sc_egg'; known are .*{next(iter(METHODS))}"):
+        find_method("sc_egg")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_are_plain_documented_and_frozen(name):
+    config = METHODS[name].Config()
+    assert is_dataclass(config)
+    assert type(config).__dataclass_params__.frozen
+    for field in fields(config):
+        assert type(getattr(config, field.name)) in {bool, int, float, str}, field.name
+        assert f"{field.name}: " in type(config).__doc__, field.name
+
+
+@pytest.mark.parametrize(("name", "preset"), CASES)
+def test_a_preset_survives_the_recipe_file_with_every_setting(name, preset):
+    method = METHODS[name]
+    recipe = Recipe(method=name, preset=preset)
+    config = method_config(method.Config, method.PRESETS, recipe)
+    text = tomli_w.dumps(recipe.resolved(config).to_dict())
+    again = make_recipe(tomllib.loads(text) | {"snapshots": recipe.snapshots}, {}, {})
+    assert method_config(method.Config, {preset: {}}, again) == config
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_has_the_default_the_papers_and_the_codes_settings(name):
+    assert {"default", "paper", "code"} <= set(METHODS[name].PRESETS)
+
+
+# --- what comes out --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "preset"), CASES)
+def test_untrained_modules_have_the_shapes_they_say(name, preset):
+    config = METHODS[name].Config(**{**METHODS[name].PRESETS[preset], **SMALL[name]})
+    check_modules(METHODS[name].build(config, DATA.dims).eval())
+
+
+def check_modules(modules: Trained) -> None:
+    f = run_batched(modules.embedder, np.random.default_rng(0).random((3, REGIONS, CHANNELS)))
+    assert f.shape == (3, modules.feature_width)
+    x = f if modules.lift is None else run_batched(modules.lift, f)
+    assert x.shape == (3, modules.lifted_width)
+    noise = np.random.default_rng(1).standard_normal((5, modules.noise_width))
+    fake = run_batched(modules.synthesizer, np.random.default_rng(2).random((5, ATTRIBUTES)), noise)
+    assert fake.shape == (5, modules.feature_width)
+    assert np.isfinite(f).all()
+    assert np.isfinite(fake).all()
+    assert max(view.stop for view in modules.views) == modules.lifted_width
+    assert modules.synthetic_per_class >= 1
+    for module in modules.modules().values():
+        assert not module.training
+        assert all(not p.requires_grad and p.device.type == "cpu" for p in module.parameters())
+
+
+def test_what_is_trained_is_finished_and_looks_at_its_inputs(whole):
+    _, modules, _ = whole
+    check_modules(modules)
+    rng = np.random.default_rng(0)
+    semantic, noise = DATA.semantic[:5], rng.standard_normal((5, modules.noise_width))
+    fake = run_batched(modules.synthesizer, semantic, noise)
+    assert not np.allclose(fake, run_batched(modules.synthesizer, semantic[::-1], noise), atol=1e-3)
+    assert not np.allclose(fake, run_batched(modules.synthesizer, semantic, -noise), atol=1e-4)
+
+
+def test_every_stage_learns(whole):
+    _, _, session = whole
+    for stage, losses in session.losses.items():
+        quarter = len(losses) // 4
+        fallen = {
+            name: np.mean([one[name] for one in losses[-quarter:]]) / np.mean([one[name] for one in losses[:quarter]])
+            for name in losses[0]
+            if all(one[name] > 0 for one in losses)
+        }
+        assert min(fallen.values()) < 0.8, (stage, fallen)
+
+
+def test_every_parameter_an_optimiser_holds_gets_a_gradient(whole):
+    _, _, session = whole
+    assert session.trainable
+    assert session.trainable - session.moved == set()
+
+
+def test_seen_classes_can_be_told_from_each_other_after_training(whole):
+    _, modules, _ = whole
+    f = run_batched(modules.embedder, DATA.regions[DATA.rows])
+    means = {label: f[DATA.labels == label].mean(axis=0) for label in np.unique(DATA.labels)}
+    nearest = [min(means, key=lambda label, row=row: np.linalg.norm(row - means[label])) for row in f]
+    assert (np.array(nearest) == DATA.labels).mean() > 0.6  # by chance 0.2
+
+
+def test_the_modules_survive_their_tensors(whole):
+    name, modules, _ = whole
+    torch.manual_seed(77)  # what build draws must not matter
+    again = METHODS[name].build(small(name), DATA.dims)
+    state = modules.state_dict()
+    again.load_state_dict(state)
+    again.eval()
+    assert same(modules, again)
+    regions = DATA.regions[DATA.rows[:4]]
+    f = run_batched(modules.embedder, regions)
+    np.testing.assert_array_equal(run_batched(again.embedder, regions), f)
+    if modules.lift is not None:
+        np.testing.assert_array_equal(run_batched(again.lift, f), run_batched(modules.lift, f))
+    noise = np.ones((8, modules.noise_width))
+    fake = [run_batched(m.synthesizer, DATA.semantic, noise) for m in (modules, again)]
+    np.testing.assert_array_equal(*fake)
+    key = next(iter(state))
+    for wrong in (
+        {k: v for k, v in state.items() if k != key},
+        state | {f"{key}.more": state[key]},
+        state | {"other.weight": state[key]},
+        state | {key: state[key][..., :-1]},
+    ):
+        with pytest.raises(RuntimeError):
+            again.load_state_dict(wrong)
+
+
+# --- the same again --------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(whole, tmp_path):
+    name, modules, _ = whole
+    torch.manual_seed(4711)
+    np.random.seed(4711)
+    assert same(modules, trained(name, tmp_path / "same"))
+    assert not same(modules, trained(name, tmp_path / "other", seed=1))
+
+
+@pytest.mark.parametrize(
+    "place", ["middle", *(pytest.param(place, marks=pytest.mark.slow) for place in ("first", "last"))]
+)
+def test_interrupted_in_any_stage_and_resumed_it_is_the_uninterrupted_result(whole, tmp_path, place):
+    name, modules, session = whole
+    for stage, steps in session.steps.items():
+        at = {"first": 1, "middle": steps // 2 + 1, "last": steps}[place]
+
+        def cut(_, here, done, total, losses, *, stage=stage, at=at) -> None:
+            if (here, done) == (stage, at):
+                raise CutError
+
+        folder = tmp_path / stage
+        with pytest.raises(CutError):
+            trained(name, None, session=Session(folder, lambda _: None, progress=cut, save_seconds=-1))
+        torch.manual_seed(at)  # another process
+        seen = []
+        resumed = Session(folder, lambda _: None, progress=lambda _, here, done, *rest: seen.append((here, done)))  # noqa: B023
+        assert same(modules, trained(name, None, session=resumed)), stage
+        wanted = itertools.dropwhile(
+            lambda one: one != (stage, at),  # noqa: B023
+            ((one, step) for one, total in session.steps.items() for step in range(1, total + 1)),
+        )
+        assert seen == list(wanted)  # earlier stages were not repeated
+
+
+def test_a_snapshot_is_what_training_stopped_there_would_give(whole, tmp_path):
+    name, _, _ = whole
+    taken = {}
+
+    def snapshot(share: float, modules: Trained) -> None:
+        taken[share] = {key: value.clone() for key, value in modules.state_dict().items()}
+
+    shares = (0.25, 0.5, 1.0)
+    session = Session(tmp_path / "whole", lambda _: None, snapshot_at=shares, snapshot=snapshot)
+    end = trained(name, None, session=session)
+    assert set(taken) == set(shares)
+    for share in shares:
+        stopped = trained(name, None, session=Session(tmp_path / str(share), lambda _: None, stop_at=share))
+        assert all(torch.equal(value, taken[share][key]) for key, value in stopped.state_dict().items()), share
+    assert any(not torch.equal(value, taken[0.25][key]) for key, value in end.state_dict().items())
+
+
+# --- numbers that leave the earth ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_features_that_are_no_numbers_stop_it(name, tmp_path):
+    broken = tiny_training_data(everything=float("nan"))
+    with pytest.raises(GateError) as caught:
+        trained(name, tmp_path, data=broken)
+    assert (caught.value.code, caught.value.exit_code) == ("E-DIVERGED", 3)
+    assert "\n" not in str(caught.value)
+    assert "lower the learning rate" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("rate", [1e4, 1e9])
+def test_an_absurd_learning_rate_stops_it(name, rate, tmp_path):
+    rates = [f.name for f in fields(METHODS[name].Config) if "learning_rate" in f.name and "head" not in f.name]
+    assert rates
+    with pytest.raises(GateError) as caught:
+        trained(name, tmp_path, config=small(name, **dict.fromkeys(rates, rate)))
+    assert (caught.value.code, caught.value.exit_code) == ("E-DIVERGED", 3)
+
+
+# --- presets and lengths ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "preset"), CASES)
+def test_a_preset_trains(name, preset, tmp_path):
+    method = METHODS[name]
+    quick = {key: SMALL[name][key] for key in SMALL[name] if "steps" not in key and "rate" not in key}
+    config = method.Config(**{**method.PRESETS[preset], **quick})
+    config = method.cap_epochs(config, 2.0, len(DATA.rows))
+    session = Recorder(tmp_path)
+    check_modules(trained(name, None, config=config, session=session))
+    assert all(1 <= steps <= 10 for steps in session.steps.values()), session.steps
+
+
+@pytest.mark.parametrize(("name", "preset"), CASES)
+def test_lengths_can_be_estimated_and_shortened(name, preset):
+    method = METHODS[name]
+    config = method.Config(**method.PRESETS[preset])
+    whole = method.estimate(config, DATA.dims, 1000)
+    assert 1 < whole < 1e6
+    half = method.size(config, DATA.dims, 1000, whole / 2)
+    assert method.estimate(half, DATA.dims, 1000) == pytest.approx(whole / 2, rel=0.02)
+    assert method.estimate(half, DATA.dims, 1000) <= whole / 2
+    assert method.size(config, DATA.dims, 1000, 2 * whole) == config
+    capped = method.cap_epochs(config, 0.5, 1000)
+    assert method.estimate(capped, DATA.dims, 1000) < whole
+    assert method.cap_epochs(capped, 0.5, 1000) == capped
+    same_otherwise = [f.name for f in fields(config) if "stage" not in f.name]
+    assert replace(half, **{key: getattr(config, key) for key in same_otherwise}) == half
