@@ -20,10 +20,10 @@ from zsl_export.graphs import lift_graph, model_graph, synthesizer_graph
 from zsl_export.parity import gate, measure
 from zsl_export.to_onnx import OPSET, export_graph
 from zsl_runtime.backends.ort import OrtBackend
-from zsl_runtime.bundle import Probe, write_bundle
-from zsl_runtime.errors import UsageError, from_os_error
+from zsl_runtime.bundle import Probe, check_dest, write_bundle
+from zsl_runtime.errors import from_os_error
 from zsl_runtime.head import fold
-from zsl_runtime.manifest import CLASSES, MANIFEST, PROBE, REPLAY
+from zsl_runtime.manifest import PROBE, REPLAY
 from zsl_runtime.storage import exclusive, temporary_name
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def export_run(
 
     """
     target = Path(dest).resolve()
-    check_free(target, force=force)
+    check_dest(target, force=force)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with working_folder(target) as work:
@@ -94,18 +94,6 @@ def export_run(
             )
     except OSError as error:
         raise from_os_error(error, "write the bundle") from error
-
-
-def check_free(target: Path, *, force: bool) -> None:
-    """Refuse at once what `write_bundle` would refuse after the work: UsageError E-BUNDLE-EXISTS, E-BUNDLE-DEST."""
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    if not ((target / MANIFEST).is_file() and (target / CLASSES).is_dir()):
-        raise UsageError(
-            "E-BUNDLE-DEST", f"{target} is there and is not a bundle, so it is not replaced; choose another place"
-        )
-    if not force:
-        raise UsageError("E-BUNDLE-EXISTS", f"{target} exists; give --force to replace it, or choose another place")
 
 
 @contextmanager

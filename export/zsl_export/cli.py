@@ -47,12 +47,13 @@ def _export(folder: str, out: str, *, probe_images: bool, force: bool) -> None:
 
     import torch
 
-    from zsl_export.bundle_of_run import check_free, export_run
+    from zsl_export.bundle_of_run import export_run
+    from zsl_runtime.bundle import check_dest
     from zsl_runtime.threads import usable_cpus
     from zsl_train.run_folder import load_run
 
     started = time.perf_counter()
-    check_free(Path(out).resolve(), force=force)
+    check_dest(Path(out).resolve(), force=force)
     threads = usable_cpus()
     torch.set_num_threads(threads)
     run = load_run(Path(folder))

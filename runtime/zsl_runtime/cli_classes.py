@@ -23,10 +23,9 @@ ENGINE = click.option("--engine", required=True, metavar="BUNDLE", help="The bun
 SEED = click.option("--seed", type=int, help="Of synthesis and fit. Default: the seed of the export.")
 
 
-@click.group(name="zsl-classes")
+@click.group("zsl-classes", no_args_is_help=False)
 def cli() -> None:
     """See and change the classes of a bundle: no photograph, no training, every change can be undone."""
-    _utf8_stdout()
 
 
 @cli.command("list")
@@ -169,12 +168,6 @@ def _report(change: Change, lines: Sequence[str]) -> None:
 
 def _classes(count: int) -> str:
     return f"{count} class" if count == 1 else f"{count} classes"
-
-
-def _utf8_stdout() -> None:
-    """Class names are unicode whatever the locale says; results must not depend on it."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(encoding="utf-8")
 
 
 def _say(line: str) -> None:

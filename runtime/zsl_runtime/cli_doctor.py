@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -34,8 +33,6 @@ class Finding(NamedTuple):
 @click.argument("bundle", required=False, metavar="[BUNDLE]")
 def cli(bundle: str | None) -> int:
     """Say what this machine can run, and examine BUNDLE. Exit code 5 when the bundle is broken."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(encoding="utf-8")
     broken = False
     for finding in (*machine(), *(examine(bundle) if bundle is not None else ())):
         print(f"{finding.state:<6}  {finding.text}", flush=True)  # noqa: T201  # the report is the result

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 EXIT_SOME_UNREADABLE = 6
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("zsl-infer", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("paths", nargs=-1, required=True)
 @click.option("--engine", required=True, metavar="BUNDLE", help="The folder that zsl-export wrote.")
 @click.option("--topk", type=click.IntRange(min=1), default=5, show_default=True, help="Classes per picture.")
@@ -87,11 +87,8 @@ def command(
             progress.line(f"files of other kinds skipped: {skipped}")
         batch_size = batch_size or BATCH_SIZE
         answers = pipeline.label(classifier, snapshot, items, topk=topk, batch_size=batch_size, workers=threads)
-        try:
-            with pipeline.open_output(output) as stream, closing(answers):
-                unreadable = _write(answers, stream, progress, format_=format_, min_probability=min_probability)
-        except BrokenPipeError:
-            return 0  # whoever read the results has seen enough (`| head`); click would call it a failure
+        with pipeline.open_output(output) as stream, closing(answers):
+            unreadable = _write(answers, stream, progress, format_=format_, min_probability=min_probability)
         progress.line(
             f"labelled {total - unreadable} of {total} {unit}, {progress.rate:.1f} {unit}/s, "
             f"backend {classifier.backend.name} ({classifier.backend.library}), generation {snapshot.generation.number}"

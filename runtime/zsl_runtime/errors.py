@@ -5,18 +5,24 @@ The line says what was given, what was expected and what to do. A traceback mean
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 import traceback
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import click
 
 EXIT_DONE = 0
 EXIT_BUG = 1
-EXIT_INTERRUPTED = 130  # the shell's convention for SIGINT (128 + 2)
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130  # the shell's convention for a signal: 128 + SIGINT
+EXIT_TERMINATED = 143  # 128 + SIGTERM
 
 
 class ZslError(Exception):
@@ -42,7 +48,7 @@ class ZslError(Exception):
 class UsageError(ZslError):
     """A wrong argument, or data that cannot be used as given (exit 2)."""
 
-    exit_code = 2
+    exit_code = EXIT_USAGE
 
 
 class GateError(ZslError):
@@ -72,7 +78,7 @@ class InputError(ZslError):
 class SystemProblem(ZslError):  # noqa: N818  # reads better than SystemProblemError
     """The operating system said no: permission, full disk, missing folder (exit 2)."""
 
-    exit_code = 2
+    exit_code = EXIT_USAGE
 
 
 def from_os_error(error: OSError, doing: str) -> SystemProblem:
@@ -81,42 +87,94 @@ def from_os_error(error: OSError, doing: str) -> SystemProblem:
     reason = error.strerror or str(error)
     return SystemProblem(
         "E-SYSTEM",
-        f"could not {doing}{where}: {reason}; free space or choose a place you can write to, then run the command again",
+        f"could not {doing}{where}: {reason}; free space or choose a place you can write to, then run it again",
     )
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised where the program was: what cleans up after Ctrl-C cleans up after this, too."""
 
 
 def run_command(command: click.Command, argv: Sequence[str] | None = None) -> int:
     """Run one click command; print our errors as one line on stderr and return the exit code.
 
-    The callback may return an int, which becomes the exit code.
+    Ctrl-C and SIGTERM let everything clean up first. A reader of stdout that goes away (`| head`) is not an error.
+    Results are UTF-8 whatever the locale says; names of files that are not come out as the bytes they have on the disk.
+
+    Args:
+        command: its callback may return an int, which becomes the exit code.
+        argv: arguments; None takes those of the process.
+
     """
+    if hasattr(sys.stdout, "reconfigure"):  # a test's replacement need not have it
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    with _sigterm_raises():
+        code = _exit_code(command, sys.argv[1:] if argv is None else list(argv))
+    for stream in (sys.stdout, sys.stderr):
+        _drop_unwritable(stream)
+    return code
+
+
+def _exit_code(command: click.Command, arguments: list[str]) -> int:
+    """Run the command, tell what went wrong, and give the code that says so."""
     import click
 
     try:
-        result = command.main(args=list(argv) if argv is not None else None, standalone_mode=False)
-    except click.exceptions.Abort:
-        print("interrupted", file=sys.stderr)  # noqa: T201
-        return EXIT_INTERRUPTED
+        # Not `command.main`: it answers a closed pipe with exit code 1 and Ctrl-C with an empty line of its own.
+        with command.make_context(command.name, arguments) as context:
+            result = command.invoke(context)
+        sys.stdout.flush()  # here, where it can still be told that the results did not get through
+    except Terminated:
+        return _told("terminated", EXIT_TERMINATED)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)  # noqa: T201
-        return EXIT_INTERRUPTED
+        return _told("interrupted", EXIT_INTERRUPTED)
     except click.exceptions.Exit as done:
         return int(done.exit_code)
     except click.ClickException as error:
-        print(f"error: E-USAGE: {' '.join(error.format_message().split())}", file=sys.stderr)  # noqa: T201
-        return 2
+        given = getattr(error, "ctx", None)
+        name = given.command_path if given else command.name
+        return _told(f"error: E-USAGE: {' '.join(error.format_message().split())} (see {name} --help)", EXIT_USAGE)
     except ZslError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return error.exit_code
+        return _told(f"error: {error}", error.exit_code)
     except BrokenPipeError:
-        # The reader of our stdout went away (`| head`): not an error of the run.
-        sys.stderr.close()
         return EXIT_DONE
     except OSError as error:
-        print(f"error: {from_os_error(error, 'finish: the system refused')}", file=sys.stderr)  # noqa: T201
-        return SystemProblem.exit_code
+        return _told(f"error: {from_os_error(error, 'finish: the system refused')}", SystemProblem.exit_code)
     except Exception:
-        traceback.print_exc()
-        print("error: E-BUG: this is a bug in zsl-deploy; please report the lines above", file=sys.stderr)  # noqa: T201
-        return EXIT_BUG
+        report = "error: E-BUG: this is a bug in zsl-deploy; please report the lines above"
+        return _told(f"{traceback.format_exc()}{report}", EXIT_BUG)
     return int(result) if isinstance(result, int) else EXIT_DONE
+
+
+def _told(text: str, code: int) -> int:
+    """The code, after `text` was printed to stderr, if that is still there."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+    return code
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated`, where this program would otherwise end without cleaning up."""
+
+    def stop(_number: int, _frame: object) -> NoReturn:
+        raise Terminated
+
+    main = threading.current_thread() is threading.main_thread()  # only there can handlers be set
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _drop_unwritable(stream: IO[str]) -> None:
+    """Let go of what a stream cannot write: Python would try once more at its end, fail, and change the exit code."""
+    try:
+        stream.flush()
+    except OSError:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())

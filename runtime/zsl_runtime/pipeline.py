@@ -344,8 +344,7 @@ def open_output(path: str | None) -> Iterator[IO[bytes]]:
 
     """
     if path is None:
-        with _stdout() as stream:
-            yield stream
+        yield sys.stdout.buffer
         return
     target = Path(os.path.realpath(path))
     if target.is_dir():
@@ -370,19 +369,6 @@ def open_output(path: str | None) -> Iterator[IO[bytes]]:
         raise
     except OSError as error:
         raise from_os_error(error, f"write the results to {path!r}:") from error
-
-
-@contextmanager
-def _stdout() -> Iterator[IO[bytes]]:
-    stream = sys.stdout.buffer
-    try:
-        yield stream
-        stream.flush()
-    except BrokenPipeError:
-        # Python flushes stdout once more at its end; what is still buffered must have somewhere to go.
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
-        raise
 
 
 class Progress:

@@ -15,13 +15,13 @@ from zsl_train.cache import cache_folder
         ("/a/b", "/x", "/a/b"),
         (None, "/x", "/x/zsl-deploy"),
         ("", "/x", "/x/zsl-deploy"),
-        (None, "relative", "/home/me/.cache/zsl-deploy"),
-        (None, None, "/home/me/.cache/zsl-deploy"),
-        ("~/z", None, "/home/me/z"),
+        (None, "relative", "/me/.cache/zsl-deploy"),
+        (None, None, "/me/.cache/zsl-deploy"),
+        ("~/z", None, "/me/z"),
     ],
 )
 def test_the_users_choice_goes_before_the_conventions(monkeypatch, zsl, xdg, expected):
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/me")
     for name, value in (("ZSL_CACHE", zsl), ("XDG_CACHE_HOME", xdg)):
         if value is None:
             monkeypatch.delenv(name, raising=False)

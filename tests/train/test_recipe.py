@@ -78,6 +78,7 @@ def test_a_byte_order_mark_is_no_trouble(tmp_path):
         ("folds = 1" + "0" * 5000, "not valid TOML"),
         ("replay_per_class = 0", "from 1 to"),
         ("probe_pictures = 0", "from 1 to"),
+        ("parity_pictures = 63", "from 64 to"),
         ("word_width = 0", "from 1 to 65536"),
         ("unit_l2 = 1", "is int; expected bool"),
         ("method = 3", "is int; expected str"),

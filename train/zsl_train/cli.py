@@ -23,7 +23,7 @@ def _possible_epochs(_: click.Context, __: click.Parameter, value: float | None)
     return value
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.command("zsl-train", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.option(
     "--data",
     required=True,

@@ -27,8 +27,8 @@ class Recipe:
         folds: validation folds that choose epochs, gamma and temperature; 0 selects nothing.
         snapshots: shares of the last stage that are compared on the validation classes.
         replay_per_class: photographed features kept for later head fits, at most, for each seen class.
-        parity_pictures: pictures kept for the parity gate of the export, beside the probe.
-        probe_pictures: pictures kept in the bundle to prove that an engine computes what it should.
+        parity_pictures: pictures kept for the parity gate of the export, beside the probe; 64 or more.
+        probe_pictures: pictures kept in the bundle to prove that an engine computes what it should; at least 1.
         clamp_negative: semantic rule: negative attributes (AWA's "missing") become 0.
         unit_l2: semantic rule: class vectors of unit L2 norm.
         words: a word-vector file (GloVe or word2vec text); empty: attribute_vectors.npy of the data, or learned ones.
@@ -74,6 +74,7 @@ RANGES = {
     "seed": (0, 2**32 - 1),  # what the random generators of both NumPy and torch take, a few added
     "replay_per_class": (1, LARGEST),
     "probe_pictures": (1, LARGEST),
+    "parity_pictures": (64, LARGEST),  # with fewer the export's gate proves little
     "word_width": (1, 2**16),
 }
 
