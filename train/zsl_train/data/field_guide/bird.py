@@ -94,7 +94,7 @@ def random_pose(rng: np.random.Generator) -> Pose:
         wing_drop=float(rng.uniform(-0.06, 0.16)),
         stride=float(rng.uniform(-1, 1)),
         plumpness=float(rng.uniform(0.92, 1.12)),
-        tints={name: _color(rng.normal(0, 8, 3) + rng.normal(0, 9)) for name in PLUMAGE},
+        tints={name: as_color(rng.normal(0, 8, 3) + rng.normal(0, 9)) for name in PLUMAGE},
         marks=int(rng.integers(2**31)),
     )
 
@@ -109,9 +109,9 @@ def draw_bird(looks: Mapping[str, str], pose: Pose) -> tuple[list[Shape], Points
     """
     turn = _rotation(-pose.tilt)
     legs, feet = _legs(looks, pose, turn)
-    upper = [*_tail(looks, pose), *_torso(looks, pose), *_breast(looks, pose), *_wing(looks, pose)]
-    head = _head(looks, pose, turn)
-    return [*legs, *_moved(upper, turn), *head], feet
+    behind = _moved([*_tail(looks, pose), *_torso(looks, pose)], turn)
+    front = _moved([*_breast(looks, pose), *_wing(looks, pose)], turn)
+    return [*legs, *behind, *_neck(looks, pose, turn), *front, *_head(looks, pose, turn)], feet
 
 
 def _tail(looks: Mapping[str, str], pose: Pose) -> list[Shape]:
@@ -134,18 +134,18 @@ def _tail(looks: Mapping[str, str], pose: Pose) -> list[Shape]:
 
 
 def _torso(looks: Mapping[str, str], pose: Pose) -> list[Shape]:
-    """Body and neck in the body colour."""
+    """The body in the body colour."""
     color = _tinted(pose, looks["body_color"])
     deep = np.array([1.0, pose.plumpness])
-    outline = [(0.46, 0.06), (0.36, 0.24), (0.08, 0.33), (-0.28, 0.22), (-0.56, 0.05), (-0.5, -0.09), (-0.18, -0.22)]
+    outline = [(0.48, 0.08), (0.37, 0.29), (0.08, 0.38), (-0.28, 0.25), (-0.56, 0.05), (-0.5, -0.09), (-0.18, -0.23)]
     outline += [(0.16, -0.27), (0.4, -0.18)]
     return [Shape(_smooth(np.array(outline) * deep), color)]
 
 
 def _breast_point(pose: Pose, along: float, inward: float) -> Points:
     """A point of the breast: `along` 0 at the throat to 1 at the vent, `inward` 0 at the outline to 1 under the wing."""
-    outer = _bezier([(0.44, -0.16), (0.56, 0.3), (0.12, 0.46), (-0.4, 0.17)], along)
-    inner = _bezier([(0.24, -0.2), (0.22, 0.14), (0.06, 0.14), (-0.42, 0.12)], along)
+    outer = _bezier([(0.44, -0.16), (0.68, 0.34), (0.14, 0.52), (-0.42, 0.17)], along)
+    inner = _bezier([(0.38, -0.19), (0.06, -0.02), (0.0, 0.1), (-0.44, 0.1)], along)
     return np.asarray((outer * (1 - inward) + inner * inward) * [1.0, pose.plumpness])
 
 
@@ -169,8 +169,8 @@ def _breast(looks: Mapping[str, str], pose: Pose) -> list[Shape]:
 
 def _wing_point(along: float, across: float) -> Points:
     """A point of the folded wing: `along` 0 at the shoulder to 1 at the tip, `across` 0 at the back to 1 below."""
-    upper = _bezier([(0.3, -0.05), (0.14, -0.3), (-0.24, -0.22), (-0.68, 0.08)], along)
-    lower = _bezier([(0.3, -0.05), (0.24, 0.24), (-0.16, 0.24), (-0.68, 0.08)], along)
+    upper = _bezier([(0.25, -0.05), (0.12, -0.26), (-0.24, -0.2), (-0.7, 0.1)], along)
+    lower = _bezier([(0.25, -0.05), (0.26, 0.24), (-0.14, 0.24), (-0.7, 0.1)], along)
     return np.asarray(upper * (1 - across) + lower * across)
 
 
@@ -192,7 +192,7 @@ def _wing_pattern(looks: Mapping[str, str], pose: Pose) -> list[Shape]:
     if looks["wing_pattern"] == "barred":
         bars = [
             [_wing_point(u + 0.05 * np.sin(np.pi * v), v) for v in np.linspace(0.05, 0.95, 7)]
-            for u in (0.2, 0.36, 0.52, 0.68)
+            for u in (0.14, 0.3, 0.46, 0.62)
         ]
         return [Shape(np.array(bar), mark, 0.05) for bar in bars]
     if looks["wing_pattern"] == "spotted":
@@ -213,21 +213,22 @@ def _head_place(looks: Mapping[str, str], turn: Points) -> tuple[Points, float]:
 
 
 def _head(looks: Mapping[str, str], pose: Pose, turn: Points) -> list[Shape]:
-    """Neck, bill, head, crown, face and crest."""
+    """Bill, head, crown, face and crest."""
     center, radius = _head_place(looks, turn)
     color = _tinted(pose, looks["body_color"])
     side = -1.0 if pose.looks_back else 1.0
     axes = _rotation(-pose.nod * side) * radius
     axes = np.array([[side, 0.0], [0.0, 1.0]]) @ axes
-    face = [*_bill(looks, pose), Shape(_disc((0, 0), 1.0), color), *_face(looks, pose)]
-    return [*_neck(looks, color, center, radius, turn), *_moved(face, axes, center)]
+    return _moved([*_bill(looks, pose), Shape(_disc((0, 0), 1.0), color), *_face(looks, pose)], axes, center)
 
 
-def _neck(looks: Mapping[str, str], color: Color, center: Points, radius: float, turn: Points) -> list[Shape]:
+def _neck(looks: Mapping[str, str], pose: Pose, turn: Points) -> list[Shape]:
     """A tube from the shoulders to the head."""
-    root = np.array([0.22, -0.04]) @ turn
+    center, radius = _head_place(looks, turn)
+    color = _tinted(pose, looks["body_color"])
+    root = np.array([0.2, -0.02]) @ turn
     bulge = np.array([0.28, -0.1]) if looks["neck_length"] == "long" else np.array([0.05, 0.0])
-    thick = 0.2 if looks["neck_length"] == "long" else 0.25
+    thick = 0.22 if looks["neck_length"] == "long" else 0.25
     steps = np.linspace(0, 1, 14)
     curve = [(1 - t) ** 2 * root + 2 * t * (1 - t) * ((root + center) / 2 + bulge) + t**2 * center for t in steps]
     waist = 0.62 * radius if looks["neck_length"] == "long" else 0.85 * radius
@@ -306,14 +307,14 @@ def _legs(looks: Mapping[str, str], pose: Pose, turn: Points) -> tuple[list[Shap
 
 def _tinted(pose: Pose, name: str) -> Color:
     """Plumage colour `name` as this very bird has it."""
-    return _color(np.add(PLUMAGE[name], pose.tints.get(name, (0, 0, 0))))
+    return as_color(np.add(PLUMAGE[name], pose.tints.get(name, (0, 0, 0))))
 
 
 def _shaded(color: Color, factor: float) -> Color:
-    return _color(np.multiply(color, factor))
+    return as_color(np.multiply(color, factor))
 
 
-def _color(values: NDArray[np.float64]) -> Color:
+def as_color(values: NDArray[np.float64]) -> Color:
     """Whole numbers from -255 to 255 (tints may be negative)."""
     red, green, blue = (int(v) for v in np.clip(np.rint(values), -255, 255))
     return red, green, blue
