@@ -236,14 +236,14 @@ class RunWriter:
         self._write(RECIPE, toml_bytes(recipe.resolved(config).to_dict()))
 
     def _clear(self) -> None:
-        """Remove what a run consists of, and nothing else that may lie in its folder; checkpoints first, run.json last.
+        """Remove what a run consists of, and nothing else that may lie in its folder: checkpoints first.
 
-        Killed on the way, this leaves a run that is complete, unfinished, or damaged and said to be so.
+        run.json stays until it is replaced: killed on the way, this leaves a run folder that says what it lacks.
         """
         try:
             if (self.folder / CHECKPOINT).is_dir():
                 shutil.rmtree(self.folder / CHECKPOINT)
-            for name in (LOG, SPLIT, *READ, INFO):
+            for name in (LOG, SPLIT, *READ):
                 (self.folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise from_os_error(error, "replace the run, remove") from error
