@@ -20,6 +20,7 @@ from zsl_train.methods import sc_egg
 from zsl_train.methods.base import Dims
 from zsl_train.methods.sc_egg import (
     PRESETS,
+    SHORTEST,
     BalancedBatches,
     Compression,
     Config,
@@ -585,18 +586,19 @@ DIMS = st.builds(
 
 
 @given(CONFIGS, DIMS, st.integers(1, 20000), st.floats(0.5, 5000))
-def test_a_sized_training_is_never_longer_than_the_budget_nor_than_asked(config, dims, count, seconds):
+def test_a_sized_training_has_enough_steps_and_is_never_longer_than_the_budget(config, dims, count, seconds):
     sized = size(config, dims, count, seconds)
-    before, after = steps_of(config, count), steps_of(sized, count)
-    assert all(1 <= short <= long for short, long in zip(after, before, strict=True))
+    asked = [max(steps, least) for steps, least in zip(steps_of(config, count), SHORTEST, strict=True)]
+    after = steps_of(sized, count)
+    assert all(1 <= short <= long for short, long in zip(after, asked, strict=True))
     least = sum(step_seconds(config, dims))  # every stage runs one step, whatever it takes
     assert estimate(sized, dims, count) <= max(seconds, 0) + least
-    if estimate(config, dims, count) <= seconds:
-        assert sized == config
+    asked_seconds = sum(n * one for n, one in zip(asked, step_seconds(config, dims), strict=True))
+    if asked_seconds <= seconds:
+        assert list(after) == asked
     else:
-        shares = [a / b for a, b in zip(after, before, strict=True) if b > 200]
+        shares = [a / b for a, b in zip(after, asked, strict=True)]
         assert all(abs(share - shares[0]) < 0.01 for share in shares)
-    assert size(sized, dims, count, max(seconds, estimate(sized, dims, count))) == sized
 
 
 @given(CONFIGS, DIMS, st.integers(1, 20000), st.floats(0.01, 100))
