@@ -314,14 +314,16 @@ def test_a_preset_trains(name, preset, tmp_path):
 def test_lengths_can_be_estimated_and_shortened(name, preset):
     method = METHODS[name]
     config = method.Config(**method.PRESETS[preset])
-    whole = method.estimate(config, DATA.dims, 1000)
+    enough = method.size(config, DATA.dims, 1000, 1e9)
+    assert method.size(enough, DATA.dims, 1000, 1e9) == enough
+    whole = method.estimate(enough, DATA.dims, 1000)
     assert 1 < whole < 1e6
     half = method.size(config, DATA.dims, 1000, whole / 2)
     assert method.estimate(half, DATA.dims, 1000) == pytest.approx(whole / 2, rel=0.02)
     assert method.estimate(half, DATA.dims, 1000) <= whole / 2
-    assert method.size(config, DATA.dims, 1000, 2 * whole) == config
     capped = method.cap_epochs(config, 0.5, 1000)
-    assert method.estimate(capped, DATA.dims, 1000) < whole
+    assert method.estimate(capped, DATA.dims, 1000) < method.estimate(config, DATA.dims, 1000)
     assert method.cap_epochs(capped, 0.5, 1000) == capped
-    same_otherwise = [f.name for f in fields(config) if "stage" not in f.name]
+    same_otherwise = [f.name for f in fields(config) if f.name not in method.LENGTHS]
+    assert set(method.LENGTHS) < {f.name for f in fields(config)}
     assert replace(half, **{key: getattr(config, key) for key in same_otherwise}) == half

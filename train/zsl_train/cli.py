@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ def _possible_epochs(_: click.Context, __: click.Parameter, value: float | None)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder to write.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="TOML recipe; see train/recipes.")
 @click.option("--method", help="Training method.  [default: sc-egg]")
-@click.option("--preset", help="Method's settings: default (sized from the data), paper or code.  [default: default]")
+@click.option("--preset", help="Method's settings: default (sized to the data), paper or code.  [default: default]")
 @click.option("--backbone", help="resnet101 or efficientnet_lite2.  [default: resnet101]")
 @click.option("--image-size", type=int, help="Picture side in pixels, such as 224 or 448.  [default: the backbone's]")
 @click.option("--weights", help="Backbone weight file; otherwise the published ImageNet weights.")
@@ -88,7 +89,8 @@ def train(options: dict[str, Any]) -> int:
 
     method = find_method(recipe.method)
     method_config(method.Config, method.PRESETS, recipe)  # a wrong setting is told before minutes of extraction
-    torch.set_num_threads(usable_cpus())
+    if "OMP_NUM_THREADS" not in os.environ:  # torch reads that itself
+        torch.set_num_threads(usable_cpus())
     images = open_image_set(options["data"], options["splits"], recipe.seed)
     _say(
         f"{len(images)} photographs, {int(images.table.seen.sum())} seen and {int((~images.table.seen).sum())} unseen "

@@ -449,7 +449,7 @@ def run_training(
     rows = prepared.training_rows()
     dims = training_data(prepared, rows, images.table, images.labels[rows], prepared.semantic).dims
     folds = validation_folds(prepared, recipe)
-    if recipe.preset == "default":
+    if recipe.preset == "default" and not set(recipe.settings) & set(method.LENGTHS):
         config = method.size(config, dims, len(rows), DEFAULT_SECONDS / (1 + len(folds)))
     if cap_epochs is not None:
         config = method.cap_epochs(config, cap_epochs, len(rows))

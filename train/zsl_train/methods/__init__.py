@@ -8,7 +8,7 @@ from zsl_runtime.errors import UsageError
 from zsl_train.methods import sc_egg
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from zsl_train.methods.base import Dims, Trained, TrainingData
     from zsl_train.session import Session
@@ -27,6 +27,10 @@ class Method(Protocol):
     def PRESETS(self) -> Mapping[str, Mapping[str, Any]]:  # noqa: N802
         """Name -> settings that differ from the defaults of Config."""
 
+    @property
+    def LENGTHS(self) -> Sequence[str]:  # noqa: N802
+        """The settings that say how long the stages are: where a recipe gives one, nothing is sized to the data."""
+
     def build(self, config: Any, dims: Dims) -> Trained:
         """The shipped modules, untrained."""
 
@@ -37,7 +41,7 @@ class Method(Protocol):
         """The same settings with no stage longer than `epochs` passes over `count` pictures."""
 
     def size(self, config: Any, dims: Dims, count: int, seconds: float) -> Any:
-        """Settings whose stages fit into `seconds` on two cores, never longer than they were."""
+        """The same settings with stages as long as this data needs and `seconds` on two cores allow."""
 
     def estimate(self, config: Any, dims: Dims, count: int) -> float:
         """Seconds one training takes on two cores."""
