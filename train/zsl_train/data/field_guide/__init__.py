@@ -1,8 +1,8 @@
 """The field guide: a drawn data set of invented birds whose visible attributes decide the drawing.
 
-Thirty-four species in some twenty-four pictures each, with attributes as CUB has them (the share of a species' birds that show each), for
-demonstrations and tests that need photographs of seen, unseen and new classes and may not download any. What a bird
-looks like follows from its attributes; pose, place, light, habitat, what is in the way and the camera do not.
+Two dozen seen, eight unseen and four new species with attributes as CUB has them (the share of a species' birds that
+show each), for demonstrations and tests that need photographs and may not download any. What a bird looks like follows
+from its attributes; pose, place, light, habitat, what is in the way and the camera do not.
 
 `python -m zsl_train.data.field_guide OUT` draws it, :func:`draw_field_guide` is the same from Python.
 """

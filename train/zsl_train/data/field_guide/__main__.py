@@ -10,7 +10,7 @@ from zsl_runtime.errors import run_command
 
 
 @click.command()
-@click.argument("out", type=click.Path())
+@click.argument("out", type=click.Path(readable=False))
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides the pictures; the species stay the same.")
 @click.option("--per-class", type=int, default=24, show_default=True, help="Pictures of each species.")
 def draw(out: str, seed: int, per_class: int) -> None:

@@ -49,7 +49,9 @@ class Pose:
         stride: -1..1, how far the feet are apart.
         plumpness: body depth as a factor around 1.
         tints: what is added to the red, green and blue of each plumage colour.
-        marks: seed of the places of spots and streaks.
+        bold: 0..1, how much spots, bars and streaks stand out.
+        coarse: their size as a factor around 1.
+        marks: seed of their places.
 
     """
 
@@ -61,7 +63,9 @@ class Pose:
     wing_drop: float = 0.0
     stride: float = 0.3
     plumpness: float = 1.0
-    tints: Mapping[str, Color] = field(default_factory=dict)
+    tints: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    bold: float = 1.0
+    coarse: float = 1.0
     marks: int = 0
 
 
@@ -86,7 +90,7 @@ class Shape:
 def random_pose(rng: np.random.Generator) -> Pose:
     """Draw a pose that a perched bird could take."""
     return Pose(
-        tilt=float(rng.uniform(-0.1, 0.6)),
+        tilt=float(rng.uniform(-0.25, 0.75)),
         nod=float(rng.uniform(-0.35, 0.35)),
         foreshortening=float(rng.uniform(0.65, 1.0)),
         looks_back=bool(rng.random() < 0.12),
@@ -94,7 +98,9 @@ def random_pose(rng: np.random.Generator) -> Pose:
         wing_drop=float(rng.uniform(-0.06, 0.16)),
         stride=float(rng.uniform(-1, 1)),
         plumpness=float(rng.uniform(0.92, 1.12)),
-        tints={name: as_color(rng.normal(0, 8, 3) + rng.normal(0, 9)) for name in PLUMAGE},
+        tints={name: tuple(rng.normal(0, 12, 3) + rng.normal(0, 13)) for name in PLUMAGE},
+        bold=float(rng.uniform(0.4, 1.0)),
+        coarse=float(rng.uniform(0.65, 1.35)),
         marks=int(rng.integers(2**31)),
     )
 
@@ -127,7 +133,7 @@ def _tail(looks: Mapping[str, str], pose: Pose) -> list[Shape]:
         outline += [(0.5, 0.13), (-0.12, 0.09)]
         ribs = [[(0.1, v * 0.4), (0.95, v)] for v in (-0.08, 0.0, 0.08)]
     fan = np.array([length, 1.0])
-    shapes = [Shape(_smooth(np.array(outline) * fan), color)]
+    shapes = [Shape(smooth(np.array(outline) * fan), color)]
     shapes += [Shape(np.array(rib) * fan, _shaded(color, 0.72), 0.014, solid=False) for rib in ribs]
     axes = np.array([[-1.0, 0.0], [0.0, 1.0]]) @ _rotation(-pose.tail_angle)
     return _moved(shapes, axes, (-0.42, -0.02))
@@ -139,11 +145,11 @@ def _torso(looks: Mapping[str, str], pose: Pose) -> list[Shape]:
     deep = np.array([1.0, pose.plumpness])
     outline = [(0.48, 0.08), (0.37, 0.29), (0.08, 0.38), (-0.28, 0.25), (-0.56, 0.05), (-0.5, -0.09), (-0.18, -0.23)]
     outline += [(0.16, -0.27), (0.4, -0.18)]
-    return [Shape(_smooth(np.array(outline) * deep), color)]
+    return [Shape(smooth(np.array(outline) * deep), color)]
 
 
 def _breast_point(pose: Pose, along: float, inward: float) -> Points:
-    """A point of the breast: `along` 0 at the throat to 1 at the vent, `inward` 0 at the outline to 1 under the wing."""
+    """A point of the breast: `along` from 0 (throat) to 1 (vent), `inward` from 0 (outline) to 1 (under the wing)."""
     outer = _bezier([(0.44, -0.16), (0.68, 0.34), (0.14, 0.52), (-0.42, 0.17)], along)
     inner = _bezier([(0.38, -0.19), (0.06, -0.02), (0.0, 0.1), (-0.44, 0.1)], along)
     return np.asarray((outer * (1 - inward) + inner * inward) * [1.0, pose.plumpness])
@@ -160,10 +166,13 @@ def _breast(looks: Mapping[str, str], pose: Pose) -> list[Shape]:
     if looks["breast_pattern"] == "streaked":
         for t, s in places:
             stroke = np.array([_breast_point(pose, t, s), _breast_point(pose, t + 0.055, s)])
-            shapes.append(Shape(stroke, _shaded(INK, 1.3), 0.026, solid=False))
+            shapes.append(Shape(stroke, _mixed(color, INK, 0.9 * pose.bold), 0.026 * pose.coarse, solid=False))
     if looks["breast_pattern"] == "banded":
-        band = [_breast_point(pose, 0.2, s) for s in (0, 0.5, 1)] + [_breast_point(pose, 0.36, s) for s in (1, 0.5, 0)]
-        shapes.append(Shape(np.array(band), INK, solid=False))
+        top, bottom = 0.28 - 0.07 * pose.coarse, 0.28 + 0.07 * pose.coarse
+        band = [_breast_point(pose, top, s) for s in (0, 0.5, 1)] + [
+            _breast_point(pose, bottom, s) for s in (1, 0.5, 0)
+        ]
+        shapes.append(Shape(np.array(band), _mixed(color, INK, 0.4 + 0.6 * pose.bold), solid=False))
     return shapes
 
 
@@ -179,28 +188,27 @@ def _wing(looks: Mapping[str, str], pose: Pose) -> list[Shape]:
     color = _tinted(pose, looks["wing_color"])
     along = np.linspace(0, 1, 16)
     edge = np.array([_wing_point(u, 0) for u in along] + [_wing_point(u, 1) for u in along[::-1]])
-    shapes = [Shape(edge + [0.0, 0.025], _shaded(_tinted(pose, looks["body_color"]), 0.6), solid=False)]
+    shapes = [Shape(np.add(edge, (0.0, 0.025)), _shaded(_tinted(pose, looks["body_color"]), 0.6), solid=False)]
     shapes.append(Shape(edge, color))
-    for v in (0.25, 0.5, 0.75):
-        shapes.append(Shape(np.array([_wing_point(u, v) for u in (0.5, 0.7, 1.0)]), _shaded(color, 0.7), 0.014))
+    ribs = [[_wing_point(u, v) for u in (0.5, 0.7, 1.0)] for v in (0.25, 0.5, 0.75)]
+    shapes += [Shape(np.array(rib), _shaded(color, 0.7), 0.014) for rib in ribs]
     shapes += _wing_pattern(looks, pose)
     return _moved(shapes, _rotation(-pose.wing_drop))
 
 
 def _wing_pattern(looks: Mapping[str, str], pose: Pose) -> list[Shape]:
-    mark = INK if looks["wing_color"] == "white" else PALE
+    """Bars or spots, light on a dark wing and dark on a white one."""
+    color = _tinted(pose, looks["wing_color"])
+    mark = _mixed(color, INK if looks["wing_color"] == "white" else PALE, pose.bold)
     if looks["wing_pattern"] == "barred":
-        bars = [
-            [_wing_point(u + 0.05 * np.sin(np.pi * v), v) for v in np.linspace(0.05, 0.95, 7)]
-            for u in (0.14, 0.3, 0.46, 0.62)
-        ]
-        return [Shape(np.array(bar), mark, 0.05) for bar in bars]
+        bars = np.linspace(0.14, 0.64, round(4 / pose.coarse))
+        across = np.linspace(0.05, 0.95, 7)
+        curves = [[_wing_point(u + 0.05 * np.sin(np.pi * v), v) for v in across] for u in bars]
+        return [Shape(np.array(curve), mark, 0.05 * pose.coarse) for curve in curves]
     if looks["wing_pattern"] == "spotted":
-        jitter = np.random.default_rng(pose.marks + 1).uniform(-0.035, 0.035, (7, 4, 2))
-        places = [(0.12 + 0.1 * i, 0.16 + 0.225 * j) for i in range(7) for j in range(4)]
-        return [
-            Shape(_disc(_wing_point(*(np.array(p) + jitter[i // 4, i % 4])), 0.03), mark) for i, p in enumerate(places)
-        ]
+        places = np.array([(0.12 + 0.1 * i, 0.16 + 0.225 * j) for i in range(7) for j in range(4)])
+        places += np.random.default_rng(pose.marks + 1).uniform(-0.035, 0.035, places.shape)
+        return [Shape(_disc(_wing_point(u, v), 0.03 * pose.coarse), mark) for u, v in places]
     return []
 
 
@@ -265,16 +273,7 @@ def _face(looks: Mapping[str, str], pose: Pose) -> list[Shape]:
         crest = [(0.45, -0.86), (-0.1, -1.5), (-1.15, -1.95), (-0.72, -1.5), (-1.5, -1.5), (-0.95, -1.1), (-1.5, -0.85)]
         shapes.append(Shape(np.array([*crest, (-0.9, -0.4)]), crown))
     if looks["face_mask"] == "black":
-        mask = [
-            (1.0, -0.12),
-            (0.4, -0.4),
-            (-0.4, -0.36),
-            (-0.95, -0.1),
-            (-0.8, 0.22),
-            (0.0, 0.3),
-            (0.6, 0.34),
-            (0.98, 0.24),
-        ]
+        mask = [(1.0, -0.12), (0.4, -0.4), (-0.4, -0.36), (-0.95, -0.1), (-0.8, 0.22), (0.0, 0.3), (0.98, 0.26)]
         shapes.append(Shape(np.array(mask), INK, solid=False))
     eye = (0.36 * pose.foreshortening, -0.08)
     if looks["eye_ring"] == "white":
@@ -299,7 +298,7 @@ def _legs(looks: Mapping[str, str], pose: Pose, turn: Points) -> tuple[list[Shap
         shapes += [
             Shape(np.array([foot, foot + toe]), color, 0.034) for toe in ((0.11, 0.02), (0.08, 0.045), (-0.07, 0.02))
         ]
-        thigh = np.array([hip + [-0.09, -0.08], hip + [0.09, -0.08], hip * 0.7 + knee * 0.3])
+        thigh = np.array([np.add(hip, (-0.09, -0.08)), np.add(hip, (0.09, -0.08)), hip * 0.7 + knee * 0.3])
         shapes.append(Shape(thigh, _shaded(_tinted(pose, looks["body_color"]), 0.8)))
         feet.append(foot)
     return shapes, np.array(feet)
@@ -314,9 +313,13 @@ def _shaded(color: Color, factor: float) -> Color:
     return as_color(np.multiply(color, factor))
 
 
+def _mixed(color: Color, other: Color, share: float) -> Color:
+    return as_color(np.multiply(color, 1 - share) + np.multiply(other, share))
+
+
 def as_color(values: NDArray[np.float64]) -> Color:
-    """Whole numbers from -255 to 255 (tints may be negative)."""
-    red, green, blue = (int(v) for v in np.clip(np.rint(values), -255, 255))
+    """Three whole numbers from 0 to 255."""
+    red, green, blue = (int(v) for v in np.clip(np.rint(values), 0, 255))
     return red, green, blue
 
 
@@ -344,7 +347,7 @@ def _disc(center: Sequence[float] | Points, radius: float) -> Points:
     return np.asarray(np.stack([np.cos(angle), np.sin(angle)], axis=1) * radius + center)
 
 
-def _smooth(corners: Points, steps: int = 5) -> Points:
+def smooth(corners: Points, steps: int = 5) -> Points:
     """A closed Catmull-Rom curve through `corners`."""
     before, after, beyond = (np.roll(corners, shift, axis=0) for shift in (1, -1, -2))
     t = np.linspace(0, 1, steps, endpoint=False)[:, None, None]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ from zsl_train.data.field_guide.traits import (
 )
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable
 
     from zsl_train.data.field_guide.species import Species
@@ -45,8 +45,10 @@ def draw_field_guide(
 
     It gets `images/<species>/NNN.jpg`, `classes.csv`, `split.csv`, `attributes.csv` and `attribute_vectors.npy`
     (A, 50) float32; further `more_classes.csv`, the attributes of species that are in no picture below `images/`, and
-    `new_species/<species>/NNN.jpg`, photographs of two of those. The same seed and count give the same bytes (with one version
-    of Pillow). The species are always the same ones; `seed` decides the pictures.
+    `new_species/<species>/NNN.jpg`, photographs of two of those. The same seed and count give the same bytes (with one
+    version of Pillow). The species are always the same ones; `seed` decides the pictures.
+
+    The word vectors are not learned from any text: they say which attributes share a word (`traits.word_vector`).
 
     Args:
         out: the folder; it must not exist, or be empty. It is there, whole, when this returns, and not before.
@@ -109,12 +111,13 @@ def _check(target: Path, seed: int, per_class: int) -> None:
             "some for training and one for testing",
         )
     try:
-        taken = os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir()))
+        taken = target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir())))
     except OSError as error:
         raise from_os_error(error, "look into the folder") from error
     if taken:
         raise UsageError(
-            "E-FIELD-GUIDE-OUT", f"{str(target)!r} is there already and is not an empty folder; give a new name or move it away"
+            "E-FIELD-GUIDE-OUT",
+            f"{str(target)!r} is there already and is not an empty folder; give a new name or move it away",
         )
 
 

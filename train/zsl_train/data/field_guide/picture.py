@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from zsl_train.data.field_guide.bird import Points, Shape
+    from zsl_train.data.field_guide.bird import Color, Points, Shape
 
 FINE = 2  # birds are painted at twice the size and halved: that is the anti-aliasing
 
@@ -52,9 +52,10 @@ def draw_picture(looks: Mapping[str, str], rng: np.random.Generator) -> Image.Im
     of_pose, of_frame, of_habitat, of_perch, of_foreground, of_light = rng.spawn(6)
     shapes, feet = draw_bird(looks, random_pose(of_pose))
     frame = _choose_frame(of_frame, looks, shapes)
-    canvas = draw_background(of_habitat, frame.size).resize((frame.size[0] * FINE, frame.size[1] * FINE))
+    canvas = draw_background(of_habitat, frame.size)
+    canvas = canvas.resize((canvas.width * FINE, canvas.height * FINE), Image.Resampling.BILINEAR)
     draw_perch(of_perch, canvas, frame.place(feet), frame.body * FINE)
-    canvas = _paint_bird(canvas, frame, shapes, _light_from(of_light))
+    _paint_bird(canvas, frame, shapes, _light_from(of_light))
     draw_foreground(of_foreground, canvas)
     return _photograph(of_light, canvas.reduce(FINE))
 
@@ -73,28 +74,37 @@ def _choose_frame(rng: np.random.Generator, looks: Mapping[str, str], shapes: li
     size = (long, short) if rng.random() < 0.8 else (short, long)
     points = np.concatenate([shape.points for shape in shapes if shape.solid])
     low, high = points.min(axis=0), points.max(axis=0)
-    wanted = short * float(rng.uniform(0.4, 0.56)) * (1.3 if looks["size"] == "large" else 1.0)
-    body = min(wanted, short * float(rng.uniform(0.84, 1.04)) / float((high - low).max()))
+    wanted = short * float(rng.uniform(0.3, 0.52)) * (1.3 if looks["size"] == "large" else 1.0)
+    body = min(wanted, short * float(rng.uniform(0.76, 1.02)) / float((high - low).max()))
     slack = np.maximum(np.array(size) - (high - low) * body, 0.1 * short)
     middle = np.array(size) / 2 + rng.uniform(-0.3, 0.3, 2) * np.minimum(slack, 0.5 * short)
     scale = np.array([rng.choice([-1.0, 1.0]), 1.0]) * body * FINE
     return _Frame(size, body, scale, middle * FINE - (low + high) / 2 * scale)
 
 
-def _paint_bird(canvas: Image.Image, frame: _Frame, shapes: list[Shape], light: NDArray[np.float64]) -> Image.Image:
-    """The canvas with the bird on it, rounded by `light`, a direction (3,)."""
+def _paint_bird(canvas: Image.Image, frame: _Frame, shapes: list[Shape], light: NDArray[np.float64]) -> None:
+    """Paint the bird onto the canvas, rounded by `light`, a direction (3,)."""
     plumage, mask = canvas.copy(), Image.new("L", canvas.size)
-    painters = ImageDraw.Draw(plumage), ImageDraw.Draw(mask)
+    of_plumage, of_mask = ImageDraw.Draw(plumage), ImageDraw.Draw(mask)
     for shape in shapes:
         corners = [(float(x), float(y)) for x, y in frame.place(shape.points)]
-        for painter, color in zip(painters, (shape.color, 255), strict=True):
-            if color == 255 and not shape.solid:
-                continue
-            if shape.width is None:
-                painter.polygon(corners, fill=color)
-            else:
-                painter.line(corners, fill=color, width=max(1, round(shape.width * frame.body * FINE)), joint="curve")
-    return Image.composite(_shaded(plumage, mask, frame.body, light), canvas, mask)
+        width = None if shape.width is None else max(1, round(shape.width * frame.body * FINE))
+        _paint(of_plumage, corners, shape.color, width)
+        if shape.solid:
+            _paint(of_mask, corners, 255, width)
+    box = mask.getbbox()  # the rest of the canvas need not be lit
+    mask = mask.crop(box)
+    canvas.paste(_shaded(plumage.crop(box), mask, frame.body, light), box, mask)
+
+
+def _paint(
+    painter: ImageDraw.ImageDraw, corners: list[tuple[float, float]], fill: Color | int, width: int | None
+) -> None:
+    """A polygon, or a line of `width` pixels."""
+    if width is None:
+        painter.polygon(corners, fill=fill)
+    else:
+        painter.line(corners, fill=fill, width=width, joint="curve")
 
 
 def _shaded(plumage: Image.Image, mask: Image.Image, body: float, light: NDArray[np.float64]) -> Image.Image:
@@ -116,15 +126,15 @@ def _light_from(rng: np.random.Generator) -> NDArray[np.float64]:
 
 def _photograph(rng: np.random.Generator, picture: Image.Image) -> Image.Image:
     """Brightness, contrast, colour cast, dappled shadow, blur and sensor noise."""
-    blur = float(rng.choice([0.0, rng.uniform(0.2, 0.7), rng.uniform(0.7, 1.3)], p=[0.4, 0.4, 0.2]))
+    blur = float(rng.choice([0.0, rng.uniform(0.2, 0.7), rng.uniform(0.7, 1.5)], p=[0.35, 0.4, 0.25]))
     if blur:
         picture = picture.filter(ImageFilter.GaussianBlur(blur))
-    coarse = rng.random((5, 6)) * rng.uniform(20, 150)
+    coarse = rng.random((5, 6)) * rng.uniform(20, 165)
     dapple = Image.fromarray((255 - coarse).astype(np.uint8)).resize(picture.size, Image.Resampling.BICUBIC)
-    gain = rng.uniform(0.78, 1.3) * np.clip(rng.normal(1.0, 0.07, 3), 0.84, 1.18)
-    contrast = rng.uniform(0.75, 1.15)
+    gain = rng.uniform(0.78, 1.3) * np.clip(rng.normal(1.0, 0.1, 3), 0.78, 1.24)
+    contrast = rng.uniform(0.62, 1.15)
     light = np.asarray(dapple, dtype=np.float32)[:, :, None] / 255
     values = (np.asarray(picture, dtype=np.float32) - 118) * np.float32(contrast) + 118
     values = values * light * gain.astype(np.float32)
-    values += rng.standard_normal(values.shape, dtype=np.float32) * np.float32(rng.uniform(0, 9))
+    values += rng.standard_normal(values.shape, dtype=np.float32) * np.float32(rng.uniform(0, 11))
     return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))

@@ -10,14 +10,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from zsl_train.data.field_guide.bird import PLUMAGE, as_color
+from zsl_train.data.field_guide.bird import PLUMAGE, as_color, smooth
 
 if TYPE_CHECKING:
     from zsl_train.data.field_guide.bird import Color, Points
 
 Size = tuple[int, int]  # width, height in pixels
 
-LEAF_COLORS: tuple[Color, ...] = ((70, 104, 48), (98, 130, 58), (52, 84, 56), (132, 142, 66), (150, 118, 60), (120, 70, 44))
+LEAF_COLORS: tuple[Color, ...] = (
+    (70, 104, 48),
+    (98, 130, 58),
+    (52, 84, 56),
+    (132, 142, 66),
+    (150, 118, 60),
+    (120, 70, 44),
+)
 WOOD_COLORS: tuple[Color, ...] = ((92, 72, 56), (120, 100, 82), (70, 60, 54), (136, 124, 110))
 STONE_COLORS: tuple[Color, ...] = ((128, 124, 118), (150, 138, 122), (104, 108, 116), (168, 160, 150))
 
@@ -51,10 +58,10 @@ def draw_perch(rng: np.random.Generator, canvas: Image.Image, feet: Points, unit
 
 
 def draw_foreground(rng: np.random.Generator, canvas: Image.Image) -> None:
-    """Twigs, leaves or blades in front of the bird, none in a third of the pictures; `canvas` is changed in place."""
+    """Twigs, leaves or blades in front of the bird, none in a quarter of the pictures; `canvas` is changed in place."""
     draw = ImageDraw.Draw(canvas)
     width, height = canvas.size
-    for _ in range(int(rng.choice([0, 1, 2, 3], p=[0.34, 0.3, 0.22, 0.14]))):
+    for _ in range(int(rng.choice([0, 1, 2, 3, 4], p=[0.25, 0.25, 0.22, 0.16, 0.12]))):
         start = np.array([rng.uniform(-0.1, 1.1) * width, rng.choice([-0.05, 1.05]) * height])
         middle = np.array([rng.uniform(0.0, 1.0) * width, rng.uniform(0.2, 0.8) * height])
         end = middle + (middle - start) * rng.uniform(-0.1, 0.9)
@@ -66,7 +73,7 @@ def draw_foreground(rng: np.random.Generator, canvas: Image.Image) -> None:
         _line(draw, curve, _varied(rng, WOOD_COLORS), height * rng.uniform(0.006, 0.016))
         leaf = _varied(rng, LEAF_COLORS)
         for point in curve[2 :: int(rng.integers(2, 5))]:
-            _leaf(draw, point, float(rng.uniform(0, 2 * np.pi)), height * rng.uniform(0.035, 0.085), _near(rng, leaf, 10))
+            _leaf(draw, point, float(rng.uniform(0, 2 * np.pi)), height * rng.uniform(0.04, 0.11), _near(rng, leaf, 10))
 
 
 def _foliage(rng: np.random.Generator, size: Size) -> Image.Image:
@@ -121,7 +128,12 @@ def _reeds(rng: np.random.Generator, size: Size) -> Image.Image:
         foot = np.array([rng.uniform(-0.1, 1.1) * size[0], size[1] * 1.02])
         tip = foot + np.array([rng.normal(0, 0.14) * size[0], -rng.uniform(0.3, 1.0) * size[1]])
         bend = foot * 0.5 + tip * 0.5 + [rng.normal(0, 0.04) * size[0], 0]
-        _line(draw, _curve(foot, bend, tip), _near(rng, tones[int(rng.integers(3))], 12), size[1] * rng.uniform(0.005, 0.018))
+        _line(
+            draw,
+            _curve(foot, bend, tip),
+            _near(rng, tones[int(rng.integers(3))], 12),
+            size[1] * rng.uniform(0.005, 0.018),
+        )
     return picture
 
 
@@ -134,7 +146,9 @@ def _wood(rng: np.random.Generator, size: Size) -> Image.Image:
         color = _varied(rng, WOOD_COLORS)
         draw.polygon([(x - w, size[1]), (x - w * 0.7 + lean, 0), (x + w * 0.7 + lean, 0), (x + w, size[1])], fill=color)
         for y in rng.uniform(0, size[1], 12):
-            draw.line((x - w * 0.5, y, x + w * rng.uniform(-0.3, 0.6), y + 4), fill=as_color(np.multiply(color, 0.7)), width=2)
+            draw.line(
+                (x - w * 0.5, y, x + w * rng.uniform(-0.3, 0.6), y + 4), fill=as_color(np.multiply(color, 0.7)), width=2
+            )
     return picture
 
 
@@ -156,7 +170,7 @@ def _branch(rng: np.random.Generator, canvas: Image.Image, feet: Points, unit: f
     draw = ImageDraw.Draw(canvas)
     color = _varied(rng, WOOD_COLORS)
     thick = unit * float(rng.uniform(0.08, 0.2))
-    center = feet.mean(axis=0) + [0, thick * 0.5]
+    center = np.add(feet.mean(axis=0), (0.0, thick * 0.5))
     slope = float(rng.normal(0, 0.1))
     left = np.array([-20.0, center[1] + slope * (center[0] + 20) + rng.normal(0, 0.08) * unit])
     right = np.array([canvas.width + 20.0, center[1] - slope * (canvas.width - center[0])])
@@ -207,6 +221,7 @@ def _stone_shape(rng: np.random.Generator, draw: ImageDraw.ImageDraw, center: Po
     color = _varied(rng, STONE_COLORS)
     angle = np.linspace(0, 2 * np.pi, 11, endpoint=False)
     ring = np.stack([1.25 * np.cos(angle), 0.72 * np.sin(angle)], axis=1) * rng.uniform(0.85, 1.1, (11, 1))
+    ring = smooth(ring)
     draw.polygon(_corners(ring * radius + center), fill=as_color(np.multiply(color, 0.72)))
     draw.polygon(_corners(ring * radius * [0.94, 0.86] + center - [0, radius * 0.09]), fill=color)
 
@@ -253,7 +268,7 @@ def _varied(rng: np.random.Generator, colors: tuple[Color, ...]) -> Color:
 
 def _near(rng: np.random.Generator, color: Color, spread: float) -> Color:
     """`color` a little lighter or darker, and a little off."""
-    return as_color(np.clip(np.add(color, rng.normal(0, spread) + rng.normal(0, spread * 0.4, 3)), 0, 255))
+    return as_color(np.add(color, rng.normal(0, spread) + rng.normal(0, spread * 0.4, 3)))
 
 
 def _corners(points: Points) -> list[tuple[float, float]]:
