@@ -48,7 +48,9 @@ test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
 bench: setup
-	$(BIN)/python -m pytest benchmarks -m "" --benchmark-only --benchmark-columns=min,median,mean,rounds
+	mkdir -p build
+	$(BIN)/python -m pytest benchmarks -m "" -o "python_files=bench_*.py" -o "python_functions=bench_*" \
+		--benchmark-only --benchmark-quiet --benchmark-json=build/bench.json
 
 format: $(BIN)/.dependencies
 	$(BIN)/ruff check --fix .
