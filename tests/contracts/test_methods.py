@@ -25,9 +25,10 @@ SMALL = {
     "sc-egg": {
         "hidden": 16,
         "guide_hidden": 16,
-        "stage1_steps": 30,
-        "stage2_steps": 30,
-        "stage3_steps": 40,
+        "stage1_steps": 20,
+        "stage2_steps": 20,
+        "stage3_steps": 24,
+        "adapt_penalty": True,  # a number that changes while training
         "learning_rate_embedding": 3e-3,
         "learning_rate_gan": 3e-3,
         "learning_rate_decoder": 3e-3,

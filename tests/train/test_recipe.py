@@ -225,6 +225,7 @@ def test_settings_go_before_the_preset_before_the_defaults():
         ({"width": True}, "is bool; expected int"),
         ({"width": -1}, "from 0 to"),
         ({"rate": "fast"}, "rate = 'fast' is str; expected float"),
+        ({"rate": True}, "is bool; expected float"),
         ({"rate": -0.5}, "from 0 to"),
         ({"rate": float("nan")}, "from 0 to"),
         ({"rate": float("inf")}, "from 0 to"),

@@ -82,6 +82,15 @@ def test_without_a_terminal_a_line_now_and_then_and_at_the_end_of_a_stage(monkey
     assert "\x1b" not in screen.getvalue()
 
 
+def test_a_short_stage_is_told_once_when_it_ends(monkeypatch):
+    screen = replace_stderr(monkeypatch, terminal=False)
+    monkeypatch.setattr(report.time, "monotonic", lambda: 0.0)
+    progress = TrainingProgress()
+    for step in range(1, 4):
+        progress("final", "eggn", step, 3, {"kl": float(step)})
+    assert screen.getvalue() == "final: eggn 3/3 kl 3\n"
+
+
 def test_on_a_terminal_a_bar_that_changes_with_the_stage_and_goes_away(monkeypatch):
     screen = replace_stderr(monkeypatch, terminal=True)
     monkeypatch.setenv("TERM", "xterm")

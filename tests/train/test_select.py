@@ -70,6 +70,13 @@ def test_validation_classes_of_different_folds_do_not_overlap_while_there_are_en
     assert any(not np.array_equal(a.held_out, b.held_out) for a, b in zip(folds, other, strict=True))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_folds_beyond_the_classes_there_are_still_leave_out_as_many(seed):
+    seen = np.array([True] * 5 + [False] * 3)  # two of five: the third fold begins in one order and ends in the next
+    for fold in make_folds(np.arange(20), np.repeat(np.arange(5), 4), seen, count=5, seed=seed):
+        assert (~fold.seen).sum() == 2
+
+
 def test_without_unseen_classes_a_quarter_is_left_out():
     folds = make_folds(np.arange(24), np.repeat(np.arange(12), 2), np.ones(12, bool), count=1, seed=0)
     assert (~folds[0].seen).sum() == 3

@@ -257,6 +257,7 @@ def test_a_short_stage_takes_every_snapshot(tmp_path):
 def test_the_last_stage_ends_at_the_chosen_share_and_others_do_not(tmp_path):
     assert taken(tmp_path / "last", 8, (), stop_at=0.25)[1] == [2, 2]
     assert taken(tmp_path / "short", 1, (), stop_at=0.25)[1] == [1]
+    assert taken(tmp_path / "odd", 7, (0.5,), stop_at=0.5) == ([(0.5, 4)], [4] * 4)  # where the snapshot was
     assert taken(tmp_path / "other", 8, (0.5,), stop_at=0.25, trained=None) == ([], [8] * 8)
 
 
