@@ -1,0 +1,187 @@
+"""Rules of the house that no linter knows: which way imports point, what the README promises, what a wheel holds."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import click
+import pytest
+
+from zsl_train.methods import METHODS
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PACKAGES = {"zsl_runtime": ROOT / "runtime", "zsl_train": ROOT / "train", "zsl_export": ROOT / "export"}
+MAY_IMPORT = {
+    "zsl_runtime": {"zsl_runtime"},
+    "zsl_train": {"zsl_runtime", "zsl_train"},
+    "zsl_export": {"zsl_runtime", "zsl_train", "zsl_export"},
+}
+RUNTIME_NEEDS = {"numpy", "PIL", "click", "safetensors", "onnxruntime"}  # the last one by the backend that is named so
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((PACKAGES[package] / package).rglob("*.py"))
+
+
+def imported(source: Path) -> set[str]:
+    """Top-level names of everything a file imports, inside functions and for type checking included."""
+    names = set()
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{source}: imports are absolute"
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
+# --- which way imports point --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_point_one_way(package):
+    assert sources(package)
+    for source in sources(package):
+        ours = {name for name in imported(source) if name.startswith("zsl_")}
+        assert ours <= MAY_IMPORT[package], source
+
+
+def test_the_runtime_imports_nothing_but_what_it_installs():
+    """No torch above all; what is imported by name at run time goes through `zsl_runtime.backends`."""
+    for source in sources("zsl_runtime"):
+        foreign = imported(source) - sys.stdlib_module_names - RUNTIME_NEEDS - {"zsl_runtime"}
+        assert not foreign, source
+
+
+def test_after_export_all_methods_are_the_same_kind_of_thing():
+    names = {*METHODS, "sc-egg", "scen", "eggn", "sp-aen", "dcr-gan", "lisgan", "acmr", "tf-vaegan", "eszsl", "dazle"}
+    pattern = re.compile("|".join(rf"\b{name.replace('-', '[-_ ]?')}\b" for name in sorted(names)), re.IGNORECASE)
+    files = [path for path in (ROOT / "runtime").rglob("*") if path.suffix in {".py", ".pyi", ".cpp", ".h", ".cu"}]
+    assert len(files) > 20
+    found = {path.name: pattern.findall(path.read_text(encoding="utf-8")) for path in files}
+    assert {name: hits for name, hits in found.items() if hits} == {}
+
+
+# --- what is written about the commands ---------------------------------------------------------------------------
+
+
+@functools.cache
+def commands() -> dict[str, click.Command]:
+    """The commands of pyproject.toml, by name."""
+    found = {}
+    for name, target in PROJECT["scripts"].items():
+        module = import_module(target.partition(":")[0])
+        assert callable(module.main)
+        (found[name],) = {
+            one for one in vars(module).values() if isinstance(one, click.Command) and one.name == name
+        }  # each command knows its own name, so that usage lines are right however it is started
+    return found
+
+
+def parse(words: list[str]) -> None:
+    """Let click parse a command line; it raises for an unknown flag, a missing one or a wrong value."""
+    command, arguments = commands()[words[0]], words[1:]
+    context = command.make_context(words[0], list(arguments))
+    if isinstance(command, click.Group):
+        name, sub, rest = command.resolve_command(context, arguments)
+        sub.make_context(name, rest, parent=context)
+
+
+def flags(command: click.Command) -> set[str]:
+    """Every flag of a command and of the commands below it."""
+    found = {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}
+    for sub in command.commands.values() if isinstance(command, click.Group) else ():
+        found |= flags(sub)
+    return found | {"--help"}
+
+
+def test_the_two_commands_are_in_the_readme_and_in_the_makefile():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in ("demo", "test"):
+        assert re.search(rf"^    make {target}\b", README, re.MULTILINE)
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_every_command_line_of_the_readme_can_be_typed():
+    lines = re.findall(r"^(?: {4})?(zsl-.*)$", README, re.MULTILINE)
+    assert {line.split()[0] for line in lines} >= {"zsl-train", "zsl-export", "zsl-infer", "zsl-classes"}
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        parse(words)
+        recipe = words[words.index("--recipe") + 1] if "--recipe" in words else "train/recipes"
+        assert (ROOT / recipe).exists(), line
+
+
+def test_every_flag_and_command_that_the_readme_mentions_exists():
+    known = set().union(*map(flags, commands().values()))
+    spans = re.findall(r"`([^`\n]+)`", README)
+    mentioned = {word for span in spans if span.startswith(("--", "zsl-")) for word in span.split()}
+    assert {word for word in mentioned if word.startswith("--")} <= known
+    assert {word for word in mentioned if word.startswith("zsl-") and word.partition("[")[0] != PROJECT["name"]} <= set(
+        commands()
+    )
+
+
+def test_what_the_readme_points_to_is_there():
+    paths = re.findall(r"`([\w./-]+/)`", README) + re.findall(r"\b[A-Z]+\.md\b", README)
+    assert len(paths) >= 5
+    for path in paths:
+        assert (ROOT / path).exists(), path
+
+
+def test_install_lines_name_extras_that_exist():
+    texts = [README, *(source.read_text(encoding="utf-8") for package in PACKAGES for source in sources(package))]
+    named = {extra for text in texts for extra in re.findall(r"zsl-deploy\[(\w+)\]", text)}
+    assert named
+    assert named <= set(PROJECT["optional-dependencies"])
+
+
+def test_the_changelog_begins_with_this_version():
+    releases = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert next(release for release in releases if release != "Unreleased") == PROJECT["version"]
+
+
+# --- what is stored and what is shipped ---------------------------------------------------------------------------
+
+
+def tracked_files() -> list[Path]:
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    return [ROOT / name for name in listed.decode().split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_no_file_names_a_folder_of_somebody_s_machine():
+    folder = re.compile(rb"(?<![\w.$}~])(?:/(?:home|Users|root|work|workspace|mnt|scratch)/|[A-Z]:\\Users\\)[\w.-]+")
+    own = Path(__file__).resolve()
+    found = {path.name: folder.findall(path.read_bytes()) for path in tracked_files() if path.resolve() != own}
+    assert found
+    assert {name: hits for name, hits in found.items() if hits} == {}
+
+
+def test_the_wheel_holds_the_packages_and_nothing_else():
+    try:
+        files = distribution(PROJECT["name"]).files or []
+    except PackageNotFoundError:
+        pytest.skip("zsl-deploy is not installed, it is imported from the checkout")
+    held = {
+        Path(str(file)) for file in files if not str(file).startswith((".", "zsl_deploy-")) and ".pyc" not in str(file)
+    }
+    wanted = {source.relative_to(PACKAGES[package]) for package in PACKAGES for source in sources(package)}
+    wanted |= {Path("zsl_runtime/py.typed"), Path("zsl_runtime/_native.pyi")}
+    (native,) = {path for path in held if path.stem.startswith("_native.") or path.suffix in {".so", ".pyd"}}
+    assert held == {*wanted, native}
+    assert native.parent == Path("zsl_runtime")
