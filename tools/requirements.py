@@ -6,7 +6,6 @@ resolve and reinstall everything.
 
 from __future__ import annotations
 
-import shlex
 import sys
 import tomllib
 from pathlib import Path
@@ -23,4 +22,5 @@ def requirements(extras: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(" ".join(shlex.quote(item.replace(" ", "")) for item in requirements(sys.argv[1].split(","))))
+    # Without spaces inside an item, a shell's command substitution hands each one over whole.
+    print(" ".join(item.replace(" ", "") for item in requirements(sys.argv[1].split(","))))
