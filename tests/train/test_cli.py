@@ -109,7 +109,7 @@ def test_a_run_prints_its_folder_to_stdout_and_the_rest_to_stderr(train, shared,
     assert code == 0
     assert out == f"{tmp_path / 'run'}\n"
     assert lines[0] == "54 photographs, 6 seen and 3 unseen classes, 7 attributes"
-    assert any(line.startswith("training sc-egg (default) on 30 photographs, 2 validation folds") for line in lines)
+    assert any(line.startswith("training sc-egg (default) on 30 photographs, 2 folds for validation") for line in lines)
     assert any(line.startswith("about ") for line in lines)
     assert [line for line in lines if line.startswith("fold 2/2: eggn 6/6 ")]
     assert [line for line in lines if line.startswith("validation classes: H ")]

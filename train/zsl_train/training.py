@@ -381,11 +381,15 @@ def null_reasons(prepared: Prepared) -> dict[str, str]:
     return reasons
 
 
+def _folds(count: int) -> str:
+    return "1 fold" if count == 1 else f"{count} folds"
+
+
 def selection_rule(recipe: Recipe, folds: list[Fold], choice: Choice) -> str:
     """How gamma and the rest were chosen, or why they were not."""
     if choice.validation_H is not None:
         return (
-            f"{len(folds)} folds of validation classes carved out of the seen ones chose the share of the last stage, "
+            f"{_folds(len(folds))} of validation classes carved out of the seen ones chose the share of the last stage, "
             "gamma and the temperature; test pictures were looked at once"
         )
     if recipe.folds == 0:
@@ -454,7 +458,7 @@ def run_training(
     if cap_epochs is not None:
         config = method.cap_epochs(config, cap_epochs, len(rows))
     minutes = method.estimate(config, dims, len(rows)) * (1 + len(folds)) / 60
-    say(f"training {recipe.method} ({recipe.preset}) on {len(rows)} photographs, {len(folds)} validation folds:")
+    say(f"training {recipe.method} ({recipe.preset}) on {len(rows)} photographs, {_folds(len(folds))} for validation:")
     say(f"about {minutes:.1f} minutes on 2 cores")
     writer.begin(recipe, config, fingerprint(prepared, recipe, config))
     # Now, so that the run is whole even if the photographs move away while it trains.
