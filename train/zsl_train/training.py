@@ -389,8 +389,8 @@ def selection_rule(recipe: Recipe, folds: list[Fold], choice: Choice) -> str:
     """How gamma and the rest were chosen, or why they were not."""
     if choice.validation_H is not None:
         return (
-            f"{_folds(len(folds))} of validation classes carved out of the seen ones chose the share of the last stage, "
-            "gamma and the temperature; test pictures were looked at once"
+            f"{_folds(len(folds))} of validation classes carved out of the seen ones chose the share of the last "
+            "stage, gamma and the temperature; test pictures were looked at once"
         )
     if recipe.folds == 0:
         why = "folds = 0"
