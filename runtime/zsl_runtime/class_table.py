@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SPLITS = ("seen", "unseen")
+# Kinds of letters that do not come back from a CSV file: control characters, line separators, and the halves of
+# surrogate pairs that Python makes of bytes that are not UTF-8.
+UNWRITABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ def check_class_name(name: str) -> str:
     if not stored or stored in {".", ".."}:
         raise UsageError("E-CLASS-NAME", f"a class is called {name!r}; expected a name that can also name a folder")
     for letter in stored:
-        if letter in "/\\" or unicodedata.category(letter) in {"Cc", "Cs", "Zl", "Zp"}:
+        if letter in "/\\" or unicodedata.category(letter) in UNWRITABLE:
             raise UsageError(
                 "E-CLASS-NAME",
                 f"class name {name!r} holds the character {letter!r}; "
@@ -186,7 +189,9 @@ def read_class_csv(
 
     """
     where = f"{str(path)!r}"
-    rows = _csv_rows(path, where)
+    rows = csv_rows(path)
+    if not rows:
+        raise UsageError("E-CLASSES-EMPTY", f"{where} is empty; expected a line of column names and a row per class")
     columns = _check_columns(rows[0][1], where, need_split=need_split)
     given = tuple(column for column in columns if column not in {"name", "split"})
     wanted = given if attributes is None else tuple(attributes)
@@ -201,13 +206,23 @@ def read_class_csv(
     return ClassTable(names, seen, raw, wanted)
 
 
-def _csv_rows(path: str | PathLike[str], where: str) -> list[tuple[int, list[str]]]:
-    """(line number, cells) of every line that is not blank; the first one holds the column names."""
+def csv_rows(path: str | PathLike[str]) -> list[tuple[int, list[str]]]:
+    """Read a CSV file: UTF-8 with or without byte-order mark, any line ending, quoted cells.
+
+    Returns:
+        (line number, cells) of every line that is not blank, all of the width of the first, which names the columns.
+
+    Raises:
+        UsageError: E-CSV when it is not UTF-8, not CSV, or has a row of another width.
+        SystemProblem: the file cannot be opened.
+
+    """
+    where = f"{str(path)!r}"
     try:
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
-        raise from_os_error(error, "read the classes") from error
+        raise from_os_error(error, "read the table") from error
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -220,9 +235,7 @@ def _csv_rows(path: str | PathLike[str], where: str) -> list[tuple[int, list[str
         rows.extend((reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells))
     except csv.Error as error:
         raise UsageError("E-CSV", f"{where}, line {reader.line_num}: {error}; expected comma-separated cells") from None
-    if not rows:
-        raise UsageError("E-CLASSES-EMPTY", f"{where} is empty; expected a line of column names and a row per class")
-    width = len(rows[0][1])
+    width = len(rows[0][1]) if rows else 0
     for line, cells in rows[1:]:
         if len(cells) != width:
             raise UsageError(

@@ -8,15 +8,13 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from zsl_runtime.errors import UsageError, run_command
+from zsl_runtime.errors import InputError, UsageError, run_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from zsl_runtime.classifier import Classifier
     from zsl_runtime.pipeline import Item, Labelled, Progress
-
-EXIT_SOME_UNREADABLE = 6
 
 
 @click.command("zsl-infer", context_settings={"help_option_names": ["-h", "--help"]})
@@ -93,14 +91,13 @@ def command(
             f"labelled {total - unreadable} of {total} {unit}, {progress.rate:.1f} {unit}/s, "
             f"backend {classifier.backend.name} ({classifier.backend.library}), generation {snapshot.generation.number}"
         )
-    return EXIT_SOME_UNREADABLE if unreadable else 0
+    return InputError.exit_code if unreadable else 0
 
 
 def _write(
     answers: Iterable[list[Labelled]], stream: IO[bytes], progress: Progress, *, format_: str, min_probability: float
 ) -> int:
     """Write all answers, say on stderr what could not be read, and return how many that were."""
-    from zsl_runtime.errors import InputError
     from zsl_runtime.pipeline import csv_header, encode_csv, encode_jsonl
 
     encode = encode_csv if format_ == "csv" else encode_jsonl

@@ -5,6 +5,7 @@ The line says what was given, what was expected and what to do. A traceback mean
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -23,6 +24,18 @@ EXIT_BUG = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130  # the shell's convention for a signal: 128 + SIGINT
 EXIT_TERMINATED = 143  # 128 + SIGTERM
+
+
+_PATH, _PERMISSION, _SPACE = (
+    "check the path",
+    "get permission or choose another place",
+    "free space or choose another place",
+)
+REMEDIES = {
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG), _PATH),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _PERMISSION),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _SPACE),
+}
 
 
 class ZslError(Exception):
@@ -85,10 +98,8 @@ def from_os_error(error: OSError, doing: str) -> SystemProblem:
     """Turn an OSError into our one line. `doing` completes the sentence 'could not ...'."""
     where = f" {error.filename!r}" if error.filename else ""
     reason = error.strerror or str(error)
-    return SystemProblem(
-        "E-SYSTEM",
-        f"could not {doing}{where}: {reason}; free space or choose a place you can write to, then run it again",
-    )
+    remedy = REMEDIES.get(error.errno or 0, "see to it that this works")
+    return SystemProblem("E-SYSTEM", f"could not {doing}{where}: {reason}; {remedy}, then run the command again")
 
 
 class Terminated(KeyboardInterrupt):

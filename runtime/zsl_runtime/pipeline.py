@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from zsl_runtime.errors import InputError, UsageError, from_os_error
-from zsl_runtime.storage import sync_folder, temporary_name
+from zsl_runtime.storage import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -354,17 +354,8 @@ def open_output(path: str | None) -> Iterator[IO[bytes]]:
             with target.open("wb") as stream:
                 yield stream
             return
-        partial = temporary_name(target)
-        try:
-            with partial.open("xb") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(target)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        sync_folder(target.parent)
+        with replacing(target) as partial, partial.open("xb") as stream:
+            yield stream
     except BrokenPipeError:
         raise
     except OSError as error:

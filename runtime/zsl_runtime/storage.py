@@ -67,11 +67,27 @@ def write_whole(path: Path, data: bytes) -> None:
         OSError: the system said no; the old file is untouched and nothing is left behind.
 
     """
-    staged = stage(path.parent, data)
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path` to write to; what is there at the end becomes durable, and then `path`.
+
+    Raises:
+        OSError: the system said no. Then, and whatever is raised inside the block, an old file is untouched and nothing
+            is left behind.
+
+    """
+    partial = temporary_name(path)
     try:
-        staged.replace(path)
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
     except BaseException:
-        staged.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 

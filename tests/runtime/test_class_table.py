@@ -133,7 +133,7 @@ def test_a_seen_class_cannot_be_added(tmp_path):
 
 def test_a_file_that_is_not_there_or_a_folder(tmp_path):
     for path in (tmp_path / "none.csv", tmp_path):
-        with pytest.raises(SystemProblem, match="read the classes"):
+        with pytest.raises(SystemProblem, match="read the table"):
             read_class_csv(path, need_split=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -73,6 +74,14 @@ def test_an_os_error_says_which_file_and_why(capsys):
     line = str(from_os_error(full, "write the weights"))
     assert line.startswith("E-SYSTEM: could not write the weights '/somewhere/weights.bin': No space left on device; ")
     assert str(from_os_error(OSError("odd"), "read it")).startswith("E-SYSTEM: could not read it: odd; ")
+    for number, remedy in (
+        (errno.ENOSPC, "free space or choose another place"),
+        (errno.EACCES, "get permission or choose another place"),
+        (errno.ENOENT, "check the path"),
+        (errno.EIO, "see to it that this works"),
+    ):
+        line = str(from_os_error(OSError(number, "No"), "read it"))
+        assert line == f"E-SYSTEM: could not read it: No; {remedy}, then run the command again"
     code, out, err = outcome(raising(full), capsys)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("error: E-SYSTEM: could not finish: the system refused '/somewhere/weights.bin': No space")

@@ -6,13 +6,13 @@ Checkpoints hold tensors and numbers only and are read back with ``weights_only=
 from __future__ import annotations
 
 import json
-import os
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from zsl_runtime.errors import ArtefactError, GateError, from_os_error
+from zsl_runtime.storage import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -91,18 +91,13 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
         SystemProblem: E-SYSTEM when the disk is full or may not be written to; nothing is left behind.
 
     """
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            write(temporary)
     except OSError as error:
         raise from_os_error(error, f"write {path.name} in") from error
     except RuntimeError as error:  # torch.save reports a full disk so
         raise from_os_error(OSError(28, f"the writer failed ({error})", str(path)), "write") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Session:

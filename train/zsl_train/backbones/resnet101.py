@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import os
 import urllib.error
 import urllib.request
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from zsl_runtime.errors import SystemProblem, from_os_error
+from zsl_runtime.storage import replacing
 from zsl_train.backbones.base import Backbone
 from zsl_train.cache import cache_folder
 
@@ -129,19 +128,14 @@ def download(url: str, target: Path, sha256_prefix: str) -> None:
 
     """
     digest = hashlib.sha256()
-    with NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as part:
-        try:
+    with replacing(target) as partial:
+        with partial.open("xb") as file:
             for block in _blocks(url):
                 digest.update(block)
-                part.write(block)
-            if not digest.hexdigest().startswith(sha256_prefix):
-                reason = f"got a file whose sha256 {digest.hexdigest()[:12]}... does not begin with {sha256_prefix}"
-                raise _no_download(url, reason)
-            part.flush()
-            os.fsync(part.fileno())
-            Path(part.name).replace(target)
-        finally:
-            Path(part.name).unlink(missing_ok=True)
+                file.write(block)
+        if not digest.hexdigest().startswith(sha256_prefix):
+            reason = f"got a file whose sha256 {digest.hexdigest()[:12]}... does not begin with {sha256_prefix}"
+            raise _no_download(url, reason)
 
 
 def _blocks(url: str) -> Iterator[bytes]:

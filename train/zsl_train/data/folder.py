@@ -8,18 +8,17 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-import os
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zsl_runtime.class_table import read_class_csv
+from zsl_runtime.class_table import UNWRITABLE, csv_rows, read_class_csv
 from zsl_runtime.errors import UsageError, from_os_error
 from zsl_runtime.pixels import SUFFIXES
+from zsl_runtime.storage import write_whole
 from zsl_train.data.image_set import ROLES, ImageSet, check_photographs, check_roles, files_below, listed, seeded_roles
 from zsl_train.data.word_vectors import attribute_words, load_word_vectors
 
@@ -29,10 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zsl_runtime.class_table import ClassTable
-
-# Kinds of letters that do not come back from a CSV file: control characters, line separators, and the halves of
-# surrogate pairs that Python makes of bytes that are not UTF-8. Class names may not have them either.
-UNWRITABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 @dataclass(frozen=True)
@@ -106,14 +101,7 @@ def write_split(image_set: ImageSet, path: Path) -> None:
     writer.writerow(("image", "role"))
     writer.writerows(zip(image_set.paths, image_set.role.tolist(), strict=True))
     try:
-        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as part:
-            try:
-                part.write(text.getvalue().encode())
-                part.flush()
-                os.fsync(part.fileno())
-                Path(part.name).replace(path)
-            finally:
-                Path(part.name).unlink(missing_ok=True)
+        write_whole(path, text.getvalue().encode())
     except OSError as error:
         raise from_os_error(error, "write the split") from error
 
@@ -266,32 +254,12 @@ def _read_columns(path: Path, names: tuple[str, str]) -> list[tuple[int, tuple[s
         SystemProblem: E-SYSTEM when it cannot be opened.
 
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise from_os_error(error, "read") from error
-    except UnicodeDecodeError as error:
-        raise UsageError("E-CSV", f"{path} is not UTF-8 (byte {error.start}); save it as 'CSV UTF-8'") from None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows = []
-    try:
-        header = [cell.strip() for cell in next(reader, [])]
-        absent = [name for name in names if header.count(name) != 1]
-        if absent:
-            raise UsageError(
-                "E-CSV", f"{path} must have one column {' and one '.join(absent)}; its first line is {listed(header)}"
-            )
-        first, second = (header.index(name) for name in names)
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise UsageError(
-                    "E-CSV",
-                    f"{path}, line {reader.line_num} has {len(cells)} cells, the first line has {len(header)}; "
-                    "give every row one cell per column (a comma inside a cell needs quotes around it)",
-                )
-            rows.append((reader.line_num, (cells[first].strip(), cells[second].strip())))
-    except csv.Error as error:
-        raise UsageError("E-CSV", f"{path}, line {reader.line_num}: {error}; expected comma-separated cells") from None
-    return rows
+    rows = csv_rows(path)
+    header = [cell.strip() for cell in rows[0][1]] if rows else []
+    absent = [name for name in names if header.count(name) != 1]
+    if absent:
+        raise UsageError(
+            "E-CSV", f"{path} must have one column {' and one '.join(absent)}; its first line is {listed(header)}"
+        )
+    first, second = (header.index(name) for name in names)
+    return [(line, (cells[first].strip(), cells[second].strip())) for line, cells in rows[1:]]
