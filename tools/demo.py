@@ -61,9 +61,7 @@ def main() -> None:
     run("zsl-classes", "add", "--engine", bundle, "--attributes", data / "more_classes.csv")
     run("zsl-infer", new, "--engine", bundle, "--topk", "1", "--output", folder / "after.csv")
     report("the same photographs, after the species were added from their attributes", folder / "after.csv")
-    print(
-        f"\nThe whole job took {time.monotonic() - began:.0f} s. Look into {folder}/ for the run, the bundle and the labels."
-    )
+    print(f"\nThe whole job took {time.monotonic() - began:.0f} s. In {folder}/ lie run, bundle and labels.")
 
 
 if __name__ == "__main__":

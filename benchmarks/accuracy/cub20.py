@@ -1,9 +1,9 @@
 """How accurate is SC-EGG on 20 bird species, beside two baselines? Mean and deviation over seeds, one command.
 
-    python benchmarks/accuracy/cub20.py --data ../shared/data/cub20 --runs runs/cub20 [--seeds 0,1,2] [--recipes paper,code]
+    python benchmarks/accuracy/cub20.py --data CUB20 --runs runs/cub20 [--seeds 0,1,2] [--recipes paper,code]
 
 Runs that are finished are not repeated; an interrupted one resumes. The table goes to stdout, the figures to
-benchmarks/results/cub20.json. The protocol stands in every run's scores.json: nothing is chosen on test data.
+benchmarks/results/cub20.json. The protocol is in every run's scores.json: nothing is chosen on test data.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Is a class that is added on site as good as one that was there from the start? Leave one out, for every unseen class.
 
-    python benchmarks/accuracy/leave_one_out.py --data ../shared/data/cub20 --run runs/cub20/code-0 --work runs/leave_one_out
+    python benchmarks/accuracy/leave_one_out.py --data CUB20 --run runs/cub20/code-0 --work runs/leave_one_out
 
-RUN is a finished run on all classes. For each unseen species a model is trained that never heard of it (stage 1, which in
-this recipe sees no attribute of an unseen class, is shared; gamma, temperature and the schedule are those that RUN chose on
-validation classes, which knew no unseen class either), exported, and given the species back by `zsl-classes add`, fast and
-full. Compared with the bundle that knew all species from the start: the accuracy of the species among all classes, and the
-mean accuracy of the other unseen and of the seen classes. Finished species are not repeated.
+RUN is a finished run on all classes. For each unseen species a model is trained that never heard of it, exported, and
+given the species back by `zsl-classes add`, fast and full. Stage 1, which in this recipe sees no attribute of an unseen
+class, is shared; gamma, temperature and the schedule are those that RUN chose on validation classes, which knew no
+unseen class either. Compared with the bundle that knew all species from the start: the accuracy of the species among
+all classes, and the mean accuracy of the other unseen and of the seen classes. Finished species are not repeated.
 """
 
 from __future__ import annotations
