@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zsl_runtime.errors import UsageError, from_os_error
+from zsl_runtime.errors import UsageError, from_os_error, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -160,8 +160,7 @@ def refuse_duplicates(names: Iterable[str], *, code: str, what: str) -> None:
             twice[name] = None
         known.add(name)
     if twice:
-        listed = _listed(tuple(twice))
-        raise UsageError(code, f"these {what} are given more than once: {listed}; each must be unique")
+        raise UsageError(code, f"these {what} are given more than once: {listed(tuple(twice))}; each must be unique")
 
 
 def read_class_csv(
@@ -251,7 +250,7 @@ def _check_columns(header: Sequence[str], where: str, *, need_split: bool) -> tu
     columns = tuple(unicodedata.normalize("NFC", cell).strip() for cell in header)
     if "name" not in columns:
         hint = "; the cells seem to be separated by ';', use commas" if any(";" in cell for cell in columns) else ""
-        raise UsageError("E-CSV-COLUMNS", f"{where} has no column 'name' (it begins {_listed(columns)}){hint}")
+        raise UsageError("E-CSV-COLUMNS", f"{where} has no column 'name' (it begins {listed(columns)}){hint}")
     if "" in columns:
         number = columns.index("") + 1
         raise UsageError("E-CSV-COLUMNS", f"column {number} of {where} has no name; name it or remove it")
@@ -269,8 +268,8 @@ def _check_attributes(given: Sequence[str], wanted: Sequence[str], where: str) -
     missing = tuple(name for name in wanted if name not in present)
     extra = tuple(name for name in given if name not in known)
     if missing or extra:
-        parts = [f"{len(missing)} missing: {_listed(missing)}"] if missing else []
-        parts += [f"{len(extra)} unknown: {_listed(extra)}"] if extra else []
+        parts = [f"{len(missing)} missing: {listed(missing)}"] if missing else []
+        parts += [f"{len(extra)} unknown: {listed(extra)}"] if extra else []
         raise UsageError(
             "E-ATTRIBUTES",
             f"the attribute columns of {where} are not the model's {len(wanted)} ({'; '.join(parts)}); "
@@ -339,9 +338,3 @@ def _number(cell: str) -> float:
 
 def _short(cell: str) -> str:
     return repr(cell) if len(cell) <= 40 else f"{cell[:37]!r}..."
-
-
-def _listed(names: Sequence[str]) -> str:
-    """At most five names, quoted, and how many more there are."""
-    shown = ", ".join(_short(name) for name in names[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown

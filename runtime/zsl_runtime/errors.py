@@ -106,6 +106,12 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, raised where the program was: what cleans up after Ctrl-C cleans up after this, too."""
 
 
+def listed(names: Sequence[str]) -> str:
+    """At most five names, quoted, cut where they are long, and how many more there are; for messages."""
+    shown = ", ".join(repr(name) if len(name) <= 80 else f"{name[:77]!r}..." for name in names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+
+
 def run_command(command: click.Command, argv: Sequence[str] | None = None) -> int:
     """Run one click command; print our errors as one line on stderr and return the exit code.
 

@@ -101,7 +101,7 @@ def find_files(paths: Sequence[str], suffixes: Sequence[str]) -> Found:
 
 def _expand(path: str) -> list[str]:
     if os.path.isdir(path):  # noqa: PTH112  # plain strings keep undecodable names and the user's spelling
-        return _walk(path)
+        return sorted(walk(path), key=_parts)
     if os.path.exists(path):  # noqa: PTH110
         return [path]
     matches = sorted(glob.glob(path, recursive=True), key=_parts) if glob.has_magic(path) else []  # noqa: PTH207
@@ -112,17 +112,21 @@ def _expand(path: str) -> list[str]:
         if not os.path.isdir(match):  # noqa: PTH112
             files.append(match)
         elif "**" not in path:  # that one lists what is in its folders by itself
-            files += _walk(match)
+            files += sorted(walk(match), key=_parts)
     return files
 
 
-def _walk(folder: str) -> list[str]:
-    """Every file below, whatever its suffix, sorted by the parts of its path; hidden folders are left out."""
+def walk(folder: str) -> Iterator[str]:
+    """Every file below a folder, hidden folders left out, links to folders followed, each real folder once.
+
+    Raises:
+        SystemProblem: a folder cannot be listed.
+
+    """
 
     def fail(error: OSError) -> None:
         raise from_os_error(error, "list the folder") from error
 
-    files: list[str] = []
     visited: set[tuple[int, int]] = set()
     for root, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         status = os.stat(root)  # noqa: PTH116
@@ -131,8 +135,7 @@ def _walk(folder: str) -> list[str]:
             continue
         visited.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [os.path.join(root, name) for name in names]  # noqa: PTH118
-    return sorted(files, key=_parts)
+        yield from (os.path.join(root, name) for name in names)  # noqa: PTH118
 
 
 def _parts(path: str) -> tuple[str, ...]:

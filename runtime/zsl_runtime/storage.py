@@ -120,12 +120,27 @@ def exchange(first: Path, second: Path) -> bool:
 
 
 def tensor_bytes(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file in memory. Arrays may have any strides; metadata values are strings."""
+    """A safetensors file in memory; the same content gives the same bytes.
+
+    Args:
+        tensors: arrays of any strides.
+        metadata: values are strings.
+
+    """
     import numpy as np
     from safetensors.numpy import save
 
     # The writer copies memory from the first element on, so strided arrays must be made dense first.
-    return save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata=dict(metadata))
+    data = save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata=dict(metadata))
+    if len(metadata) < 2:
+        return data
+    # It puts metadata in an order that is another one every time.
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def parse_tensors(data: bytes, *, code: str, where: str) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:

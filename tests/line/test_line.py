@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from support.line import call, label, read_csv, succeed
 from zsl_runtime.cli_classes import main as zsl_classes
@@ -200,7 +199,4 @@ def test_training_that_is_stopped_goes_on_and_ends_in_the_same_run(line, tmp_pat
     monkeypatch.undo()
     succeed(zsl_train, *line.training, "--out", tmp_path / "run")
     for name in ("weights.safetensors", "generation.safetensors", "replay.safetensors"):
-        again, before = (load_file(folder / name) for folder in (tmp_path / "run", line.run))
-        assert again.keys() == before.keys()
-        for tensor in before:
-            np.testing.assert_array_equal(again[tensor], before[tensor], tensor)
+        assert (tmp_path / "run" / name).read_bytes() == (line.run / name).read_bytes(), name

@@ -23,6 +23,7 @@ from zsl_runtime.errors import (
     UsageError,
     ZslError,
     from_os_error,
+    listed,
     run_command,
 )
 
@@ -85,6 +86,21 @@ def test_an_os_error_says_which_file_and_why(capsys):
     code, out, err = outcome(raising(full), capsys)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("error: E-SYSTEM: could not finish: the system refused '/somewhere/weights.bin': No space")
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        ([], ""),
+        (["tit"], "'tit'"),
+        (["a", "b", "c", "d", "e"], "'a', 'b', 'c', 'd', 'e'"),
+        (["a", "b", "c", "d", "e", "f", "g"], "'a', 'b', 'c', 'd', 'e' and 2 more"),
+        (["x" * 80], repr("x" * 80)),
+        (["x" * 81], f"'{'x' * 77}'..."),
+    ],
+)
+def test_long_lists_are_cut_in_messages(names, text):
+    assert listed(names) == text
 
 
 @pytest.mark.parametrize("argv", [["--count", "many"], ["--colour"], ["--count"], ["stray"]])

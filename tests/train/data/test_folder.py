@@ -209,7 +209,7 @@ def test_a_folder_that_may_not_be_read_is_an_error_not_an_omission(folder, tmp_p
         answers.append(done.stdout.strip())
     locked.chmod(0o755)
     assert answers[0] == "36"
-    assert answers[1].startswith("SystemProblem E-SYSTEM: could not list the pictures")
+    assert answers[1].startswith("SystemProblem E-SYSTEM: could not list the folder")
 
 
 # --- split.csv ------------------------------------------------------------------------------------------------------

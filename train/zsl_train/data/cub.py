@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zsl_runtime.class_table import ClassTable, check_class_name
-from zsl_runtime.errors import UsageError, from_os_error
-from zsl_train.data.image_set import ImageSet, check_photographs, check_roles, files_below, listed, seeded_roles
+from zsl_runtime.errors import UsageError, from_os_error, listed
+from zsl_train.data.image_set import ImageSet, check_photographs, check_roles, files_below, seeded_roles
 from zsl_train.data.word_vectors import attribute_words, load_word_vectors
 
 if TYPE_CHECKING:

@@ -22,22 +22,22 @@ import os
 import shutil
 import sys
 import time
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Self, TextIO
 
 import numpy as np
 import torch
 
 from zsl_runtime.errors import ArtefactError, InputError, SystemProblem, UsageError, from_os_error
+from zsl_runtime.pipeline import in_order
 from zsl_runtime.pixels import prepare
 from zsl_runtime.threads import usable_cpus
 from zsl_train.cache import cache_folder
 from zsl_train.data.image_set import check_roles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -255,7 +255,7 @@ def _fill(
         began = time.monotonic()
         with (
             _Writer(files, state) as writer,
-            _decoded(image_set, backbone.pixels, batches, threads) as decoded,
+            contextlib.closing(_decoded(image_set, backbone.pixels, batches, threads)) as decoded,
             _progress(stream, len(state), sum(map(len, batches))) as advance,
             torch.inference_mode(),
         ):
@@ -379,32 +379,18 @@ def _write_all(descriptor: int, data: bytes, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
-@contextlib.contextmanager
 def _decoded(
     image_set: ImageSet, spec: PixelSpec, batches: list[NDArray[np.int64]], threads: int
-) -> Iterator[Iterator[tuple[NDArray[np.uint8], dict[int, InputError]]]]:
+) -> Generator[tuple[NDArray[np.uint8], dict[int, InputError]]]:
     """Decode batches in threads, a few ahead of the one that is asked for: pictures (B, P, P, 3) and errors.
 
     An unreadable picture is black, so that the others' batch has the same shape whatever happens.
     """
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-
-    def submit(rows: NDArray[np.int64]) -> list[Future[NDArray[np.uint8] | InputError]]:
-        return [pool.submit(_decode, image_set.root / image_set.paths[row], spec) for row in rows]
-
-    def results() -> Iterator[tuple[NDArray[np.uint8], dict[int, InputError]]]:
-        waiting: deque[list[Future[NDArray[np.uint8] | InputError]]] = deque()
-        ahead = 1 + -(-2 * threads // max(map(len, batches)))
-        for number in range(len(batches) + ahead):
-            if number < len(batches):
-                waiting.append(submit(batches[number]))
-            if number >= ahead:
-                yield _stacked([future.result() for future in waiting.popleft()], spec)
-
-    try:
-        yield results()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    paths = (image_set.root / image_set.paths[row] for rows in batches for row in rows)
+    ahead = 2 * threads + max(map(len, batches))
+    with contextlib.closing(in_order(lambda path: _decode(path, spec), paths, workers=threads, ahead=ahead)) as results:
+        for rows in batches:
+            yield _stacked(list(islice(results, len(rows))), spec)
 
 
 def _decode(path: Path, spec: PixelSpec) -> NDArray[np.uint8] | InputError:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zsl_runtime.class_table import UNWRITABLE, csv_rows, read_class_csv
-from zsl_runtime.errors import UsageError, from_os_error
+from zsl_runtime.errors import UsageError, from_os_error, listed
 from zsl_runtime.pixels import SUFFIXES
 from zsl_runtime.storage import write_whole
-from zsl_train.data.image_set import ROLES, ImageSet, check_photographs, check_roles, files_below, listed, seeded_roles
+from zsl_train.data.image_set import ROLES, ImageSet, check_photographs, check_roles, files_below, seeded_roles
 from zsl_train.data.word_vectors import attribute_words, load_word_vectors
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zsl_runtime.errors import UsageError, from_os_error
+from zsl_runtime.errors import UsageError, listed
+from zsl_runtime.pipeline import walk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 ROLES = ("train", "val", "test")
 TEST_SHARE = 0.2  # of a seen class's photographs, as in the proposed splits of Xian et al. (2017)
-LISTED = 3  # names an error message lists
 
 LAYOUTS = (
     "either a data folder (images/<class>/*.jpg and classes.csv with the columns name, split (seen|unseen) and one per "
@@ -159,23 +159,4 @@ def _check_every_seen(labels: NDArray[np.int64], table: ClassTable, code: str, w
 
 def files_below(folder: Path) -> Iterator[Path]:
     """All files that are not hidden, links to folders followed, each folder once."""
-
-    def refuse(error: OSError) -> None:
-        # os.walk would leave out silently what it may not read.
-        raise from_os_error(error, "list the pictures")
-
-    visited = set()
-    for base, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        real = os.path.realpath(base)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(base, name) for name in files if not name.startswith("."))
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first few names, quoted, and how many more there are."""
-    shown = ", ".join(repr(name) for name in names[:LISTED])
-    return f"{shown} and {len(names) - LISTED} more" if len(names) > LISTED else shown
+    return (Path(file) for file in walk(str(folder)) if not os.path.basename(file).startswith("."))  # noqa: PTH119

@@ -15,8 +15,7 @@ from typing import IO, TYPE_CHECKING, cast
 
 import numpy as np
 
-from zsl_runtime.errors import UsageError
-from zsl_train.data.image_set import listed
+from zsl_runtime.errors import UsageError, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
