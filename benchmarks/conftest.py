@@ -63,7 +63,8 @@ def pytest_terminal_summary(terminalreporter, config):
 def pytest_benchmark_update_json(config, benchmarks, output_json):
     """What a result file holds: the kind of machine, versions and figures; no host, no user, no folder."""
     machine = output_json["machine_info"]
-    figures = {entry["fullname"].removeprefix("benchmarks/"): entry["extra_info"] for entry in output_json["benchmarks"]}
+    entries = output_json["benchmarks"]
+    figures = {entry["fullname"].removeprefix("benchmarks/"): entry["extra_info"] for entry in entries}
     output_json.clear()
     output_json["date"] = dt.datetime.now(dt.UTC).date().isoformat()
     output_json["machine"] = {

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from zsl_train.data.image_set import ImageSet
 
 FORMAT = 1
-TODO, DONE, UNREADABLE = 0, 1, 2
+OPEN, DONE, UNREADABLE = 0, 1, 2
 # Measured on one core: 4 pictures at a time fit the processor's cache, 16 take twice as long each.
 BATCH = 4
 COMMIT_SECONDS = 2.0
@@ -211,7 +211,7 @@ class _Files:
         state = np.zeros(self.shape[0], dtype=np.uint8)
         if self.regions.is_file() and self.state.is_file() and self.regions.stat().st_size == self.size:
             known = np.frombuffer(self.state.read_bytes()[: len(state)], dtype=np.uint8)
-            state[: len(known)] = np.where(known <= UNREADABLE, known, TODO)
+            state[: len(known)] = np.where(known <= UNREADABLE, known, OPEN)
         return state
 
     def is_complete(self) -> bool:
@@ -251,7 +251,7 @@ def _fill(
         about = {"backbone": backbone.name, "pictures": os.fspath(image_set.root.resolve()), "shape": files.shape}
         (files.folder / "about.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
         batches = [np.arange(i, min(i + batch_size, len(state))) for i in range(0, len(state), batch_size)]
-        batches = [rows for rows in batches if (state[rows] == TODO).any()]
+        batches = [rows for rows in batches if (state[rows] == OPEN).any()]
         began = time.monotonic()
         with (
             _Writer(files, state) as writer,
