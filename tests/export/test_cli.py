@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -93,13 +95,13 @@ def test_a_failed_gate(run_folder, traced_before, tmp_path, capfd, monkeypatch):
     failing(tmp_path, capfd, run_folder, 3, "E-PARITY: they disagree")
 
 
-def test_ctrl_c(run_folder, traced_before, tmp_path, capfd, monkeypatch):
-    def interrupt(parity):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(bundle_of_run, "gate", interrupt)
-    assert main([str(run_folder), "--out", str(tmp_path / "b")]) == 130
-    assert capfd.readouterr().err.splitlines()[-1] == "interrupted"
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_ctrl_c_and_sigterm(run_folder, traced_before, tmp_path, capfd, monkeypatch, number, code, word):
+    monkeypatch.setattr(bundle_of_run, "gate", lambda parity: os.kill(os.getpid(), number))
+    assert main([str(run_folder), "--out", str(tmp_path / "b")]) == code
+    assert capfd.readouterr().err.splitlines()[-1] == word
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 

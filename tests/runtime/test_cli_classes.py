@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from support.forked import allow_fork, become_nobody, forked, public_folder
 from support.tiny_bundle import ATTRIBUTES, class_table, make_tiny_bundle
+from zsl_runtime import bundle as bundle_module
 from zsl_runtime.bundle import Bundle
 from zsl_runtime.cli_classes import main
 
@@ -226,6 +228,33 @@ def test_class_names_are_utf8_on_stdout_whatever_the_locale(engine):
         out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, b"")
     assert "übersee-ente,unseen,7" in out.decode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+@pytest.mark.parametrize("moment", [1, 2, 3])
+def test_add_that_is_stopped_while_it_writes_changes_nothing(
+    capsys, monkeypatch, engine, attributes, number, code, word, moment
+):
+    """At each of the three files that a change consists of."""
+    before = {file: file.read_bytes() for file in Path(engine).rglob("*") if file.is_file()}
+    stage, left = bundle_module.stage, [moment]
+
+    def stop(folder, data):
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), number)
+        return stage(folder, data)
+
+    monkeypatch.setattr(bundle_module, "stage", stop)
+    adding = ("add", "--engine", engine, "--attributes", attributes)
+    stopped, out, err = run(capsys, *adding)
+    assert (stopped, out, err.splitlines()[-1]) == (code, "", word)
+    assert {file: file.read_bytes() for file in Path(engine).rglob("*") if file.is_file() and file.name != ".lock"} == {
+        file: data for file, data in before.items() if file.name != ".lock"
+    }
+    assert run(capsys, *adding)[0] == 0
 
 
 @allow_fork

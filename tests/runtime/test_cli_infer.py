@@ -415,7 +415,10 @@ def test_no_write_permission_is_said_in_one_line(bundle, photos, open_folder):
     assert list((open_folder / "results").iterdir()) == []
 
 
-def test_interrupted_in_the_middle_leaves_nothing_behind(row_bundle, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, b"interrupted"), (signal.SIGTERM, 143, b"terminated")]
+)
+def test_interrupted_in_the_middle_leaves_nothing_behind(row_bundle, tmp_path, number, code, word):
     np.save(tmp_path / "many.npy", np.zeros((400_000, 4, 3), np.float16))
     folder = tmp_path / "results"
     folder.mkdir()
@@ -426,10 +429,9 @@ def test_interrupted_in_the_middle_leaves_nothing_behind(row_bundle, tmp_path):
             assert time.monotonic() < deadline
             assert child.poll() is None
             time.sleep(0.01)
-        child.send_signal(signal.SIGINT)
+        child.send_signal(number)
         _, err = child.communicate(timeout=60)
-    assert child.returncode == 130
-    assert err.split() == [b"interrupted"]
+    assert (child.returncode, err) == (code, word + b"\n")
     assert list(folder.iterdir()) == []
 
 
