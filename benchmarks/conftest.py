@@ -18,7 +18,7 @@ from zsl_runtime.threads import usable_cpus
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ROUNDS = (5, 500)  # at least and at most
+ROUNDS = (3, 300)  # at least and at most
 SECONDS = 1.0  # that one benchmark measures, where ROUNDS allow it
 QUANTILES = {"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99}
 PACKAGES = ("numpy", "pillow", "onnxruntime")
@@ -30,7 +30,8 @@ def measure(benchmark, request):
     """A function that times a call and notes percentiles in milliseconds and things a second.
 
     It takes the call, how many `things` (pictures, classes) one call does, and perhaps `setup`, which is run before
-    each call and not timed. The first two calls are not counted: memory and lazy initialisation.
+    each call and not timed. The first call, which is not counted, pays for memory and lazy initialisation; by the
+    second, which is not counted either, it is decided how many there will be.
     """
 
     def run(call: Callable[[], object], *, things: int, unit: str, setup: Callable[[], None] | None = None) -> None:

@@ -8,14 +8,12 @@ import platform
 import shutil
 import time
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-import zsl_runtime
 from zsl_export.graphs import lift_graph, model_graph, synthesizer_graph
 from zsl_export.parity import gate, measure
 from zsl_export.to_onnx import OPSET, export_graph
@@ -25,6 +23,7 @@ from zsl_runtime.errors import from_os_error
 from zsl_runtime.head import fold
 from zsl_runtime.manifest import PROBE, REPLAY
 from zsl_runtime.storage import exclusive, temporary_name
+from zsl_train import run_folder
 
 if TYPE_CHECKING:
     import os
@@ -156,12 +155,7 @@ def make_dims(run: Run) -> dict[str, int]:
 
 def versions() -> dict[str, Any]:
     """What the bundle was made with."""
-    return {
-        "zsl-deploy": zsl_runtime.__version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
-        "opset": OPSET,
-    }
+    return {**run_folder.versions(PACKAGES), "opset": OPSET}
 
 
 def make_probe(run: Run, engine: OrtBackend, *, pictures: bool) -> Probe:

@@ -7,8 +7,8 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import platform
 import shutil
-import sys
 import time
 import tomllib
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from zsl_runtime.head import Replay
 from zsl_runtime.storage import LOCK, TEMPORARY, exclusive, parse_tensors, tensor_bytes, write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -135,10 +135,10 @@ TENSORS = (
 READ = (*TENSORS, RECIPE, SCORES)  # what load_run reads besides run.json, where their hashes are
 
 
-def versions() -> dict[str, str]:
-    """Python and the packages a run depends on."""
-    found = {"python": ".".join(map(str, sys.version_info[:3])), "zsl-deploy": zsl_runtime.__version__}
-    return found | {name: importlib.metadata.version(name) for name in PACKAGES}
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """zsl-deploy, Python and the packages that a run, or what is made from it, depends on."""
+    found = {"zsl-deploy": zsl_runtime.__version__, "python": platform.python_version()}
+    return found | {name: importlib.metadata.version(name) for name in packages}
 
 
 class RunWriter:

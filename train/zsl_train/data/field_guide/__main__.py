@@ -9,7 +9,7 @@ import click
 from zsl_runtime.errors import run_command
 
 
-@click.command()
+@click.command("python -m zsl_train.data.field_guide")
 @click.argument("out", type=click.Path(readable=False))
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides the pictures; the species stay the same.")
 @click.option("--per-class", type=int, default=24, show_default=True, help="Pictures of each species.")
