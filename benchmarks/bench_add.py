@@ -1,4 +1,4 @@
-"""How long does `zsl-classes add` take for one class, in a model of 11 classes and of 100?
+"""How long does `zsl-classes add` take for one class, in a model of 11 classes and of 50?
 
 The whole command in this process: checking every hash, synthesizing, fitting, committing. A head of 1346 columns, 40
 synthetic features a class, 20 epochs; `new` fits the new row alone, `full` the whole head.
@@ -17,7 +17,7 @@ from support.line import succeed
 from zsl_runtime.bundle import Bundle
 from zsl_runtime.cli_classes import main as zsl_classes
 
-MORE = 89
+MORE = 39
 
 
 def write_classes(path, attributes, count, seed):
@@ -32,7 +32,7 @@ def write_classes(path, attributes, count, seed):
     return path
 
 
-@pytest.fixture(scope="module", params=[0, MORE], ids=["11 classes", "100 classes"])
+@pytest.fixture(scope="module", params=[0, MORE], ids=["11 classes", "50 classes"])
 def model(request, line, tmp_path_factory):
     """A bundle of that many classes, and a CSV of one class more."""
     folder = tmp_path_factory.mktemp("add")
