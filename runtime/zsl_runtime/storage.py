@@ -175,7 +175,7 @@ def exclusive(folder: Path, *, wait: bool = True) -> Iterator[None]:
     except BlockingIOError:
         raise
     except OSError as error:
-        raise from_os_error(error, "lock the bundle for writing") from error
+        raise from_os_error(error, f"lock {folder.name} for writing") from error
     try:
         yield
     finally:

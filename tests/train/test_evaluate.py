@@ -144,6 +144,15 @@ def test_gamma_is_the_middle_of_the_widest_of_the_best_stretches():
     assert choose_gamma([seen_unseen_curve(wider, labels, seen)])[0] == pytest.approx(9.5)  # (8, 11]
 
 
+def test_gamma_sees_neighbouring_pieces_of_equal_harmonic_mean_as_one_stretch():
+    """The threshold of a picture that is wrong on both sides cuts (1, 4] in two without changing H."""
+    seen, labels = np.array([True, False, False]), np.array([1, 0, 2])
+    logits = np.array([[1.0, 0, -9], [4, 0, -9], [2.5, 0, -9]], np.float32)
+    gamma, value = choose_gamma([seen_unseen_curve(logits, labels, seen)])
+    assert value == pytest.approx(harmonic_mean(50, 100))
+    assert gamma == pytest.approx(2.5)
+
+
 def test_weights_share_the_kinds_alike_and_the_classes_within():
     weight = balanced_weights(np.array([0, 0, 0, 1, 2]), np.array([True, True, False]))
     np.testing.assert_allclose(weight, [1 / 12, 1 / 12, 1 / 12, 1 / 4, 1 / 2])

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+import torch
 
 from support.tiny_data import make_tiny_data
 from support.tiny_run import FEATURE, RULE, TinyBackbone, make_tiny_run
 from support.tiny_training import QUICK
-from zsl_runtime.errors import ArtefactError
+from zsl_runtime.errors import ArtefactError, GateError
 from zsl_runtime.head import Head, View, fit_head, fitting_rows, fold, log_softmax
 from zsl_runtime.pixels import prepare as prepare_pixels
 from zsl_train.data.image_set import open_image_set
@@ -187,6 +188,34 @@ def test_scores_of_folds_are_read_back_and_not_computed_again(prepared, tmp_path
     (tmp_path / "fold1" / files[0]).write_bytes(b"damaged")
     with pytest.raises(ArtefactError, match="E-CHECKPOINT"):
         trainer.select(folds)
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of torch's threads; the old one comes back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_folds_side_by_side_choose_what_folds_one_after_the_other_choose(prepared, tmp_path, threads):
+    folds = validation_folds(prepared, replace(RECIPE, folds=3))
+    found, lines = [], []
+    for count in (1, 2):
+        threads(count)
+        log: list[dict] = []
+        found.append(Trainer(prepared, RECIPE, CONFIG, checkpoints=tmp_path / str(count), log=log.append).select(folds))
+        lines.append([[line["session"], line["stage"]] for line in log])
+    assert found[0] == found[1]
+    assert sorted(lines[0]) == sorted(lines[1])
+
+
+def test_a_fold_that_diverges_stops_the_others(prepared, tmp_path, threads):
+    threads(2)
+    folds = validation_folds(prepared, RECIPE)
+    config = replace(CONFIG, learning_rate_embedding=1e12)
+    with pytest.raises(GateError, match="E-DIVERGED"):
+        Trainer(prepared, RECIPE, config, checkpoints=tmp_path, log=lambda _: None).select(folds)
 
 
 def test_pictures_marked_for_validation_are_held_out(prepared):

@@ -120,19 +120,20 @@ def seen_unseen_curve(logits: Floats, labels: Ints, seen: Bools) -> Curve | None
 def choose_gamma(curves: Sequence[Curve]) -> tuple[float, float]:
     """The gamma with the highest mean H over the curves (one a validation fold), and that mean H.
 
-    H is constant between thresholds: the middle of the best stretch is taken, the widest of equals.
+    H is constant between thresholds: the middle of the best stretch is taken, the widest of equals. Neighbouring
+    pieces of equal H are one stretch.
 
     Args:
         curves: at least one.
 
     """
     inner = np.unique(np.concatenate([curve.edges[1:-1] for curve in curves]))
-    middles = np.concatenate([[inner[0] - 1.0], (inner[:-1] + inner[1:]) / 2, [inner[-1] + 1.0]])
-    widths = np.concatenate([[1.0], np.diff(inner), [1.0]])
-    mean = np.mean([curve.at(middles) for curve in curves], axis=0)
-    best = np.flatnonzero(mean >= mean.max() - 1e-9)
-    chosen = best[widths[best].argmax()]
-    return float(middles[chosen]), float(mean[chosen])
+    bounds = np.concatenate([[inner[0] - 2.0], inner, [inner[-1] + 2.0]])
+    mean = np.mean([curve.at((bounds[:-1] + bounds[1:]) / 2) for curve in curves], axis=0)
+    good = np.concatenate([[False], mean >= mean.max() - 1e-9, [False]]).astype(int)
+    first, last = np.flatnonzero(np.diff(good) == 1), np.flatnonzero(np.diff(good) == -1)  # of every stretch, in bounds
+    widest = (bounds[last] - bounds[first]).argmax()
+    return float((bounds[first[widest]] + bounds[last[widest]]) / 2), float(mean.max())
 
 
 def balanced_weights(labels: Ints, seen: Bools) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -48,24 +49,31 @@ def scores_table(scores: Mapping[str, Any]) -> str:
 
 
 class TrainingProgress:
-    """Progress of the training loops on stderr: a bar on a terminal, otherwise a line every ten seconds."""
+    """Progress of the training loops on stderr: bars on a terminal, otherwise a line every ten seconds.
+
+    Trainings that run side by side each have a bar; they may call from several threads.
+    """
 
     def __init__(self) -> None:
         self._bar: Any = None
-        self._task: Any = None
-        self._stage = ""
+        self._tasks: dict[str, tuple[str, Any]] = {}  # session -> stage and its bar
         self._line_at = time.monotonic()
+        self._lock = threading.Lock()
 
     def __call__(self, session: str, stage: str, done: int, total: int, losses: Mapping[str, float]) -> None:
         """Show one step."""
+        with self._lock:
+            self._show(session, stage, done, total, losses)
+
+    def _show(self, session: str, stage: str, done: int, total: int, losses: Mapping[str, float]) -> None:
         shown = " ".join(f"{name} {value:.3g}" for name, value in losses.items())
         if sys.stderr.isatty():
-            self._draw(f"{session}: {stage}", done, total, shown)
+            self._draw(session, stage, done, total, shown)
         elif done == total or time.monotonic() - self._line_at > PROGRESS_SECONDS:
             self._line_at = time.monotonic()
             print(f"{session}: {stage} {done}/{total} {shown}", file=sys.stderr, flush=True)
 
-    def _draw(self, stage: str, done: int, total: int, shown: str) -> None:
+    def _draw(self, session: str, stage: str, done: int, total: int, shown: str) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -80,11 +88,13 @@ class TrainingProgress:
                 transient=True,
             )
             self._bar.start()
-        if stage != self._stage:
-            if self._task is not None:
-                self._bar.remove_task(self._task)
-            self._task, self._stage = self._bar.add_task(stage, total=total, shown=""), stage
-        self._bar.update(self._task, completed=done, shown=shown)
+        before, task = self._tasks.get(session, ("", None))
+        if stage != before:
+            if task is not None:
+                self._bar.remove_task(task)
+            task = self._bar.add_task(f"{session}: {stage}", total=total, shown="")
+            self._tasks[session] = stage, task
+        self._bar.update(task, completed=done, shown=shown)
 
     def close(self) -> None:
         """Take the bar away."""

@@ -1,8 +1,10 @@
 """Selection on validation classes: how long to train, gamma and temperature, and the baselines' scaling and ridge.
 
-Some seen classes play the unseen ones. In each fold a share of the seen classes is left out of training (validation
+Some seen classes play the unseen ones. In each fold a few of the seen classes are left out of training (validation
 classes), and of the other classes a fifth of the training pictures is held out. A model trained on the rest is scored
-on both, as the final model is scored on the test set. No test picture and no unseen class is ever looked at
+on both, as the final model is scored on the test set. The truly unseen classes stay in every fold's label space, known
+by their attributes alone, as they are to the final model: without them a fold is an easier problem with another balance
+of seen and unseen classes, and the gamma it chooses does not fit the final model. No test picture is ever looked at
 (METHODS.md 1.5, the honest protocol).
 """
 
@@ -31,32 +33,29 @@ MINIMUM_SEEN = 4  # fewer seen classes cannot lend two for validation and keep t
 
 @dataclass(frozen=True)
 class Fold:
-    """One split of the seen classes, in rows of the full table and of the picture list.
+    """One split of the seen classes, in rows of the picture list.
 
     Attributes:
-        classes: ascending rows of the full table: training and validation classes.
-        seen: (len(classes),) bool, False for validation classes.
+        seen: (C,) bool over all classes: True for those trained on, False for validation and for unseen classes.
         train: picture rows to train on.
         held_out: picture rows to score, of training and of validation classes.
 
     """
 
-    classes: Ints
     seen: Bools
     train: Ints
     held_out: Ints
-
-    def columns(self, labels: Ints) -> Ints:
-        """Full-table labels -> columns of this fold."""
-        return np.searchsorted(self.classes, labels).astype(np.int64)
 
 
 def make_folds(
     rows: Ints, labels: Ints, seen: Bools, *, count: int, seed: int, marked: Bools | None = None
 ) -> list[Fold]:
-    """Draw `count` folds; the share of validation classes is the share of unseen classes in the whole table.
+    """Draw `count` folds.
 
-    The validation classes of different folds do not overlap while there are enough classes.
+    Together the folds leave out each seen class once, as far as that needs no larger share of them in one fold than the
+    share of unseen classes in the whole table: the fewer are left out, the nearer a fold is to the final training. At
+    least two are, because one class cannot be told from another. Validation classes of different folds do not
+    overlap while there are enough classes.
 
     Args:
         rows: (n,) picture rows that may be trained on.
@@ -75,23 +74,21 @@ def make_folds(
         return []
     rng = np.random.default_rng([seed, 71])
     share = (~seen).mean() if not seen.all() else 0.25
-    left_out = int(np.clip(round(share * len(known)), 2, len(known) - 2))
+    left_out = int(np.clip(min(round(share * len(known)), len(known) // count), 2, len(known) - 2))
     order = np.concatenate([rng.permutation(known) for _ in range(count)])
     folds = []
     for index in range(count):
         chosen = order[index * left_out : (index + 1) * left_out]
         if len(np.unique(chosen)) < left_out:  # the slice runs over the end of one permutation
             chosen = rng.permutation(known)[:left_out]
-        folds.append(_fold(rows, labels, np.setdiff1d(known, chosen), np.sort(chosen), rng=rng, marked=marked))
+        folds.append(_fold(rows, labels, seen & ~np.isin(np.arange(len(seen)), chosen), rng=rng, marked=marked))
     return folds
 
 
-def _fold(
-    rows: Ints, labels: Ints, training: Ints, validation: Ints, *, rng: np.random.Generator, marked: Bools | None
-) -> Fold:
+def _fold(rows: Ints, labels: Ints, training: Bools, *, rng: np.random.Generator, marked: Bools | None) -> Fold:
     train: list[Ints] = []
-    held: list[Ints] = [rows[np.isin(labels, validation)]]
-    for one in training:
+    held: list[Ints] = [rows[~training[labels]]]
+    for one in np.flatnonzero(training):
         of_class = np.flatnonzero(labels == one)
         aside = of_class[marked[of_class]] if marked is not None else of_class[:0]
         if len(aside) in (0, len(of_class)):
@@ -99,13 +96,7 @@ def _fold(
             aside = shuffled[: max(len(shuffled) // HELD_OUT, min(1, len(shuffled) - 1))]
         held.append(rows[aside])
         train.append(rows[np.setdiff1d(of_class, aside)])
-    classes = np.sort(np.concatenate([training, validation]))
-    return Fold(
-        classes=classes,
-        seen=np.isin(classes, training),
-        train=np.sort(np.concatenate(train)),
-        held_out=np.sort(np.concatenate(held)),
-    )
+    return Fold(seen=training, train=np.sort(np.concatenate(train)), held_out=np.sort(np.concatenate(held)))
 
 
 @dataclass(frozen=True)
@@ -180,16 +171,16 @@ def choose_baseline(name: str, folds: Sequence[Fold], pooled: Floats, labels: In
         prepared = [
             (
                 scale(pooled[fold.train], pooled[fold.train], scaling),
-                fold.columns(labels[fold.train]),
+                labels[fold.train],
                 scale(pooled[fold.held_out], pooled[fold.train], scaling),
-                fold.columns(labels[fold.held_out]),
+                labels[fold.held_out],
                 fold,
             )
             for fold in folds
         ]
         for ridges in grid:
             curves = [
-                seen_unseen_curve(fit(x, y, semantic[fold.classes], fold.seen, ridges)(held), held_labels, fold.seen)
+                seen_unseen_curve(fit(x, y, semantic, fold.seen, ridges)(held), held_labels, fold.seen)
                 for x, y, held, held_labels, fold in prepared
             ]
             usable = [curve for curve in curves if curve is not None]

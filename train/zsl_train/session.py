@@ -107,7 +107,8 @@ class Session:
         folder: checkpoint folder of this training; created on demand.
         log: called with a plain dict for every line of log.jsonl.
         name: shown in the log and in progress, such as ``final`` or ``fold 1/3``.
-        progress: called with (session, stage, done, total, losses) after every step.
+        progress: called with (session, stage, done, total, losses) after every step; several sessions may call at once.
+        check: called before every step; may raise to end the training.
         snapshot_at: fractions of the last stage after which `snapshot` is called, in (0, 1]; empty for none.
         snapshot: called with (fraction, trained) at those points.
         stop_at: the share of the last stage that is run, as the selection on validation classes chose it.
@@ -122,6 +123,7 @@ class Session:
         *,
         name: str = "final",
         progress: Callable[[str, str, int, int, Mapping[str, float]], None] | None = None,
+        check: Callable[[], None] = lambda: None,
         snapshot_at: tuple[float, ...] = (),
         snapshot: Callable[[float, Trained], None] | None = None,
         stop_at: float = 1.0,
@@ -134,6 +136,7 @@ class Session:
         self.stop_at = stop_at
         self._log = log
         self._progress = progress
+        self._check = check
         self._save_seconds = save_seconds
 
     def loop(
@@ -171,6 +174,7 @@ class Session:
         start, saved, began = done, time.monotonic(), time.monotonic()
         sums: dict[str, float] = {}
         for step in range(done, steps):
+            self._check()
             losses = {name: float(value.detach()) for name, value in body(step).items()}
             self._refuse_divergence(stage, step, losses)
             for name, value in losses.items():

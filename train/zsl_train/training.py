@@ -7,6 +7,7 @@ import json
 import platform
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from zsl_train.recipe import method_config
 from zsl_train.run_folder import CHECKPOINT, RunWriter, save_run
 from zsl_train.select import MINIMUM_SEEN, Choice, Fold, choose, choose_baseline, make_folds
 from zsl_train.session import Session, write_atomic
+from zsl_train.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -220,22 +222,28 @@ class Trainer:
 
     def select(self, folds: list[Fold]) -> Choice:
         """Train on each fold and choose the share of the last stage, gamma and temperature."""
-        scores: dict[float, list[Floats]] = {share: [] for share in self.recipe.snapshots}
-        for index, fold in enumerate(folds):
-            for share, logits in self._fold_scores(fold, index, len(folds)).items():
-                scores[share].append(logits)
-        labels = [fold.columns(self.labels[fold.held_out]) for fold in folds]
+        jobs = [partial(self._fold_scores, fold, index, len(folds)) for index, fold in enumerate(folds)]
+        found = side_by_side(jobs)
+        scores = {share: [one[share] for one in found] for share in self.recipe.snapshots}
+        labels = [self.labels[fold.held_out] for fold in folds]
         return choose(scores if folds else {}, labels, [fold.seen for fold in folds])
 
-    def _fold_scores(self, fold: Fold, index: int, count: int) -> dict[float, Floats]:
-        """Scores of the fold's held-out pictures at every snapshot; read back when they were computed before."""
+    def _fold_scores(self, fold: Fold, index: int, count: int, check: Callable[[], None]) -> dict[float, Floats]:
+        """Scores of the fold's held-out pictures at every snapshot; read back when they were computed before.
+
+        Args:
+            fold: which classes and pictures.
+            index: of the fold.
+            count: of the folds.
+            check: called before every step; raises when the training should end.
+
+        """
         folder = self.checkpoints / f"fold{index}"
         wanted = {share: folder / f"scores-{share!r}.npy" for share in self.recipe.snapshots}
         if not all(path.exists() for path in wanted.values()):
-            table = replace(self.prepared.images.table.take(fold.classes), seen=fold.seen)
-            semantic = self.prepared.semantic[fold.classes]
-            labels = fold.columns(self.labels[fold.train])
-            data = training_data(self.prepared, fold.train, table, labels, semantic)
+            table = replace(self.prepared.images.table, seen=fold.seen)
+            labels = self.labels[fold.train]
+            data = training_data(self.prepared, fold.train, table, labels, self.prepared.semantic)
 
             def snapshot(share: float, trained: Trained) -> None:
                 replay = self._replay(trained, fold.train, labels, table)
@@ -248,6 +256,7 @@ class Trainer:
                 self.log,
                 name=f"fold {index + 1}/{count}",
                 progress=self.progress,
+                check=check,
                 snapshot_at=self.recipe.snapshots,
                 snapshot=snapshot,
             )

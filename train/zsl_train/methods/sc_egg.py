@@ -812,8 +812,8 @@ def train_eggn(
     rng = Rng(seed)
     eggn = Eggn(features, data, guide, config, rng)
     trained = _trained(config, scen.embedder, eggn.generator, eggn.decoder, eggn.feedback)
-    per_loop = max(1, round(len(features) / config.batch))
     steps = steps_of(config, len(features))[2]
+    per_loop = max(1, min(round(len(features) / config.batch), steps // 2))  # a short stage trains the feedback too
 
     def body(step: int) -> dict[str, Tensor]:
         return eggn.outer_step(with_feedback=(step // per_loop) % 2 == 1)
