@@ -5,9 +5,10 @@
 RUN is a finished run on all classes. For each unseen species a model is trained that never heard of it, exported, and
 given the species back by `zsl-classes add`, fast and full. Stage 1, which in this recipe sees no attribute of an unseen
 class, is shared. Three numbers (gamma, temperature, share of the last stage) are those that RUN chose on validation
-classes; its folds knew the species by its attributes as one more class without photographs. With --choose they are chosen
-again for each species, on folds that never heard of it: five times as long. Compared with the bundle that knew all species from the start: the accuracy of the species among
-all classes, and the mean accuracy of the other unseen and of the seen classes. Finished species are not repeated.
+classes; its folds knew the species by its attributes as one more class without photographs. With --choose they are
+chosen again for each species, on folds that never heard of it: five times as long. Compared with the bundle that knew
+all species from the start: the accuracy of the species among all classes, and the mean accuracy of the other unseen and
+of the seen classes. Finished species are not repeated.
 """
 
 from __future__ import annotations
