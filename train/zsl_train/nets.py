@@ -50,6 +50,52 @@ class MinMaxScaler(nn.Module):
         return (features - self.low) / self.range
 
 
+class PooledEmbedder(nn.Module):
+    """Region features -> one scaled vector: mean over the regions, perhaps unit L2 norm, then shift and divide.
+
+    The feature space of every method that looks at the whole picture. Published code scales by `minmax` (METHODS.md
+    1.3); the other scalings are those of the baselines (`zsl_train.methods.baselines.scale`).
+
+    Args:
+        channels: V, which is also F.
+        scaling: one of SCALINGS.
+
+    """
+
+    def __init__(self, channels: int, scaling: str) -> None:
+        super().__init__()
+        self.unit = scaling.startswith("l2")
+        self.scaling = scaling
+        self.register_buffer("shift", torch.zeros(channels))
+        self.register_buffer("divisor", torch.ones(channels))
+        self.shift: Tensor
+        self.divisor: Tensor
+
+    def pool(self, regions: Tensor) -> Tensor:
+        """(B, R, V) -> (B, V), before scaling."""
+        pooled = regions.mean(dim=1)
+        return F.normalize(pooled, dim=1) if self.unit else pooled
+
+    def fit(self, pooled: Tensor) -> PooledEmbedder:
+        """Take shift and divisor from the training pictures' `pool` (n, V); returns self.
+
+        A dimension that is constant in training is only shifted.
+        """
+        low, spread = pooled.amin(dim=0), pooled.amax(dim=0) - pooled.amin(dim=0)
+        zero, one = torch.zeros_like(low), torch.ones_like(low)
+        shift = {"minmax": low, "l2": zero}.get(self.scaling, pooled.double().mean(dim=0).float())
+        divisor = {"minmax": spread, "standard": pooled.double().std(dim=0, correction=0).float()}.get(
+            self.scaling, one
+        )
+        self.shift.copy_(shift)
+        self.divisor.copy_(torch.where(spread > 0, divisor, one))
+        return self
+
+    def forward(self, regions: Tensor) -> Tensor:
+        """(B, R, V) float32 -> f (B, F), F = V."""
+        return (self.pool(regions) - self.shift) / self.divisor
+
+
 class Critic(nn.Module):
     """D(x, a): concat -> hidden -> LeakyReLU -> 1 score, no final activation."""
 
