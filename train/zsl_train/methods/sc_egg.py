@@ -338,7 +338,7 @@ def _fit_settings(config: Config) -> FitSettings:
 # --- how long it takes ---------------------------------------------------------------------------------------------
 
 FLOPS_PER_SECOND = 60e9  # what two cores of a current server reach in these products, measured
-SHORTEST = (400, 400, 240)  # steps of the stages below which accuracy on validation classes suffers
+SHORTEST = (300, 400, 240)  # steps of the stages below which accuracy on validation classes suffers
 LENGTHS = tuple(f"stage{number}_{unit}" for number in (1, 2, 3) for unit in ("epochs", "steps"))
 STEP_SECONDS = 0.004  # of a step besides its products: drawing, small tensors, Python
 
