@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from zsl_runtime.class_table import ClassTable, check_class_name
 from zsl_runtime.errors import UsageError, from_os_error, listed
+from zsl_train.data.att_splits import FILE as SPLITS
+from zsl_train.data.att_splits import PARTS, index_base, load_mat, positions, read_split_file, texts
 from zsl_train.data.image_set import ImageSet, check_photographs, check_roles, files_below, seeded_roles
 from zsl_train.data.word_vectors import attribute_words, load_word_vectors
 
@@ -24,9 +26,7 @@ if TYPE_CHECKING:
 
 FILES = ("images.txt", "image_class_labels.txt", "classes.txt")
 CONTINUOUS = Path("attributes") / "class_attribute_labels_continuous.txt"
-SPLITS = "att_splits.mat"
 UNSEEN_SHARE = 0.25  # of the classes, as in the proposed split (50 of 200)
-PARTS = {"trainval_loc": "train", "test_seen_loc": "test", "test_unseen_loc": "test"}
 
 
 @dataclass(frozen=True)
@@ -235,28 +235,16 @@ def read_proposed_split(
         UsageError: E-SPLITS when it cannot be read or does not fit the archive.
 
     """
-    content = _load_mat(path, None)
-    lacking = [key for key in PARTS if key not in content]
-    if lacking:
+    split = read_split_file(path)
+    if split.names is not None and set(split.names) != set(class_names):
         raise UsageError(
-            "E-SPLITS", f"{path} lacks {', '.join(lacking)}; expected att_splits.mat of the proposed split"
-        )
-    if "allclasses_names" in content and set(_texts(content["allclasses_names"])) != set(class_names):
-        raise UsageError(
-            "E-SPLITS", f"{path} is about other classes than {listed(class_names)}; give CUB's own att_splits.mat"
+            "E-SPLITS", f"{path} is about other classes than {listed(class_names)}; give the data set's own {SPLITS}"
         )
     order, note = _picture_order(path, image_names)
-    lists = {
-        key: order[_positions(path, key, content[key], len(order))]
-        for key in (*PARTS, "train_loc", "val_loc")
-        if key in content
-    }
+    found = positions(split, len(order), index_base(split, len(order), labels[order]))
+    lists = {key: order[rows] for key, rows in found.items()}
     role = np.full(len(image_names), "", dtype="<U5")
     for key, value in PARTS.items():
-        if (role[lists[key]] != "").any():
-            raise UsageError(
-                "E-SPLITS", f"{path}: {key} has pictures of another list; the file is damaged: get it again"
-            )
         role[lists[key]] = value
     seen = np.isin(np.arange(len(class_names)), labels[lists["trainval_loc"]])
     _check_classes(path, lists, labels, seen)
@@ -264,18 +252,7 @@ def read_proposed_split(
     unused = int((role == "").sum())
     if unused:
         notes.append(f"{unused} pictures are in none of the lists of {path.name} and are left out")
-    return ProposedSplit(role, seen, _version(lists), tuple(notes))
-
-
-def _version(lists: dict[str, NDArray[np.int64]]) -> str:
-    """Which file it is: in the first version train_loc and val_loc contain every test_seen picture."""
-    if not {"train_loc", "val_loc"} <= lists.keys():
-        return "proposed split, without train_loc and val_loc"
-    tuning = np.concatenate([lists["train_loc"], lists["val_loc"]])
-    leaked = len(np.intersect1d(tuning, lists["test_seen_loc"]))
-    if leaked:
-        return f"proposed split v1 (train_loc and val_loc hold {leaked} test_seen pictures; not used)"
-    return "proposed split of the later kind (train_loc and val_loc hold no test_seen picture)"
+    return ProposedSplit(role, seen, split.version, tuple(notes))
 
 
 def _check_classes(
@@ -295,11 +272,11 @@ def _picture_order(path: Path, image_names: Sequence[str]) -> tuple[NDArray[np.i
     """Index into images.txt of every position that att_splits.mat may name, and a note on how it was found."""
     by_name = {name: index for index, name in enumerate(image_names)}
     for other in sorted(path.parent.glob("*.mat")):
-        files = _load_mat(other, ["image_files"]).get("image_files") if other != path else None
+        files = load_mat(other, ["image_files"], code="E-SPLITS").get("image_files") if other != path else None
         if files is None:
             continue
         # '/somebody/s/disk/images/001.Black_footed_Albatross/x.jpg': the last two parts are the name.
-        names = ["/".join(file.replace("\\", "/").split("/")[-2:]) for file in _texts(files)]
+        names = ["/".join(file.replace("\\", "/").split("/")[-2:]) for file in texts(files)]
         unknown = [name for name in names if name not in by_name]
         if unknown:
             raise UsageError(
@@ -314,35 +291,3 @@ def _picture_order(path: Path, image_names: Sequence[str]) -> tuple[NDArray[np.i
         "lies beside it"
     )
     return np.arange(len(image_names)), note
-
-
-def _load_mat(path: Path, variables: list[str] | None) -> dict[str, Any]:
-    import scipy.io
-
-    try:
-        content: dict[str, Any] = scipy.io.loadmat(path, variable_names=variables)
-    except Exception as error:  # damaged files fail in as many ways as the format has parts
-        raise UsageError(
-            "E-SPLITS", f"{path} cannot be read as a MATLAB file ({type(error).__name__}: {error}); get it again"
-        ) from error
-    return content
-
-
-def _texts(cells: Any) -> list[str]:
-    """Strings of a MATLAB cell array."""
-    return [str(np.ravel(cell)[0]) if np.size(cell) else "" for cell in np.ravel(cells)]
-
-
-def _positions(path: Path, key: str, values: Any, count: int) -> NDArray[np.int64]:
-    """0-based positions of one list."""
-    array = np.ravel(values)
-    if array.dtype.kind not in "iuf" or (array != np.floor(array)).any():
-        raise UsageError("E-SPLITS", f"{path}: {key} is no list of whole numbers; get the file again")
-    if not array.size or array.min() < 1 or array.max() > count:
-        raise UsageError(
-            "E-SPLITS", f"{path}: {key} must hold positions 1..{count}; the file belongs to another set of pictures"
-        )
-    positions = array.astype(np.int64) - 1
-    if len(np.unique(positions)) != len(positions):
-        raise UsageError("E-SPLITS", f"{path}: {key} names a picture twice; get the file again")
-    return positions
