@@ -33,6 +33,9 @@ class Recipe:
         unit_l2: semantic rule: class vectors of unit L2 norm.
         words: a word-vector file (GloVe or word2vec text); empty: attribute_vectors.npy of the data, or learned ones.
         word_width: width of word vectors learned from scratch.
+        attributes: of a feature file: `att`, `original_att`, or a file with the attribute vectors.
+        data_set: the published data set that this recipe was made for, such as CUB; training on another one is warned
+            of. Empty: for any.
         settings: settings of the method that differ from its preset.
 
     """
@@ -51,6 +54,8 @@ class Recipe:
     unit_l2: bool = True
     words: str = ""
     word_width: int = 300
+    attributes: str = "att"
+    data_set: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
