@@ -30,12 +30,12 @@ def _possible_epochs(_: click.Context, __: click.Parameter, value: float | None)
 @click.command("zsl-train", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.option(
     "--data",
-    required=True,
     type=click.Path(path_type=Path),
     help="Data folder: images/<class>/*.jpg and classes.csv; or an original archive; or the folder of att_splits.mat.",
 )
 @click.option("--features", type=click.Path(path_type=Path), help="Feature file (.mat, .npy) in place of photographs.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder to write.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder to write.")
+@click.option("--check-data", type=click.Path(path_type=Path), metavar="DIR", help="Only say what this data holds.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="TOML recipe; see train/recipes.")
 @click.option("--method", help="Training method.  [default: sc-egg]")
 @click.option("--preset", help="Method's settings: default (sized to the data), paper or code.  [default: default]")
@@ -58,10 +58,45 @@ def command(**options: Any) -> int:
 
     An unfinished run with the same recipe is resumed. Photographs that cannot be read are reported and left out (exit
     code 6 at the end). Next: zsl-export RUN --out BUNDLE.
+
+    With --check-data nothing is trained: it says what the data holds and what is odd about it (exit code 2 when it
+    cannot be used).
     """
+    if options["check_data"] is not None:
+        return check(options)
+    for name in ("data", "out"):
+        if options[name] is None:
+            raise click.UsageError(f"Missing option '--{name}'.")
     if options["resume"] and options["force"]:
         raise click.UsageError("--resume and --force contradict each other; give one")
     return train(options)
+
+
+def check(options: dict[str, Any]) -> int:
+    """Run --check-data: the report goes to stdout. Returns 0, or 2 when nothing could be trained on this data."""
+    from zsl_runtime.cli_doctor import BROKEN
+    from zsl_runtime.errors import UsageError
+    from zsl_train.check_data import check_data
+    from zsl_train.recipe import make_recipe, parse_overrides, read_recipe
+
+    for name in ("data", "out"):
+        if options[name] is not None:
+            raise click.UsageError(f"--check-data DIR only looks and trains nothing: leave --{name} out.")
+    base = read_recipe(options["recipe"]) if options["recipe"] else {}
+    chosen = {} if options["seed"] is None else {"seed": options["seed"]}
+    recipe = make_recipe(base, parse_overrides(options["overrides"]), chosen)
+    found = check_data(
+        options["check_data"],
+        options["features"],
+        options["splits"],
+        attributes=recipe.attributes,
+        seed=recipe.seed,
+    )
+    broken = False
+    for finding in found:
+        click.echo(f"{finding.state:<6}  {finding.text}")
+        broken = broken or finding.state == BROKEN
+    return UsageError.exit_code if broken else 0
 
 
 def train(options: dict[str, Any]) -> int:

@@ -24,6 +24,7 @@ from zsl_train import backbones
 from zsl_train.backbones.given import GivenFeatures
 from zsl_train.data.att_splits import NEVER_USED
 from zsl_train.data.feature_store import extract, given_store
+from zsl_train.data.image_set import MANY_NEGATIVE
 from zsl_train.data.word_vectors import learned_word_vectors, load_word_vectors
 from zsl_train.evaluate import score
 from zsl_train.methods import find_method
@@ -96,9 +97,6 @@ def prepare(images: ImageSet, backbone: Backbone | GivenFeatures, recipe: Recipe
     words, notes = _word_vectors(images, recipe)
     notes = (*images.notes, *rule_notes(rule, images.table), *fit_notes(images, recipe), *notes)
     return Prepared(images, store, rule, rule.apply(images.table.raw), words, notes)
-
-
-MANY_NEGATIVE = 0.02  # share of negative attributes beyond which they are no marks for missing ones
 
 
 def rule_notes(rule: SemanticRule, table: ClassTable) -> tuple[str, ...]:

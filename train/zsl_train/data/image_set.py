@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from zsl_train.data.feature_file import FeatureFile
 
 ROLES = ("train", "val", "test")
+MANY_NEGATIVE = 0.02  # share of negative attributes beyond which they are no marks for missing ones
 TEST_SHARE = 0.2  # of a seen class's photographs, as in the proposed splits of Xian et al. (2017)
 
 LAYOUTS = (
