@@ -13,7 +13,7 @@ import numpy as np
 
 from zsl_runtime.cli_doctor import BROKEN, NOTE, OK, Finding
 from zsl_runtime.errors import UsageError, ZslError, listed
-from zsl_train.data import cub
+from zsl_train.data import archives, cub
 from zsl_train.data.att_splits import (
     FILE,
     NEVER_USED,
@@ -80,7 +80,8 @@ def check_data(
 
 def _of_feature_files(directory: Path) -> bool:
     """Whether the folder is one for feature files: att_splits.mat or a feature file, and no photographs."""
-    if (directory / "classes.csv").is_file() or cub.find_archive(directory) is not None:
+    found = cub.find_archive(directory) or archives.find_archive(directory)
+    if (directory / "classes.csv").is_file() or found is not None:
         return False
     return (directory / FILE).is_file() or bool(feature_files(directory))
 

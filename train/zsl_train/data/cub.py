@@ -20,12 +20,14 @@ from zsl_train.data.image_set import ImageSet, check_photographs, check_roles, f
 from zsl_train.data.word_vectors import attribute_words, load_word_vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from numpy.typing import NDArray
 
 FILES = ("images.txt", "image_class_labels.txt", "classes.txt")
 CONTINUOUS = Path("attributes") / "class_attribute_labels_continuous.txt"
+DATA_SET, CLASSES = "CUB", 200
+IN_ORDER = "objects are matched with att_splits.mat by their position in the archive's lists, as published"
 UNSEEN_SHARE = 0.25  # of the classes, as in the proposed split (50 of 200)
 
 
@@ -79,11 +81,11 @@ def open_cub(base: Path, splits: Path | None, seed: int) -> ImageSet:
     _check_pictures(base / "images", paths)
     attributes = _names(_attribute_names(base))
     raw = _percentages(base / CONTINUOUS, len(names), len(attributes))
-    split_file = _split_file(base, splits)
-    if split_file is None:
-        role, seen, version, notes = _own_split(base, labels, names, seed)
+    chosen = split_file(base, splits)
+    if chosen is None:
+        role, seen, version, notes = own_split(base, labels, names, seed)
     else:
-        proposed = read_proposed_split(split_file, paths, labels, names)
+        proposed = read_proposed_split(chosen, paths, labels, names)
         role, seen, version, notes = proposed.role, proposed.seen, proposed.version, proposed.notes
     table = ClassTable(names, seen, raw, attributes)
     check_photographs(labels, table)
@@ -102,6 +104,7 @@ def open_cub(base: Path, splits: Path | None, seed: int) -> ImageSet:
         word_vectors=None if loaded is None else loaded.vectors,
         split_version=version,
         notes=(*notes, *(loaded.notes if loaded else ())),
+        data_set=DATA_SET if len(names) == CLASSES else "",
     )
 
 
@@ -182,7 +185,7 @@ def _percentages(path: Path, classes: int, attributes: int) -> NDArray[np.float6
     return raw
 
 
-def _split_file(base: Path, splits: Path | None) -> Path | None:
+def split_file(base: Path, splits: Path | None) -> Path | None:
     """Where att_splits.mat is; None when none was given and none lies beside the archive."""
     if splits is None:
         return next((place / SPLITS for place in (base, base.parent) if (place / SPLITS).is_file()), None)
@@ -192,7 +195,7 @@ def _split_file(base: Path, splits: Path | None) -> Path | None:
     return path
 
 
-def _own_split(
+def own_split(
     base: Path, labels: NDArray[np.int64], names: Sequence[str], seed: int
 ) -> tuple[NDArray[np.str_], NDArray[np.bool_], str, tuple[str, ...]]:
     """A seeded quarter of the classes unseen; role, seen, version, notes."""
@@ -217,7 +220,12 @@ def _own_split(
 
 
 def read_proposed_split(
-    path: Path, image_names: Sequence[str], labels: NDArray[np.int64], class_names: Sequence[str]
+    path: Path,
+    image_names: Sequence[str],
+    labels: NDArray[np.int64],
+    class_names: Sequence[str],
+    *,
+    by_name: bool = True,
 ) -> ProposedSplit:
     """Read att_splits.mat for an archive.
 
@@ -230,6 +238,8 @@ def read_proposed_split(
         image_names: n paths ``<class>/<file>``, in the order of images.txt.
         labels: (n,) 0-based classes.
         class_names: C names.
+        by_name: False where names do not say which picture it is (aPY: several objects in one), so that positions are
+            those of `image_names`.
 
     Raises:
         UsageError: E-SPLITS when it cannot be read or does not fit the archive.
@@ -240,7 +250,7 @@ def read_proposed_split(
         raise UsageError(
             "E-SPLITS", f"{path} is about other classes than {listed(class_names)}; give the data set's own {SPLITS}"
         )
-    order, note = _picture_order(path, image_names)
+    order, note = _picture_order(path, image_names) if by_name else (np.arange(len(image_names)), IN_ORDER)
     found = positions(split, len(order), index_base(split, len(order), labels[order]))
     lists = {key: order[rows] for key, rows in found.items()}
     role = np.full(len(image_names), "", dtype="<U5")
@@ -263,9 +273,17 @@ def _check_classes(
     if mixed or len(np.unique(labels[lists["test_unseen_loc"]])) != (~seen).sum():
         raise UsageError(
             "E-SPLITS",
-            f"{path} does not fit images.txt: by its positions, classes are neither wholly seen nor wholly unseen; put "
-            "the feature file with image_files (res101.mat) beside it, so that pictures are matched by name",
+            f"{path} does not fit the archive (images.txt of CUB): by its positions, classes are neither wholly seen "
+            "nor wholly unseen; put the feature file with image_files (res101.mat) beside it, so that pictures are "
+            "matched by name",
         )
+
+
+def _known_end(file: str, known: Container[str]) -> str:
+    """The longest end of '/somebody/s/disk/images/001.Black_footed_Albatross/x.jpg' that is known; else two parts."""
+    parts = file.split("/")
+    ends = ("/".join(parts[start:]) for start in range(len(parts)))
+    return next((end for end in ends if end in known), "/".join(parts[-2:]))
 
 
 def _picture_order(path: Path, image_names: Sequence[str]) -> tuple[NDArray[np.int64], str]:
@@ -275,8 +293,7 @@ def _picture_order(path: Path, image_names: Sequence[str]) -> tuple[NDArray[np.i
         files = load_mat(other, ["image_files"], code="E-SPLITS").get("image_files") if other != path else None
         if files is None:
             continue
-        # '/somebody/s/disk/images/001.Black_footed_Albatross/x.jpg': the last two parts are the name.
-        names = ["/".join(file.replace("\\", "/").split("/")[-2:]) for file in texts(files)]
+        names = [_known_end(file.replace("\\", "/"), by_name) for file in texts(files)]
         unknown = [name for name in names if name not in by_name]
         if unknown:
             raise UsageError(

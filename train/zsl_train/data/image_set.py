@@ -28,7 +28,9 @@ TEST_SHARE = 0.2  # of a seen class's photographs, as in the proposed splits of 
 LAYOUTS = (
     "either a data folder (images/<class>/*.jpg and classes.csv with the columns name, split (seen|unseen) and one per "
     "attribute) or the CUB-200-2011 archive (images/, images.txt, image_class_labels.txt, classes.txt, "
-    "attributes/class_attribute_labels_continuous.txt)"
+    "attributes/class_attribute_labels_continuous.txt) or that of AWA2 (JPEGImages/, classes.txt, predicates.txt, "
+    "predicate-matrix-continuous.txt), SUN (SUNAttributeDB/, images/), aPY (attribute_data/) or FLO (jpg/, "
+    "imagelabels.mat)"
 )
 
 
@@ -112,7 +114,7 @@ def open_image_set(
             otherwise what the reader of the layout raises.
 
     """
-    from zsl_train.data import cub, folder, xlsa17
+    from zsl_train.data import archives, cub, folder, xlsa17
     from zsl_train.data.att_splits import FILE
     from zsl_train.data.feature_file import feature_files
 
@@ -132,6 +134,9 @@ def open_image_set(
     archive = cub.find_archive(where)
     if archive is not None:
         return cub.open_cub(archive, chosen, seed)
+    other = archives.find_archive(where)
+    if other is not None:
+        return archives.open_archive(*other, chosen, seed)
     names = sorted(entry.name for entry in where.iterdir())
     hint = ""
     if FILE in names:
