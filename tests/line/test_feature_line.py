@@ -255,5 +255,8 @@ def test_what_does_not_suit_the_recipe_is_warned_of(tmp_path):
     notes = "\n".join(prepare(replace(images, data_set="CUB"), backbone, quiet).notes)
     assert "was made for" not in notes
     assert "negative" not in notes
+    preset = "\n".join(prepare(images, backbone, Recipe(preset="code")).notes)
+    assert "the preset code was made for SUN; this data is none of the published data sets" in preset
+    assert "was made for" not in "\n".join(prepare(images, backbone, Recipe(preset="default")).notes)
     other = "\n".join(prepare(replace(images, data_set="SUN"), backbone, recipe).notes)
     assert "was made for CUB; this data looks like SUN" in other

@@ -112,11 +112,19 @@ def rule_notes(rule: SemanticRule, table: ClassTable) -> tuple[str, ...]:
 
 
 def fit_notes(images: ImageSet, recipe: Recipe) -> tuple[str, ...]:
-    """A warning when the recipe was made for another data set than this looks like."""
-    if not recipe.data_set or recipe.data_set == images.data_set:
+    """A warning when the recipe, or else the preset, was made for other data sets than this looks like.
+
+    A method's module may say in PRESETS_FOR which published data sets a preset of it was made for.
+    """
+    if recipe.data_set:
+        made_for: tuple[str, ...] = (recipe.data_set,)
+    else:
+        made_for = getattr(find_method(recipe.method), "PRESETS_FOR", {}).get(recipe.preset, ())
+    if not made_for or images.data_set in made_for:
         return ()
+    what = f"recipe ({recipe.method}, preset {recipe.preset})" if recipe.data_set else f"preset {recipe.preset}"
     looks = f"looks like {images.data_set}" if images.data_set else "is none of the published data sets"
-    return (f"the recipe ({recipe.method}, preset {recipe.preset}) was made for {recipe.data_set}; this data {looks}",)
+    return (f"the {what} was made for {', '.join(made_for)}; this data {looks}",)
 
 
 def _word_vectors(images: ImageSet, recipe: Recipe) -> tuple[Floats, tuple[str, ...]]:
