@@ -9,12 +9,12 @@ import shutil
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
-from zsl_export.graphs import lift_graph, model_graph, synthesizer_graph
+from zsl_export.graphs import input_port, lift_graph, model_graph, synthesizer_graph
 from zsl_export.parity import gate, measure
 from zsl_export.to_onnx import OPSET, export_graph
 from zsl_runtime.backends.ort import OrtBackend
@@ -28,6 +28,8 @@ from zsl_train import run_folder
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
 
     from zsl_export.graphs import Graph
     from zsl_export.parity import Parity
@@ -139,12 +141,35 @@ def graph_metadata(run: Run, name: str) -> dict[str, str]:
     """What an ONNX file says about itself when it is met without its bundle: key -> JSON text."""
     facts = {
         "graph": name,
-        "pixels": run.backbone.pixels.to_dict(),
+        "pixels": make_pixels(run),
         "dims": make_dims(run),
         "versions": versions(),
         "exporter": {"name": "zsl-deploy", "licence": "Apache-2.0"},
     }
     return {key: json.dumps(value) for key, value in facts.items()}
+
+
+def make_pixels(run: Run) -> dict[str, Any] | None:
+    """How pictures are prepared; None for a model trained on a feature file."""
+    return None if run.backbone.pixels is None else run.backbone.pixels.to_dict()
+
+
+def make_backbone(run: Run) -> dict[str, Any]:
+    """What is before the method: a network with its weights, or which features the model needs in its place."""
+    backbone = run.backbone
+    if backbone.pixels is None:
+        note = (
+            f"takes rows of features as in {backbone.file}, extracted in the same way; others of the same width "
+            "give labels without meaning"
+        )
+        return {**backbone.facts(), "note": note}
+    return {
+        "name": backbone.name,
+        "weights_sha256": backbone.weights_sha256,
+        "size": backbone.pixels.crop,
+        "regions": run.dims.regions,
+        "channels": run.dims.channels,
+    }
 
 
 def make_dims(run: Run) -> dict[str, int]:
@@ -159,21 +184,23 @@ def versions() -> dict[str, Any]:
 
 
 def make_probe(run: Run, engine: OrtBackend, *, pictures: bool) -> Probe:
-    """The probe pictures with what the shipped graph makes of them under Generation 1.
+    """The probe's inputs with what the shipped graph makes of them under Generation 1.
 
     Args:
-        run: its first `probe_count` pictures are taken.
+        run: its first `probe_count` pictures, or rows of features, are taken.
         engine: runs the exported graphs.
-        pictures: False leaves the pictures themselves out.
+        pictures: False leaves the inputs themselves out.
 
     """
     head = fold(run.generation.head, run.generation.table.seen)
     probe = run.pictures[: run.probe_count]
     parts = [engine.run(probe[start : start + PROBE_BATCH], head) for start in range(0, len(probe), PROBE_BATCH)]
     scores = np.concatenate([scores for scores, _ in parts])
+    kept = np.ascontiguousarray(probe) if pictures else None
+    of_pixels = run.backbone.pixels is not None
     return Probe(
-        pixels=np.ascontiguousarray(probe) if pictures else None,
-        inputs=None,
+        pixels=cast("NDArray[np.uint8]", kept) if of_pixels else None,
+        inputs=None if of_pixels else cast("NDArray[np.float32]", kept),
         features=np.concatenate([features for _, features in parts]),
         scores=scores,
         top1=scores.argmax(axis=1).astype(np.int64),
@@ -193,21 +220,14 @@ def parity_file(parity: Parity) -> bytes:
 
 def make_manifest(run: Run) -> dict[str, Any]:
     """manifest.json but for what `write_bundle` fills in (ARCHITECTURE.md, Bundle)."""
-    backbone, trained = run.backbone, run.trained
-    side = backbone.pixels.crop
+    trained, port = run.trained, input_port(run.backbone)
     return {
         "method": run.method,
         "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "versions": {**versions(), "training": run.info["versions"]},
-        "backbone": {
-            "name": backbone.name,
-            "weights_sha256": backbone.weights_sha256,
-            "size": side,
-            "regions": run.dims.regions,
-            "channels": run.dims.channels,
-        },
-        "pixels": backbone.pixels.to_dict(),
-        "input": {"name": "images", "dtype": "uint8", "shape": ["N", side, side, 3]},
+        "backbone": make_backbone(run),
+        "pixels": make_pixels(run),
+        "input": {"name": port.name, "dtype": port.dtype, "shape": list(port.shape)},
         "graphs": {"model": MODEL, "synthesizer": SYNTHESIZER, "lift": None if trained.lift is None else LIFT},
         "dims": make_dims(run),
         "attributes": list(run.generation.table.attributes),

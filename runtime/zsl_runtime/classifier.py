@@ -171,6 +171,11 @@ class Classifier:
         return self._pixels
 
     @property
+    def feature_file(self) -> str:
+        """Name of the feature file that a model of feature vectors was trained on; '' where the bundle has none."""
+        return str(self._bundle.manifest["backbone"].get("file", ""))
+
+    @property
     def input_port(self) -> InputPort:
         """Name, dtype and row shape of what `score` takes."""
         return self._port
@@ -262,7 +267,7 @@ class Classifier:
         """
         if self._pixels is not None:
             return prepare(cast("ImageSource", source), self._pixels)
-        return check_row(source, self._port.shape)
+        return check_row(source, self._port.shape, self.feature_file)
 
     def reload(self) -> bool:
         """Take over the generation that is now in force in the bundle; graphs are not loaded again.

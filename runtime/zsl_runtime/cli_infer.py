@@ -1,4 +1,4 @@
-"""zsl-infer: label pictures with a bundle."""
+"""zsl-infer: label pictures, or rows of features, with a bundle."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from zsl_runtime.errors import InputError, UsageError, run_command
+from zsl_runtime.errors import InputError, UsageError, listed, run_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from zsl_runtime.classifier import Classifier
-    from zsl_runtime.pipeline import Item, Labelled, Progress
+    from zsl_runtime.pipeline import Found, Item, Labelled, Progress
 
 
 @click.command("zsl-infer", context_settings={"help_option_names": ["-h", "--help"]})
@@ -60,7 +60,8 @@ def command(
     """Label pictures: PATHS are files, folders (searched to any depth) or quoted patterns.
 
     Results go to stdout as CSV with the columns path, rank, class, split, probability; probabilities of a picture sum
-    to 1 over all classes that compete. A model of feature vectors takes .npy files; their rows are called FILE#ROW.
+    to 1 over all classes that compete. A model of feature vectors takes .npy files (N, V), and .mat files with
+    `features` (V, N), in place of pictures; their rows are called FILE#ROW.
 
     Exit code 6 says that some pictures could not be read; the others were labelled all the same.
     """
@@ -119,15 +120,36 @@ def _write(
 
 def _find(paths: Sequence[str], classifier: Classifier) -> tuple[Iterator[Item], int, int]:
     """Items to label, how many, and how many files were left out."""
-    from zsl_runtime.pipeline import ROW_SUFFIXES, Item, find_files, row_items
+    from zsl_runtime.pipeline import ROW_SUFFIXES, Item, row_items
     from zsl_runtime.pixels import SUFFIXES
 
     if classifier.pixels is None:
-        found = find_files(paths, ROW_SUFFIXES)
-        items, total = row_items(found.files, classifier.input_port.shape)
+        shape, like = classifier.input_port.shape, classifier.feature_file
+        width = f"(N, {shape[1]})" if shape[0] == 1 else f"(N, {shape[0]}, {shape[1]})"
+        taken = f"rows of features {width}{f' as in {like}' if like else ''} in {' or '.join(ROW_SUFFIXES)} files"
+        found = _only(paths, ROW_SUFFIXES, SUFFIXES, takes=f"{taken}, not pictures")
+        items, total = row_items(found.files, shape, like)
         return items, total, found.skipped
-    found = find_files(paths, SUFFIXES)
+    found = _only(paths, SUFFIXES, ROW_SUFFIXES, takes="pictures, not files of features")
     return (Item(path, path) for path in found.files), len(found.files), found.skipped
+
+
+def _only(paths: Sequence[str], suffixes: Sequence[str], others: Sequence[str], *, takes: str) -> Found:
+    """The files with `suffixes`; UsageError E-INPUT-KIND when some with `others`, of another model, are named."""
+    from zsl_runtime.pipeline import find_files
+
+    try:
+        found = find_files(paths, suffixes)
+    except UsageError as error:
+        if error.code == "E-NO-IMAGES":
+            raise UsageError(error.code, f"{error.message}; this model takes {takes}") from None
+        raise
+    wrong = [name for name in found.files if name.lower().endswith(tuple(others))]
+    if wrong:
+        raise UsageError(
+            "E-INPUT-KIND", f"{listed(wrong)}: this model takes {takes}; give those, or a bundle trained on such files"
+        )
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from zsl_train.backbones.base import Backbone
+    from zsl_train.backbones.given import GivenFeatures
     from zsl_train.data.image_set import ImageSet
     from zsl_train.methods.base import Dims, Trained
     from zsl_train.recipe import Recipe
@@ -44,13 +46,15 @@ class Run:
         recipe: the resolved recipe as plain data.
         method: the method's name.
         trained: embedder, lift, synthesizer in eval mode with their weights.
-        backbone: uint8 pictures (N, P, P, 3) -> region features (N, R, V), with its weights.
+        backbone: uint8 pictures (N, P, P, 3) -> region features (N, R, V), with its weights; of a run trained on a
+            feature file, what says which features those are.
         dims: sizes the method was built for.
         generation: class table and head as they are shipped (number 1).
         replay: real seen-class features for later head fits.
         semantic_rule: attributes -> semantic vectors.
         scores: content of scores.json.
-        pictures: (n, P, P, 3) uint8, the first `probe_count` for the probe, the rest for the parity gate.
+        pictures: what the model graph takes, the first `probe_count` for the probe, the rest for the parity gate:
+            pictures (n, P, P, 3) uint8, or rows of the feature file (n, R, V) float32.
         picture_labels: (n,) int64 rows of the class table.
         probe_count: number of probe pictures.
         seed: the seed heads are fitted with.
@@ -61,13 +65,13 @@ class Run:
     recipe: dict[str, Any]
     method: str
     trained: Trained
-    backbone: Backbone
+    backbone: Backbone | GivenFeatures
     dims: Dims
     generation: Generation
     replay: Replay
     semantic_rule: SemanticRule
     scores: dict[str, Any]
-    pictures: NDArray[np.uint8]
+    pictures: NDArray[np.uint8] | NDArray[np.float32]
     picture_labels: NDArray[np.int64]
     probe_count: int
     seed: int
@@ -298,14 +302,14 @@ def save_run(
     writer: RunWriter,
     *,
     trained: Trained,
-    backbone: Backbone,
+    backbone: Backbone | GivenFeatures,
     dims: Dims,
     generation: Generation,
     replay: Replay,
     rule: SemanticRule,
     recipe: Recipe,
     scores: dict[str, Any],
-    pictures: NDArray[np.uint8],
+    pictures: NDArray[np.uint8] | NDArray[np.float32],
     picture_labels: NDArray[np.int64],
     images: ImageSet,
 ) -> None:
@@ -328,17 +332,29 @@ def save_run(
         {
             "method": recipe.method,
             "dims": dims.to_dict(),
-            "backbone": {
-                "name": backbone.name,
-                "size": backbone.pixels.crop,
-                "weights_sha256": backbone.weights_sha256,
-            },
-            "pixels": backbone.pixels.to_dict(),
+            "backbone": _backbone_facts(backbone),
+            "pixels": None if backbone.pixels is None else backbone.pixels.to_dict(),
             "semantic_rule": rule.to_dict(),
             "probe_pictures": recipe.probe_pictures,
             "seed": recipe.seed,
         },
     )
+
+
+def _backbone_facts(backbone: Backbone | GivenFeatures) -> dict[str, Any]:
+    """What run.json must know to rebuild it."""
+    if backbone.pixels is None:
+        return backbone.facts()
+    return {"name": backbone.name, "size": backbone.pixels.crop, "weights_sha256": backbone.weights_sha256}
+
+
+def _rebuild_backbone(known: dict[str, Any], state: dict[str, Tensor]) -> Backbone | GivenFeatures:
+    from zsl_train import backbones
+    from zsl_train.backbones import given
+
+    if known["name"] == given.NAME:
+        return given.GivenFeatures(**{key: value for key, value in known.items() if key != "name"})
+    return backbones.rebuild(known["name"], known["size"], state)
 
 
 def load_run(path: Path) -> Run:
@@ -368,7 +384,6 @@ def load_run(path: Path) -> Run:
 def _rebuild(path: Path, info: dict[str, Any], blobs: dict[str, bytes]) -> Run:
     import torch
 
-    from zsl_train import backbones
     from zsl_train.methods import find_method
     from zsl_train.methods.base import Dims
 
@@ -383,12 +398,11 @@ def _rebuild(path: Path, info: dict[str, Any], blobs: dict[str, bytes]) -> Run:
     trained = method.build(method.Config(**info["config"]), dims)
     trained.load_state_dict(torch_state("weights.safetensors"))
     pictures = tensors("pictures.safetensors")
-    known = info["backbone"]
     return Run(
         recipe=tomllib.loads(blobs[RECIPE].decode()),
         method=info["method"],
         trained=trained.eval(),
-        backbone=backbones.rebuild(known["name"], known["size"], torch_state("backbone.safetensors")),
+        backbone=_rebuild_backbone(info["backbone"], torch_state("backbone.safetensors")),
         dims=dims,
         generation=Generation.from_bytes(
             blobs["generation.safetensors"], trained.views, where=str(path / "generation.safetensors")

@@ -1,4 +1,7 @@
-"""One training run from photographs to a finished run folder: extract, select, train, fit the head, score, save."""
+"""One training run, from photographs or a feature file to a finished run folder.
+
+Extract, select, train, fit the head, score, save.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ from zsl_runtime.class_table import SemanticRule
 from zsl_runtime.errors import ArtefactError
 from zsl_runtime.head import Head, Replay, fit_head, fitting_rows
 from zsl_train import backbones
-from zsl_train.data.feature_store import extract
+from zsl_train.backbones.given import GivenFeatures
+from zsl_train.data.att_splits import NEVER_USED
+from zsl_train.data.feature_store import extract, given_store
+from zsl_train.data.image_set import MANY_NEGATIVE
 from zsl_train.data.word_vectors import learned_word_vectors, load_word_vectors
 from zsl_train.evaluate import score
 from zsl_train.methods import find_method
@@ -80,12 +86,45 @@ class Prepared:
         return self.rows("train", "val", seen=True)
 
 
-def prepare(images: ImageSet, backbone: Backbone, recipe: Recipe) -> Prepared:
-    """Extract region features (or reuse them), apply the semantic rule, find word vectors."""
-    store = extract(images, backbone)
+def prepare(images: ImageSet, backbone: Backbone | GivenFeatures, recipe: Recipe) -> Prepared:
+    """Extract region features (or reuse them, or take the file's), apply the semantic rule, find word vectors."""
+    if isinstance(backbone, GivenFeatures):
+        assert images.features is not None
+        store = given_store(images.features)
+    else:
+        store = extract(images, backbone)
     rule = SemanticRule(clamp_negative=recipe.clamp_negative, unit_l2=recipe.unit_l2)
     words, notes = _word_vectors(images, recipe)
-    return Prepared(images, store, rule, rule.apply(images.table.raw), words, images.notes + notes)
+    notes = (*images.notes, *rule_notes(rule, images.table), *fit_notes(images, recipe), *notes)
+    return Prepared(images, store, rule, rule.apply(images.table.raw), words, notes)
+
+
+def rule_notes(rule: SemanticRule, table: ClassTable) -> tuple[str, ...]:
+    """A warning where the semantic rule would throw away half of vectors that are negative by nature."""
+    negative = float((table.raw < 0).mean())
+    if not rule.clamp_negative or negative <= MANY_NEGATIVE:
+        return ()
+    note = (
+        f"{negative:.0%} of the attributes are negative and become 0 by the semantic rule; for sentence vectors, which "
+        "are negative by nature, add --set clamp_negative=false"
+    )
+    return (note,)
+
+
+def fit_notes(images: ImageSet, recipe: Recipe) -> tuple[str, ...]:
+    """A warning when the recipe, or else the preset, was made for other data sets than this looks like.
+
+    A method's module may say in PRESETS_FOR which published data sets a preset of it was made for.
+    """
+    if recipe.data_set:
+        made_for: tuple[str, ...] = (recipe.data_set,)
+    else:
+        made_for = getattr(find_method(recipe.method), "PRESETS_FOR", {}).get(recipe.preset, ())
+    if not made_for or images.data_set in made_for:
+        return ()
+    what = f"recipe ({recipe.method}, preset {recipe.preset})" if recipe.data_set else f"preset {recipe.preset}"
+    looks = f"looks like {images.data_set}" if images.data_set else "is none of the published data sets"
+    return (f"the {what} was made for {', '.join(made_for)}; this data {looks}",)
 
 
 def _word_vectors(images: ImageSet, recipe: Recipe) -> tuple[Floats, tuple[str, ...]]:
@@ -97,6 +136,8 @@ def _word_vectors(images: ImageSet, recipe: Recipe) -> tuple[Floats, tuple[str, 
         return images.word_vectors, ()
     else:
         found = learned_word_vectors(len(images.words), recipe.word_width, recipe.seed)
+        if images.features is not None and images.features.regions == 1:
+            return found.vectors, ()  # one region: there is nothing that words could find in it
     return found.vectors, found.notes
 
 
@@ -345,11 +386,13 @@ def load_array(path: Path) -> Floats:
     return array
 
 
-def keep_pictures(prepared: Prepared, recipe: Recipe, backbone: Backbone) -> tuple[NDArray[np.uint8], Ints]:
-    """Pictures for probe and parity gate: spread over the classes, seeded; training pictures, then test pictures.
+def keep_pictures(
+    prepared: Prepared, recipe: Recipe, backbone: Backbone | GivenFeatures
+) -> tuple[NDArray[np.uint8] | Floats, Ints]:
+    """Inputs for probe and parity gate: spread over the classes, seeded; training pictures, then test pictures.
 
     Returns:
-        (n, P, P, 3) uint8 and their classes (n,).
+        Pictures (n, P, P, 3) uint8, or rows of the feature file (n, R, V) float32; and their classes (n,).
 
     """
     from zsl_runtime.pixels import prepare as prepare_pixels
@@ -357,9 +400,20 @@ def keep_pictures(prepared: Prepared, recipe: Recipe, backbone: Backbone) -> tup
     wanted = recipe.probe_pictures + recipe.parity_pictures
     rng = np.random.default_rng([recipe.seed, 13])
     train, test = rng.permutation(prepared.rows("train", "val")), rng.permutation(prepared.rows("test"))
-    order = np.concatenate([train, test])[:wanted]
+    order = np.concatenate([_in_turns(rows, prepared.images.labels[rows]) for rows in (train, test)])[:wanted]
+    if backbone.pixels is None:
+        return prepared.store.regions[order].astype(np.float32), prepared.images.labels[order]
     pixels = [prepare_pixels(prepared.images.root / prepared.images.paths[int(i)], backbone.pixels) for i in order]
     return np.stack(pixels), prepared.images.labels[order]
+
+
+def _in_turns(rows: Ints, labels: Ints) -> Ints:
+    """The same rows, one of each class, then the second of each, and so on; classes in the order they first come."""
+    turn = np.zeros(len(rows), np.int64)
+    for one in np.unique(labels):
+        of_class = np.flatnonzero(labels == one)
+        turn[of_class] = np.arange(len(of_class))
+    return rows[np.argsort(turn, kind="stable")]
 
 
 def fingerprint(prepared: Prepared, recipe: Recipe, config: Any) -> str:
@@ -377,16 +431,17 @@ def null_reasons(prepared: Prepared) -> dict[str, str]:
     classes = int((~prepared.images.table.seen).sum())
     unseen, seen = (len(prepared.rows("test", seen=kind)) for kind in (False, True))
     both = ("H", "H_uncalibrated", "AUSUC")
+    unit = prepared.images.unit
     reasons: dict[str, str] = {}
     if seen == 0:
-        reasons |= dict.fromkeys(("S", *both), "no test photographs of seen classes")
+        reasons |= dict.fromkeys(("S", *both), f"no test {unit} of seen classes")
     if unseen == 0:
-        why = "no photographs of unseen classes" if classes else "no unseen classes"
+        why = f"no {unit} of unseen classes" if classes else "no unseen classes"
         reasons |= dict.fromkeys(("T1", "U", "T1_czsl", *both), why)
     elif classes == 1:
         reasons["T1_czsl"] = "a single unseen class"
     if seen == unseen == 0:
-        reasons["ECE"] = "no test photographs"
+        reasons["ECE"] = f"no test {unit}"
     return reasons
 
 
@@ -410,15 +465,22 @@ def selection_rule(recipe: Recipe, folds: list[Fold], choice: Choice) -> str:
     return f"nothing was selected ({why}): gamma 0, temperature 1, the whole schedule"
 
 
+def features_used(backbone: Backbone | GivenFeatures) -> dict[str, Any]:
+    """Where the features come from, and for a feature file which one and what of its split is left alone."""
+    if isinstance(backbone, GivenFeatures):
+        return {"features": str(backbone), "feature_file": backbone.facts(), "published_folds": NEVER_USED}
+    return {"features": f"{backbone.name} at {backbone.pixels.crop} px, weights {backbone.weights_sha256[:12]}"}
+
+
 def protocol(
-    prepared: Prepared, recipe: Recipe, backbone: Backbone, folds: list[Fold], choice: Choice
+    prepared: Prepared, recipe: Recipe, backbone: Backbone | GivenFeatures, folds: list[Fold], choice: Choice
 ) -> dict[str, Any]:
     """What stands behind the figures (DESIGN.md section 9)."""
     table = prepared.images.table
     return {
         "split": prepared.images.split_version,
-        "features": f"{backbone.name} at {backbone.pixels.crop} px, weights {backbone.weights_sha256[:12]}",
-        "attributes": f"{len(table.attributes)} class attributes",
+        **features_used(backbone),
+        "attributes": prepared.images.attribute_source or f"{len(table.attributes)} class attributes",
         "classes": {"seen": int(table.seen.sum()), "unseen": int((~table.seen).sum())},
         "pictures": {
             "train": len(prepared.training_rows()),
@@ -434,7 +496,7 @@ def protocol(
 
 def run_training(
     images: ImageSet,
-    backbone: Backbone,
+    backbone: Backbone | GivenFeatures,
     recipe: Recipe,
     writer: RunWriter,
     *,
@@ -446,7 +508,7 @@ def run_training(
 
     Args:
         images: pictures and classes.
-        backbone: frozen network.
+        backbone: frozen network, or what stands for the feature file of `images`.
         recipe: what to do.
         writer: the open run folder.
         cap_epochs: no stage longer than this many epochs.
@@ -467,7 +529,9 @@ def run_training(
     if cap_epochs is not None:
         config = method.cap_epochs(config, cap_epochs, len(rows))
     minutes = method.estimate(config, dims, len(rows)) * (1 + len(folds)) / 60
-    say(f"training {recipe.method} ({recipe.preset}) on {len(rows)} photographs, {_folds(len(folds))} for validation:")
+    say(
+        f"training {recipe.method} ({recipe.preset}) on {len(rows)} {images.unit}, {_folds(len(folds))} for validation:"
+    )
     say(f"about {minutes:.1f} minutes on 2 cores")
     writer.begin(recipe, config, fingerprint(prepared, recipe, config))
     # Now, so that the run is whole even if the photographs move away while it trains.

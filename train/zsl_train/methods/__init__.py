@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from zsl_runtime.errors import UsageError
+from zsl_runtime.errors import UsageError, nearest
 from zsl_train.methods import sc_egg
 
 if TYPE_CHECKING:
@@ -53,5 +53,7 @@ METHODS: dict[str, Method] = {sc_egg.NAME: sc_egg}
 def find_method(name: str) -> Method:
     """The method called `name`; UsageError E-METHOD lists the known ones."""
     if name not in METHODS:
-        raise UsageError("E-METHOD", f"no method {name!r}; known are {', '.join(sorted(METHODS))}")
+        raise UsageError(
+            "E-METHOD", f"no method {name!r}; known are {', '.join(sorted(METHODS))}{nearest(name, METHODS)}"
+        )
     return METHODS[name]

@@ -185,6 +185,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+PRESETS_FOR = {"code": ("SUN",)}  # the only configuration that was published with the code
 
 # --- the shipped modules ------------------------------------------------------------------------------------------
 
