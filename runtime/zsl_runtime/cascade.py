@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from zsl_runtime.errors import InputError, UsageError, from_os_error
-from zsl_runtime.head import BLOCK_ROWS, fit_head, fold, silent
+from zsl_runtime.head import BLOCK_ROWS, fit_head, fitting_rows, fold, silent
 from zsl_runtime.pipeline import Scored
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from zsl_runtime.backends import Backend
+    from zsl_runtime.bundle import Bundle
     from zsl_runtime.classifier import Snapshot
     from zsl_runtime.head import Advance, FoldedHead, Lift
     from zsl_runtime.pipeline import Labelled
@@ -221,6 +223,46 @@ class Cascade:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def open_cascade(bundle: Bundle, backend: Backend, snapshot: Snapshot, confident: float) -> Cascade:
+    """The cascade of a bundle's generation: the rows that its head is fitted on are what the bundle keeps.
+
+    Args:
+        bundle: only read.
+        backend: of the bundle; synthesizes and lifts.
+        snapshot: of the bundle.
+        confident: as for `Cascade`.
+
+    Raises:
+        UsageError: E-CONFIDENT; E-HEAD-RULE for a model whose head is not fitted.
+        ArtefactError: E-REPLAY-CLASS, E-GRAPH-OUTPUT, E-BUNDLE-...: the bundle cannot make those rows.
+        BackendError: the backend cannot run its graphs.
+        SystemProblem: E-SYSTEM: there is no space.
+
+    """
+    head, dims = bundle.manifest["head"], bundle.manifest["dims"]
+    if head["rule"] != "fit":
+        raise UsageError(
+            "E-HEAD-RULE",
+            f"the head of {bundle.path} is made by the rule {head['rule']!r} and not fitted, so pictures cannot teach "
+            "it: label without a cascade",
+        )
+
+    def base() -> Rows:
+        return fitting_rows(
+            snapshot.table,
+            bundle.replay(),
+            rule=bundle.rule,
+            synthesize=backend.synthesize,
+            lift=backend.lift if bundle.graph("lift") else None,
+            width=dims["D"],
+            noise_dim=dims["Z"],
+            count=head["synthetic_per_class"],
+            seed=snapshot.generation.seed,
+        )
+
+    return Cascade(snapshot, base, backend.lift, confident)
 
 
 # --- temporary files ------------------------------------------------------------------------------------------------

@@ -277,14 +277,9 @@ class Classifier:
 
     def open_cascade(self, snapshot: Snapshot, confident: float = CONFIDENT) -> Cascade:
         """The cascade of a series of `score_with` calls with `snapshot`; errors as in `cascade`."""
-        from zsl_runtime.cascade import Cascade
-        from zsl_runtime.generations import bundle_rows, check_fitted
+        from zsl_runtime.cascade import open_cascade
 
-        check_fitted(self._bundle)
-        table, seed = snapshot.table, snapshot.generation.seed
-        return Cascade(
-            snapshot, lambda: bundle_rows(self._bundle, self._backend, table, seed), self._backend.lift, confident
-        )
+        return open_cascade(self._bundle, self._backend, snapshot, confident)
 
     def score(self, inputs: NDArray[np.generic], classes: Classes = "all") -> tuple[Floats, Floats]:
         """Log-probabilities and features of prepared inputs.

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from zsl_runtime.backends import Backend
     from zsl_runtime.bundle import Bundle, Generation
     from zsl_runtime.class_table import ClassTable
     from zsl_runtime.head import Advance
@@ -243,15 +242,10 @@ def _check_new(bundle: Bundle, table: ClassTable, fit: str) -> None:
         )
 
 
-def check_fitted(bundle: Bundle) -> None:
-    """UsageError E-HEAD-RULE unless the head of this bundle is one that is fitted."""
+def _checked_seed(bundle: Bundle, seed: int | None) -> int:
     rule = bundle.manifest["head"]["rule"]
     if rule != "fit":
         raise UsageError("E-HEAD-RULE", f"the head of {bundle.path} is made by the rule {rule!r}, it cannot be fitted")
-
-
-def _checked_seed(bundle: Bundle, seed: int | None) -> int:
-    check_fitted(bundle)
     if seed is not None and seed < 0:
         raise UsageError("E-SEED", f"seed {seed} is negative; give a whole number of at least 0")
     return bundle.seed if seed is None else seed
@@ -276,33 +270,20 @@ def _next(old: Generation, digest: str, *, table: ClassTable, head: Head, seed: 
 
 
 def _rows(bundle: Bundle, table: ClassTable, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """`bundle_rows` with a backend of their own, so that the model graph is not loaded."""
-    with closing(open_backend("auto", bundle)) as backend:
-        return bundle_rows(bundle, backend, table, seed)
-
-
-def bundle_rows(
-    bundle: Bundle, backend: Backend, table: ClassTable, seed: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """What a head of `table` is fitted on, from what the bundle keeps: lifted rows (N, D) and labels (N,).
-
-    Raises:
-        ArtefactError: E-REPLAY-CLASS, E-GRAPH-OUTPUT, E-BUNDLE-...: the bundle is damaged.
-        BackendError: the backend cannot run its graphs.
-
-    """
+    """What a head of `table` is fitted on: lifted rows and labels."""
     dims = bundle.manifest["dims"]
-    return fitting_rows(
-        table,
-        bundle.replay(),
-        rule=bundle.rule,
-        synthesize=backend.synthesize,
-        lift=backend.lift if bundle.graph("lift") else None,
-        width=dims["D"],
-        noise_dim=dims["Z"],
-        count=bundle.manifest["head"]["synthetic_per_class"],
-        seed=seed,
-    )
+    with closing(open_backend("auto", bundle)) as backend:
+        return fitting_rows(
+            table,
+            bundle.replay(),
+            rule=bundle.rule,
+            synthesize=backend.synthesize,
+            lift=backend.lift if bundle.graph("lift") else None,
+            width=dims["D"],
+            noise_dim=dims["Z"],
+            count=bundle.manifest["head"]["synthetic_per_class"],
+            seed=seed,
+        )
 
 
 def _fitted(old: Generation, x: NDArray[np.float32], labels: NDArray[np.int64], seed: int, advance: Advance) -> Head:
