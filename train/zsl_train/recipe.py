@@ -33,6 +33,8 @@ class Recipe:
         unit_l2: semantic rule: class vectors of unit L2 norm.
         words: a word-vector file (GloVe or word2vec text); empty: attribute_vectors.npy of the data, or learned ones.
         word_width: width of word vectors learned from scratch.
+        literature: also score the snapshots of the final training on the test pictures, for the optimistic figure of
+            the papers; nothing is chosen by it.
         settings: settings of the method that differ from its preset.
 
     """
@@ -51,6 +53,7 @@ class Recipe:
     unit_l2: bool = True
     words: str = ""
     word_width: int = 300
+    literature: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
