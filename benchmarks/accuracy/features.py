@@ -306,8 +306,8 @@ def _minutes(seconds: dict[str, Any] | None) -> str:
 
 NOTE = (
     "\\* Optimistic: gamma 0 and the best of the snapshots, picked on the test rows themselves as published codes do. "
-    "All other figures: epoch, gamma and temperature chosen on validation classes, test rows looked at once. Epochs: of "
-    "the last stage, run of scheduled. Minutes: validation folds and final training."
+    "For all other figures epoch, gamma and temperature were chosen on validation classes, nothing on test rows. "
+    "Epochs: of the last stage, run of scheduled. Minutes: validation folds and final training."
 )
 
 
