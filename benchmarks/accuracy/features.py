@@ -1,7 +1,7 @@
 """How accurate is every method on the feature file of one data set? One command, over days if need be.
 
     python benchmarks/accuracy/features.py --data xlsa17/CUB --features resnet_fc1000.mat --runs runs/cub_fc1000 \
-        --plan benchmarks/accuracy/cub_fc1000.toml [--only acmr,lisgan] [--seeds 0,1,2] [--report]
+        --plan benchmarks/accuracy/cub_fc1000.toml [--only acmr --only lisgan] [--seeds 0,1,2] [--report]
 
 The plan is a TOML file of [[rows]] (`Row` below); without one there is a row of preset `default` for every method.
 Finished runs are not repeated, an interrupted one resumes, a run whose row was changed is another run. After each run
@@ -20,6 +20,7 @@ import json
 import statistics
 import sys
 import tomllib
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class Row:
         method: of zsl-train.
         name: shown; the method and its preset when it is empty.
         preset: of the method, where there is no recipe.
-        recipe: a recipe file, relative to the repository; it gives method and preset then.
+        recipe: a recipe file, relative to the repository, that gives preset and settings.
         settings: further `--set` of the recipe or the method.
         seeds: in place of those of the command line.
         cascade: add a line for the transductive cascade.
@@ -58,7 +59,10 @@ class Row:
 
     @property
     def title(self) -> str:
-        return self.name or f"{self.method}, {self.preset}"
+        preset = self.preset
+        if self.recipe:
+            preset = tomllib.loads((ROOT / self.recipe).read_text(encoding="utf-8")).get("preset", preset)
+        return self.name or f"{self.method}, {preset}"
 
     def options(self) -> list[str]:
         """Of zsl-train, without data, seed and folder."""
@@ -124,7 +128,8 @@ def train(row: Row, seed: int, source: Source, runs: Path) -> None:
     if (out / "scores.json").is_file():
         return
     print(f"== {row.title}, seed {seed}: {out}", file=sys.stderr, flush=True)
-    code = zsl_train([*source.options(), *row.options(), "--seed", str(seed), "--out", str(out)])
+    with redirect_stdout(sys.stderr):  # stdout is for the table
+        code = zsl_train([*source.options(), *row.options(), "--seed", str(seed), "--out", str(out)])
     if code in STOPPED:
         sys.exit(code)
     if code:
@@ -160,6 +165,8 @@ def length_of(run: Path, scores: dict[str, Any]) -> dict[str, Any]:
 
 def cascade(row: Row, seed: int, source: Source, runs: Path) -> None:
     """Label the test rows by the run's bundle with and without a cascade, unless that was done."""
+    import numpy as np
+
     from zsl_export.cli import main as zsl_export
     from zsl_runtime.classifier import CONFIDENT, Classifier
     from zsl_train.data.image_set import open_image_set
@@ -169,7 +176,8 @@ def cascade(row: Row, seed: int, source: Source, runs: Path) -> None:
     result, bundle = run.with_suffix(".cascade.json"), run.with_suffix(".bundle")
     if result.is_file() or not (run / "scores.json").is_file():
         return
-    code = 0 if bundle.is_dir() else zsl_export([str(run), "--out", str(bundle)])
+    with redirect_stdout(sys.stderr):
+        code = 0 if bundle.is_dir() else zsl_export([str(run), "--out", str(bundle)])
     if code in STOPPED:
         sys.exit(code)
     if code:
@@ -177,27 +185,24 @@ def cascade(row: Row, seed: int, source: Source, runs: Path) -> None:
         return
     images = open_image_set(source.data, source.splits, seed, features=source.features)
     assert images.features is not None
-    rows = images.rows("test")
-    labels, values = images.labels[rows], images.features.values
+    rows, values = images.rows("test"), images.features.values
+    seen = images.table.seen[images.labels[rows]]
+    figures: dict[str, Any] = {"confident": CONFIDENT}
     with Classifier.open(bundle) as classifier:
         table = classifier.class_table
-        kept = [table.index(name) for name in images.table.names]
-        truth, seen = [kept[label] for label in labels], images.table.seen[labels]
+        truth = np.array([table.index(images.table.names[label]) for label in images.labels[rows]])
 
         def labelled(chosen: Any, classes: str, *, twice: bool) -> Any:
+            """Predicted and true classes of the rows `chosen` (n,) bool."""
             inputs = (values[i].astype("float32") for i in rows[chosen])
-            call = classifier.cascade if twice else classifier.predict
-            return [table.index(p.names[0]) for p in call(inputs, topk=1, classes=classes, batch_size=64)]
+            label = classifier.cascade if twice else classifier.predict
+            found = label(inputs, topk=1, classes=classes, batch_size=64)
+            return np.array([table.index(one.names[0]) for one in found]), truth[chosen]
 
-        import numpy as np
-
-        figures: dict[str, Any] = {"confident": CONFIDENT}
-        for twice in (False, True):
-            best, right = np.array(labelled(np.ones(len(rows), bool), "all", twice=twice)), np.array(truth)
-            unseen = per_class_accuracy(best[~seen], right[~seen])
-            of_seen = per_class_accuracy(best[seen], right[seen])
-            first = per_class_accuracy(np.array(labelled(~seen, "unseen", twice=twice)), right[~seen])
-            name = "cascade" if twice else "plain"
+        for name, twice in (("plain", False), ("cascade", True)):
+            predicted, _ = labelled(np.ones(len(rows), bool), "all", twice=twice)
+            unseen, of_seen = (per_class_accuracy(predicted[kind], truth[kind]) for kind in (~seen, seen))
+            first = per_class_accuracy(*labelled(~seen, "unseen", twice=twice))
             figures[name] = {"T1": first, "U": unseen, "S": of_seen, "H": harmonic_mean(unseen, of_seen)}
     result.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
@@ -347,7 +352,7 @@ def main() -> None:
     parser.add_argument("--splits", type=Path)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--plan", type=Path)
-    parser.add_argument("--only", default="", help="names or methods of rows, with commas")
+    parser.add_argument("--only", action="append", default=[], help="name or method of rows to train; repeatable")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--report", action="store_true", help="train nothing")
     parser.add_argument("--out", type=Path)
@@ -356,10 +361,9 @@ def main() -> None:
     rows = read_plan(options.plan, list(METHODS))
     out = options.out or ROOT / "benchmarks" / "results" / f"{options.runs.name}.json"
     source = Source(options.data, options.features, options.splits)
-    only = set(filter(None, options.only.split(",")))
-    chosen = [row for row in rows if not only or only & {row.title, row.method}]
+    chosen = [row for row in rows if not options.only or {row.title, row.method} & set(options.only)]
     # Every row once before any row twice: the table says something early.
-    rounds = max(len(row.seeds or seeds) for row in rows)
+    rounds = max((len(row.seeds or seeds) for row in chosen), default=0)
     for number in range(0 if options.report else rounds):
         for row in chosen:
             for seed in list(row.seeds or seeds)[number : number + 1]:
@@ -368,6 +372,14 @@ def main() -> None:
                     cascade(row, seed, source, options.runs)
                 print(report(rows, seeds, options.runs, out), file=sys.stderr, flush=True)
     print(report(rows, seeds, options.runs, out) or "no run is finished")
+    absent = [
+        f"{row.title}, seed {seed}"
+        for row in rows
+        for seed in row.seeds or seeds
+        if finished(row, seed, options.runs) is None
+    ]
+    if absent:
+        print(f"not in the table yet: {'; '.join(absent)}", file=sys.stderr)
 
 
 if __name__ == "__main__":
