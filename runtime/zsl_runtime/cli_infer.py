@@ -11,10 +11,11 @@ import click
 from zsl_runtime.errors import InputError, UsageError, listed, run_command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
+    from zsl_runtime.cascade import Cascade, Refit
     from zsl_runtime.classifier import Classifier
-    from zsl_runtime.pipeline import Found, Item, Labelled, Progress
+    from zsl_runtime.pipeline import Found, Item, Labelled, Progress, Scored
 
 
 @click.command("zsl-infer", context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,6 +33,17 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--min-probability", type=click.FloatRange(0, 1), default=0.0, metavar="P", help="Leave out what is less probable."
+)
+@click.option(
+    "--cascade",
+    is_flag=True,
+    help="Label all pictures twice: the confident ones teach a head of their own for the rest (transductive).",
+)
+@click.option(
+    "--confident",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="With --cascade: how many of the pictures are confident, those of lowest entropy [default: 0.5].",
 )
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu", help="Where the model runs.")
 @click.option(
@@ -52,6 +64,8 @@ def command(
     output: str | None,
     classes: str,
     min_probability: float,
+    cascade: bool,
+    confident: float | None,
     device: str,
     backend: str,
     threads: int | None,
@@ -63,17 +77,25 @@ def command(
     to 1 over all classes that compete. A model of feature vectors takes .npy files (N, V), and .mat files with
     `features` (V, N), in place of pictures; their rows are called FILE#ROW.
 
+    With --cascade a picture's label depends on which others are labelled with it. JSON lines say so of each picture
+    (`transductive`, and `pass`: confident or relabelled); CSV has no place for it, so prefer --format jsonl.
+
     Exit code 6 says that some pictures could not be read; the others were labelled all the same.
     """
     import warnings
-    from contextlib import closing
+    from contextlib import ExitStack, closing
 
     from zsl_runtime import pipeline
-    from zsl_runtime.classifier import BATCH_SIZE, Classifier
+    from zsl_runtime.classifier import BATCH_SIZE, CONFIDENT, Classifier
     from zsl_runtime.threads import usable_cpus
 
     if math.isnan(min_probability):  # it is in every range
         raise UsageError("E-MIN-PROBABILITY", "--min-probability is nan; give a number from 0 to 1")
+    if confident is not None and not cascade:
+        raise UsageError("E-CONFIDENT", "--confident is for a cascade; give --cascade too or leave it out")
+    confident = CONFIDENT if confident is None else confident
+    if math.isnan(confident):
+        raise UsageError("E-CONFIDENT", "--confident is nan; give a number from 0 to 1")
     # What Pillow has to say about odd metadata is no concern of whoever labels a folder.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     threads = threads or usable_cpus()
@@ -85,8 +107,16 @@ def command(
         if skipped:
             progress.line(f"files of other kinds skipped: {skipped}")
         batch_size = batch_size or BATCH_SIZE
-        answers = pipeline.label(classifier, snapshot, items, topk=topk, batch_size=batch_size, workers=threads)
-        with pipeline.open_output(output) as stream, closing(answers):
+        labelling = {"batch_size": batch_size, "workers": threads}
+        with ExitStack() as stack:
+            if cascade:
+                two = stack.enter_context(classifier.open_cascade(snapshot, confident))
+                scored = pipeline.score(classifier, snapshot, items, **labelling)
+                answers = _cascade(two, scored, pipeline.Progress(total, unit, sys.stderr), topk=topk)
+            else:
+                answers = pipeline.label(classifier, snapshot, items, topk=topk, **labelling)
+            stream = stack.enter_context(pipeline.open_output(output))
+            stack.enter_context(closing(answers))
             unreadable = _write(answers, stream, progress, format_=format_, min_probability=min_probability)
         progress.line(
             f"labelled {total - unreadable} of {total} {unit}, {progress.rate:.1f} {unit}/s, "
@@ -116,6 +146,36 @@ def _write(
     finally:
         progress.clear()
     return unreadable
+
+
+def _cascade(
+    cascade: Cascade, batches: Generator[Scored], progress: Progress, *, topk: int
+) -> Generator[list[Labelled]]:
+    """Both passes: nothing comes before the first is over. What was decided is said on stderr."""
+    from contextlib import closing
+
+    with closing(batches):
+        try:
+            for batch in batches:
+                cascade.add(batch)
+                progress.advance(len(batch.entries))
+        finally:
+            progress.clear()
+        done = cascade.refit()
+        progress.line(_told(done))
+        yield from cascade.answers(topk)
+
+
+def _told(done: Refit) -> str:
+    """What a cascade did, for the user."""
+    text = f"cascade: {done.confident} of {done.total} are confident"
+    if done.confident:
+        text += f" (entropy up to {done.threshold:.3g} nats)"
+    if done.fitted:
+        text += f", the rest is relabelled by a head fitted on {done.fitted} rows"
+    else:
+        text += ", so there is nothing to relabel" if done.confident else ", so all labels are those of the first pass"
+    return f"{text}; transductive: labels depend on what else is labelled in this run"
 
 
 def _find(paths: Sequence[str], classifier: Classifier) -> tuple[Iterator[Item], int, int]:

@@ -63,6 +63,27 @@ class Labelled(NamedTuple):
     result: Prediction | InputError
 
 
+class Scored(NamedTuple):
+    """What the graph says about one batch.
+
+    Attributes:
+        entries: the items in input order, each with the error that it could not be read for, or None.
+        scores: (n, C) float32 of the n items that could be read, in the same order.
+        features: (n, F) float32; (0, 0) when none could be read.
+
+    """
+
+    entries: list[tuple[str, InputError | None]]
+    scores: Floats
+    features: Floats
+
+    @classmethod
+    def fill(cls, entries: Iterable[tuple[str, InputError | None]], results: Iterable[Prediction]) -> list[Labelled]:
+        """Put the results of the items that could be read in their places."""
+        following = iter(results)
+        return [Labelled(name, next(following) if error is None else error) for name, error in entries]
+
+
 # --- finding --------------------------------------------------------------------------------------------------------
 
 
@@ -266,21 +287,20 @@ def in_order(function: Callable[[T], R], items: Iterable[T], *, workers: int, ah
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def label(
-    classifier: Classifier, snapshot: Snapshot, items: Iterable[Item], *, topk: int, batch_size: int, workers: int
-) -> Generator[list[Labelled]]:
-    """Label items in batches, those ahead being read meanwhile.
+def score(
+    classifier: Classifier, snapshot: Snapshot, items: Iterable[Item], *, batch_size: int, workers: int
+) -> Generator[Scored]:
+    """Score items in batches, those ahead being read meanwhile.
 
     Args:
         classifier: reads and scores.
         snapshot: of it, with the class filter; one for the whole run.
-        items: what to label.
-        topk: classes per item.
+        items: what to score.
         batch_size: items at once.
         workers: threads that read.
 
     Yields:
-        Up to `batch_size` answers in input order, errors among them.
+        Up to `batch_size` items in input order, those that cannot be read among them.
 
     """
 
@@ -293,14 +313,21 @@ def label(
             known = isinstance(item.source, str)  # the message has the path then
             return item.name, error if known else InputError(error.code, f"{item.name!r}: {error.message}")
 
+    empty = np.empty((0, len(snapshot.table)), np.float32), np.empty((0, 0), np.float32)
     with closing(in_order(read, items, workers=workers, ahead=batch_size)) as entries:
         while batch := list(islice(entries, batch_size)):
             rows = [value for _, value in batch if not isinstance(value, InputError)]
-            predictions: Iterator[Prediction] = iter(())
-            if rows:
-                scores, _ = classifier.score_with(snapshot, np.stack(rows))
-                predictions = iter(snapshot.best(scores, topk))
-            yield [Labelled(name, v if isinstance(v, InputError) else next(predictions)) for name, v in batch]
+            scores, features = classifier.score_with(snapshot, np.stack(rows)) if rows else empty
+            yield Scored([(name, v if isinstance(v, InputError) else None) for name, v in batch], scores, features)
+
+
+def label(
+    classifier: Classifier, snapshot: Snapshot, items: Iterable[Item], *, topk: int, batch_size: int, workers: int
+) -> Generator[list[Labelled]]:
+    """Label items in batches: `score`, and the `topk` best classes of each item."""
+    with closing(score(classifier, snapshot, items, batch_size=batch_size, workers=workers)) as batches:
+        for entries, scores, _ in batches:
+            yield Scored.fill(entries, snapshot.best(scores, topk))
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -330,6 +357,7 @@ def csv_header() -> bytes:
 def encode_jsonl(answers: Iterable[Labelled], min_probability: float) -> bytes:
     """One JSON object a line: `path` and `predictions`, or `path` and `error`.
 
+    An answer of a cascade also says `"transductive": true` and in which `pass` its label was found.
     A path that is not valid UTF-8 has its odd bytes as lone surrogates, escaped: JSON cannot hold them otherwise.
     """
     lines = []
@@ -339,6 +367,8 @@ def encode_jsonl(answers: Iterable[Labelled], min_probability: float) -> bytes:
         else:
             rows = _rows(result, min_probability)
             content = {"predictions": [dict(zip(CSV_HEADER[1:], row, strict=True)) for row in rows]}
+            if result.confident is not None:
+                content |= {"transductive": True, "pass": "confident" if result.confident else "relabelled"}
         line = json.dumps({"path": name, **content}, ensure_ascii=False)
         if not _is_utf8(line):
             line = json.dumps({"path": name, **content})

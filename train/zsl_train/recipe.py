@@ -26,6 +26,8 @@ class Recipe:
         seed: of everything random, below 2^32.
         folds: validation folds that choose epochs, gamma and temperature; 0 selects nothing.
         snapshots: shares of the last stage that are compared on the validation classes.
+        literature: also score the snapshots of the final training on the test pictures, for the optimistic figure of
+            the papers; nothing is chosen by it.
         replay_per_class: photographed features kept for later head fits, at most, for each seen class.
         parity_pictures: pictures kept for the parity gate of the export, beside the probe; 64 or more.
         probe_pictures: pictures kept in the bundle to prove that an engine computes what it should; at least 1.
@@ -47,6 +49,7 @@ class Recipe:
     seed: int = 0
     folds: int = 3
     snapshots: tuple[float, ...] = (0.25, 0.5, 1.0)
+    literature: bool = False
     replay_per_class: int = 200
     parity_pictures: int = 96
     probe_pictures: int = 4
