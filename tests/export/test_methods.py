@@ -16,7 +16,16 @@ from zsl_runtime.head import fold
 from zsl_train.methods import METHODS
 
 # Settings that make each method small; a method that is not listed fails here until it is.
-SMALL = {"sc-egg": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05}}
+VAE = {
+    "latent": 8,
+    "visual_encoder_hidden": 16,
+    "visual_decoder_hidden": 16,
+    "semantic_encoder_hidden": 16,
+    "semantic_decoder_hidden": 16,
+    "synthetic_per_class": 20,
+    "head_epochs": 10,
+}
+SMALL = {"sc-egg": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05}, "cada-vae": VAE}
 CASES = [(name, preset) for name, method in METHODS.items() for preset in method.PRESETS]
 
 
