@@ -20,6 +20,19 @@ from zsl_train.methods.base import Trained, run_batched
 from zsl_train.recipe import Recipe, make_recipe, method_config
 from zsl_train.session import Session
 
+VAE = {
+    "latent": 4,
+    "visual_encoder_hidden": 16,
+    "visual_decoder_hidden": 16,
+    "semantic_encoder_hidden": 16,
+    "semantic_decoder_hidden": 16,
+    "steps": 60,
+    "batch": 20,
+    "learning_rate": 1e-2,
+    "latents_per_seen_class": 10,
+    "synthetic_per_class": 10,
+}
+
 # Settings that make a method small and quick to learn; a method that is not listed fails here until it is.
 SMALL = {
     "sc-egg": {
@@ -35,18 +48,8 @@ SMALL = {
         "learning_rate_feedback": 3e-3,
         "synthetic_per_class": 10,
     },
-    "cada-vae": {
-        "latent": 4,
-        "visual_encoder_hidden": 16,
-        "visual_decoder_hidden": 16,
-        "semantic_encoder_hidden": 16,
-        "semantic_decoder_hidden": 16,
-        "steps": 60,
-        "batch": 20,
-        "learning_rate": 1e-2,
-        "latents_per_seen_class": 10,
-        "synthetic_per_class": 10,
-    },
+    "cada-vae": VAE,
+    "acmr": {**VAE, "learning_rate_gate": 1e-2, "learning_rate_classifiers": 1e-2, "gate_hidden": 6, "gate_orders": 3},
 }
 DATA = tiny_training_data()
 CASES = [(name, preset) for name, method in METHODS.items() for preset in method.PRESETS]

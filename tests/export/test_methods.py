@@ -25,7 +25,11 @@ VAE = {
     "synthetic_per_class": 20,
     "head_epochs": 10,
 }
-SMALL = {"sc-egg": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05}, "cada-vae": VAE}
+SMALL = {
+    "sc-egg": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05},
+    "cada-vae": VAE,
+    "acmr": {**VAE, "gate_hidden": 6, "gate_orders": 3},
+}
 CASES = [(name, preset) for name, method in METHODS.items() for preset in method.PRESETS]
 
 
