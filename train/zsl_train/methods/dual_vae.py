@@ -277,9 +277,10 @@ def reconstruction_of(config: Settings) -> Callable[[Tensor, Tensor], Tensor]:
 
 # --- how long it takes ------------------------------------------------------------------------------------------------
 
-FLOPS_PER_SECOND = 60e9  # what two cores of a current server reach in these products, measured
-STEP_SECONDS = 0.004  # of a step besides its products and the update: drawing, small tensors, Python
-UPDATE_SECONDS = 2e-9  # of Adam with amsgrad for one parameter: five arrays are read, four written
+# Measured on one core of a current server: folds train side by side, so a training rarely has two to itself.
+FLOPS_PER_SECOND = 100e9  # of these products
+STEP_SECONDS = 0.005  # of a step besides its products and the update: drawing, small tensors, Python
+UPDATE_SECONDS = 1.6e-9  # of Adam with amsgrad for one parameter: five arrays are read, four written
 SHORTEST = 4000  # steps below which a small set has not been learnt
 
 
@@ -294,7 +295,7 @@ def schedule_epoch(config: Settings, step: int, steps: int) -> int:
 
 
 def step_seconds(config: Settings, dims: Dims, decodings: int, more: float = 0.0) -> float:
-    """Seconds of one step on two cores: multiply-adds of forward and backward over the measured rate, and the update.
+    """Seconds of one step: multiply-adds of forward and backward over the measured rate, and the update.
 
     Args:
         config: settings.
