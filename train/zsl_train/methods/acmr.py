@@ -244,14 +244,14 @@ def _shipped(config: Config, pooled: PooledEmbedder, network: Acmr) -> Trained:
 
 
 def step_seconds(config: Config, dims: Dims) -> float:
-    """Seconds of one step on two cores."""
+    """Seconds of one step."""
     gates = 2 * config.gate_hidden * 3 * config.latent
     alignment = 3 * config.latent**2 + 2 * config.latent * dims.classes
     return dual_vae.step_seconds(config, dims, decodings=1, more=gates + alignment)
 
 
 def estimate(config: Config, dims: Dims, count: int) -> float:
-    """Seconds one training takes on two cores, heads and scores left out."""
+    """Seconds one training takes, heads and scores left out; measured on one core, two are no slower."""
     return steps_of(config, count) * step_seconds(config, dims)
 
 
