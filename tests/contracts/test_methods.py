@@ -20,6 +20,19 @@ from zsl_train.methods.base import Trained, run_batched
 from zsl_train.recipe import Recipe, make_recipe, method_config
 from zsl_train.session import Session
 
+VAE = {
+    "latent": 4,
+    "visual_encoder_hidden": 16,
+    "visual_decoder_hidden": 16,
+    "semantic_encoder_hidden": 16,
+    "semantic_decoder_hidden": 16,
+    "steps": 60,
+    "batch": 20,
+    "learning_rate": 1e-2,
+    "latents_per_seen_class": 10,
+    "synthetic_per_class": 10,
+}
+
 # Settings that make a method small and quick to learn; a method that is not listed fails here until it is.
 SMALL = {
     "sc-egg": {
@@ -34,7 +47,9 @@ SMALL = {
         "learning_rate_decoder": 3e-3,
         "learning_rate_feedback": 3e-3,
         "synthetic_per_class": 10,
-    }
+    },
+    "cada-vae": VAE,
+    "acmr": {**VAE, "learning_rate_gate": 1e-2, "learning_rate_classifiers": 1e-2, "gate_hidden": 6, "gate_orders": 3},
 }
 DATA = tiny_training_data()
 CASES = [(name, preset) for name, method in METHODS.items() for preset in method.PRESETS]
@@ -150,11 +165,28 @@ def check_modules(modules: Trained) -> None:
     assert fake.shape == (5, modules.feature_width)
     assert np.isfinite(f).all()
     assert np.isfinite(fake).all()
+    if modules.replay is not None:
+        check_replay(modules)
     assert max(view.stop for view in modules.views) == modules.lifted_width
     assert modules.synthetic_per_class >= 1
     for module in modules.modules().values():
         assert not module.training
         assert all(not p.requires_grad and p.device.type == "cpu" for p in module.parameters())
+
+
+def check_replay(modules: Trained) -> None:
+    """Rows for a head come from the embedder's tensors, several of a picture, each by its own noise."""
+    assert modules.replay_per_class >= 1
+    own = {id(tensor) for tensor in modules.replay.state_dict(keep_vars=True).values()}
+    assert own == {id(tensor) for tensor in modules.embedder.state_dict(keep_vars=True).values()}
+    regions = np.random.default_rng(0).random((3, REGIONS, CHANNELS))
+    noise = np.random.default_rng(1).standard_normal((3, 4, modules.noise_width))
+    noise[:, 2] = noise[:, 0]
+    rows = run_batched(modules.replay, regions, noise)
+    assert rows.shape == (3, 4, modules.feature_width)
+    assert np.isfinite(rows).all()
+    np.testing.assert_array_equal(rows[:, 2], rows[:, 0])
+    assert not np.allclose(rows[:, 1], rows[:, 0], atol=1e-4)
 
 
 def test_what_is_trained_is_finished_and_looks_at_its_inputs(whole):

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 DEFAULT_SECONDS = 18 * 60.0  # `--preset default` ends within 20 minutes on two cores: two are kept for heads and scores
+REPLAY_BLOCK = 64  # pictures whose regions are in memory at once while Replay is drawn
 
 
 @dataclass(frozen=True)
@@ -158,19 +159,60 @@ def make_replay(features: Floats, labels: Ints, table: ClassTable, per_class: in
 
     """
     rng = np.random.default_rng([seed, 11])
-    known = np.flatnonzero(table.seen)
     kept = []
-    for one in known:
+    for one in np.flatnonzero(table.seen):
         rows = np.flatnonzero(labels == one)
         kept.append(np.sort(rng.permutation(rows)[:per_class]))
     chosen = np.concatenate(kept)
+    return _as_replay(features[chosen], labels[chosen], table)
+
+
+def sample_replay(
+    trained: Trained,
+    regions: NDArray[np.float16],
+    rows: Ints,
+    labels: Ints,
+    *,
+    table: ClassTable,
+    count: int,
+    seed: int,
+) -> Replay:
+    """`count` rows of every seen class drawn by the method's own `Trained.replay`, in half precision.
+
+    A class's pictures take turns in a seeded order: each is drawn once before any is drawn twice.
+
+    Args:
+        trained: with `replay`.
+        regions: (n_all, R, V) of the store.
+        rows: (n,) training pictures.
+        labels: (n,) rows of `table`.
+        table: the classes.
+        count: rows of each seen class.
+        seed: of order and noise.
+
+    """
+    assert trained.replay is not None
+    rng = np.random.default_rng([seed, 17])
+    drawn, owners = [], []
+    for one in np.intersect1d(np.flatnonzero(table.seen), labels):
+        pictures = rng.permutation(rows[labels == one])[:count]
+        turns = -(-count // len(pictures))
+        noise = rng.standard_normal((len(pictures), turns, trained.noise_width), dtype=np.float32)
+        parts = [
+            run_batched(trained.replay, regions[pictures[i : i + REPLAY_BLOCK]], noise[i : i + REPLAY_BLOCK])
+            for i in range(0, len(pictures), REPLAY_BLOCK)
+        ]
+        drawn.append(np.concatenate(parts).swapaxes(0, 1).reshape(-1, trained.feature_width)[:count])
+        owners.append(one)
+    return _as_replay(np.concatenate(drawn), np.repeat(owners, count), table)
+
+
+def _as_replay(features: Floats, labels: Ints, table: ClassTable) -> Replay:
+    known = np.flatnonzero(table.seen)
     position = np.full(len(table), -1)
     position[known] = np.arange(len(known))
-    return Replay(
-        features[chosen].astype(np.float16),
-        position[labels[chosen]].astype(np.int32),
-        tuple(table.names[int(i)] for i in known),
-    )
+    names = tuple(table.names[int(i)] for i in known)
+    return Replay(features.astype(np.float16), position[labels].astype(np.int32), names)
 
 
 def fit_shipped_head(trained: Trained, table: ClassTable, rule: SemanticRule, replay: Replay, seed: int) -> Head:
@@ -306,8 +348,11 @@ class Trainer:
         return {share: load_array(path) for share, path in wanted.items()}
 
     def _replay(self, trained: Trained, rows: Ints, labels: Ints, table: ClassTable) -> Replay:
-        features = embed_rows(trained, self.prepared.store.regions, rows)
-        return make_replay(features, labels, table, self.recipe.replay_per_class, self.recipe.seed)
+        regions, most, seed = self.prepared.store.regions, self.recipe.replay_per_class, self.recipe.seed
+        if trained.replay is not None:
+            count = min(trained.replay_per_class, most)
+            return sample_replay(trained, regions, rows, labels, table=table, count=count, seed=seed)
+        return make_replay(embed_rows(trained, regions, rows), labels, table, most, seed)
 
     def train(self, choice: Choice) -> tuple[Trained, Head, Replay]:
         """Train on all seen classes as chosen and fit the head that ships."""

@@ -94,6 +94,9 @@ class Trained:
         lifted_width: D (equal to F without a lift).
         views: the column ranges of x that heads look at, with how each is fitted.
         synthetic_per_class: synthetic features drawn for each class without photographs.
+        replay: regions (B, R, V), noise (B, K, Z) -> (B, K, F): K rows of each picture that a head is fitted on, where
+            these are not f itself (a sampled latent, say). It runs on the embedder's tensors and has none of its own.
+        replay_per_class: with `replay`, rows of each seen class; a class with fewer pictures has several of each.
 
     """
 
@@ -105,6 +108,8 @@ class Trained:
     lifted_width: int
     views: tuple[View, ...]
     synthetic_per_class: int
+    replay: nn.Module | None = None
+    replay_per_class: int = 0
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Tensors of all modules, keys ``embedder.*``, ``lift.*``, ``synthesizer.*``."""
