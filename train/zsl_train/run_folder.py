@@ -43,11 +43,11 @@ class Run:
     Attributes:
         recipe: the resolved recipe as plain data.
         method: the method's name.
-        trained: embedder, lift, synthesizer in eval mode with their weights.
+        trained: embedder, lift, synthesizer or rows in eval mode with their weights.
         backbone: uint8 pictures (N, P, P, 3) -> region features (N, R, V), with its weights.
         dims: sizes the method was built for.
         generation: class table and head as they are shipped (number 1).
-        replay: real seen-class features for later head fits.
+        replay: real seen-class features for later head fits; empty where rows come from semantic vectors.
         semantic_rule: attributes -> semantic vectors.
         scores: content of scores.json.
         pictures: (n, P, P, 3) uint8, the first `probe_count` for the probe, the rest for the parity gate.

@@ -16,13 +16,13 @@ import torch
 from zsl_runtime.bundle import Generation
 from zsl_runtime.class_table import SemanticRule
 from zsl_runtime.errors import ArtefactError
-from zsl_runtime.head import Head, Replay, fit_head, fitting_rows
+from zsl_runtime.head import Head, Replay, fit_head, fitting_rows, rows_head
 from zsl_train import backbones
 from zsl_train.data.feature_store import extract
 from zsl_train.data.word_vectors import learned_word_vectors, load_word_vectors
 from zsl_train.evaluate import score
 from zsl_train.methods import find_method
-from zsl_train.methods.base import TrainingData, run_batched
+from zsl_train.methods.base import TrainingData, run_batched, run_rows
 from zsl_train.methods.baselines import BASELINES, scale
 from zsl_train.recipe import method_config
 from zsl_train.run_folder import CHECKPOINT, RunWriter, save_run
@@ -132,23 +132,31 @@ def make_replay(features: Floats, labels: Ints, table: ClassTable, per_class: in
     )
 
 
+def no_replay(width: int) -> Replay:
+    """The Replay of a head that nothing is fitted for: no rows of `width` F, no classes."""
+    return Replay(np.zeros((0, width), np.float16), np.zeros(0, np.int32), ())
+
+
 def fit_shipped_head(trained: Trained, table: ClassTable, rule: SemanticRule, replay: Replay, seed: int) -> Head:
     """Generation 1's head, from what the bundle keeps: the same function that runs on site.
 
     Args:
-        trained: with lift and synthesizer.
+        trained: with lift and synthesizer, or with rows.
         table: classes, seen and unseen.
         rule: semantic rule.
-        replay: real features.
+        replay: real features; not looked at where the rows come from semantic vectors.
         seed: of noise and fit.
 
     """
-    lift = trained.lift
+    lift, synthesizer, rows = trained.lift, trained.synthesizer, trained.rows
+    if rows is not None:
+        return rows_head(table, rule=rule, rows=lambda semantic: run_rows(rows, semantic), view=trained.views[0])
+    assert synthesizer is not None
     x, labels = fitting_rows(
         table,
         replay,
         rule=rule,
-        synthesize=lambda semantic, noise: run_batched(trained.synthesizer, semantic, noise),
+        synthesize=lambda semantic, noise: run_batched(synthesizer, semantic, noise),
         lift=None if lift is None else lambda features: run_batched(lift, features),
         width=trained.lifted_width,
         noise_dim=trained.noise_width,
@@ -219,12 +227,14 @@ class Trainer:
         self.progress = progress
         self.rows = prepared.training_rows()
         self.labels = prepared.images.labels
+        # A method in closed form has no stage to cut short.
+        self.snapshots = recipe.snapshots if self.method.LENGTHS else (1.0,)
 
     def select(self, folds: list[Fold]) -> Choice:
         """Train on each fold and choose the share of the last stage, gamma and temperature."""
         jobs = [partial(self._fold_scores, fold, index, len(folds)) for index, fold in enumerate(folds)]
         found = side_by_side(jobs)
-        scores = {share: [one[share] for one in found] for share in self.recipe.snapshots}
+        scores = {share: [one[share] for one in found] for share in self.snapshots}
         labels = [self.labels[fold.held_out] for fold in folds]
         return choose(scores if folds else {}, labels, [fold.seen for fold in folds])
 
@@ -239,7 +249,7 @@ class Trainer:
 
         """
         folder = self.checkpoints / f"fold{index}"
-        wanted = {share: folder / f"scores-{share!r}.npy" for share in self.recipe.snapshots}
+        wanted = {share: folder / f"scores-{share!r}.npy" for share in self.snapshots}
         if not all(path.exists() for path in wanted.values()):
             table = replace(self.prepared.images.table, seen=fold.seen)
             labels = self.labels[fold.train]
@@ -257,13 +267,15 @@ class Trainer:
                 name=f"fold {index + 1}/{count}",
                 progress=self.progress,
                 check=check,
-                snapshot_at=self.recipe.snapshots,
+                snapshot_at=self.snapshots,
                 snapshot=snapshot,
             )
             self.method.fit(data, self.config, session, self.recipe.seed)
         return {share: load_array(path) for share, path in wanted.items()}
 
     def _replay(self, trained: Trained, rows: Ints, labels: Ints, table: ClassTable) -> Replay:
+        if trained.head_rule == "rows":
+            return no_replay(trained.feature_width)
         features = embed_rows(trained, self.prepared.store.regions, rows)
         return make_replay(features, labels, table, self.recipe.replay_per_class, self.recipe.seed)
 
@@ -292,7 +304,7 @@ class Trainer:
         if len(unseen) < 2 or len(rows) == 0:  # one class cannot be told from another
             return None
         only = table.take(unseen)
-        empty = Replay(np.zeros((0, trained.feature_width), np.float16), np.zeros(0, np.int32), ())
+        empty = no_replay(trained.feature_width)
         head = fit_shipped_head(trained, only, self.prepared.rule, empty, self.recipe.seed)
         logits = head_logits(trained, head, embed_rows(trained, self.prepared.store.regions, rows))
         labels = np.searchsorted(unseen, self.labels[rows])

@@ -88,26 +88,38 @@ class Trained:
     Attributes:
         embedder: region features (B, R, V) float32 -> features f (B, F).
         lift: f (B, F) -> lifted x (B, D); None when the head looks at f itself.
-        synthesizer: semantic (M, A), noise (M, Z) -> synthetic f (M, F).
-        noise_width: Z.
+        synthesizer: semantic (M, A), noise (M, Z) -> synthetic f (M, F); None where `rows` makes the head.
+        noise_width: Z; 0 without a synthesizer.
         feature_width: F.
         lifted_width: D (equal to F without a lift).
-        views: the column ranges of x that heads look at, with how each is fitted.
-        synthetic_per_class: synthetic features drawn for each class without photographs.
+        views: the column ranges of x that heads look at, with how each is fitted. With `rows` there is one, of all
+            columns, and it is not fitted.
+        synthetic_per_class: synthetic features drawn for each class without photographs; 0 without a synthesizer.
+        rows: semantic (M, A) -> a class's weights (M, D) and bias (M,); the head's rows come from it, and nothing is
+            synthesized or fitted (the head rule `rows`). Exactly one of synthesizer and rows is given.
 
     """
 
     embedder: nn.Module
     lift: nn.Module | None
-    synthesizer: nn.Module
+    synthesizer: nn.Module | None
     noise_width: int
     feature_width: int
     lifted_width: int
     views: tuple[View, ...]
     synthetic_per_class: int
+    rows: nn.Module | None = None
+
+    def __post_init__(self) -> None:
+        assert (self.synthesizer is None) != (self.rows is None), "one of synthesizer and rows makes the head"
+
+    @property
+    def head_rule(self) -> str:
+        """How heads are made of these modules: `fit` or `rows`."""
+        return "fit" if self.rows is None else "rows"
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Tensors of all modules, keys ``embedder.*``, ``lift.*``, ``synthesizer.*``."""
+        """Tensors of all modules, keys ``embedder.*``, ``lift.*``, ``synthesizer.*``, ``rows.*``."""
         return {
             f"{part}.{key}": tensor.detach().clone().contiguous()
             for part, module in self.modules().items()
@@ -126,16 +138,21 @@ class Trained:
 
     def modules(self) -> dict[str, nn.Module]:
         """The modules by part name."""
-        parts: dict[str, nn.Module] = {"embedder": self.embedder, "synthesizer": self.synthesizer}
-        if self.lift is not None:
-            parts["lift"] = self.lift
-        return parts
+        parts = {"embedder": self.embedder, "synthesizer": self.synthesizer, "rows": self.rows, "lift": self.lift}
+        return {name: module for name, module in parts.items() if module is not None}
 
     def eval(self) -> Trained:
         """Switch every module to eval mode and freeze it; returns self."""
         for module in self.modules().values():
             module.eval().requires_grad_(requires_grad=False)
         return self
+
+
+def run_rows(module: nn.Module, semantic: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Apply the `rows` of a Trained: semantic (M, A) -> weights (M, D) and biases (M,), float32."""
+    with torch.inference_mode():
+        weight, bias = module(torch.from_numpy(semantic.copy()))
+    return weight.numpy(), bias.numpy()
 
 
 def run_batched(module: nn.Module, *inputs: NDArray[Any], batch_size: int = 256) -> NDArray[np.float32]:
