@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zsl_runtime.errors import UsageError
-from zsl_train.methods import sc_egg
+from zsl_train.methods import eszsl, sc_egg
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,7 +29,10 @@ class Method(Protocol):
 
     @property
     def LENGTHS(self) -> Sequence[str]:  # noqa: N802
-        """The settings that say how long the stages are: where a recipe gives one, nothing is sized to the data."""
+        """The settings that say how long the stages are: where a recipe gives one, nothing is sized to the data.
+
+        Empty for a method in closed form: then `cap_epochs` and `size` give the settings back.
+        """
 
     def build(self, config: Any, dims: Dims) -> Trained:
         """The shipped modules, untrained."""
@@ -47,7 +50,7 @@ class Method(Protocol):
         """Seconds one training takes on two cores."""
 
 
-METHODS: dict[str, Method] = {sc_egg.NAME: sc_egg}
+METHODS: dict[str, Method] = {sc_egg.NAME: sc_egg, eszsl.NAME: eszsl}
 
 
 def find_method(name: str) -> Method:
