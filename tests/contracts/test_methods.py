@@ -36,6 +36,14 @@ SMALL = {
         "synthetic_per_class": 10,
     },
     "eszsl": {},
+    "sp-aen": {
+        "hidden": 16,
+        "batch": 16,
+        "stage1_steps": 24,
+        "stage2_steps": 40,
+        "learning_rate": 1e-2,
+        "dropout": 0.1,  # with so few channels half of them would be too many
+    },
 }
 DATA = tiny_training_data()
 # Solved in one step: nothing to learn step by step, to cut short or to scale by a rate, and perhaps no use for a seed.

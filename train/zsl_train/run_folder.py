@@ -132,6 +132,8 @@ TENSORS = (
     "replay.safetensors",
     "pictures.safetensors",
 )
+SHEET, SHEET_FIGURES = "reconstructions.png", "reconstructions.json"  # of a method that rebuilds pictures
+KEPT = (SHEET, SHEET_FIGURES)
 READ = (*TENSORS, RECIPE, SCORES)  # what load_run reads besides run.json, where their hashes are
 
 
@@ -243,7 +245,7 @@ class RunWriter:
         try:
             if (self.folder / CHECKPOINT).is_dir():
                 shutil.rmtree(self.folder / CHECKPOINT)
-            for name in (LOG, SPLIT, *READ):
+            for name in (LOG, SPLIT, *KEPT, *READ):
                 (self.folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise from_os_error(error, "replace the run, remove") from error
@@ -256,6 +258,11 @@ class RunWriter:
                 file.write(json.dumps(stamped) + "\n")
         except OSError as error:
             raise from_os_error(error, "write the log") from error
+
+    def keep(self, name: str, content: bytes) -> None:
+        """Write a file of KEPT, which a method makes beside its weights."""
+        assert name in KEPT, name
+        self._write(name, content)
 
     def finish(self, files: dict[str, bytes], scores: dict[str, Any], info: dict[str, Any]) -> None:
         """Write everything; run.json says `finished` only after all the rest is on disk; then drop the checkpoints.

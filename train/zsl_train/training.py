@@ -19,6 +19,7 @@ from zsl_runtime.errors import ArtefactError
 from zsl_runtime.head import Head, Replay, fit_head, fitting_rows, rows_head
 from zsl_train import backbones
 from zsl_train.data.feature_store import extract
+from zsl_train.data.pictures import Pictures
 from zsl_train.data.word_vectors import learned_word_vectors, load_word_vectors
 from zsl_train.evaluate import score
 from zsl_train.methods import find_method
@@ -60,6 +61,7 @@ class Prepared:
         semantic: (C, A) float32.
         words: (A, W) float32.
         notes: things the user should be told.
+        pictures: the pictures for a method that looks at them; None where there are features only.
 
     """
 
@@ -69,6 +71,7 @@ class Prepared:
     semantic: Floats
     words: Floats
     notes: tuple[str, ...]
+    pictures: Pictures | None = None
 
     def rows(self, *roles: str, seen: bool | None = None) -> Ints:
         """Readable pictures with one of these roles, ascending."""
@@ -85,7 +88,8 @@ def prepare(images: ImageSet, backbone: Backbone, recipe: Recipe) -> Prepared:
     store = extract(images, backbone)
     rule = SemanticRule(clamp_negative=recipe.clamp_negative, unit_l2=recipe.unit_l2)
     words, notes = _word_vectors(images, recipe)
-    return Prepared(images, store, rule, rule.apply(images.table.raw), words, images.notes + notes)
+    pictures = Pictures(images, backbone)
+    return Prepared(images, store, rule, rule.apply(images.table.raw), words, images.notes + notes, pictures)
 
 
 def _word_vectors(images: ImageSet, recipe: Recipe) -> tuple[Floats, tuple[str, ...]]:
@@ -102,7 +106,7 @@ def _word_vectors(images: ImageSet, recipe: Recipe) -> tuple[Floats, tuple[str, 
 
 def training_data(prepared: Prepared, rows: Ints, table: ClassTable, labels: Ints, semantic: Floats) -> TrainingData:
     """What a method may see: the given rows of the store and the given classes."""
-    return TrainingData(prepared.store.regions, rows, labels, table, semantic, prepared.words)
+    return TrainingData(prepared.store.regions, rows, labels, table, semantic, prepared.words, prepared.pictures)
 
 
 def make_replay(features: Floats, labels: Ints, table: ClassTable, per_class: int, seed: int) -> Replay:
@@ -205,6 +209,7 @@ class Trainer:
         checkpoints: folder for what an interrupted run goes on from.
         log: takes the lines of log.jsonl.
         progress: for the session's loops.
+        keep: takes files that belong to the run (`RunWriter.keep`).
 
     """
 
@@ -217,7 +222,9 @@ class Trainer:
         checkpoints: Path,
         log: Callable[[dict[str, Any]], None],
         progress: Callable[..., None] | None = None,
+        keep: Callable[[str, bytes], None] = lambda _name, _content: None,
     ) -> None:
+        self.keep = keep
         self.prepared = prepared
         self.recipe = recipe
         self.config = config
@@ -284,7 +291,9 @@ class Trainer:
         table = self.prepared.images.table
         labels = self.labels[self.rows]
         data = training_data(self.prepared, self.rows, table, labels, self.prepared.semantic)
-        session = Session(self.checkpoints / "final", self.log, progress=self.progress, stop_at=choice.stop_at)
+        session = Session(
+            self.checkpoints / "final", self.log, progress=self.progress, stop_at=choice.stop_at, keep=self.keep
+        )
         trained = self.method.fit(data, self.config, session, self.recipe.seed)
         replay = self._replay(trained, self.rows, labels, table)
         head = fit_shipped_head(trained, table, self.prepared.rule, replay, self.recipe.seed)
@@ -485,7 +494,13 @@ def run_training(
     # Now, so that the run is whole even if the photographs move away while it trains.
     pictures, picture_labels = keep_pictures(prepared, recipe, backbone)
     trainer = Trainer(
-        prepared, recipe, config, checkpoints=writer.folder / CHECKPOINT, log=writer.log, progress=progress
+        prepared,
+        recipe,
+        config,
+        checkpoints=writer.folder / CHECKPOINT,
+        log=writer.log,
+        progress=progress,
+        keep=writer.keep,
     )
 
     began = time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zsl_runtime.errors import UsageError
-from zsl_train.methods import eszsl, sc_egg
+from zsl_train.methods import eszsl, sc_egg, sp_aen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,7 +50,7 @@ class Method(Protocol):
         """Seconds one training takes on two cores."""
 
 
-METHODS: dict[str, Method] = {sc_egg.NAME: sc_egg, eszsl.NAME: eszsl}
+METHODS: dict[str, Method] = {sc_egg.NAME: sc_egg, eszsl.NAME: eszsl, sp_aen.NAME: sp_aen}
 
 
 def find_method(name: str) -> Method:

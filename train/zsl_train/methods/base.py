@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from zsl_runtime.class_table import ClassTable
     from zsl_runtime.head import View
+    from zsl_train.data.pictures import Pictures
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class TrainingData:
         table: the C classes, seen and unseen.
         semantic: (C, A) float32 semantic vectors (the semantic rule applied).
         word_vectors: (A, W) float32 attribute word vectors, unnormalised.
+        pictures: the training pictures themselves, decoded when they are asked for; None where there are features only.
 
     """
 
@@ -68,6 +70,7 @@ class TrainingData:
     table: ClassTable
     semantic: NDArray[np.float32]
     word_vectors: NDArray[np.float32]
+    pictures: Pictures | None = None
 
     @property
     def dims(self) -> Dims:
