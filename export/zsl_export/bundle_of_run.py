@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from zsl_export.graphs import input_port, lift_graph, model_graph, synthesizer_graph
+from zsl_export.graphs import input_port, lift_graph, model_graph, rows_graph, synthesizer_graph
 from zsl_export.parity import gate, measure
 from zsl_export.to_onnx import OPSET, export_graph
 from zsl_runtime.backends.ort import OrtBackend
 from zsl_runtime.bundle import Probe, check_dest, write_bundle
 from zsl_runtime.errors import from_os_error
 from zsl_runtime.head import fold
-from zsl_runtime.manifest import PROBE, REPLAY
+from zsl_runtime.manifest import PARTS, PROBE, REPLAY
 from zsl_runtime.storage import exclusive, temporary_name
 from zsl_train import run_folder
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from numpy.typing import NDArray
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     Tell = Callable[[str], None]
 
-MODEL, SYNTHESIZER, LIFT, PARITY = "model.onnx", "synthesizer.onnx", "lift.onnx", "parity.json"
+PARITY = "parity.json"
 # Packages whose version can change a graph, a number or a picture.
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
 PROBE_BATCH = 16
@@ -77,7 +77,10 @@ def export_run(
         target.parent.mkdir(parents=True, exist_ok=True)
         with working_folder(target) as work:
             graphs = _export_graphs(run, work, tell)
-            engine = OrtBackend({"lift": None, **{path.stem: path for path in graphs.values()}}, threads)
+            engine = OrtBackend(
+                {**dict.fromkeys(PARTS["rows"] + PARTS["fit"]), **{path.stem: path for path in graphs.values()}},
+                threads,
+            )
             with timed(tell, "compared ONNX Runtime with PyTorch"):
                 parity = measure(run, engine)
             for line in parity.lines():
@@ -85,13 +88,13 @@ def export_run(
             gate(parity)
             files: dict[str, Path | bytes] = {
                 **graphs,
-                REPLAY: run.replay.to_bytes(),
+                **({REPLAY: run.replay.to_bytes()} if run.trained.head_rule == "fit" else {}),
                 PROBE: make_probe(run, engine, pictures=probe_images).to_bytes(),
                 PARITY: parity_file(parity),
             }
             engine.close()
             return write_bundle(
-                target, manifest=make_manifest(run), files=files, generation=run.generation, force=force
+                target, manifest=make_manifest(run, graphs), files=files, generation=run.generation, force=force
             )
     except OSError as error:
         raise from_os_error(error, "write the bundle") from error
@@ -124,12 +127,14 @@ def timed(tell: Tell, what: str) -> Iterator[None]:
 def _export_graphs(run: Run, folder: Path, tell: Tell) -> dict[str, Path]:
     """The graphs of the run as files in `folder`, by name."""
     graphs: dict[str, Graph | None] = {
-        MODEL: model_graph(run.backbone, run.trained),
-        SYNTHESIZER: synthesizer_graph(run.trained, run.dims.attributes),
-        LIFT: lift_graph(run.trained),
+        "model": model_graph(run.backbone, run.trained),
+        "synthesizer": synthesizer_graph(run.trained, run.dims.attributes),
+        "rows": rows_graph(run.trained, run.dims.attributes),
+        "lift": lift_graph(run.trained),
     }
     written = {}
-    for name, graph in graphs.items():
+    for part, graph in graphs.items():
+        name = f"{part}.onnx"
         if graph is not None:
             written[name] = folder / name
             with timed(tell, f"exported {name}"):
@@ -218,8 +223,8 @@ def parity_file(parity: Parity) -> bytes:
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
-def make_manifest(run: Run) -> dict[str, Any]:
-    """manifest.json but for what `write_bundle` fills in (ARCHITECTURE.md, Bundle)."""
+def make_manifest(run: Run, graphs: Collection[str]) -> dict[str, Any]:
+    """manifest.json but for what `write_bundle` fills in (ARCHITECTURE.md, Bundle); `graphs` are its ONNX files."""
     trained, port = run.trained, input_port(run.backbone)
     return {
         "method": run.method,
@@ -228,12 +233,12 @@ def make_manifest(run: Run) -> dict[str, Any]:
         "backbone": make_backbone(run),
         "pixels": make_pixels(run),
         "input": {"name": port.name, "dtype": port.dtype, "shape": list(port.shape)},
-        "graphs": {"model": MODEL, "synthesizer": SYNTHESIZER, "lift": None if trained.lift is None else LIFT},
+        "graphs": {part: name if (name := f"{part}.onnx") in graphs else None for part in PARTS[trained.head_rule]},
         "dims": make_dims(run),
         "attributes": list(run.generation.table.attributes),
         "semantic_rule": run.semantic_rule.to_dict(),
         "head": {
-            "rule": "fit",
+            "rule": trained.head_rule,
             "views": [view.to_dict() for view in trained.views],
             "synthetic_per_class": trained.synthetic_per_class,
             "seed": run.seed,

@@ -75,6 +75,13 @@ def _whose_data(run: Run, *, probe_images: bool) -> str:
         if probe_images
         else f"but none of the {unit} themselves"
     )
+    if run.trained.head_rule == "rows":
+        if not probe_images:
+            return "The bundle holds features of the probe's pictures, and no picture of yours."
+        return (
+            f"The bundle holds {run.probe_count} of your pictures (--no-probe-images leaves them out). "
+            "Pass it on only to whom you would give those."
+        )
     return (
         f"The bundle holds data of yours: features of {len(run.replay.features)} training {unit} {pictures}. "
         "Pass it on only to whom you would give those."

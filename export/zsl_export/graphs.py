@@ -129,6 +129,19 @@ class SynthesizerGraph(nn.Module):
         return features
 
 
+class RowsGraph(nn.Module):
+    """Semantic vectors to the rows of a head: `rows.onnx`."""
+
+    def __init__(self, rows: nn.Module) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def forward(self, semantic: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(M, A) float32 to weights (M, D) and biases (M,) float32."""
+        weight, bias = self.rows(semantic)
+        return weight, bias
+
+
 class LiftGraph(nn.Module):
     """Features to the views a head looks at: `lift.onnx`."""
 
@@ -169,8 +182,10 @@ def model_graph(backbone: Backbone | GivenFeatures, trained: Trained) -> Graph:
     )
 
 
-def synthesizer_graph(trained: Trained, attributes: int) -> Graph:
-    """The graph behind `synthesizer.onnx`, in eval mode; `attributes` is A."""
+def synthesizer_graph(trained: Trained, attributes: int) -> Graph | None:
+    """The graph behind `synthesizer.onnx`, in eval mode; `attributes` is A. None for the head rule `rows`."""
+    if trained.synthesizer is None:
+        return None
     return Graph(
         SynthesizerGraph(trained.synthesizer).eval(),
         inputs=(
@@ -178,6 +193,17 @@ def synthesizer_graph(trained: Trained, attributes: int) -> Graph:
             Port("noise", "float32", ("M", trained.noise_width)),
         ),
         outputs=(Port("features", "float32", ("M", trained.feature_width)),),
+    )
+
+
+def rows_graph(trained: Trained, attributes: int) -> Graph | None:
+    """The graph behind `rows.onnx`, in eval mode; `attributes` is A. None for the head rule `fit`."""
+    if trained.rows is None:
+        return None
+    return Graph(
+        RowsGraph(trained.rows).eval(),
+        inputs=(Port("semantic", "float32", ("M", attributes)),),
+        outputs=(Port("weight", "float32", ("M", trained.lifted_width)), Port("bias", "float32", ("M",))),
     )
 
 

@@ -30,16 +30,21 @@ SMALL = {
     "sc-egg": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05},
     "cada-vae": VAE,
     "acmr": {**VAE, "gate_hidden": 6, "gate_orders": 3},
+    "eszsl": {},
+    "sp-aen": {"hidden": 16},
 }
 CASES = [(name, preset) for name, method in METHODS.items() for preset in method.PRESETS]
 
 
 def shaken(trained):
-    """The modules with every weight drawn anew: initial zeros would hide what a graph does with them."""
+    """The modules with every weight drawn anew: initial zeros would hide what a graph does with them.
+
+    Of modules without weights, whose numbers are solved for, the tensors.
+    """
     generator = torch.Generator().manual_seed(5)
     for module in trained.modules().values():
-        for parameter in module.parameters():
-            parameter.data.normal_(0, 0.5, generator=generator)
+        for tensor in list(module.parameters()) or list(module.buffers()):
+            tensor.data.normal_(0, 0.5, generator=generator)
     return trained.eval()
 
 

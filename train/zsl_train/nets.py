@@ -58,7 +58,7 @@ class PooledEmbedder(nn.Module):
 
     Args:
         channels: V, which is also F.
-        scaling: one of SCALINGS.
+        scaling: one of SCALINGS, or `none`: the mean over the regions as it is.
 
     """
 
@@ -83,7 +83,7 @@ class PooledEmbedder(nn.Module):
         """
         low, spread = pooled.amin(dim=0), pooled.amax(dim=0) - pooled.amin(dim=0)
         zero, one = torch.zeros_like(low), torch.ones_like(low)
-        shift = {"minmax": low, "l2": zero}.get(self.scaling, pooled.double().mean(dim=0).float())
+        shift = {"minmax": low, "l2": zero, "none": zero}.get(self.scaling, pooled.double().mean(dim=0).float())
         divisor = {"minmax": spread, "standard": pooled.double().std(dim=0, correction=0).float()}.get(
             self.scaling, one
         )

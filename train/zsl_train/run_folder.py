@@ -45,12 +45,12 @@ class Run:
     Attributes:
         recipe: the resolved recipe as plain data.
         method: the method's name.
-        trained: embedder, lift, synthesizer in eval mode with their weights.
+        trained: embedder, lift, synthesizer or rows in eval mode with their weights.
         backbone: uint8 pictures (N, P, P, 3) -> region features (N, R, V), with its weights; of a run trained on a
             feature file, what says which features those are.
         dims: sizes the method was built for.
         generation: class table and head as they are shipped (number 1).
-        replay: real seen-class features for later head fits.
+        replay: real seen-class features for later head fits; empty where rows come from semantic vectors.
         semantic_rule: attributes -> semantic vectors.
         scores: content of scores.json.
         pictures: what the model graph takes, the first `probe_count` for the probe, the rest for the parity gate:
@@ -136,6 +136,8 @@ TENSORS = (
     "replay.safetensors",
     "pictures.safetensors",
 )
+SHEET, SHEET_FIGURES = "reconstructions.png", "reconstructions.json"  # of a method that rebuilds pictures
+KEPT = (SHEET, SHEET_FIGURES)
 READ = (*TENSORS, RECIPE, SCORES)  # what load_run reads besides run.json, where their hashes are
 
 
@@ -247,7 +249,7 @@ class RunWriter:
         try:
             if (self.folder / CHECKPOINT).is_dir():
                 shutil.rmtree(self.folder / CHECKPOINT)
-            for name in (LOG, SPLIT, *READ):
+            for name in (LOG, SPLIT, *KEPT, *READ):
                 (self.folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise from_os_error(error, "replace the run, remove") from error
@@ -260,6 +262,11 @@ class RunWriter:
                 file.write(json.dumps(stamped) + "\n")
         except OSError as error:
             raise from_os_error(error, "write the log") from error
+
+    def keep(self, name: str, content: bytes) -> None:
+        """Write a file of KEPT, which a method makes beside its weights."""
+        assert name in KEPT, name
+        self._write(name, content)
 
     def finish(self, files: dict[str, bytes], scores: dict[str, Any], info: dict[str, Any]) -> None:
         """Write everything; run.json says `finished` only after all the rest is on disk; then drop the checkpoints.

@@ -19,16 +19,17 @@ import torch
 from zsl_runtime.bundle import Generation
 from zsl_runtime.class_table import SemanticRule
 from zsl_runtime.errors import ArtefactError
-from zsl_runtime.head import Head, Replay, fit_head, fitting_rows
+from zsl_runtime.head import Head, Replay, fit_head, fitting_rows, rows_head
 from zsl_train import backbones
 from zsl_train.backbones.given import GivenFeatures
 from zsl_train.data.att_splits import NEVER_USED
 from zsl_train.data.feature_store import extract, given_store
 from zsl_train.data.image_set import MANY_NEGATIVE
+from zsl_train.data.pictures import Pictures
 from zsl_train.data.word_vectors import learned_word_vectors, load_word_vectors
 from zsl_train.evaluate import score
 from zsl_train.methods import find_method
-from zsl_train.methods.base import TrainingData, run_batched
+from zsl_train.methods.base import TrainingData, run_batched, run_rows
 from zsl_train.methods.baselines import BASELINES, scale
 from zsl_train.recipe import method_config
 from zsl_train.run_folder import CHECKPOINT, RunWriter, save_run
@@ -67,6 +68,7 @@ class Prepared:
         semantic: (C, A) float32.
         words: (A, W) float32.
         notes: things the user should be told.
+        pictures: the pictures for a method that looks at them; None where there are features only.
 
     """
 
@@ -76,6 +78,7 @@ class Prepared:
     semantic: Floats
     words: Floats
     notes: tuple[str, ...]
+    pictures: Pictures | None = None
 
     def rows(self, *roles: str, seen: bool | None = None) -> Ints:
         """Readable pictures with one of these roles, ascending."""
@@ -97,7 +100,8 @@ def prepare(images: ImageSet, backbone: Backbone | GivenFeatures, recipe: Recipe
     rule = SemanticRule(clamp_negative=recipe.clamp_negative, unit_l2=recipe.unit_l2)
     words, notes = _word_vectors(images, recipe)
     notes = (*images.notes, *rule_notes(rule, images.table), *fit_notes(images, recipe), *notes)
-    return Prepared(images, store, rule, rule.apply(images.table.raw), words, notes)
+    pictures = None if isinstance(backbone, GivenFeatures) else Pictures(images, backbone)
+    return Prepared(images, store, rule, rule.apply(images.table.raw), words, notes, pictures)
 
 
 def rule_notes(rule: SemanticRule, table: ClassTable) -> tuple[str, ...]:
@@ -144,7 +148,7 @@ def _word_vectors(images: ImageSet, recipe: Recipe) -> tuple[Floats, tuple[str, 
 
 def training_data(prepared: Prepared, rows: Ints, table: ClassTable, labels: Ints, semantic: Floats) -> TrainingData:
     """What a method may see: the given rows of the store and the given classes."""
-    return TrainingData(prepared.store.regions, rows, labels, table, semantic, prepared.words)
+    return TrainingData(prepared.store.regions, rows, labels, table, semantic, prepared.words, prepared.pictures)
 
 
 def make_replay(features: Floats, labels: Ints, table: ClassTable, per_class: int, seed: int) -> Replay:
@@ -215,23 +219,31 @@ def _as_replay(features: Floats, labels: Ints, table: ClassTable) -> Replay:
     return Replay(features.astype(np.float16), position[labels].astype(np.int32), names)
 
 
+def no_replay(width: int) -> Replay:
+    """The Replay of a head that nothing is fitted for: no rows of `width` F, no classes."""
+    return Replay(np.zeros((0, width), np.float16), np.zeros(0, np.int32), ())
+
+
 def fit_shipped_head(trained: Trained, table: ClassTable, rule: SemanticRule, replay: Replay, seed: int) -> Head:
     """Generation 1's head, from what the bundle keeps: the same function that runs on site.
 
     Args:
-        trained: with lift and synthesizer.
+        trained: with lift and synthesizer, or with rows.
         table: classes, seen and unseen.
         rule: semantic rule.
-        replay: real features.
+        replay: real features; not looked at where the rows come from semantic vectors.
         seed: of noise and fit.
 
     """
-    lift = trained.lift
+    lift, synthesizer, rows = trained.lift, trained.synthesizer, trained.rows
+    if rows is not None:
+        return rows_head(table, rule=rule, rows=lambda semantic: run_rows(rows, semantic), view=trained.views[0])
+    assert synthesizer is not None
     x, labels = fitting_rows(
         table,
         replay,
         rule=rule,
-        synthesize=lambda semantic, noise: run_batched(trained.synthesizer, semantic, noise),
+        synthesize=lambda semantic, noise: run_batched(synthesizer, semantic, noise),
         lift=None if lift is None else lambda features: run_batched(lift, features),
         width=trained.lifted_width,
         noise_dim=trained.noise_width,
@@ -280,6 +292,7 @@ class Trainer:
         checkpoints: folder for what an interrupted run goes on from.
         log: takes the lines of log.jsonl.
         progress: for the session's loops.
+        keep: takes files that belong to the run (`RunWriter.keep`).
 
     """
 
@@ -292,7 +305,9 @@ class Trainer:
         checkpoints: Path,
         log: Callable[[dict[str, Any]], None],
         progress: Callable[..., None] | None = None,
+        keep: Callable[[str, bytes], None] = lambda _name, _content: None,
     ) -> None:
+        self.keep = keep
         self.prepared = prepared
         self.recipe = recipe
         self.config = config
@@ -303,12 +318,14 @@ class Trainer:
         self.rows = prepared.training_rows()
         self.labels = prepared.images.labels
         self.literature_seconds = 0.0
+        # A method in closed form has no stage to cut short.
+        self.snapshots = recipe.snapshots if self.method.LENGTHS else (1.0,)
 
     def select(self, folds: list[Fold]) -> Choice:
         """Train on each fold and choose the share of the last stage, gamma and temperature."""
         jobs = [partial(self._fold_scores, fold, index, len(folds)) for index, fold in enumerate(folds)]
         found = side_by_side(jobs)
-        scores = {share: [one[share] for one in found] for share in self.recipe.snapshots}
+        scores = {share: [one[share] for one in found] for share in self.snapshots}
         labels = [self.labels[fold.held_out] for fold in folds]
         return choose(scores if folds else {}, labels, [fold.seen for fold in folds])
 
@@ -323,7 +340,7 @@ class Trainer:
 
         """
         folder = self.checkpoints / f"fold{index}"
-        wanted = {share: folder / f"scores-{share!r}.npy" for share in self.recipe.snapshots}
+        wanted = {share: folder / f"scores-{share!r}.npy" for share in self.snapshots}
         if not all(path.exists() for path in wanted.values()):
             table = replace(self.prepared.images.table, seen=fold.seen)
             labels = self.labels[fold.train]
@@ -341,13 +358,15 @@ class Trainer:
                 name=f"fold {index + 1}/{count}",
                 progress=self.progress,
                 check=check,
-                snapshot_at=self.recipe.snapshots,
+                snapshot_at=self.snapshots,
                 snapshot=snapshot,
             )
             self.method.fit(data, self.config, session, self.recipe.seed)
         return {share: load_array(path) for share, path in wanted.items()}
 
     def _replay(self, trained: Trained, rows: Ints, labels: Ints, table: ClassTable) -> Replay:
+        if trained.head_rule == "rows":
+            return no_replay(trained.feature_width)
         regions, most, seed = self.prepared.store.regions, self.recipe.replay_per_class, self.recipe.seed
         if trained.replay is not None:
             count = min(trained.replay_per_class, most)
@@ -372,9 +391,10 @@ class Trainer:
             self.log,
             name=name,
             progress=self.progress,
-            snapshot_at=self.recipe.snapshots if self.recipe.literature else (),
+            snapshot_at=self.snapshots if self.recipe.literature else (),
             snapshot=self._save_literature,
             stop_at=stop_at,
+            keep=self.keep if name == "final" else lambda _name, _content: None,
         )
         return self.method.fit(data, self.config, session, self.recipe.seed)
 
@@ -390,11 +410,11 @@ class Trainer:
         Optimistic, because the best is picked on test data (METHODS.md 1.5), and with gamma 0 as published. `train` has
         left the snapshots up to its end; a training of the whole schedule, which nothing else looks at, gives the rest.
         """
-        if not all(self._literature_file(share).exists() for share in self.recipe.snapshots):
+        if not all(self._literature_file(share).exists() for share in self.snapshots):
             self._fit_all(self.checkpoints / "literature", "literature", stop_at=1.0)
         rows = self.prepared.rows("test")
         labels, seen = self.labels[rows], self.prepared.images.table.seen
-        logits = {share: load_array(self._literature_file(share)) for share in self.recipe.snapshots}
+        logits = {share: load_array(self._literature_file(share)) for share in self.snapshots}
         return best_on_test({share: score(one, labels, seen, 0.0, 1.0) for share, one in logits.items()})
 
     def _literature_file(self, share: float) -> Path:
@@ -418,7 +438,7 @@ class Trainer:
         if len(unseen) < 2 or len(rows) == 0:  # one class cannot be told from another
             return None
         only = table.take(unseen)
-        empty = Replay(np.zeros((0, trained.feature_width), np.float16), np.zeros(0, np.int32), ())
+        empty = no_replay(trained.feature_width)
         head = fit_shipped_head(trained, only, self.prepared.rule, empty, self.recipe.seed)
         logits = head_logits(trained, head, embed_rows(trained, self.prepared.store.regions, rows))
         labels = np.searchsorted(unseen, self.labels[rows])
@@ -643,7 +663,13 @@ def run_training(
     # Now, so that the run is whole even if the photographs move away while it trains.
     pictures, picture_labels = keep_pictures(prepared, recipe, backbone)
     trainer = Trainer(
-        prepared, recipe, config, checkpoints=writer.folder / CHECKPOINT, log=writer.log, progress=progress
+        prepared,
+        recipe,
+        config,
+        checkpoints=writer.folder / CHECKPOINT,
+        log=writer.log,
+        progress=progress,
+        keep=writer.keep,
     )
 
     began = time.monotonic()

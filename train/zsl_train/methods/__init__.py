@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zsl_runtime.errors import UsageError, nearest
-from zsl_train.methods import acmr, cada_vae, sc_egg
+from zsl_train.methods import acmr, cada_vae, eszsl, sc_egg, sp_aen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,7 +29,10 @@ class Method(Protocol):
 
     @property
     def LENGTHS(self) -> Sequence[str]:  # noqa: N802
-        """The settings that say how long the stages are: where a recipe gives one, nothing is sized to the data."""
+        """The settings that say how long the stages are: where a recipe gives one, nothing is sized to the data.
+
+        Empty for a method in closed form: then `cap_epochs` and `size` give the settings back.
+        """
 
     def build(self, config: Any, dims: Dims) -> Trained:
         """The shipped modules, untrained."""
@@ -47,7 +50,7 @@ class Method(Protocol):
         """Seconds one training takes on two cores."""
 
 
-METHODS: dict[str, Method] = {sc_egg.NAME: sc_egg, cada_vae.NAME: cada_vae, acmr.NAME: acmr}
+METHODS: dict[str, Method] = {method.NAME: method for method in (sc_egg, sp_aen, acmr, cada_vae, eszsl)}
 
 
 def find_method(name: str) -> Method:
