@@ -34,7 +34,16 @@ SMALL = {
         "learning_rate_decoder": 3e-3,
         "learning_rate_feedback": 3e-3,
         "synthetic_per_class": 10,
-    }
+    },
+    "tf-vaegan": {
+        "hidden": 16,
+        "gan_steps": 60,
+        "adapt_penalty": True,
+        "learning_rate_gan": 3e-3,
+        "learning_rate_decoder": 3e-3,
+        "learning_rate_feedback": 3e-3,
+        "synthetic_per_class": 10,
+    },
 }
 DATA = tiny_training_data()
 CASES = [(name, preset) for name, method in METHODS.items() for preset in method.PRESETS]

@@ -16,7 +16,10 @@ from zsl_runtime.head import fold
 from zsl_train.methods import METHODS
 
 # Settings that make each method small; a method that is not listed fails here until it is.
-SMALL = {"sc-egg": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05}}
+SMALL = {
+    "sc-egg": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05},
+    "tf-vaegan": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05},
+}
 CASES = [(name, preset) for name, method in METHODS.items() for preset in method.PRESETS]
 
 

@@ -28,7 +28,6 @@ from zsl_train.methods.sc_egg import (
     Embedder,
     Guide,
     Scen,
-    Synthesizer,
     build,
     cap_epochs,
     compress_mlp,
@@ -42,6 +41,7 @@ from zsl_train.methods.sc_egg import (
     train_guide,
     train_scen,
 )
+from zsl_train.methods.tf_vaegan import Synthesizer
 from zsl_train.nets import AttributeDecoder, Critic, Encoder, Feedback, Generator, MinMaxScaler, start_normal
 from zsl_train.session import Rng, Session
 
@@ -351,7 +351,7 @@ def slow_batch(eggn: Eggn):
 def test_a_critic_step_is_wgan_gp_and_a_decoder_step(weight, encoded):
     eggn = made_eggn(encoded_noise=encoded, critic_weight=3.0, penalty=4.0)
     other, before = copy.deepcopy(eggn), frozen_copy(eggn)
-    penalty, distance, decoded = eggn._critic_step(weight)
+    penalty, distance, decoded = eggn._critic_step(eggn.batches.draw(), weight)
     # The same by hand: double backward, formulas of METHODS.md 1.4 and 2.4. Gradients are compared: one step of Adam
     # makes a full step of every gradient, those that are 0 but for rounding included.
     real, semantic, _ = slow_batch(other)
@@ -400,7 +400,7 @@ def test_the_optimisers_have_the_published_rates_and_decays():
 def test_a_generator_step_minimises_the_sum_of_its_terms(weight, encoded):
     eggn = made_eggn(encoded_noise=encoded, critic_weight=3.0, seen_guidance=0.7, unseen_guidance=0.6)
     other, before = copy.deepcopy(eggn), frozen_copy(eggn)
-    got = eggn._generator_step(weight)
+    got = eggn._generator_step(eggn.batches.draw(), weight)
     real, semantic, labels = slow_batch(other)
     mean, log_variance = other.encoder(real, semantic)
     fake = slow_generate(other, mean + torch.exp(log_variance / 2) * other.rng.normal(7, ATTRIBUTES), semantic, weight)
@@ -428,14 +428,14 @@ def test_a_generator_step_minimises_the_sum_of_its_terms(weight, encoded):
 def test_terms_of_weight_zero_are_left_out_and_a_frozen_decoder_stays():
     eggn = made_eggn(freeze_decoder=True, seen_guidance=0.0, unseen_guidance=0.0)
     before = frozen_copy(eggn)
-    assert set(eggn._generator_step(0.0)) == {"bce", "kl", "critic", "attribute"}
+    assert set(eggn._generator_step(eggn.batches.draw(), 0.0)) == {"bce", "kl", "critic", "attribute"}
     assert changed(eggn, before) == {"encoder", "generator"}
 
 
 def test_without_unseen_classes_nothing_is_imagined_of_them():
     eggn = made_eggn()
     eggn.unseen = eggn.unseen[:0]
-    assert "unseen_guidance" not in eggn._generator_step(0.0)
+    assert "unseen_guidance" not in eggn._generator_step(eggn.batches.draw(), 0.0)
 
 
 def test_the_guide_is_never_trained():
@@ -459,7 +459,7 @@ def test_the_rule_sees_the_mean_penalty_of_the_critic_steps(adapt, monkeypatch):
     eggn, told = made_eggn(adapt_penalty=adapt), []
     zero = torch.tensor(0.0)
     penalties = iter([torch.tensor(1.0), torch.tensor(3.0)])
-    monkeypatch.setattr(eggn, "_critic_step", lambda weight: (next(penalties), zero, zero))
+    monkeypatch.setattr(eggn, "_critic_step", lambda batch, weight: (next(penalties), zero, zero))
     monkeypatch.setattr(eggn, "_adapt_penalty", told.append)
     eggn.outer_step(with_feedback=False)
     assert told == ([2.0] if adapt else [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zsl_runtime.errors import UsageError
-from zsl_train.methods import sc_egg
+from zsl_train.methods import sc_egg, tf_vaegan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,7 +47,10 @@ class Method(Protocol):
         """Seconds one training takes on two cores."""
 
 
-METHODS: dict[str, Method] = {sc_egg.NAME: sc_egg}
+METHODS: dict[str, Method] = {
+    sc_egg.NAME: sc_egg,
+    tf_vaegan.NAME: tf_vaegan,
+}
 
 
 def find_method(name: str) -> Method:
