@@ -18,6 +18,8 @@ from zsl_train.methods import METHODS
 # Settings that make each method small; a method that is not listed fails here until it is.
 SMALL = {
     "sc-egg": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05},
+    "f-clswgan": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05},
+    "lisgan": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05},
     "tf-vaegan": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05},
 }
 CASES = [(name, preset) for name, method in METHODS.items() for preset in method.PRESETS]

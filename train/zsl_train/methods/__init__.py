@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zsl_runtime.errors import UsageError
-from zsl_train.methods import sc_egg, tf_vaegan
+from zsl_train.methods import f_clswgan, lisgan, sc_egg, tf_vaegan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,7 +49,9 @@ class Method(Protocol):
 
 METHODS: dict[str, Method] = {
     sc_egg.NAME: sc_egg,
+    f_clswgan.NAME: f_clswgan,
     tf_vaegan.NAME: tf_vaegan,
+    lisgan.NAME: lisgan,
 }
 
 
