@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zsl_runtime.errors import UsageError
-from zsl_train.methods import f_clswgan, lisgan, sc_egg, tf_vaegan
+from zsl_train.methods import dcr_gan, f_clswgan, lisgan, sc_egg, tf_vaegan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,6 +52,7 @@ METHODS: dict[str, Method] = {
     f_clswgan.NAME: f_clswgan,
     tf_vaegan.NAME: tf_vaegan,
     lisgan.NAME: lisgan,
+    dcr_gan.NAME: dcr_gan,
 }
 
 
