@@ -10,6 +10,10 @@ Where the paper and the published code differ, both are options of `Config`; the
 k_n = v_n W_beta, the attribute score is e_n = sum_r alpha_nr (k_n . r_r), and mean pooling is
 sum_r (mean_n alpha_nr) r_r. Only `mlp` pooling needs a hidden layer of width A/2 per channel, and even that is
 computed as (W1 alpha) r, with the sum over regions after the product with W1.
+
+On plain feature vectors (one region a picture) there is nothing to attend to: stages 1 and 2 are skipped, f is the
+vector itself, scaled, and EGGN is trained alone. Its guide is then a linear classifier of f over all classes by
+closed-form semantic regression (`zsl_train.methods.semantic_guide`), unseen classes included; the log says so.
 """
 
 from __future__ import annotations
@@ -27,8 +31,10 @@ from zsl_runtime.errors import UsageError
 from zsl_train.methods import tf_vaegan
 from zsl_train.methods.lengths import FLOPS_PER_SECOND, STEP_SECONDS
 from zsl_train.methods.lengths import steps as _steps
+from zsl_train.methods.pooled import pooled_features
+from zsl_train.methods.semantic_guide import semantic_guide
 from zsl_train.methods.tf_vaegan import VaeGan
-from zsl_train.nets import MinMaxScaler
+from zsl_train.nets import MinMaxScaler, PooledEmbedder
 from zsl_train.session import Rng, Session
 
 if TYPE_CHECKING:
@@ -48,6 +54,8 @@ class Config:
     """Settings of SC-EGG. [P] paper, [C] published code (SUN), [T] TF-VAEGAN's code, [D] DAZLE's code, [O] ours.
 
     Attributes:
+        scaling: of plain feature vectors (one region): `minmax` as the published feature, `standard`, `l2` or
+            `l2-centred` [O]. Attended features are always scaled by minmax.
         normalise_words: start V from unit word vectors: yes on AWA2 and SUN [C, D], no on CUB [D].
         centre_regions: subtract the mean training region before anything else [O]. Not in the paper or the code.
         w_beta_std: standard deviation of W_beta's initial values; 1 [C].
@@ -93,6 +101,7 @@ class Config:
 
     """
 
+    scaling: Literal["minmax", "standard", "l2", "l2-centred"] = "minmax"
     normalise_words: bool = True
     centre_regions: bool = False
     w_beta_std: float = 1.0
@@ -139,7 +148,7 @@ class Config:
         for name in AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise UsageError("E-RECIPE", f"{name} = {getattr(self, name)!r} of {NAME}; expected at least 1")
-        gan_settings(self)  # refuses impossible ones now, not after an hour of training
+        gan_settings(self, 1)  # refuses impossible ones now, not after an hour of training
         if self.guide == "shared" and self.global_weight == 0 and self.pooling == "mlp":
             raise UsageError(
                 "E-RECIPE",
@@ -258,16 +267,20 @@ class Embedder(nn.Module):
         return self.scaler(self.compress(regions))  # type: ignore[no-any-return]
 
 
-def gan_settings(config: Config) -> tf_vaegan.Config:
+def gan_settings(config: Config, regions: int) -> tf_vaegan.Config:
     """Stage 3's settings as those of TF-VAEGAN; the generator step draws a batch of its own, as the code does."""
     own = {one.name: getattr(config, one.name) for one in fields(tf_vaegan.Config) if hasattr(config, one.name)}
+    if regions > 1:
+        own["scaling"] = "minmax"
     return tf_vaegan.Config(**own, fresh_batch=True)
 
 
 def build(config: Config, dims: Dims) -> Trained:
     """The shipped modules for these sizes, untrained."""
-    embedder = Embedder(dims.attributes, dims.channels, config.pooling)
-    return tf_vaegan.build_around(gan_settings(config), embedder, dims)
+    embedder: nn.Module = Embedder(dims.attributes, dims.channels, config.pooling)
+    if dims.regions == 1:
+        embedder = PooledEmbedder(dims.channels, config.scaling)
+    return tf_vaegan.build_around(gan_settings(config, dims.regions), embedder, dims)
 
 
 # --- how long it takes ---------------------------------------------------------------------------------------------
@@ -285,6 +298,9 @@ def steps_of(config: Config, count: int) -> tuple[int, int, int]:
 
 def step_seconds(config: Config, dims: Dims) -> tuple[float, float, float]:
     """Seconds of one step of each stage on two cores: multiply-adds of forward and backward over the measured rate."""
+    third = tf_vaegan.outer_step_seconds(gan_settings(config, dims.regions), dims)
+    if dims.regions == 1:  # the first two are skipped
+        return 0.0, 0.0, third
     regions, channels, attributes = dims.regions, dims.channels, dims.attributes
     maps = 2 * regions * channels * attributes
     mlp = regions * (attributes // 2) * (attributes + channels) if config.global_weight > 0 else 0
@@ -296,7 +312,7 @@ def step_seconds(config: Config, dims: Dims) -> tuple[float, float, float]:
     return (
         2 * scen / FLOPS_PER_SECOND + STEP_SECONDS,
         2 * guide / FLOPS_PER_SECOND + STEP_SECONDS,
-        tf_vaegan.outer_step_seconds(gan_settings(config), dims),
+        third,
     )
 
 
@@ -592,7 +608,7 @@ class Eggn(VaeGan):
     """TF-VAEGAN on f, its generator guided by a classifier (paper Eq. 13-15)."""
 
     def __init__(self, features: Tensor, data: TrainingData, guide: Guide, config: Config, rng: Rng) -> None:
-        super().__init__(features, data, gan_settings(config), rng)
+        super().__init__(features, data, gan_settings(config, data.dims.regions), rng)
         self.unseen = torch.from_numpy(np.flatnonzero(~data.table.seen))
         self.guide = guide.eval().requires_grad_(requires_grad=False)
         self.seen_guidance, self.unseen_guidance = config.seen_guidance, config.unseen_guidance
@@ -614,20 +630,27 @@ class Eggn(VaeGan):
 
 
 def train_eggn(
-    features: Tensor, data: TrainingData, guide: Guide, scen: Scen, config: Config, *, session: Session, seed: int
+    features: Tensor,
+    data: TrainingData,
+    guide: Guide,
+    embedder: nn.Module,
+    config: Config,
+    *,
+    session: Session,
+    seed: int,
 ) -> Trained:
     """Stage 3: two loops an epoch, the first without feedback, the second with it."""
     eggn = Eggn(features, data, guide, config, Rng(seed))
-    trained = tf_vaegan.shipped(eggn.config, scen.embedder, eggn.generator, eggn.decoder, eggn.feedback)
+    trained = tf_vaegan.shipped(eggn.config, embedder, eggn.generator, eggn.decoder, eggn.feedback)
     eggn.train(session, "eggn", steps_of(config, len(features))[2], trained)
     return trained
 
 
 def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trained:
-    """Train SC-EGG: stages 1 to 3 (paper, Algorithm 1).
+    """Train SC-EGG: stages 1 to 3 (paper, Algorithm 1), or on plain vectors (R = 1) the third alone.
 
     Args:
-        data: region features with R > 1, word vectors and semantic vectors of seen and unseen classes.
+        data: region features, word vectors and semantic vectors of seen and unseen classes.
         config: settings.
         session: logs, checkpoints and snapshots.
         seed: of everything random; the same seed gives the same weights on one machine.
@@ -636,6 +659,20 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
         GateError: E-DIVERGED.
 
     """
+    if data.dims.regions == 1:
+        return fit_plain(data, config, session, seed + 2)
     scen = train_scen(data, config, session, seed)
     guide, features = train_guide(data, scen, config, session, seed + 1)
-    return train_eggn(features, data, guide, scen, config, session=session, seed=seed + 2).eval()
+    return train_eggn(features, data, guide, scen.embedder, config, session=session, seed=seed + 2).eval()
+
+
+def fit_plain(data: TrainingData, config: Config, session: Session, seed: int) -> Trained:
+    """The EGGN half on plain feature vectors, guided by closed-form semantic regression."""
+    embedder, features = pooled_features(data, config.scaling)
+    labels, semantic = torch.from_numpy(data.labels), torch.from_numpy(data.semantic)
+    layers: nn.Module = nn.Identity()
+    if config.seen_guidance > 0 or config.unseen_guidance > 0:
+        layers, choice = semantic_guide(features, labels, semantic, torch.from_numpy(data.table.seen))
+        session.note(f"the guide is a linear classifier by semantic regression: {choice}")
+    session.note("one region a picture, nothing to attend to: only the third stage of SC-EGG, EGGN, is trained")
+    return train_eggn(features, data, Guide(layers, None), embedder, config, session=session, seed=seed).eval()
