@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,10 +26,6 @@ def test_a_recipe_is_one_of_its_method_and_preset_with_settings_that_exist(path)
     recipe, settings = config(path)
     assert path.stem == f"{recipe.method.replace('-', '_')}_{recipe.preset}"
     assert recipe.preset in path.read_text(encoding="utf-8").splitlines()[0]
-    method = METHODS[recipe.method]
-    # Every setting that is written down changes something: nothing is the preset's own value under another name.
-    preset = replace(method.Config(), **method.PRESETS[recipe.preset])
-    assert all(hasattr(preset, name) for name in recipe.settings)
     assert re.search(r"ublished", path.read_text(encoding="utf-8"))
     assert settings.synthetic_per_class >= 40
 

@@ -21,7 +21,7 @@ from zsl_train.losses.vae import (
     kl_to_standard_normal,
     sample_normal,
 )
-from zsl_train.losses.wgan_gp import gradient_penalty
+from zsl_train.losses.wgan_gp import critic_gradients, frozen_score
 from zsl_train.methods import lengths
 from zsl_train.methods.base import Dims, Trained, TrainingData
 from zsl_train.methods.lengths import Stage, step_seconds
@@ -63,6 +63,7 @@ class Config:
         learning_rate_gan: of E, G and D; 1e-4 [T].
         learning_rate_decoder: of Dec; 1e-4 [T].
         learning_rate_feedback: of F; 1e-5 [T].
+        precision: of the large matrix products, `float32`, or `bf16` on machines that have it [O].
         synthetic_per_class: synthetic features a class without photographs; 300 [T].
         head_epochs: 25 [T].
         head_learning_rate: 1e-3 [T].
@@ -89,6 +90,7 @@ class Config:
     learning_rate_gan: float = 1e-4
     learning_rate_decoder: float = 1e-4
     learning_rate_feedback: float = 1e-5
+    precision: Literal["float32", "bf16"] = "float32"
     synthetic_per_class: int = 300
     head_epochs: int = 25
     head_learning_rate: float = 1e-3
@@ -203,7 +205,7 @@ def outer_step_seconds(config: Config, dims: Dims) -> float:
     generator = config.hidden * (2 * attributes + channels)
     decoder = config.hidden * (channels + attributes)
     encoder = config.hidden * (channels + 3 * attributes)
-    one_critic = config.batch * (9 * critic + 3 * decoder + encoder + generator)
+    one_critic = config.batch * (6 * critic + 3 * decoder + encoder + generator)
     one_generator = config.batch * (6 * generator + 3 * encoder + 2 * critic + 3 * decoder)
     feedback = 0.5 * config.batch * 4 * config.hidden**2 * 2 if config.feedback_train > 0 else 0
     # Adam reads and writes every parameter: as dear as a few rows of the products
@@ -258,7 +260,10 @@ class VaeGan:
             # E alone has the default betas (METHODS.md 2.4)
             "encoder": torch.optim.Adam(self.encoder.parameters(), lr=gan, fused=True),
             "generator": torch.optim.Adam(self.generator.parameters(), lr=gan, betas=betas, fused=True),
-            "critic": torch.optim.Adam(self.critic.parameters(), lr=gan, betas=betas, fused=True),
+            # The critic's last bias is in every score alike: the loss does not depend on it.
+            "critic": torch.optim.Adam(
+                [*self.critic.first.parameters(), self.critic.last.weight], lr=gan, betas=betas, fused=True
+            ),
             "decoder": torch.optim.Adam(
                 self.decoder.parameters(), lr=config.learning_rate_decoder, betas=betas, fused=True
             ),
@@ -267,6 +272,7 @@ class VaeGan:
             ),
         }
         self.penalty = Scalar(config.penalty)
+        self.bf16 = config.precision == "bf16"
         self.reconstruction = plain_l1 if config.reconstruction == "l1" else weighted_l1
         # Binary cross-entropy needs targets in [0, 1]
         self.likelihood = bernoulli_reconstruction if config.scaling == "minmax" else gaussian_reconstruction
@@ -307,11 +313,25 @@ class VaeGan:
             self.penalty.value /= 1.1
 
     def _generate(self, noise: Tensor, semantic: Tensor, weight: float) -> Tensor:
-        fake: Tensor = self.generator(noise, semantic)
-        if weight == 0:
-            return fake
-        _, hidden = self.decoder(fake)
-        return self.generator(noise, semantic, weight * self.feedback(hidden.detach()))  # type: ignore[no-any-return]
+        with self._products():
+            fake: Tensor = self.generator(noise, semantic)
+            if weight != 0:
+                _, hidden = self.decoder(fake)
+                fake = self.generator(noise, semantic, weight * self.feedback(hidden.detach()))
+        return fake.float()
+
+    def _score(self, features: Tensor, semantic: Tensor) -> Tensor:
+        with self._products():
+            return frozen_score(self.critic, features, semantic).float()
+
+    def _encode(self, real: Tensor, semantic: Tensor) -> tuple[Tensor, Tensor]:
+        with self._products():
+            mean, log_variance = self.encoder(real, semantic)
+        return mean.float(), log_variance.float()
+
+    def _products(self) -> torch.autocast:
+        """Where the large products of E, G, F and the frozen critic are done in the precision asked for."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.bf16)
 
     def _critic_step(self, batch: Batch, weight: float) -> tuple[Tensor, Tensor, Tensor]:
         real, semantic, _ = batch
@@ -322,21 +342,26 @@ class VaeGan:
         with torch.no_grad():
             noise = self.rng.normal(len(real), semantic.shape[1])
             if self.config.encoded_noise:
-                mean, log_variance = self.encoder(real, semantic)
+                mean, log_variance = self._encode(real, semantic)
                 noise = sample_normal(mean, log_variance, noise)
             fake = self._generate(noise, semantic, weight)
-        scores = self.critic(torch.cat([real, fake]), torch.cat([semantic, semantic]))
-        distance = scores[: len(real)].mean() - scores[len(real) :].mean()
-        penalty = gradient_penalty(self.critic, real, fake, semantic, self.rng.uniform(len(real), 1))
-        self.adam["critic"].zero_grad()
-        (self.config.critic_weight * (self.penalty.value * penalty - distance)).backward()
+        distance, penalty = critic_gradients(
+            self.critic,
+            real,
+            fake,
+            semantic,
+            self.rng.uniform(len(real), 1),
+            penalty=self.penalty.value,
+            weight=self.config.critic_weight,
+            bf16=self.bf16,
+        )
         self.adam["critic"].step()
-        return penalty.detach(), distance.detach(), decoded.detach()
+        return penalty, distance, decoded.detach()
 
     def _generator_step(self, batch: Batch, weight: float) -> dict[str, Tensor]:
         config = self.config
         real, semantic, labels = batch
-        mean, log_variance = self.encoder(real, semantic)
+        mean, log_variance = self._encode(real, semantic)
         noise = sample_normal(mean, log_variance, self.rng.normal(*mean.shape))
         fake = self._generate(noise, semantic, weight)
         if not bool(fake.isfinite().all()):  # binary cross-entropy would raise; the session says what diverged
@@ -347,7 +372,7 @@ class VaeGan:
         }
         # With encoded noise off, the Wasserstein and decoder terms look at features of fresh noise
         judged = fake if config.encoded_noise else self._generate(self.rng.normal(*mean.shape), semantic, weight)
-        losses["critic"] = -config.critic_weight * self.critic(judged, semantic).mean()
+        losses["critic"] = -config.critic_weight * self._score(judged, semantic).mean()
         losses["attribute"] = config.reconstruction_weight * self.reconstruction(self.decoder(judged)[0], semantic)
         losses |= self._further_losses(fake, labels, weight)
         updated = ["encoder", "generator"]
@@ -355,8 +380,8 @@ class VaeGan:
             updated.append("feedback")
         if not config.freeze_decoder:
             updated.append("decoder")
-        for adam in self.adam.values():
-            adam.zero_grad()
+        for network in (self.encoder, self.generator, self.decoder, self.feedback):
+            network.zero_grad()
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         for name in updated:
             self.adam[name].step()
