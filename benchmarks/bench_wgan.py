@@ -2,8 +2,8 @@
 
 f-CLSWGAN as published on CUB: 5 critic steps and 1 generator step, batch 64, hidden layers of 4096, 2048 features, 312
 attributes, 150 classes. Plain: fakes made for each critic step anew, the gradient penalty by autograd's double
-backward, the generator's step through critic and classifier with all their gradients, Adam unfused. Both start from the same
-weights and the same random numbers, and agree in losses and weights before anything is timed.
+backward, the generator's step through critic and classifier with all their gradients, Adam unfused. Both start from
+the same weights and the same random numbers, and agree in losses and weights before anything is timed.
 """
 
 from __future__ import annotations
