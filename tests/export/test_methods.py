@@ -32,6 +32,18 @@ SMALL = {
     "acmr": {**VAE, "gate_hidden": 6, "gate_orders": 3},
     "eszsl": {},
     "sp-aen": {"hidden": 16},
+    "f-clswgan": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05},
+    "lisgan": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05},
+    "dcr-gan": {
+        "hidden": 16,
+        "regressor_hidden": 12,
+        "searched_width": 3,
+        "synthetic_per_class": 20,
+        "head_learning_rate": 0.05,
+        "head_batch": 40,
+        "head_searched_learning_rate": 0.05,
+    },
+    "tf-vaegan": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05},
 }
 CASES = [(name, preset) for name, method in METHODS.items() for preset in method.PRESETS]
 

@@ -112,22 +112,35 @@ class Critic(nn.Module):
 
 
 class Generator(nn.Module):
-    """G(z, a): concat -> hidden -> LeakyReLU (+ weighted feedback) -> F -> sigmoid.
+    """G(z, a): concat -> hidden -> LeakyReLU (+ weighted feedback) -> F -> output activation.
 
     The decoder of the VAE and the generator of the GAN at once (TF-VAEGAN).
+
+    Args:
+        noise: Z.
+        condition: width of what the noise is joined with, A or more.
+        hidden: H.
+        features: F.
+        output: `sigmoid` (TF-VAEGAN, SC-EGG) or `relu` (f-CLSWGAN, LisGAN, DCR-GAN) for features scaled to [0, 1],
+            `linear` for features of both signs.
+
     """
 
-    def __init__(self, noise: int, condition: int, hidden: int, features: int) -> None:
+    def __init__(self, noise: int, condition: int, hidden: int, features: int, output: str = "sigmoid") -> None:
         super().__init__()
+        self.output = output
         self.first = nn.Linear(noise + condition, hidden)
         self.last = nn.Linear(hidden, features)
 
     def forward(self, noise: Tensor, condition: Tensor, feedback: Tensor | None = None) -> Tensor:
-        """(B, Z), (B, A), feedback (B, H) already weighted or None -> (B, F) in (0, 1)."""
+        """(B, Z), (B, A), feedback (B, H) already weighted or None -> (B, F) in the range of the output."""
         hidden = F.leaky_relu(self.first(torch.cat([noise, condition], dim=1)), GAN_SLOPE)
         if feedback is not None:
             hidden = hidden + feedback
-        return torch.sigmoid(self.last(hidden))
+        features: Tensor = self.last(hidden)
+        if self.output == "sigmoid":
+            return torch.sigmoid(features)
+        return features.relu() if self.output == "relu" else features
 
 
 class Encoder(nn.Module):

@@ -18,7 +18,7 @@ import zsl_runtime
 from zsl_runtime.bundle import Generation
 from zsl_runtime.class_table import SemanticRule
 from zsl_runtime.errors import ArtefactError, UsageError, from_os_error
-from zsl_runtime.head import Replay
+from zsl_runtime.head import Replay, View
 from zsl_runtime.storage import LOCK, TEMPORARY, exclusive, parse_tensors, tensor_bytes, write_whole
 
 if TYPE_CHECKING:
@@ -339,6 +339,7 @@ def save_run(
         {
             "method": recipe.method,
             "dims": dims.to_dict(),
+            "views": [view.to_dict() for view in trained.views],  # a method may leave one out that proved useless
             "backbone": _backbone_facts(backbone),
             "pixels": None if backbone.pixels is None else backbone.pixels.to_dict(),
             "semantic_rule": rule.to_dict(),
@@ -404,6 +405,8 @@ def _rebuild(path: Path, info: dict[str, Any], blobs: dict[str, bytes]) -> Run:
     dims = Dims(**info["dims"])
     trained = method.build(method.Config(**info["config"]), dims)
     trained.load_state_dict(torch_state("weights.safetensors"))
+    if "views" in info:
+        trained.views = tuple(View.from_dict(view) for view in info["views"])
     pictures = tensors("pictures.safetensors")
     return Run(
         recipe=tomllib.loads(blobs[RECIPE].decode()),

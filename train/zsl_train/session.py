@@ -142,6 +142,10 @@ class Session:
         self._check = check
         self._save_seconds = save_seconds
 
+    def note(self, text: str) -> None:
+        """Say something about this training in the log."""
+        self._log({"session": self.name, "note": text})
+
     def loop(
         self,
         stage: str,

@@ -44,6 +44,22 @@ def bernoulli_reconstruction(reconstruction: Tensor, target: Tensor) -> Tensor:
     return loss / len(target)
 
 
+def gaussian_reconstruction(reconstruction: Tensor, target: Tensor) -> Tensor:
+    """Half the squared error summed over dims, mean over rows: minus the log-likelihood of N(reconstruction, 1).
+
+    Ours, in place of `bernoulli_reconstruction` for features that are not in [0, 1] (standardised, unit L2 norm).
+
+    Args:
+        reconstruction: (B, F).
+        target: (B, F).
+
+    Returns:
+        scalar.
+
+    """
+    return 0.5 * (reconstruction - target).square().sum(dim=1).mean()
+
+
 def sample_normal(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
     """Reparameterised sample: mean + exp(log_variance / 2) * noise, all (B, Z)."""
     return mean + torch.exp(0.5 * log_variance) * noise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zsl_runtime.errors import UsageError, nearest
-from zsl_train.methods import acmr, cada_vae, eszsl, sc_egg, sp_aen
+from zsl_train.methods import acmr, cada_vae, dcr_gan, eszsl, f_clswgan, lisgan, sc_egg, sp_aen, tf_vaegan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,7 +50,9 @@ class Method(Protocol):
         """Seconds one training takes on two cores."""
 
 
-METHODS: dict[str, Method] = {method.NAME: method for method in (sc_egg, sp_aen, acmr, cada_vae, eszsl)}
+METHODS: dict[str, Method] = {
+    method.NAME: method for method in (sc_egg, sp_aen, dcr_gan, lisgan, acmr, f_clswgan, tf_vaegan, cada_vae, eszsl)
+}
 
 
 def find_method(name: str) -> Method:
