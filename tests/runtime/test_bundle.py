@@ -663,7 +663,7 @@ def test_a_bundle_that_may_not_be_written_is_read_but_not_changed(public_folder)
     (path / ".lock").chmod(0o444)
     outcome = forked(lambda: told(change), **become_nobody())
     assert outcome.code == 2
-    assert "lock the bundle for writing" in outcome.stderr
+    assert "could not lock tiny for writing" in outcome.stderr
     assert outcome.stderr.count("\n") == 1
     (path / ".lock").chmod(0o666)
     outcome = forked(lambda: told(change), **become_nobody())
