@@ -14,11 +14,10 @@ from support.tiny_features import ATTRIBUTES, CHANNELS, REGIONS, tiny_training_d
 from zsl_runtime.errors import UsageError
 from zsl_train.methods import acmr, cada_vae
 from zsl_train.methods.base import Dims
-from zsl_train.methods.baselines import SCALINGS, scale
+from zsl_train.methods.baselines import scale
 from zsl_train.methods.dual_vae import (
     AT_LEAST_ONE,
     SHORTEST,
-    Batches,
     Decoder,
     DualVae,
     GaussianEncoder,
@@ -26,7 +25,6 @@ from zsl_train.methods.dual_vae import (
     LatentSampler,
     LatentSynthesizer,
     Settings,
-    pooled_features,
     schedule_epoch,
     start_xavier,
     step_seconds,
@@ -170,32 +168,6 @@ def test_noise_is_as_wide_as_it_is_used(method, noise, width):
     assert trained.replay.embedder is trained.embedder
 
 
-# --- data ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("scaling", SCALINGS)
-def test_training_features_are_scaled_as_the_embedder_will_scale_pictures(scaling):
-    embedder = PooledEmbedder(CHANNELS, scaling)
-    got = pooled_features(DATA, embedder, block=7)
-    np.testing.assert_allclose(got.numpy(), scale(POOLED, POOLED, scaling), atol=3e-6)
-    regions = torch.from_numpy(DATA.regions[DATA.rows].astype(np.float32))
-    torch.testing.assert_close(got, embedder(regions), rtol=1e-5, atol=1e-6)
-
-
-def test_a_batch_has_no_picture_twice_and_every_row_its_class():
-    features = torch.arange(float(len(DATA.rows))).unsqueeze(1)
-    batches = Batches(DATA, features, 17, Rng(0))
-    first, second = batches.draw(), batches.draw()
-    assert not torch.equal(first[0], second[0])
-    for x, a, y in (first, second):
-        rows = x[:, 0].long().numpy()
-        assert len(set(rows.tolist())) == 17
-        np.testing.assert_array_equal(y.numpy(), DATA.labels[rows])
-        np.testing.assert_array_equal(a.numpy(), DATA.semantic[DATA.labels[rows]])
-    whole = Batches(DATA, features, 1000, Rng(0)).draw()[0]
-    assert sorted(whole[:, 0].tolist()) == list(range(len(DATA.rows)))
-
-
 # --- lengths ---------------------------------------------------------------------------------------------------------
 
 
@@ -240,7 +212,7 @@ def test_cross_reconstruction_takes_time():
 @pytest.mark.parametrize("name", AT_LEAST_ONE)
 @pytest.mark.parametrize("method", [cada_vae, acmr])
 def test_nothing_can_be_smaller_than_one(method, name):
-    with pytest.raises(UsageError, match=f"E-RECIPE: {name} = 0; expected at least 1"):
+    with pytest.raises(UsageError, match=f"E-RECIPE: {name} = 0 of {method.NAME}; expected at least 1"):
         method.Config(**{name: 0})
 
 

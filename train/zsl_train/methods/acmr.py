@@ -19,22 +19,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from zsl_runtime.errors import UsageError
 from zsl_train.losses.annealing import linear_ramp
 from zsl_train.losses.vae import kl_to_standard_normal, wasserstein_of_diagonals
 from zsl_train.methods import dual_vae
 from zsl_train.methods.dual_vae import (
     SAMPLING,
-    Batches,
     DualVae,
     assemble,
     draw_noise,
-    pooled_features,
     reconstruction_of,
     schedule_epoch,
     start_xavier,
     steps_of,
 )
+from zsl_train.methods.pooled import Batches, at_least_one, pooled_features
 from zsl_train.nets import PooledEmbedder
 from zsl_train.session import Rng
 
@@ -116,9 +114,8 @@ class Config(dual_vae.Settings):
     head_beta1: float = 0.3
 
     def __post_init__(self) -> None:
+        at_least_one(NAME, self, (*dual_vae.AT_LEAST_ONE, "gate_hidden"))
         super().__post_init__()
-        if self.gate_hidden < 1:
-            raise UsageError("E-RECIPE", f"gate_hidden = {self.gate_hidden!r} of {NAME}; expected at least 1")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -330,22 +327,22 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
 
     """
     rng = Rng(seed)
-    pooled = PooledEmbedder(data.dims.channels, config.scaling)
-    features = pooled_features(data, pooled)
+    pooled, features = pooled_features(data, config.scaling)
     network = Acmr(config, data.dims)
     start_xavier(network, rng)
     optimiser = torch.optim.Adam(network.groups(config), amsgrad=True, fused=True)
-    batches = Batches(data, features, config.batch, rng)
+    labels, semantic = torch.from_numpy(data.labels), torch.from_numpy(data.semantic)
+    batches = Batches(features, labels, semantic, config.batch, rng)
     steps, width = steps_of(config, len(features)), 2 * config.latent
 
     def body(step: int) -> dict[str, Tensor]:
-        x, a, labels = batches.draw()
+        x, a, y = batches.draw()
         draw = Draw(
             noise=(draw_noise(config, len(x), rng), draw_noise(config, len(x), rng)),
             orders=(rng.permutation(width), rng.permutation(width)),
         )
         epoch = schedule_epoch(config, step, steps)
-        losses = weighted_losses(network, x, a, labels, draw, epoch=epoch, config=config)
+        losses = weighted_losses(network, x, a, y, draw, epoch=epoch, config=config)
         optimiser.zero_grad()
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()

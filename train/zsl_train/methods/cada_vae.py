@@ -19,16 +19,15 @@ from zsl_train.losses.vae import kl_to_standard_normal, wasserstein_of_diagonals
 from zsl_train.methods import dual_vae
 from zsl_train.methods.dual_vae import (
     SAMPLING,
-    Batches,
     DualVae,
     assemble,
     draw_noise,
-    pooled_features,
     reconstruction_of,
     schedule_epoch,
     start_xavier,
     steps_of,
 )
+from zsl_train.methods.pooled import Batches, at_least_one, pooled_features
 from zsl_train.nets import PooledEmbedder
 from zsl_train.session import Rng
 
@@ -91,6 +90,10 @@ class Config(dual_vae.Settings):
     distance_weight: float = 8.13
     distance_start: float = 6.0
     distance_end: float = 22.0
+
+    def __post_init__(self) -> None:
+        at_least_one(NAME, self, dual_vae.AT_LEAST_ONE)
+        super().__post_init__()
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -168,12 +171,12 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
 
     """
     rng = Rng(seed)
-    pooled = PooledEmbedder(data.dims.channels, config.scaling)
-    features = pooled_features(data, pooled)
+    pooled, features = pooled_features(data, config.scaling)
     vae = DualVae(config, data.dims.channels, data.dims.attributes)
     start_xavier(vae, rng)
     optimiser = torch.optim.Adam(vae.parameters(), lr=config.learning_rate, amsgrad=True, fused=True)
-    batches = Batches(data, features, config.batch, rng)
+    labels, semantic = torch.from_numpy(data.labels), torch.from_numpy(data.semantic)
+    batches = Batches(features, labels, semantic, config.batch, rng)
     steps = steps_of(config, len(features))
 
     def body(step: int) -> dict[str, Tensor]:

@@ -12,15 +12,14 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zsl_runtime.errors import UsageError
 from zsl_runtime.head import FitSettings, View
 from zsl_train.losses.reconstruction import plain_l1, squared_l2
 from zsl_train.losses.vae import sample_by_variance, sample_normal
-from zsl_train.methods.base import Dims, Trained, TrainingData
+from zsl_train.methods import lengths
+from zsl_train.methods.base import Dims, Trained
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,9 +58,6 @@ class Settings:
     head_batch: int = 32
 
     def __post_init__(self) -> None:
-        for name in AT_LEAST_ONE:
-            if getattr(self, name) < 1:
-                raise UsageError("E-RECIPE", f"{name} = {getattr(self, name)!r}; expected at least 1")
         self.fit_settings()  # refuses impossible ones now, not after an hour of training
 
     def fit_settings(self) -> FitSettings:
@@ -235,34 +231,7 @@ def assemble(
     )
 
 
-# --- training data ----------------------------------------------------------------------------------------------------
-
-
-def pooled_features(data: TrainingData, embedder: PooledEmbedder, block: int = 64) -> Tensor:
-    """Fit the scaling on the training pictures and give their scaled features (n, V), in memory (n V floats)."""
-    parts = [
-        embedder.pool(torch.from_numpy(np.asarray(data.regions[data.rows[i : i + block]], dtype=np.float32)))
-        for i in range(0, len(data.rows), block)
-    ]
-    embedder.fit(pooled := torch.cat(parts))
-    return (pooled - embedder.shift) / embedder.divisor
-
-
-class Batches:
-    """Random batches, a new draw without repetition at every step (METHODS.md 6.4)."""
-
-    def __init__(self, data: TrainingData, features: Tensor, batch: int, rng: Rng) -> None:
-        self.features = features
-        self.labels = torch.from_numpy(data.labels)
-        self.semantic = torch.from_numpy(data.semantic)
-        self.batch = batch
-        self.rng = rng
-
-    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Scaled features (B, V), their classes' semantic vectors (B, A), labels (B,)."""
-        chosen = self.rng.permutation(len(self.features))[: self.batch]
-        labels = self.labels[chosen]
-        return self.features[chosen], self.semantic[labels], labels
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 def draw_noise(config: Settings, rows: int, rng: Rng) -> Tensor:
@@ -288,7 +257,7 @@ SHORTEST = 4000
 
 def steps_of(config: Settings, count: int) -> int:
     """Steps for `count` training pictures."""
-    return config.steps if config.steps > 0 else max(1, round(config.epochs * count / config.batch))
+    return lengths.steps(config.epochs, config.steps, count, config.batch)
 
 
 def schedule_epoch(config: Settings, step: int, steps: int) -> int:
@@ -323,5 +292,4 @@ def size_to(config: AnySettings, count: int, affordable: float) -> AnySettings:
 
 def cap_epochs(config: AnySettings, epochs: float, count: int) -> AnySettings:
     """No more than `epochs` passes over the pictures."""
-    limit = max(1, round(epochs * count / config.batch))
-    return replace(config, steps=min(steps_of(config, count), limit))
+    return replace(config, steps=min(steps_of(config, count), lengths.steps(epochs, 0, count, config.batch)))
