@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from zsl_runtime.errors import InputError, UsageError, from_os_error
-from zsl_runtime.head import BLOCK_ROWS, fit_head, fitting_rows, fold, silent
+from zsl_runtime.generations import bundle_rows
+from zsl_runtime.head import BLOCK_ROWS, fit_head, fold, silent
 from zsl_runtime.pipeline import Scored
 
 if TYPE_CHECKING:
@@ -241,28 +242,14 @@ def open_cascade(bundle: Bundle, backend: Backend, snapshot: Snapshot, confident
         SystemProblem: E-SYSTEM: there is no space.
 
     """
-    head, dims = bundle.manifest["head"], bundle.manifest["dims"]
-    if head["rule"] != "fit":
+    if bundle.head_rule != "fit":
         raise UsageError(
             "E-HEAD-RULE",
-            f"the head of {bundle.path} is made by the rule {head['rule']!r} and not fitted, so pictures cannot teach "
-            "it: label without a cascade",
+            f"the head of {bundle.path} is made by the rule {bundle.head_rule!r} and not fitted, so pictures cannot "
+            "teach it: label without a cascade",
         )
-
-    def base() -> Rows:
-        return fitting_rows(
-            snapshot.table,
-            bundle.replay(),
-            rule=bundle.rule,
-            synthesize=backend.synthesize,
-            lift=backend.lift if bundle.graph("lift") else None,
-            width=dims["D"],
-            noise_dim=dims["Z"],
-            count=head["synthetic_per_class"],
-            seed=snapshot.generation.seed,
-        )
-
-    return Cascade(snapshot, base, backend.lift, confident)
+    seed = snapshot.generation.seed
+    return Cascade(snapshot, lambda: bundle_rows(bundle, backend, snapshot.table, seed), backend.lift, confident)
 
 
 # --- temporary files ------------------------------------------------------------------------------------------------

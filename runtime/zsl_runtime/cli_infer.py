@@ -78,7 +78,8 @@ def command(
     `features` (V, N), in place of pictures; their rows are called FILE#ROW.
 
     With --cascade a picture's label depends on which others are labelled with it. JSON lines say so of each picture
-    (`transductive`, and `pass`: confident or relabelled); CSV has no place for it, so prefer --format jsonl.
+    (`transductive`, and `pass`: confident or relabelled); CSV has no place for it, so prefer --format jsonl. Features
+    lie in $TMPDIR meanwhile: 4 bytes a number, some 10 to 30 kB a picture.
 
     Exit code 6 says that some pictures could not be read; the others were labelled all the same.
     """

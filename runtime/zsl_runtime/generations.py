@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from zsl_runtime.backends import Backend
     from zsl_runtime.bundle import Bundle, Generation
     from zsl_runtime.class_table import ClassTable
     from zsl_runtime.head import Advance
@@ -284,20 +285,36 @@ def _recomputed(bundle: Bundle, old: Generation) -> Head:
 
 
 def _fitting_rows(bundle: Bundle, table: ClassTable, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """What a head of `table` is fitted on: lifted rows and labels."""
-    dims = bundle.manifest["dims"]
+    """`bundle_rows` with a backend for this alone: the model graph is not loaded."""
     with closing(open_backend("auto", bundle)) as backend:
-        return fitting_rows(
-            table,
-            bundle.replay(),
-            rule=bundle.rule,
-            synthesize=backend.synthesize,
-            lift=backend.lift if bundle.graph("lift") else None,
-            width=dims["D"],
-            noise_dim=dims["Z"],
-            count=bundle.manifest["head"]["synthetic_per_class"],
-            seed=seed,
-        )
+        return bundle_rows(bundle, backend, table, seed)
+
+
+def bundle_rows(
+    bundle: Bundle, backend: Backend, table: ClassTable, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """What a head of `table` is fitted on, from what a bundle with the head rule `fit` keeps.
+
+    Returns:
+        Lifted rows (N, D) float32 and labels (N,) int64.
+
+    Raises:
+        ArtefactError: E-REPLAY-CLASS, E-GRAPH-OUTPUT, E-BUNDLE-...: the bundle is damaged.
+        BackendError: the backend cannot run its graphs.
+
+    """
+    dims = bundle.manifest["dims"]
+    return fitting_rows(
+        table,
+        bundle.replay(),
+        rule=bundle.rule,
+        synthesize=backend.synthesize,
+        lift=backend.lift if bundle.graph("lift") else None,
+        width=dims["D"],
+        noise_dim=dims["Z"],
+        count=bundle.manifest["head"]["synthetic_per_class"],
+        seed=seed,
+    )
 
 
 def _fitted(old: Generation, x: NDArray[np.float32], labels: NDArray[np.int64], seed: int, advance: Advance) -> Head:

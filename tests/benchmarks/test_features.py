@@ -12,7 +12,7 @@ import pytest
 
 import zsl_train.cli
 from zsl_train.methods import METHODS
-from zsl_train.recipe import make_recipe, parse_overrides
+from zsl_train.recipe import make_recipe, method_config, parse_overrides, read_recipe
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "accuracy" / "features.py"
 
@@ -93,6 +93,21 @@ def test_a_plan_is_read_and_what_cannot_be_meant_is_refused(bench, tmp_path):
         with pytest.raises(SystemExit, match=r"plan\.toml"):
             bench.read_plan(plan, ["sc-egg"])
     assert [row.method for row in bench.read_plan(None, list(METHODS))] == list(METHODS)
+
+
+def test_every_row_of_the_plan_can_be_trained(bench):
+    for plan in FILE.parent.glob("*.toml"):
+        rows = bench.read_plan(plan, list(METHODS))
+        assert {row.method for row in rows} == set(METHODS)
+        for row in rows:
+            base = read_recipe(bench.ROOT / row.recipe) if row.recipe else {}
+            sets = [one.removeprefix("--set=") for one in row.options() if one.startswith("--set=")]
+            chosen = {"method": row.method} | ({} if row.recipe else {"preset": row.preset})
+            method_config(
+                METHODS[row.method].Config,
+                METHODS[row.method].PRESETS,
+                make_recipe(base, parse_overrides(sets), chosen),
+            )
 
 
 def test_options_are_what_the_recipe_understands(bench):
