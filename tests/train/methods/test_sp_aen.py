@@ -89,7 +89,7 @@ def test_dropout_drops_its_share_keeps_the_mean_and_comes_from_the_stages_own_ge
     assert torch.equal(first, drop(x, 0.3, Rng(5)))
     assert not torch.equal(first, drop(x, 0.3, Rng(6)))
     assert float((first == 0).float().mean()) == pytest.approx(0.3, abs=0.01)
-    assert set(first.unique().tolist()) == pytest.approx({0.0, 1 / 0.7})
+    assert first.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
     assert drop(x, 0.0, Rng(5)) is x
     assert drop(x, 0.3, None) is x
 
@@ -160,9 +160,9 @@ def test_the_penalty_is_on_the_raw_score_by_finite_differences():
 
 
 def test_the_critic_tells_f_from_e_once_it_has_learned():
-    one = model(learning_rate=1e-2, batch=32)
-    distances = [float(one.critic_step(0.0)[0].detach()) for _ in range(60)]
-    assert distances[-1] > distances[0] + 0.02
+    one = model(learning_rate=1e-2, batch=1000, dropout=0.0, penalty=0.1)
+    distances = [float(one.critic_step(0.0)[0].detach()) for _ in range(40)]
+    assert distances[-1] > distances[0] + 0.1
     before = one.embed.first.weight.clone(), one.keep.first.weight.clone()
     one.critic_step(0.0)
     assert torch.equal(before[0], one.embed.first.weight)  # D alone moves
@@ -317,9 +317,10 @@ def test_held_out_pictures_are_shown_and_never_learned_from(with_pictures, tmp_p
 
 
 def test_the_decoder_learns_to_rebuild(with_pictures):
-    one = SpAen(with_pictures, Config(**{**SMALL, "learning_rate": 3e-3, "hidden": 32}, reconstruction="images"), 0)
-    losses = [float(one.keep_step(0.0)["pixels"].detach()) for _ in range(40)]
-    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
+    settings = {"learning_rate": 5e-3, "hidden": 64, "decoder_channels": 32, "batch": 8}
+    one = SpAen(with_pictures, Config(**SMALL | settings, reconstruction="images", perceptual_weight=0.0), 0)
+    losses = [float(one.keep_step(0.0)["pixels"].detach()) for _ in range(30)]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
 def test_figures_of_the_sheet_are_those_of_its_pixels():

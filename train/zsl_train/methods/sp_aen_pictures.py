@@ -48,7 +48,7 @@ class FromScratch(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        widths = [INVERTED // 16, *(channels // 2**power for power in range(4))]
+        widths = [INVERTED // 16, *(channels >> power for power in range(4))]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
             layers += [nn.ConvTranspose2d(before, after, 4, 2, 1), nn.LeakyReLU(SLOPE)]
@@ -62,12 +62,12 @@ class FromScratch(nn.Module):
 
 def multiply_adds(hidden: int, channels: int, attributes: int) -> int:
     """Of one picture through G's head and the decoder trained from scratch, once forward."""
-    widths = [INVERTED // 16, *(channels // 2**power for power in range(4))]
+    widths = [INVERTED // 16, *(channels >> power for power in range(4))]
     total, side = hidden * (attributes + INVERTED), 4
-    for before, after in zip(widths, [*widths[1:], 3], strict=True):
-        total += side**2 * 16 * before * after + (2 * side) ** 2 * 9 * after * after * (after > 3)
+    for before, after in pairwise(widths):
+        total += side**2 * 16 * before * after + (2 * side) ** 2 * 9 * after**2
         side *= 2
-    return total
+    return total + side**2 * 16 * widths[-1] * 3
 
 
 class Inverter(nn.Module):
