@@ -9,25 +9,27 @@ import shutil
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
-from zsl_export.graphs import lift_graph, model_graph, synthesizer_graph
+from zsl_export.graphs import input_port, lift_graph, model_graph, rows_graph, synthesizer_graph
 from zsl_export.parity import gate, measure
 from zsl_export.to_onnx import OPSET, export_graph
 from zsl_runtime.backends.ort import OrtBackend
 from zsl_runtime.bundle import Probe, check_dest, write_bundle
 from zsl_runtime.errors import from_os_error
 from zsl_runtime.head import fold
-from zsl_runtime.manifest import PROBE, REPLAY
+from zsl_runtime.manifest import PARTS, PROBE, REPLAY
 from zsl_runtime.storage import exclusive, temporary_name
 from zsl_train import run_folder
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
+
+    from numpy.typing import NDArray
 
     from zsl_export.graphs import Graph
     from zsl_export.parity import Parity
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
     Tell = Callable[[str], None]
 
-MODEL, SYNTHESIZER, LIFT, PARITY = "model.onnx", "synthesizer.onnx", "lift.onnx", "parity.json"
+PARITY = "parity.json"
 # Packages whose version can change a graph, a number or a picture.
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
 PROBE_BATCH = 16
@@ -75,7 +77,10 @@ def export_run(
         target.parent.mkdir(parents=True, exist_ok=True)
         with working_folder(target) as work:
             graphs = _export_graphs(run, work, tell)
-            engine = OrtBackend({"lift": None, **{path.stem: path for path in graphs.values()}}, threads)
+            engine = OrtBackend(
+                {**dict.fromkeys(PARTS["rows"] + PARTS["fit"]), **{path.stem: path for path in graphs.values()}},
+                threads,
+            )
             with timed(tell, "compared ONNX Runtime with PyTorch"):
                 parity = measure(run, engine)
             for line in parity.lines():
@@ -83,13 +88,13 @@ def export_run(
             gate(parity)
             files: dict[str, Path | bytes] = {
                 **graphs,
-                REPLAY: run.replay.to_bytes(),
+                **({REPLAY: run.replay.to_bytes()} if run.trained.head_rule == "fit" else {}),
                 PROBE: make_probe(run, engine, pictures=probe_images).to_bytes(),
                 PARITY: parity_file(parity),
             }
             engine.close()
             return write_bundle(
-                target, manifest=make_manifest(run), files=files, generation=run.generation, force=force
+                target, manifest=make_manifest(run, graphs), files=files, generation=run.generation, force=force
             )
     except OSError as error:
         raise from_os_error(error, "write the bundle") from error
@@ -122,12 +127,14 @@ def timed(tell: Tell, what: str) -> Iterator[None]:
 def _export_graphs(run: Run, folder: Path, tell: Tell) -> dict[str, Path]:
     """The graphs of the run as files in `folder`, by name."""
     graphs: dict[str, Graph | None] = {
-        MODEL: model_graph(run.backbone, run.trained),
-        SYNTHESIZER: synthesizer_graph(run.trained, run.dims.attributes),
-        LIFT: lift_graph(run.trained),
+        "model": model_graph(run.backbone, run.trained),
+        "synthesizer": synthesizer_graph(run.trained, run.dims.attributes),
+        "rows": rows_graph(run.trained, run.dims.attributes),
+        "lift": lift_graph(run.trained),
     }
     written = {}
-    for name, graph in graphs.items():
+    for part, graph in graphs.items():
+        name = f"{part}.onnx"
         if graph is not None:
             written[name] = folder / name
             with timed(tell, f"exported {name}"):
@@ -139,12 +146,35 @@ def graph_metadata(run: Run, name: str) -> dict[str, str]:
     """What an ONNX file says about itself when it is met without its bundle: key -> JSON text."""
     facts = {
         "graph": name,
-        "pixels": run.backbone.pixels.to_dict(),
+        "pixels": make_pixels(run),
         "dims": make_dims(run),
         "versions": versions(),
         "exporter": {"name": "zsl-deploy", "licence": "Apache-2.0"},
     }
     return {key: json.dumps(value) for key, value in facts.items()}
+
+
+def make_pixels(run: Run) -> dict[str, Any] | None:
+    """How pictures are prepared; None for a model trained on a feature file."""
+    return None if run.backbone.pixels is None else run.backbone.pixels.to_dict()
+
+
+def make_backbone(run: Run) -> dict[str, Any]:
+    """What is before the method: a network with its weights, or which features the model needs in its place."""
+    backbone = run.backbone
+    if backbone.pixels is None:
+        note = (
+            f"takes rows of features as in {backbone.file}, extracted in the same way; others of the same width "
+            "give labels without meaning"
+        )
+        return {**backbone.facts(), "note": note}
+    return {
+        "name": backbone.name,
+        "weights_sha256": backbone.weights_sha256,
+        "size": backbone.pixels.crop,
+        "regions": run.dims.regions,
+        "channels": run.dims.channels,
+    }
 
 
 def make_dims(run: Run) -> dict[str, int]:
@@ -159,21 +189,23 @@ def versions() -> dict[str, Any]:
 
 
 def make_probe(run: Run, engine: OrtBackend, *, pictures: bool) -> Probe:
-    """The probe pictures with what the shipped graph makes of them under Generation 1.
+    """The probe's inputs with what the shipped graph makes of them under Generation 1.
 
     Args:
-        run: its first `probe_count` pictures are taken.
+        run: its first `probe_count` pictures, or rows of features, are taken.
         engine: runs the exported graphs.
-        pictures: False leaves the pictures themselves out.
+        pictures: False leaves the inputs themselves out.
 
     """
     head = fold(run.generation.head, run.generation.table.seen)
     probe = run.pictures[: run.probe_count]
     parts = [engine.run(probe[start : start + PROBE_BATCH], head) for start in range(0, len(probe), PROBE_BATCH)]
     scores = np.concatenate([scores for scores, _ in parts])
+    kept = np.ascontiguousarray(probe) if pictures else None
+    of_pixels = run.backbone.pixels is not None
     return Probe(
-        pixels=np.ascontiguousarray(probe) if pictures else None,
-        inputs=None,
+        pixels=cast("NDArray[np.uint8]", kept) if of_pixels else None,
+        inputs=None if of_pixels else cast("NDArray[np.float32]", kept),
         features=np.concatenate([features for _, features in parts]),
         scores=scores,
         top1=scores.argmax(axis=1).astype(np.int64),
@@ -191,29 +223,22 @@ def parity_file(parity: Parity) -> bytes:
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
-def make_manifest(run: Run) -> dict[str, Any]:
-    """manifest.json but for what `write_bundle` fills in (ARCHITECTURE.md, Bundle)."""
-    backbone, trained = run.backbone, run.trained
-    side = backbone.pixels.crop
+def make_manifest(run: Run, graphs: Collection[str]) -> dict[str, Any]:
+    """manifest.json but for what `write_bundle` fills in (ARCHITECTURE.md, Bundle); `graphs` are its ONNX files."""
+    trained, port = run.trained, input_port(run.backbone)
     return {
         "method": run.method,
         "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "versions": {**versions(), "training": run.info["versions"]},
-        "backbone": {
-            "name": backbone.name,
-            "weights_sha256": backbone.weights_sha256,
-            "size": side,
-            "regions": run.dims.regions,
-            "channels": run.dims.channels,
-        },
-        "pixels": backbone.pixels.to_dict(),
-        "input": {"name": "images", "dtype": "uint8", "shape": ["N", side, side, 3]},
-        "graphs": {"model": MODEL, "synthesizer": SYNTHESIZER, "lift": None if trained.lift is None else LIFT},
+        "backbone": make_backbone(run),
+        "pixels": make_pixels(run),
+        "input": {"name": port.name, "dtype": port.dtype, "shape": list(port.shape)},
+        "graphs": {part: name if (name := f"{part}.onnx") in graphs else None for part in PARTS[trained.head_rule]},
         "dims": make_dims(run),
         "attributes": list(run.generation.table.attributes),
         "semantic_rule": run.semantic_rule.to_dict(),
         "head": {
-            "rule": "fit",
+            "rule": trained.head_rule,
             "views": [view.to_dict() for view in trained.views],
             "synthetic_per_class": trained.synthetic_per_class,
             "seed": run.seed,

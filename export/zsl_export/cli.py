@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.command(name="zsl-export")
 @click.argument("run", metavar="RUN")
 @click.option("--out", required=True, metavar="BUNDLE", help="The folder to make.")
-@click.option("--no-probe-images", is_flag=True, help="Leave the probe's pictures out of the bundle.")
+@click.option("--no-probe-images", is_flag=True, help="Leave the probe's inputs out of the bundle.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 def cli(run: str, out: str, *, no_probe_images: bool, force: bool) -> None:
     """Export RUN, the folder that zsl-train wrote, as a bundle that labels pictures without torch.
@@ -62,30 +62,38 @@ def _export(folder: str, out: str, *, probe_images: bool, force: bool) -> None:
     size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
     _tell(f"wrote {bundle} ({size / 1e6:.1f} MB) in {time.perf_counter() - started:.1f} s")
     _tell(_whose_data(run, probe_images=probe_images))
-    _tell(_next_commands(bundle))
+    _tell(_next_commands(bundle, "PHOTOS" if run.backbone.pixels is not None else "FEATURES.npy"))
     # As bytes: a path need not be text in the encoding of the terminal.
     click.echo(os.fsencode(bundle))
 
 
 def _whose_data(run: Run, *, probe_images: bool) -> str:
-    """What of the user's photographs is in the bundle."""
+    """What of the user's photographs, or feature rows, is in the bundle."""
+    unit = "pictures" if run.backbone.pixels is not None else "feature rows"
     pictures = (
-        f"and {run.probe_count} of the pictures themselves (--no-probe-images leaves those out)"
+        f"and {run.probe_count} of the {unit} themselves (--no-probe-images leaves those out)"
         if probe_images
-        else "but none of the pictures themselves"
+        else f"but none of the {unit} themselves"
     )
+    if run.trained.head_rule == "rows":
+        if not probe_images:
+            return "The bundle holds features of the probe's pictures, and no picture of yours."
+        return (
+            f"The bundle holds {run.probe_count} of your pictures (--no-probe-images leaves them out). "
+            "Pass it on only to whom you would give those."
+        )
     return (
-        f"The bundle holds data of yours: features of {len(run.replay.features)} training pictures {pictures}. "
+        f"The bundle holds data of yours: features of {len(run.replay.features)} training {unit} {pictures}. "
         "Pass it on only to whom you would give those."
     )
 
 
-def _next_commands(bundle: Path) -> str:
-    """Commands to copy."""
+def _next_commands(bundle: Path, inputs: str) -> str:
+    """Commands to copy; `inputs` is what is labelled."""
     place = shlex.quote(str(bundle))
     return (
         "Next:\n"
-        f"  zsl-infer PHOTOS --engine {place}\n"
+        f"  zsl-infer {inputs} --engine {place}\n"
         f"  zsl-classes add --engine {place} --attributes NEW_CLASSES.csv\n"
         f"  zsl-doctor {place}"
     )

@@ -14,6 +14,7 @@ from torch import nn
 
 if TYPE_CHECKING:
     from zsl_train.backbones.base import Backbone
+    from zsl_train.backbones.given import GivenFeatures
     from zsl_train.methods.base import Trained
 
 # Sizes of the dynamic axes while tracing. Not 1: torch.export has specialised axes of size 1 (pytorch#157621).
@@ -65,7 +66,7 @@ class Graph:
 
 
 class ModelGraph(nn.Module):
-    """Pictures and a folded head to scores and features: `model.onnx`."""
+    """Pictures and a folded head to scores and features: `model.onnx` of a model of pictures."""
 
     def __init__(self, backbone: nn.Module, embedder: nn.Module, lift: nn.Module | None) -> None:
         super().__init__()
@@ -88,11 +89,31 @@ class ModelGraph(nn.Module):
             scores (N, C) float32 log-probabilities, features (N, F) float32.
 
         """
-        features = self.embedder(self.backbone(images))
-        # Adding the two biases first leaves one Gemm for the head.
-        logits = nn.functional.linear(self.lift(features), head_weight, head_bias + class_bias)
+        return self.scored(self.backbone(images), head_weight, head_bias + class_bias)
+
+    def scored(
+        self, regions: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores (N, C) and features (N, F) of region features (N, R, V) under a head (C, D), (C,)."""
+        features = self.embedder(regions)
+        # One bias, added up before, leaves one Gemm for the head.
+        logits = nn.functional.linear(self.lift(features), weight, bias)
         # In float32 whatever the rest runs in: half precision cannot hold the log-probability of an unlikely class.
         return torch.log_softmax(logits, dim=1, dtype=torch.float32), features
+
+
+class FeatureModelGraph(ModelGraph):
+    """Given features and a folded head to scores and features: `model.onnx` of a model trained on a feature file."""
+
+    def forward(  # the names of the arguments are those of the graph's inputs
+        self,
+        backbone_features: torch.Tensor,
+        head_weight: torch.Tensor,
+        head_bias: torch.Tensor,
+        class_bias: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As of a model of pictures, with rows (N, R, V) float32 in their place."""
+        return self.scored(self.backbone(backbone_features), head_weight, head_bias + class_bias)
 
 
 class SynthesizerGraph(nn.Module):
@@ -108,6 +129,19 @@ class SynthesizerGraph(nn.Module):
         return features
 
 
+class RowsGraph(nn.Module):
+    """Semantic vectors to the rows of a head: `rows.onnx`."""
+
+    def __init__(self, rows: nn.Module) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def forward(self, semantic: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(M, A) float32 to weights (M, D) and biases (M,) float32."""
+        weight, bias = self.rows(semantic)
+        return weight, bias
+
+
 class LiftGraph(nn.Module):
     """Features to the views a head looks at: `lift.onnx`."""
 
@@ -121,13 +155,22 @@ class LiftGraph(nn.Module):
         return lifted
 
 
-def model_graph(backbone: Backbone, trained: Trained) -> Graph:
+def input_port(backbone: Backbone | GivenFeatures) -> Port:
+    """What the model takes: pictures, or rows of features like those of the file it was trained on."""
+    if backbone.pixels is None:
+        return Port("backbone_features", "float32", ("N", backbone.regions, backbone.channels))
+    side = backbone.pixels.crop
+    return Port("images", "uint8", ("N", side, side, 3))
+
+
+def model_graph(backbone: Backbone | GivenFeatures, trained: Trained) -> Graph:
     """The graph behind `model.onnx`, in eval mode."""
-    side, width = backbone.pixels.crop, trained.lifted_width
+    width = trained.lifted_width
+    kind = ModelGraph if backbone.pixels is not None else FeatureModelGraph
     return Graph(
-        ModelGraph(backbone, trained.embedder, trained.lift).eval(),
+        kind(backbone, trained.embedder, trained.lift).eval(),
         inputs=(
-            Port("images", "uint8", ("N", side, side, 3)),
+            input_port(backbone),
             Port("head_weight", "float32", ("C", width)),
             Port("head_bias", "float32", ("C",)),
             Port("class_bias", "float32", ("C",)),
@@ -139,8 +182,10 @@ def model_graph(backbone: Backbone, trained: Trained) -> Graph:
     )
 
 
-def synthesizer_graph(trained: Trained, attributes: int) -> Graph:
-    """The graph behind `synthesizer.onnx`, in eval mode; `attributes` is A."""
+def synthesizer_graph(trained: Trained, attributes: int) -> Graph | None:
+    """The graph behind `synthesizer.onnx`, in eval mode; `attributes` is A. None for the head rule `rows`."""
+    if trained.synthesizer is None:
+        return None
     return Graph(
         SynthesizerGraph(trained.synthesizer).eval(),
         inputs=(
@@ -148,6 +193,17 @@ def synthesizer_graph(trained: Trained, attributes: int) -> Graph:
             Port("noise", "float32", ("M", trained.noise_width)),
         ),
         outputs=(Port("features", "float32", ("M", trained.feature_width)),),
+    )
+
+
+def rows_graph(trained: Trained, attributes: int) -> Graph | None:
+    """The graph behind `rows.onnx`, in eval mode; `attributes` is A. None for the head rule `fit`."""
+    if trained.rows is None:
+        return None
+    return Graph(
+        RowsGraph(trained.rows).eval(),
+        inputs=(Port("semantic", "float32", ("M", attributes)),),
+        outputs=(Port("weight", "float32", ("M", trained.lifted_width)), Port("bias", "float32", ("M",))),
     )
 
 

@@ -18,7 +18,7 @@ import torch
 from zsl_export.graphs import EXAMPLE_SIZES
 from zsl_runtime.errors import GateError
 from zsl_runtime.head import FoldedHead, fold
-from zsl_train.methods.base import run_batched
+from zsl_train.methods.base import run_batched, run_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -290,18 +290,28 @@ def measure(run: Run, engine: Backend) -> Parity:
     """
     folded = fold(run.generation.head, run.generation.table.seen)
     features, lifted = reference_rows(run)
-    rows = _random_rows(run)
-    synthetic = run_batched(run.trained.synthesizer, *rows)
     some = slice(0, sum(BATCH_SIZES) + 1)  # every batch size once, and a remainder
     sections = [
         _model_section(run, engine, folded, features, lifted),
         _model_section(run, engine, other_head(folded, run.seed), features[some], lifted[some]),
-        _rows_section("synthesizer.onnx", engine.synthesize, rows, synthetic, {"features": slice(None)}),
     ]
+    semantic, noise = _random_rows(run)
+    if run.trained.rows is not None:
+        wanted = np.column_stack(run_rows(run.trained.rows, semantic))
+        # The biases together with the weights: they may all be zero, and zeros alone have no scale.
+        columns = {"weight": slice(-1), "weight and bias": slice(None)}
+        sections.append(
+            _rows_section("rows.onnx", lambda x: np.column_stack(engine.rows(x)), (semantic,), wanted, columns)
+        )
+    if run.trained.synthesizer is not None:
+        features = run_batched(run.trained.synthesizer, semantic, noise)
+        columns = {"features": slice(None)}
+        sections.append(_rows_section("synthesizer.onnx", engine.synthesize, (semantic, noise), features, columns))
     if run.trained.lift is not None:
         views = {f"view {view.name}": slice(view.start, view.stop) for view in run.trained.views}
-        lifted = run_batched(run.trained.lift, synthetic)
-        sections.append(_rows_section("lift.onnx", engine.lift, (synthetic,), lifted, views))
+        features = features[: len(semantic)]  # synthetic ones, or of pictures where nothing is synthesized
+        lifted = run_batched(run.trained.lift, features)
+        sections.append(_rows_section("lift.onnx", engine.lift, (features,), lifted, views))
     return Parity(engine.library, tuple(sections))
 
 

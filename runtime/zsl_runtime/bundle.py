@@ -25,7 +25,6 @@ from zsl_runtime.head import Head, Replay, View
 from zsl_runtime.manifest import (
     CLASSES,
     CURRENT,
-    FORMAT_VERSION,
     HISTORY,
     MANIFEST,
     PROBE,
@@ -33,6 +32,7 @@ from zsl_runtime.manifest import (
     check_manifest,
     check_names,
     check_version,
+    format_for,
     require,
 )
 from zsl_runtime.storage import (
@@ -266,6 +266,11 @@ class Bundle:
         return tuple(self.manifest["attributes"])
 
     @property
+    def head_rule(self) -> str:
+        """How heads are made: `fit`, from replay and synthesized features, or `rows`, from semantic vectors."""
+        return str(self.manifest["head"]["rule"])
+
+    @property
     def seed(self) -> int:
         """The seed that Generation 1 was fitted with, and the default of later fits."""
         return int(self.manifest["head"]["seed"])
@@ -277,7 +282,7 @@ class Bundle:
         return self.path / name
 
     def graph(self, part: str) -> Path | None:
-        """Path of graph `part` (model, synthesizer, lift), None when the model has none."""
+        """Path of graph `part` (model, synthesizer, rows, lift), None when the model has none."""
         name = self.manifest["graphs"].get(part)
         return None if name is None else self.file(name)
 
@@ -538,7 +543,7 @@ def _fill(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, Path | 
             with path.open("rb") as copy:
                 os.fsync(copy.fileno())
         listed[name] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
-    whole = {"format_version": FORMAT_VERSION, **manifest, "files": listed}
+    whole = {"format_version": format_for(manifest), **manifest, "files": listed}
     views, _ = check_manifest(whole, folder)
     if generation.head.views != views or list(generation.table.attributes) != whole["attributes"]:
         raise UsageError("E-GENERATION", "the generation's views or attributes are not those of the manifest")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ENGINE = click.option("--engine", required=True, metavar="BUNDLE", help="The bundle, or a file in it.")
 SEED = click.option("--seed", type=int, help="Of synthesis and fit. Default: the seed of the export.")
+COMPUTED = "rows of this model are computed from attributes, not fitted"
 
 
 @click.group("zsl-classes", no_args_is_help=False)
@@ -52,7 +53,7 @@ def list_command(engine: str, form: str) -> None:
     type=click.Choice(["new", "full"]),
     default="new",
     show_default=True,
-    help="Fit only the rows of the new classes, or the whole head.",
+    help="Fit only the rows of the new classes, or the whole head. Where rows are computed from attributes, neither.",
 )
 @SEED
 def add_command(engine: str, attributes: str, fit: Fit, seed: int | None) -> None:
@@ -63,13 +64,12 @@ def add_command(engine: str, attributes: str, fit: Fit, seed: int | None) -> Non
 
     bundle = Bundle.open(engine)
     table = read_class_csv(attributes, attributes=bundle.attributes, need_split=False)
-    click.echo(f"adding {_classes(len(table))} to {bundle.path} ({fit} fit) ...", err=True)
+    fitted = bundle.head_rule == "fit"
+    how = f"{fit} fit" if fitted else f"{COMPUTED}: --fit new and full are the same, --seed changes nothing"
+    click.echo(f"adding {_classes(len(table))} to {bundle.path} ({how}) ...", err=True)
     with _bar(bundle) as advance:
         change = add_classes(bundle, table, fit=fit, seed=seed, advance=advance)
-    lines = [
-        f"added {name}: {change.fits[name]:.1%} of its synthesized features are taken for it" for name in change.names
-    ]
-    _report(change, lines)
+    _report(change, [f"added {name}: {_measure(change, name)}" for name in change.names])
 
 
 @cli.command("remove")
@@ -101,11 +101,13 @@ def undo_command(engine: str) -> None:
 @ENGINE
 @SEED
 def refit_command(engine: str, seed: int | None) -> None:
-    """Fit the whole head again for the classes in force."""
+    """Fit the whole head again for the classes in force, or compute its rows again."""
     from zsl_runtime.bundle import Bundle
     from zsl_runtime.generations import refit
 
     bundle = Bundle.open(engine)
+    if bundle.head_rule == "rows":
+        click.echo(f"{COMPUTED}: --seed changes nothing", err=True)
     with _bar(bundle) as advance:
         change = refit(bundle, seed=seed, advance=advance)
     _report(change, [])
@@ -156,6 +158,13 @@ def _print_classes(rows: Sequence[ClassRow], form: str) -> None:
         _say(" row  split   name")
         for item in rows:
             _say(f"{item.row:4d}  {item.split:<6}  {item.name}")
+
+
+def _measure(change: Change, name: str) -> str:
+    """How well an added class fits, where that can be known."""
+    if name in change.fits:
+        return f"{change.fits[name]:.1%} of its synthesized features are taken for it"
+    return "its row was computed from its attributes"
 
 
 def _report(change: Change, lines: Sequence[str]) -> None:

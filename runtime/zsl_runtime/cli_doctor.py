@@ -93,6 +93,7 @@ def examine(path: str) -> Iterator[Finding]:
         f"generation {current.number} in force: {len(current.table)} classes, {seen} seen and "
         f"{len(current.table) - seen} unseen",
     )
+    yield Finding(OK, _takes(bundle))
     files = list(_files(bundle))
     yield from files
     first, generations = _generations(bundle, current)
@@ -100,6 +101,17 @@ def examine(path: str) -> Iterator[Finding]:
     yield from _leftovers(bundle)
     if all(finding.state != BROKEN for finding in files):  # a graph that was changed is not loaded
         yield from _probe(bundle, first)
+
+
+def _takes(bundle: Bundle) -> str:
+    """What the model labels."""
+    given, made_by = bundle.manifest["input"], bundle.manifest["backbone"]
+    shape = ", ".join(str(axis) for axis in given["shape"])
+    if given["name"] == "images":
+        return f"takes pictures, prepared as ({shape}), through {made_by.get('name')}"
+    file = made_by.get("file")
+    like = f", features as in {file} (sha256 {str(made_by.get('sha256'))[:12]})" if file else ""
+    return f"takes rows of features ({shape}){like}, and no pictures"
 
 
 def _core() -> Finding:
@@ -142,7 +154,9 @@ def _files(bundle: Bundle) -> Iterator[Finding]:
         except ArtefactError as error:
             yield Finding(BROKEN, str(error))
     yield Finding(OK if intact == len(names) else NOTE, f"{intact} of {len(names)} files are as exported")
-    if intact == len(names) and bundle.graph("synthesizer") is not None:
+    if bundle.head_rule == "rows":
+        yield Finding(OK, "head: rows are computed from attributes; no features of training pictures are kept")
+    elif intact == len(names):
         try:
             replay = bundle.replay()
         except ArtefactError as error:
@@ -207,7 +221,8 @@ def _probe(bundle: Bundle, first: Generation | None) -> Iterator[Finding]:
         return
     inputs = probe.pixels if probe.pixels is not None else probe.inputs
     if inputs is None:
-        yield Finding(NOTE, "probe: no pictures were kept at export, so the model's answers cannot be checked")
+        kind = "pictures" if bundle.manifest["pixels"] is not None else "rows"
+        yield Finding(NOTE, f"probe: no {kind} were kept at export, so the model's answers cannot be checked")
         return
     try:
         backend = open_backend("ort", bundle)

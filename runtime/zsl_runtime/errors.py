@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import click
 
@@ -110,6 +110,15 @@ def listed(names: Sequence[str]) -> str:
     """At most five names, quoted, cut where they are long, and how many more there are; for messages."""
     shown = ", ".join(repr(name) if len(name) <= 80 else f"{name[:77]!r}..." for name in names[:5])
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that is most like a wrong one, as the end of a message; '' when none is like it."""
+    import difflib
+
+    plain = {one.lower().replace("_", "-"): one for one in known}
+    found = difflib.get_close_matches(name.lower().replace("_", "-"), plain, n=1)
+    return f" (did you mean {plain[found[0]]}?)" if found else ""
 
 
 def run_command(command: click.Command, argv: Sequence[str] | None = None) -> int:

@@ -1,7 +1,8 @@
 """Change the classes of a bundle: each change is a new Generation, committed at once or not at all.
 
-Nothing here looks at a photograph or loads the model graph: heads are fitted on what the bundle keeps, which is real
-features of the seen classes and the graph that synthesizes features from attributes.
+Nothing here looks at a photograph or loads the model graph: heads are made from what the bundle keeps. By the rule
+`fit` that is real features of the seen classes and the graph that synthesizes features from attributes; by the rule
+`rows` it is the graph that gives a class's row from its attributes, and nothing is fitted or drawn.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import numpy as np
 
 from zsl_runtime.backends import open_backend
 from zsl_runtime.errors import UsageError
-from zsl_runtime.head import Head, extend_head, fit_head, fitting_rows, fold, silent
+from zsl_runtime.head import Head, append_rows, extend_head, fit_head, fitting_rows, fold, rows_head, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from zsl_runtime.backends import Backend
     from zsl_runtime.bundle import Bundle, Generation
     from zsl_runtime.class_table import ClassTable
     from zsl_runtime.head import Advance
@@ -54,6 +56,7 @@ class Change:
         names: the classes that came or went.
         fits: class -> share in [0, 1] of its own synthetic features that the new head, calibration included, takes for
             this class; of the classes that were added. A low share says that its attributes resemble another class.
+            Empty where nothing is synthesized (the rule `rows`).
         seconds: that the change took, waiting for other writers not counted.
 
     """
@@ -65,8 +68,8 @@ class Change:
 
 
 def fit_epochs(bundle: Bundle) -> int:
-    """How many epochs a fit of this bundle's head takes, all views together."""
-    return sum(view.fit.epochs for view in bundle.views)
+    """How many epochs a fit of this bundle's head takes, all views together; 0 where nothing is fitted."""
+    return sum(view.fit.epochs for view in bundle.views if view.fit is not None)
 
 
 def list_classes(bundle: Bundle) -> list[ClassRow]:
@@ -87,13 +90,14 @@ def add_classes(
         bundle: to change.
         table: the new classes, all unseen, with the bundle's attributes in the bundle's order.
         fit: `new` fits only the new rows, against replay and synthetic features of every class without photographs;
-            `full` fits the whole head again. Gamma and temperature are carried over by both.
+            `full` fits the whole head again. Gamma and temperature are carried over by both. By the rule `rows` both
+            append the rows of the new classes.
         seed: of synthesis and fit; None takes the one of the export, with which a class gets the very features that it
-            would have had if it had been there from the start.
+            would have had if it had been there from the start. Only recorded by the rule `rows`.
         advance: called with 1 after each epoch of the fit; there are `fit_epochs` of them.
 
     Raises:
-        UsageError: E-CLASS-EXISTS, E-ATTRIBUTES, E-ATTRIBUTE-ZERO, E-CLASSES-SPLIT, E-FIT, E-SEED, E-HEAD-RULE.
+        UsageError: E-CLASS-EXISTS, E-ATTRIBUTES, E-ATTRIBUTE-ZERO, E-CLASSES-SPLIT, E-FIT, E-SEED.
         ArtefactError: the bundle is damaged.
         BackendError: nothing can run its graphs.
         SystemProblem: it cannot be written; it is unchanged then.
@@ -112,7 +116,12 @@ def add_classes(
                 "remove it first or leave it out",
             )
         whole = old.table.append(table)
-        x, labels = _rows(bundle, whole, seed)
+        if bundle.head_rule == "rows":
+            with closing(open_backend("auto", bundle)) as backend:
+                head = append_rows(old.head, table, rule=bundle.rule, rows=backend.rows)
+            generation = _next(old, digest, table=whole, head=head, seed=seed, action="add")
+            return _commit(bundle, generation, table.names, started, fit="rows")
+        x, labels = _fitting_rows(bundle, whole, seed)
         if fit == "new":
             head = extend_head(old.head, x, labels, len(table), seed, advance=advance)
         else:
@@ -172,25 +181,27 @@ def undo(bundle: Bundle) -> Change:
 
 
 def refit(bundle: Bundle, *, seed: int | None = None, advance: Advance = silent) -> Change:
-    """Fit the whole head again, for the classes in force; with the export's seed and classes that gives its head.
+    """Make the whole head again, for the classes in force; with the export's seed and classes that gives its head.
 
     Args:
         bundle: to change.
-        seed: of synthesis and fit; None takes the one of the export.
+        seed: of synthesis and fit; None takes the one of the export. Only recorded by the rule `rows`.
         advance: as in `add_classes`.
 
     Raises:
-        UsageError: E-SEED, E-HEAD-RULE; otherwise as `add_classes`.
+        UsageError: E-SEED; otherwise as `add_classes`.
 
     """
     seed = _checked_seed(bundle, seed)
     with bundle.lock():
         started = time.perf_counter()
         old, digest = _current(bundle)
-        x, labels = _rows(bundle, old.table, seed)
-        head = _fitted(old, x, labels, seed, advance)
+        if bundle.head_rule == "rows":
+            head, fit = _recomputed(bundle, old), "rows"
+        else:
+            head, fit = _fitted(old, *_fitting_rows(bundle, old.table, seed), seed, advance), "full"
         generation = _next(old, digest, table=old.table, head=head, seed=seed, action="refit")
-        return _commit(bundle, generation, (), started, fit="full")
+        return _commit(bundle, generation, (), started, fit=fit)
 
 
 def prune(bundle: Bundle, keep: int) -> tuple[int, ...]:
@@ -243,9 +254,6 @@ def _check_new(bundle: Bundle, table: ClassTable, fit: str) -> None:
 
 
 def _checked_seed(bundle: Bundle, seed: int | None) -> int:
-    rule = bundle.manifest["head"]["rule"]
-    if rule != "fit":
-        raise UsageError("E-HEAD-RULE", f"the head of {bundle.path} is made by the rule {rule!r}, it cannot be fitted")
     if seed is not None and seed < 0:
         raise UsageError("E-SEED", f"seed {seed} is negative; give a whole number of at least 0")
     return bundle.seed if seed is None else seed
@@ -269,21 +277,44 @@ def _next(old: Generation, digest: str, *, table: ClassTable, head: Head, seed: 
     )
 
 
-def _rows(bundle: Bundle, table: ClassTable, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """What a head of `table` is fitted on: lifted rows and labels."""
-    dims = bundle.manifest["dims"]
+def _recomputed(bundle: Bundle, old: Generation) -> Head:
+    """The rows of all classes computed again, with the calibration of the old head."""
     with closing(open_backend("auto", bundle)) as backend:
-        return fitting_rows(
-            table,
-            bundle.replay(),
-            rule=bundle.rule,
-            synthesize=backend.synthesize,
-            lift=backend.lift if bundle.graph("lift") else None,
-            width=dims["D"],
-            noise_dim=dims["Z"],
-            count=bundle.manifest["head"]["synthetic_per_class"],
-            seed=seed,
-        )
+        head = rows_head(old.table, rule=bundle.rule, rows=backend.rows, view=bundle.views[0])
+    return replace(head, gamma=old.head.gamma, temperature=old.head.temperature)
+
+
+def _fitting_rows(bundle: Bundle, table: ClassTable, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """`bundle_rows` with a backend for this alone: the model graph is not loaded."""
+    with closing(open_backend("auto", bundle)) as backend:
+        return bundle_rows(bundle, backend, table, seed)
+
+
+def bundle_rows(
+    bundle: Bundle, backend: Backend, table: ClassTable, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """What a head of `table` is fitted on, from what a bundle with the head rule `fit` keeps.
+
+    Returns:
+        Lifted rows (N, D) float32 and labels (N,) int64.
+
+    Raises:
+        ArtefactError: E-REPLAY-CLASS, E-GRAPH-OUTPUT, E-BUNDLE-...: the bundle is damaged.
+        BackendError: the backend cannot run its graphs.
+
+    """
+    dims = bundle.manifest["dims"]
+    return fitting_rows(
+        table,
+        bundle.replay(),
+        rule=bundle.rule,
+        synthesize=backend.synthesize,
+        lift=backend.lift if bundle.graph("lift") else None,
+        width=dims["D"],
+        noise_dim=dims["Z"],
+        count=bundle.manifest["head"]["synthetic_per_class"],
+        seed=seed,
+    )
 
 
 def _fitted(old: Generation, x: NDArray[np.float32], labels: NDArray[np.int64], seed: int, advance: Advance) -> Head:

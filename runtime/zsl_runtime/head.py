@@ -1,5 +1,8 @@
 """The classifier on top of the features: views, fitting, extending by new classes, folding into one matrix.
 
+A head is made by one of two rules (DESIGN.md section 5): `fit`, softmax regression on Replay and synthetic features, or
+`rows`, a graph that turns a class's semantic vector into its row of weights.
+
 NumPy only, float32. The same functions fit a head in training and on site, so that a class added later goes through
 the code that the classes of the first day went through. Settings are those published for these methods: softmax
 regression by Adam with betas (0.5, 0.999), eps 1e-8, weights from N(0, 0.02), biases 0, a new seeded permutation of
@@ -29,8 +32,10 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Synthesize = Callable[[Floats, Floats], Floats]
     Lift = Callable[[Floats], Floats]
+    Rows = Callable[[Floats], tuple[Floats, Floats]]
     Advance = Callable[[int], None]
 
+RULES = ("fit", "rows")  # how a head is made from what the bundle keeps
 ADAM_EPS = 1e-8
 BLOCK_ROWS = 1024  # rows that go through a graph or a large matrix product at once
 UPDATE_BLOCK = 1 << 15  # parameters updated at once: five float32 arrays of this length stay in the L2 cache
@@ -96,7 +101,7 @@ class View:
         start: first column in x.
         stop: one past the last column.
         weight: w_k, how much its log-probabilities count in the sum over views; positive.
-        fit: how its weights are fitted.
+        fit: how its weights are fitted; None where nothing is, because rows come from semantic vectors.
 
     """
 
@@ -104,7 +109,7 @@ class View:
     start: int
     stop: int
     weight: float
-    fit: FitSettings
+    fit: FitSettings | None
 
     def __post_init__(self) -> None:
         whole = type(self.start) is int and type(self.stop) is int
@@ -124,9 +129,10 @@ class View:
     def from_dict(cls, data: Mapping[str, Any]) -> View:
         """Rebuild a view from plain data; UsageError E-VIEW or E-FIT-SETTINGS for anything else."""
         checked = _exact_keys(data, cls, "E-VIEW")
-        if not isinstance(checked["fit"], dict):
-            raise UsageError("E-VIEW", f"the fit settings of a view are {checked['fit']!r}; expected an object")
-        return cls(**{**checked, "fit": FitSettings.from_dict(checked["fit"])})
+        fit = checked["fit"]
+        if fit is not None and not isinstance(fit, dict):
+            raise UsageError("E-VIEW", f"the fit settings of a view are {fit!r}; expected an object or null")
+        return cls(**{**checked, "fit": None if fit is None else FitSettings.from_dict(fit)})
 
 
 @dataclass(frozen=True)
@@ -427,7 +433,8 @@ def fit_head(
         The head, gamma 0 and temperature 1.
 
     Raises:
-        UsageError: E-HEAD-ROWS when x and labels do not agree, are not finite or a class has no row.
+        UsageError: E-HEAD-ROWS when x and labels do not agree, are not finite or a class has no row; E-HEAD-RULE for a
+            view that is not fitted.
 
     """
     x, labels = _check_rows(x, labels, n_classes, views, new_from=0)
@@ -435,7 +442,8 @@ def fit_head(
     for k, view in enumerate(views):
         columns = x[:, view.start : view.stop]
         rng = np.random.default_rng([seed, k])
-        weight, bias = _fit_view(columns, labels, view.fit, n_rows=n_classes, frozen=None, rng=rng, advance=advance)
+        settings = _settings(view)
+        weight, bias = _fit_view(columns, labels, settings, n_rows=n_classes, frozen=None, rng=rng, advance=advance)
         weights.append(weight)
         biases.append(bias)
     return Head(tuple(views), tuple(weights), tuple(biases))
@@ -461,7 +469,7 @@ def extend_head(
         A head of C + n_new classes with the same views, gamma and temperature.
 
     Raises:
-        UsageError: E-HEAD-ROWS as in `fit_head`.
+        UsageError: E-HEAD-ROWS and E-HEAD-RULE as in `fit_head`.
 
     """
     old = len(head)
@@ -471,10 +479,69 @@ def extend_head(
         columns = x[:, view.start : view.stop]
         frozen = _log_sum_exp(columns, head.weights[k], head.biases[k])
         rng = np.random.default_rng([seed, k])
-        weight, bias = _fit_view(columns, labels - old, view.fit, n_rows=n_new, frozen=frozen, rng=rng, advance=advance)
+        settings = _settings(view)
+        weight, bias = _fit_view(columns, labels - old, settings, n_rows=n_new, frozen=frozen, rng=rng, advance=advance)
         weights.append(np.concatenate([head.weights[k], weight]))
         biases.append(np.concatenate([head.biases[k], bias]))
     return replace(head, weights=tuple(weights), biases=tuple(biases))
+
+
+def rows_head(table: ClassTable, *, rule: SemanticRule, rows: Rows, view: View) -> Head:
+    """The head whose rows are computed from semantic vectors: the rule `rows`. Nothing is fitted or drawn.
+
+    Training and the site call this same function.
+
+    Args:
+        table: C classes.
+        rule: turns raw attributes into semantic vectors.
+        rows: semantic vectors (M, A) -> weights (M, D) and biases (M,), all float32.
+        view: the head's only one, columns 0 to D.
+
+    Returns:
+        A head of C classes, gamma 0 and temperature 1.
+
+    Raises:
+        ArtefactError: E-GRAPH-OUTPUT when the graph gives other shapes or numbers that are not finite.
+
+    """
+    semantic = rule.apply(table.raw)
+    weight = np.empty((len(table), view.stop - view.start), dtype=np.float32)
+    bias = np.empty(len(table), dtype=np.float32)
+    for block in _blocks(len(table)):
+        given_weight, given_bias = rows(semantic[block])
+        shapes = (given_weight.shape, given_bias.shape), (weight[block].shape, bias[block].shape)
+        if shapes[0] != shapes[1] or not (np.isfinite(given_weight).all() and np.isfinite(given_bias).all()):
+            raise ArtefactError(
+                "E-GRAPH-OUTPUT",
+                f"the rows of classes have weights and biases of shapes {shapes[0]}, expected {shapes[1]} of finite "
+                "numbers; the bundle's graphs do not fit its manifest, export it again",
+            )
+        weight[block], bias[block] = given_weight, given_bias
+    return Head((view,), (weight,), (bias,))
+
+
+def append_rows(head: Head, new: ClassTable, *, rule: SemanticRule, rows: Rows) -> Head:
+    """Append the rows of new classes to a head of the rule `rows`; the others stay as they are, bit for bit.
+
+    Args:
+        head: of C classes, one view.
+        new: the classes to append.
+        rule: as in `rows_head`.
+        rows: as in `rows_head`.
+
+    Returns:
+        A head of C + len(new) classes with the same view, gamma and temperature.
+
+    Raises:
+        ArtefactError: as `rows_head`.
+
+    """
+    more = rows_head(new, rule=rule, rows=rows, view=head.views[0])
+    return replace(
+        head,
+        weights=(np.concatenate([head.weights[0], more.weights[0]]),),
+        biases=(np.concatenate([head.biases[0], more.biases[0]]),),
+    )
 
 
 def _fit_view(
@@ -615,6 +682,15 @@ def _check_rows(
     if absent.size:
         raise UsageError("E-HEAD-ROWS", f"class {absent[0]} has no rows to fit on ({absent.size} such classes)")
     return np.asarray(x, dtype=np.float32), labels.astype(np.int64)
+
+
+def _settings(view: View) -> FitSettings:
+    """The view's fit settings; UsageError E-HEAD-RULE when it is not fitted at all."""
+    if view.fit is None:
+        raise UsageError(
+            "E-HEAD-RULE", f"view {view.name!r} is not fitted: its rows come from semantic vectors; use `rows_head`"
+        )
+    return view.fit
 
 
 def _exact_keys(data: Mapping[str, Any], kind: type[FitSettings | View], code: str) -> dict[str, Any]:

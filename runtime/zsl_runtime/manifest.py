@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from zsl_runtime.class_table import SemanticRule
 from zsl_runtime.errors import ArtefactError, UsageError
-from zsl_runtime.head import View
+from zsl_runtime.head import RULES, View
 from zsl_runtime.storage import LOCK, TEMPORARY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-FORMAT_VERSION = 1
+# The newest format. A bundle carries the oldest one that describes it (`format_for`), so that a runtime in the field
+# reads every bundle that it can run: 1 is the rule `fit`; 2 adds the rule `rows`.
+FORMAT_VERSION = 2
+PARTS = {"fit": ("model", "synthesizer", "lift"), "rows": ("model", "rows", "lift")}  # graphs by the rule of the head
 INPUTS = {"images": "uint8", "backbone_features": "float32"}  # name of the graph's input -> its dtype
 MANIFEST, CLASSES, CURRENT, HISTORY = "manifest.json", "classes", "CURRENT", "history.jsonl"
 REPLAY, PROBE = "replay.safetensors", "probe.safetensors"
@@ -38,11 +41,16 @@ MANIFEST_TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+def format_for(manifest: Mapping[str, Any]) -> int:
+    """The format version under which a manifest is written."""
+    return 1 if manifest.get("head", {}).get("rule") == "fit" else 2
+
+
 def check_version(manifest: Mapping[str, Any], folder: Path) -> None:
     """ArtefactError E-BUNDLE-VERSION for a format newer than ours, E-BUNDLE-MANIFEST when there is no version."""
     version = manifest.get("format_version")
     if type(version) is not int or version < 1:
-        raise ArtefactError("E-BUNDLE-MANIFEST", f"{folder / MANIFEST} has format_version {version!r}; expected 1")
+        raise ArtefactError("E-BUNDLE-MANIFEST", f"{folder / MANIFEST} has format_version {version!r}; expected 1 or 2")
     if version > FORMAT_VERSION:
         raise ArtefactError(
             "E-BUNDLE-VERSION",
@@ -100,14 +108,20 @@ def check_names(names: Mapping[str, Any], folder: Path) -> None:
 
 def _check_graphs(manifest: Mapping[str, Any]) -> None:
     graphs, files, given = manifest["graphs"], manifest["files"], manifest["input"]
-    require(set(graphs) == {"model", "synthesizer", "lift"}, "`graphs` must name model, synthesizer and lift")
+    rule = manifest["head"].get("rule")
+    require(rule in RULES, f"`head.rule` is {rule!r}, expected {' or '.join(RULES)}")
+    parts = PARTS[rule]
+    require(set(graphs) == set(parts), f"`graphs` must name {', '.join(parts)} where the rule is {rule}")
     for part, name in graphs.items():
         require(
             name is None or (isinstance(name, str) and name in files), f"graph {part!r} is {name!r}, not a file of it"
         )
     require(graphs["model"] is not None, "there is no model graph")
-    fits = manifest["head"].get("rule") != "fit" or (graphs["synthesizer"] is not None and REPLAY in files)
-    require(fits, f"a head that is fitted needs a synthesizer and {REPLAY}")
+    if rule == "fit":
+        complete = graphs["synthesizer"] is not None and REPLAY in files
+        require(complete, f"a head that is fitted needs a synthesizer and {REPLAY}")
+    else:
+        require(graphs["rows"] is not None, "a head of the rule rows needs a rows graph")
     require(PROBE in files, f"there is no {PROBE}")
     require((given.get("name"), given.get("dtype")) in list(INPUTS.items()), f"unknown `input` {given!r}")
     require(
@@ -118,8 +132,12 @@ def _check_graphs(manifest: Mapping[str, Any]) -> None:
 
 def _check_sizes(manifest: Mapping[str, Any]) -> None:
     dims, attributes = manifest["dims"], manifest["attributes"]
-    good = set(dims) == {"F", "D", "A", "Z"} and all(_is_count(value, 1) for value in dims.values())
-    require(good, f"`dims` is {dims!r}, expected F, D, A and Z, each at least 1")
+    fitted = manifest["head"]["rule"] == "fit"
+    good = set(dims) == {"F", "D", "A", "Z"} and all(_is_count(dims[name], 1) for name in "FDA")
+    require(good, f"`dims` is {dims!r}, expected F, D, A and Z, the first three at least 1")
+    width = dims["Z"]
+    noise = _is_count(width, 1) if fitted else type(width) is int and width == 0
+    require(noise, f"`dims` has Z {width!r}, expected {'at least 1' if fitted else '0 without a synthesizer'}")
     unique = all(isinstance(name, str) for name in attributes) and len(set(attributes)) == len(attributes)
     require(unique and len(attributes) == dims["A"], f"`attributes` are not {dims['A']} different names")
     require(manifest["graphs"]["lift"] is not None or dims["F"] == dims["D"], "without a lift F and D must be equal")
@@ -127,15 +145,22 @@ def _check_sizes(manifest: Mapping[str, Any]) -> None:
 
 def _check_head(manifest: Mapping[str, Any]) -> tuple[View, ...]:
     head, width = manifest["head"], manifest["dims"]["D"]
-    require(isinstance(head.get("rule"), str), "`head.rule` is missing")
+    fitted = head["rule"] == "fit"
     require(_is_count(head.get("seed"), 0), "`head.seed` is not a whole number of at least 0")
-    require(_is_count(head.get("synthetic_per_class"), 1), "`head.synthetic_per_class` is not a whole number above 0")
+    count = head.get("synthetic_per_class")
+    right = _is_count(count, 1) if fitted else type(count) is int and count == 0
+    require(right, f"`head.synthetic_per_class` is not a whole number {'above 0' if fitted else 'equal to 0'}")
     listed = head.get("views")
     require(
         isinstance(listed, list) and listed and all(isinstance(view, dict) for view in listed), "there are no views"
     )
     views = tuple(View.from_dict(view) for view in listed)
     require(max(view.stop for view in views) == width, f"the views do not end at D = {width}")
+    if fitted:
+        require(all(view.fit is not None for view in views), "a view has no fit settings")
+    else:
+        whole = len(views) == 1 and views[0].start == 0 and views[0].fit is None
+        require(whole, "the rule rows has one view, of all columns and without fit settings")
     return views
 
 

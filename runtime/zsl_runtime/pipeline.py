@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from zsl_runtime.errors import InputError, UsageError, from_os_error
+from zsl_runtime.matfile import MatError, read_matrix
 from zsl_runtime.storage import replacing
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 CSV_HEADER = ("path", "rank", "class", "split", "probability")
-ROW_SUFFIXES = (".npy",)
+ROW_SUFFIXES = (".npy", ".mat")
+MATRIX = "features"  # the variable of a .mat file that holds the rows, as in the published files
 BAR_INTERVAL = 0.1  # seconds between two drawings of the progress bar
 BAR_WIDTH = 24
 
@@ -59,6 +61,27 @@ class Labelled(NamedTuple):
 
     name: str
     result: Prediction | InputError
+
+
+class Scored(NamedTuple):
+    """What the graph says about one batch.
+
+    Attributes:
+        entries: the items in input order, each with the error that it could not be read for, or None.
+        scores: (n, C) float32 of the n items that could be read, in the same order.
+        features: (n, F) float32; (0, 0) when none could be read.
+
+    """
+
+    entries: list[tuple[str, InputError | None]]
+    scores: Floats
+    features: Floats
+
+    @classmethod
+    def fill(cls, entries: Iterable[tuple[str, InputError | None]], results: Iterable[Prediction]) -> list[Labelled]:
+        """Put the results of the items that could be read in their places."""
+        following = iter(results)
+        return [Labelled(name, next(following) if error is None else error) for name, error in entries]
 
 
 # --- finding --------------------------------------------------------------------------------------------------------
@@ -150,18 +173,19 @@ def _has_suffix(path: str, suffixes: Sequence[str]) -> bool:
 # --- rows of feature files ------------------------------------------------------------------------------------------
 
 
-def row_items(files: Iterable[str], shape: tuple[int, ...]) -> tuple[Iterator[Item], int]:
-    """The rows of feature files, named FILE#ROW; nothing is read before its turn.
+def row_items(files: Iterable[str], shape: tuple[int, ...], like: str = "") -> tuple[Iterator[Item], int]:
+    """The rows of feature files, named FILE#ROW; rows of .npy files are not read before their turn.
 
     Args:
-        files: .npy files of floats (N, R, V), or (N, V) where R is 1.
+        files: .npy files of floats (N, R, V), or (N, V) where R is 1; then also .mat files with `features` (V, N).
         shape: (R, V).
+        like: name of the feature file that the model was trained on, for messages; '' when it is not known.
 
     Returns:
         The items, and how many there are. A file that cannot be read is one item.
 
     """
-    opened = [(path, _open_rows(path, shape)) for path in files]
+    opened = [(path, _open_rows(path, shape, like)) for path in files]
     total = sum(1 if isinstance(rows, InputError) else len(rows) for _, rows in opened)
 
     def items() -> Iterator[Item]:
@@ -174,8 +198,10 @@ def row_items(files: Iterable[str], shape: tuple[int, ...]) -> tuple[Iterator[It
     return items(), total
 
 
-def _open_rows(path: str, shape: tuple[int, ...]) -> NDArray[np.floating[Any]] | InputError:
-    """The memory-mapped array of one file."""
+def _open_rows(path: str, shape: tuple[int, ...], like: str) -> NDArray[np.floating[Any]] | InputError:
+    """The array of one file, memory-mapped where that can be; rows first."""
+    if path.lower().endswith(".mat"):
+        return _open_matrix(path, shape, like)
     try:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -185,16 +211,41 @@ def _open_rows(path: str, shape: tuple[int, ...]) -> NDArray[np.floating[Any]] |
     if not isinstance(rows, np.ndarray) or rows.ndim < 2 or rows.shape[1:] not in allowed or rows.dtype.kind != "f":
         given = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else "an archive"
         wanted = " or ".join(f"(N, {', '.join(map(str, axes))})" for axes in allowed)
-        return InputError("E-ROW-SHAPE", f"{path!r} holds {given}; this model takes floats {wanted}")
+        return InputError("E-ROW-SHAPE", f"{path!r} holds {given}; this model takes floats {wanted}{_as_in(like)}")
     return rows
 
 
-def check_row(row: object, shape: tuple[int, ...]) -> Floats:
+def _open_matrix(path: str, shape: tuple[int, ...], like: str) -> NDArray[np.floating[Any]] | InputError:
+    """The columns of `features` (V, N) of a .mat file as rows (N, V)."""
+    try:
+        matrix = read_matrix(path, MATRIX)
+    except (OSError, MatError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or "too large for the memory here"
+        wanted = f"expected a matrix {MATRIX} (V, N), saved with '-v7' or by scipy.io.savemat"
+        return InputError("E-ROW-FILE", f"{path!r} cannot be read: {reason}; {wanted}")
+    if shape[0] != 1 or matrix.ndim != 2 or matrix.shape[0] != shape[1] or matrix.dtype.kind != "f":
+        turned = "; it is transposed" if matrix.ndim == 2 and matrix.shape[1] == shape[1] else ""
+        given = f"{matrix.dtype} {matrix.shape}{turned}"
+        wanted = f"({shape[1]}, N)" if shape[0] == 1 else f"(N, {shape[0]}, {shape[1]}) in an .npy file"
+        return InputError(
+            "E-ROW-SHAPE",
+            f"{path!r}: {MATRIX} is {given}; this model takes floats {wanted}{_as_in(like)}",
+        )
+    rows: NDArray[np.floating[Any]] = matrix.T
+    return rows
+
+
+def _as_in(like: str) -> str:
+    return f", features as in {like}" if like else ""
+
+
+def check_row(row: object, shape: tuple[int, ...], like: str = "") -> Floats:
     """One row of features as the graph takes it.
 
     Args:
         row: a float array (R, V), or (V,) where R is 1.
         shape: (R, V).
+        like: as of `row_items`.
 
     Returns:
         float32 (R, V).
@@ -206,7 +257,7 @@ def check_row(row: object, shape: tuple[int, ...]) -> Floats:
     fits = isinstance(row, np.ndarray) and (row.shape == shape or (shape[0] == 1 and row.shape == shape[1:]))
     if not isinstance(row, np.ndarray) or not fits or row.dtype.kind != "f":
         given = f"{row.dtype} {row.shape}" if isinstance(row, np.ndarray) else type(row).__name__
-        raise InputError("E-ROW-SHAPE", f"got {given}; this model takes float rows {shape}")
+        raise InputError("E-ROW-SHAPE", f"got {given}; this model takes float rows {shape}{_as_in(like)}")
     with np.errstate(over="ignore"):
         values = np.asarray(row, dtype=np.float32).reshape(shape)
     if not np.isfinite(values).all():
@@ -236,21 +287,20 @@ def in_order(function: Callable[[T], R], items: Iterable[T], *, workers: int, ah
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def label(
-    classifier: Classifier, snapshot: Snapshot, items: Iterable[Item], *, topk: int, batch_size: int, workers: int
-) -> Generator[list[Labelled]]:
-    """Label items in batches, those ahead being read meanwhile.
+def score(
+    classifier: Classifier, snapshot: Snapshot, items: Iterable[Item], *, batch_size: int, workers: int
+) -> Generator[Scored]:
+    """Score items in batches, those ahead being read meanwhile.
 
     Args:
         classifier: reads and scores.
         snapshot: of it, with the class filter; one for the whole run.
-        items: what to label.
-        topk: classes per item.
+        items: what to score.
         batch_size: items at once.
         workers: threads that read.
 
     Yields:
-        Up to `batch_size` answers in input order, errors among them.
+        Up to `batch_size` items in input order, those that cannot be read among them.
 
     """
 
@@ -263,14 +313,21 @@ def label(
             known = isinstance(item.source, str)  # the message has the path then
             return item.name, error if known else InputError(error.code, f"{item.name!r}: {error.message}")
 
+    empty = np.empty((0, len(snapshot.table)), np.float32), np.empty((0, 0), np.float32)
     with closing(in_order(read, items, workers=workers, ahead=batch_size)) as entries:
         while batch := list(islice(entries, batch_size)):
             rows = [value for _, value in batch if not isinstance(value, InputError)]
-            predictions: Iterator[Prediction] = iter(())
-            if rows:
-                scores, _ = classifier.score_with(snapshot, np.stack(rows))
-                predictions = iter(snapshot.best(scores, topk))
-            yield [Labelled(name, v if isinstance(v, InputError) else next(predictions)) for name, v in batch]
+            scores, features = classifier.score_with(snapshot, np.stack(rows)) if rows else empty
+            yield Scored([(name, v if isinstance(v, InputError) else None) for name, v in batch], scores, features)
+
+
+def label(
+    classifier: Classifier, snapshot: Snapshot, items: Iterable[Item], *, topk: int, batch_size: int, workers: int
+) -> Generator[list[Labelled]]:
+    """Label items in batches: `score`, and the `topk` best classes of each item."""
+    with closing(score(classifier, snapshot, items, batch_size=batch_size, workers=workers)) as batches:
+        for entries, scores, _ in batches:
+            yield Scored.fill(entries, snapshot.best(scores, topk))
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -300,6 +357,7 @@ def csv_header() -> bytes:
 def encode_jsonl(answers: Iterable[Labelled], min_probability: float) -> bytes:
     """One JSON object a line: `path` and `predictions`, or `path` and `error`.
 
+    An answer of a cascade also says `"transductive": true` and in which `pass` its label was found.
     A path that is not valid UTF-8 has its odd bytes as lone surrogates, escaped: JSON cannot hold them otherwise.
     """
     lines = []
@@ -309,6 +367,8 @@ def encode_jsonl(answers: Iterable[Labelled], min_probability: float) -> bytes:
         else:
             rows = _rows(result, min_probability)
             content = {"predictions": [dict(zip(CSV_HEADER[1:], row, strict=True)) for row in rows]}
+            if result.confident is not None:
+                content |= {"transductive": True, "pass": "confident" if result.confident else "relabelled"}
         line = json.dumps({"path": name, **content}, ensure_ascii=False)
         if not _is_utf8(line):
             line = json.dumps({"path": name, **content})

@@ -131,7 +131,9 @@ def tensor_bytes(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str
     from safetensors.numpy import save
 
     # The writer copies memory from the first element on, so strided arrays must be made dense first.
-    data = save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata=dict(metadata))
+    dense = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    # With neither tensors nor metadata the writer makes a header that no reader takes, unless it is given None.
+    data = save(dense, metadata=dict(metadata) if dense or metadata else None)
     if len(metadata) < 2:
         return data
     # It puts metadata in an order that is another one every time.

@@ -139,6 +139,64 @@ def test_a_run_without_a_lift_makes_a_bundle_without_one(tmp_path):
     assert len(add_classes(bundle, NEW).generation.table) == 8
 
 
+@pytest.mark.parametrize("lift", [False, True])
+def test_a_run_whose_rows_come_from_attributes(tmp_path, lift, capfd):
+    """Its bundle keeps rows.onnx alone, answers as PyTorch does, and takes a class as training would have."""
+    run = tiny.make_tiny_run(rule="rows", lift=lift, pictures=12)
+    told = []
+    bundle = Bundle.open(export_run(run, tmp_path / "rows", tell=told.append))
+    files = {"model.onnx", "rows.onnx", "probe.safetensors", "parity.json", *(["lift.onnx"] if lift else [])}
+    assert set(bundle.manifest["files"]) == files
+    assert bundle.manifest["head"] == {
+        "rule": "rows",
+        "views": [{"name": "all", "start": 0, "stop": 18 if lift else 10, "weight": 1.0, "fit": None}],
+        "synthetic_per_class": 0,
+        "seed": run.seed,
+    }
+    assert (bundle.manifest["format_version"], bundle.manifest["dims"]["Z"]) == (2, 0)
+    assert any(line.startswith("rows.onnx: 70 random rows, batches of") for line in told)
+    _, lifted = reference_rows(run)
+    with Classifier.open(bundle.path) as classifier:
+        scores, _ = classifier.score(run.pictures)
+    wanted = reference_scores(lifted, fold(run.generation.head, run.generation.table.seen))
+    np.testing.assert_allclose(scores, wanted, atol=1e-5)
+    assert doctor([str(bundle.path)]) == 0
+    assert "rows are computed from attributes" in capfd.readouterr().out
+    head = refit(bundle).generation.head
+    np.testing.assert_allclose(head.weights[0], run.generation.head.weights[0], atol=1e-5)
+    whole = tiny.fit_tiny_head(run.trained, run.generation.table.append(NEW), run.replay)
+    added = add_classes(bundle, NEW).generation.head
+    np.testing.assert_allclose(added.weights[0], whole.weights[0], atol=1e-5)
+    np.testing.assert_allclose(added.biases[0], whole.biases[0], atol=1e-5)
+    assert np.ptp(whole.weights[0], axis=0).max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["project.weight", "bias"])
+def test_rows_that_differ_from_the_run_s_fail_the_gate(tmp_path, monkeypatch, name):
+    honest = tiny.TinyRows.forward
+
+    class Off(torch.nn.Module):
+        def __init__(self, rows) -> None:
+            super().__init__()
+            self.rows = rows
+
+        def forward(self, semantic):
+            weight, bias = honest(self.rows, semantic)
+            return (weight * 1.001, bias) if name == "project.weight" else (weight, bias + 0.01)
+
+    plain = bundle_of_run.rows_graph
+
+    def wrong(trained, attributes):
+        graph = plain(trained, attributes)
+        graph.module.rows = Off(graph.module.rows)
+        return graph
+
+    monkeypatch.setattr(bundle_of_run, "rows_graph", wrong)
+    with pytest.raises(GateError, match=r"E-PARITY.*rows\.onnx weight"):
+        export_run(tiny.make_tiny_run(rule="rows", lift=False, pictures=12), tmp_path / "rows")
+    assert list(tmp_path.iterdir()) == []
+
+
 # New classes, without torch.
 
 

@@ -10,22 +10,53 @@ from support.tiny_run import DIMS, make_tiny_run
 from zsl_export.bundle_of_run import export_run
 from zsl_export.parity import reference_rows, reference_scores
 from zsl_runtime.bundle import Bundle
+from zsl_runtime.class_table import ClassTable
 from zsl_runtime.classifier import Classifier
-from zsl_runtime.generations import refit
+from zsl_runtime.generations import add_classes, refit, undo
 from zsl_runtime.head import fold
 from zsl_train.methods import METHODS
 
 # Settings that make each method small; a method that is not listed fails here until it is.
-SMALL = {"sc-egg": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05}}
+VAE = {
+    "latent": 8,
+    "visual_encoder_hidden": 16,
+    "visual_decoder_hidden": 16,
+    "semantic_encoder_hidden": 16,
+    "semantic_decoder_hidden": 16,
+    "synthetic_per_class": 20,
+    "head_epochs": 10,
+}
+SMALL = {
+    "sc-egg": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05},
+    "cada-vae": VAE,
+    "acmr": {**VAE, "gate_hidden": 6, "gate_orders": 3},
+    "eszsl": {},
+    "sp-aen": {"hidden": 16},
+    "f-clswgan": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05},
+    "lisgan": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05},
+    "dcr-gan": {
+        "hidden": 16,
+        "regressor_hidden": 12,
+        "searched_width": 3,
+        "synthetic_per_class": 20,
+        "head_learning_rate": 0.05,
+        "head_batch": 40,
+        "head_searched_learning_rate": 0.05,
+    },
+    "tf-vaegan": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05},
+}
 CASES = [(name, preset) for name, method in METHODS.items() for preset in method.PRESETS]
 
 
 def shaken(trained):
-    """The modules with every weight drawn anew: initial zeros would hide what a graph does with them."""
+    """The modules with every weight drawn anew: initial zeros would hide what a graph does with them.
+
+    Of modules without weights, whose numbers are solved for, the tensors.
+    """
     generator = torch.Generator().manual_seed(5)
     for module in trained.modules().values():
-        for parameter in module.parameters():
-            parameter.data.normal_(0, 0.5, generator=generator)
+        for tensor in list(module.parameters()) or list(module.buffers()):
+            tensor.data.normal_(0, 0.5, generator=generator)
     return trained.eval()
 
 
@@ -45,3 +76,22 @@ def test_a_method_exports_and_its_bundle_answers_as_pytorch_does(name, preset, t
     assert np.ptp(wanted, axis=0).max() > 0.05  # a graph that ignores its pictures would agree with itself
     for given, expected in zip(refit(bundle).generation.head.weights, run.generation.head.weights, strict=True):
         np.testing.assert_allclose(given, expected, atol=1e-3)
+    adds_and_undoes(bundle, run)
+
+
+def adds_and_undoes(bundle: Bundle, run) -> None:
+    """A class nobody has photographed, from its attributes through the exported synthesizer."""
+    before, known = bundle.current(), run.generation.table
+    raw = (known.raw[:1] + known.raw[-1:]) / 2
+    add_classes(bundle, ClassTable(("stranger",), np.array([False]), raw, known.attributes))
+    with Classifier.open(bundle.path) as classifier:
+        scores, _ = classifier.score(run.pictures)
+    assert scores.shape == (len(run.pictures), len(known) + 1)
+    assert np.isfinite(scores).all()
+    for old, new in zip(before.head.weights, bundle.current().head.weights, strict=True):
+        np.testing.assert_array_equal(new[:-1], old)
+        assert new[-1].any()
+    undo(bundle)
+    assert bundle.current().table.names == before.table.names
+    for old, new in zip(before.head.weights, bundle.current().head.weights, strict=True):
+        np.testing.assert_array_equal(new, old)

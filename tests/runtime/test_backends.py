@@ -19,6 +19,7 @@ from support.tiny_bundle import (
     features_of,
     lift_of,
     make_tiny_bundle,
+    rows_of,
     synthesize_of,
 )
 from zsl_runtime.backends import BACKENDS, InputPort, open_backend
@@ -94,6 +95,26 @@ def test_synthesizer_and_lift_equal_numpy(bundles, name):
     np.testing.assert_allclose(backend.lift(features), lift_of(features), atol=2e-6)
     without = open_backend(name, bundles["images", False], threads=1)
     assert without.lift(features) is features
+
+
+@pytest.mark.parametrize("lift", [True, False])
+def test_rows_equal_numpy(tmp_path, name, lift):
+    semantic = np.random.default_rng(0).random((11, len(ATTRIBUTES)), dtype=np.float32)
+    bundle = Bundle.open(make_tiny_bundle(tmp_path / "tiny", rule="rows", lift=lift))
+    backend = open_backend(name, bundle, threads=1)
+    for given, expected in zip(backend.rows(semantic), rows_of(semantic, lift=lift), strict=True):
+        assert (given.dtype, given.shape) == (np.float32, expected.shape)
+        np.testing.assert_allclose(given, expected, atol=1e-4)
+    for wrong in (semantic.astype(np.float64), semantic[:, :5], semantic[:0], semantic * np.nan):
+        with pytest.raises(UsageError, match="E-INPUT-ARRAY"):
+            backend.rows(wrong)
+    with pytest.raises(ArtefactError, match="E-BUNDLE-GRAPH: this bundle has no synthesizer"):
+        backend.synthesize(semantic, semantic)
+
+
+def test_a_graph_of_fitted_heads_has_no_rows(bundles, name):
+    with pytest.raises(ArtefactError, match="E-BUNDLE-GRAPH: this bundle has no rows"):
+        open_backend(name, bundles["images", True], threads=1).rows(np.ones((1, 6), np.float32))
 
 
 def test_adding_classes_does_not_need_the_model_graph(bundles, tmp_path):

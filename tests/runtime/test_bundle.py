@@ -26,7 +26,7 @@ from support.tiny_bundle import SEED, class_table, fit_tiny, make_tiny_bundle, t
 from zsl_runtime import bundle as bundle_module
 from zsl_runtime.bundle import Bundle, Generation, Probe, write_bundle
 from zsl_runtime.errors import ArtefactError, SystemProblem, UsageError, ZslError
-from zsl_runtime.head import Replay
+from zsl_runtime.head import FitSettings, Replay
 from zsl_runtime.storage import exchange, parse_tensors, tensor_bytes, write_whole
 
 assert public_folder  # a fixture
@@ -191,11 +191,58 @@ def test_verify_false_reads_no_graph_but_still_checks_the_classes(path):
 
 
 def test_a_newer_format_is_named_with_ours(path):
-    edit_manifest(path, lambda manifest: manifest.update(format_version=2))
+    edit_manifest(path, lambda manifest: manifest.update(format_version=3))
     error = broken(path)
     assert error.code == "E-BUNDLE-VERSION"
-    assert "format 2" in error.message
-    assert "up to 1" in error.message
+    assert "format 3" in error.message
+    assert "up to 2" in error.message
+
+
+@pytest.mark.parametrize(("rule", "version"), [("fit", 1), ("rows", 2)])
+def test_a_bundle_carries_the_oldest_format_that_describes_it(tmp_path, rule, version):
+    """So that a runtime from before the rule `rows` reads all that it can run, and names the format of the rest."""
+    manifest = Bundle.open(make_tiny_bundle(tmp_path / "tiny", rule=rule)).manifest
+    assert manifest["format_version"] == version
+
+
+@pytest.mark.parametrize("lift", [True, False])
+def test_a_bundle_whose_rows_come_from_attributes_keeps_neither_synthesizer_nor_replay(tmp_path, lift):
+    bundle = Bundle.open(make_tiny_bundle(tmp_path / "tiny", rule="rows", lift=lift))
+    assert bundle.head_rule == "rows"
+    assert bundle.graph("rows") == bundle.path / "rows.onnx"
+    assert bundle.graph("synthesizer") is None
+    assert set(bundle.manifest["files"]) == {
+        *("model.onnx", "rows.onnx", "probe.safetensors", "parity.json"),
+        *(["lift.onnx"] if lift else []),
+    }
+    with pytest.raises(ArtefactError, match="E-BUNDLE-MISSING"):
+        bundle.replay()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["head"].update(rule="fit"),
+        lambda m: m["head"].update(rule=["rows"]),
+        lambda m: m["head"].update(synthetic_per_class=3),
+        lambda m: m["head"]["views"][0].update(fit=FitSettings().to_dict()),
+        lambda m: m["head"]["views"][0].update(start=1),
+        lambda m: m["head"]["views"].append(dict(m["head"]["views"][0])),
+        lambda m: m["graphs"].update(rows=None),
+        lambda m: m["graphs"].update(rows="other.onnx"),
+        lambda m: m["graphs"].update(synthesizer=None),
+        lambda m: m["dims"].update(Z=4),
+        lambda m: m["dims"].update(Z=None),
+    ],
+)
+def test_a_manifest_of_computed_rows_with_wrong_content_is_refused(tmp_path, change):
+    path = make_tiny_bundle(tmp_path / "tiny", rule="rows")
+
+    def edit(manifest):
+        change(manifest)
+
+    edit_manifest(path, edit)
+    assert broken(path).code == "E-BUNDLE-MANIFEST"
 
 
 def test_what_is_not_a_bundle_is_said_to_be_none(tmp_path):
@@ -282,6 +329,9 @@ def put(*keys_and_value):
         put("head", "views", {}),
         put("head", "views", 0, "start", -1),
         put("head", "views", 0, "fit", "epochs", 0),
+        put("head", "views", 0, "fit", None),
+        put("head", "rule", "rows"),
+        put("dims", "Z", 0),
         remove("files", "replay.safetensors"),
         remove("files", "probe.safetensors"),
         put("files", "model.onnx", "0"),

@@ -81,6 +81,26 @@ def test_add_says_what_it_added_how_well_it_fits_and_what_is_in_force(capsys, en
     assert names(engine)[8:] == ["heron", "cuckoo, common"]
 
 
+@pytest.mark.parametrize("options", [(), ("--fit", "new"), ("--fit", "full", "--seed", "4")])
+def test_where_rows_come_from_attributes_add_and_refit_say_that_nothing_is_fitted(
+    capsys, tmp_path, attributes, options
+):
+    engine = str(make_tiny_bundle(tmp_path / "rows", rule="rows"))
+    code, out, err = run(capsys, "add", "--engine", engine, "--attributes", attributes, *options)
+    assert code == 0
+    assert out.splitlines()[:2] == [
+        "added heron: its row was computed from its attributes",
+        "added cuckoo, common: its row was computed from its attributes",
+    ]
+    assert "computed from attributes, not fitted: --fit new and full are the same, --seed changes nothing" in err
+    code, out, err = run(capsys, "refit", "--engine", engine)
+    assert (code, out[:26]) == (0, "generation 3: 10 classes, ")
+    assert err == "rows of this model are computed from attributes, not fitted: --seed changes nothing\n"
+    assert run(capsys, "remove", "--engine", engine, "heron")[0] == 0
+    assert run(capsys, "undo", "--engine", engine)[:2][1].startswith("back: heron\n")
+    assert run(capsys, "refit", "--engine", engine, "--seed", "-3")[0] == 2
+
+
 @pytest.mark.parametrize("command", ["add", "refit"])
 def test_a_terminal_sees_a_bar_and_it_is_taken_away(capsys, monkeypatch, engine, attributes, command):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

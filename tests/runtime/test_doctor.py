@@ -87,7 +87,7 @@ def test_memory_is_that_of_the_machine_or_of_the_container(tmp_path):
     assert memory_bytes([str(tmp_path / "max"), str(tmp_path / "some")]) == 2**30
 
 
-@pytest.mark.parametrize("options", [{}, {"lift": False}, {"kind": "backbone_features"}])
+@pytest.mark.parametrize("options", [{}, {"lift": False}, {"kind": "backbone_features"}, {"rule": "rows"}])
 def test_a_healthy_bundle(capsys, tmp_path, options):
     path = make_tiny_bundle(tmp_path / "tiny", **options)
     code, found = examine(capsys, path)
@@ -99,7 +99,7 @@ def test_a_healthy_bundle(capsys, tmp_path, options):
         "method tiny",
         "generation 1 in force: 8 classes, 5 seen and 3 unseen",
         f"{files} of {files} files",
-        "200 features of 5 seen classes",
+        "rows are computed from attributes" if options.get("rule") == "rows" else "200 features of 5 seen classes",
         "generations kept: 1; changes that undo can take back: 0",
         "8 inputs, features differ by",
         "8 of 8 top-1",

@@ -24,6 +24,7 @@ from zsl_runtime.errors import (
     ZslError,
     from_os_error,
     listed,
+    nearest,
     run_command,
 )
 
@@ -213,3 +214,16 @@ def test_results_that_do_not_fit_are_not_taken_for_done(bundle):
 def test_the_exit_code_survives_a_stderr_that_nobody_reads(closed_pipe, bundle):
     done = start("zsl_runtime.cli_classes", ["add"], bundle, stdout=subprocess.PIPE, stderr=closed_pipe)
     assert (done.returncode, done.stdout) == (2, b"")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("sc_egg", " (did you mean sc-egg?)"),
+        ("SC-EGG", " (did you mean sc-egg?)"),
+        ("acm", " (did you mean acmr?)"),
+        ("x", ""),
+    ],
+)
+def test_the_nearest_known_name_is_suggested(name, hint):
+    assert nearest(name, ["sc-egg", "acmr", "dcr-gan"]) == hint

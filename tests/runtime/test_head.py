@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax as scipy_log_softmax
 from sklearn.linear_model import LogisticRegression
 
+from support.softmax import naive_fit
 from zsl_runtime.class_table import ClassTable, SemanticRule
 from zsl_runtime.errors import ArtefactError, UsageError
 from zsl_runtime.head import (
@@ -22,6 +23,7 @@ from zsl_runtime.head import (
     Head,
     Replay,
     View,
+    append_rows,
     class_noise,
     extend_head,
     fit_head,
@@ -29,6 +31,7 @@ from zsl_runtime.head import (
     fold,
     gradient,
     log_softmax,
+    rows_head,
 )
 
 FAST = FitSettings(epochs=3, batch_size=7, learning_rate=0.01)
@@ -40,34 +43,6 @@ def make_rows(n: int, d: int, c: int, *, seed: int = 0, apart: float = 1.0) -> t
     labels = rng.permutation(np.arange(n) % c)
     centres = apart * rng.standard_normal((c, d))
     return (centres[labels] + rng.standard_normal((n, d))).astype(np.float32), labels
-
-
-def naive_fit(x, labels, n_rows, settings, rng, old_weight=None, old_bias=None):
-    """The same training in float64, written from the formulas: full softmax, textbook Adam, one row of code a line."""
-    x = x.astype(np.float64)
-    weight = (rng.standard_normal((n_rows, x.shape[1]), dtype=np.float32) * np.float32(settings.init_std)).astype(float)
-    bias = np.zeros(n_rows)
-    old_w = np.zeros((0, x.shape[1])) if old_weight is None else old_weight.astype(float)
-    old_b = np.zeros(0) if old_bias is None else old_bias.astype(float)
-    state = {"w": [0.0, 0.0], "b": [0.0, 0.0]}
-    step = 0
-    for _ in range(settings.epochs):
-        order = rng.permutation(len(x))
-        for start in range(0, len(x), settings.batch_size):
-            chosen = order[start : start + settings.batch_size]
-            logits = x[chosen] @ np.vstack([old_w, weight]).T + np.concatenate([old_b, bias])
-            p = np.exp(scipy_log_softmax(logits, axis=1))
-            p[np.arange(len(chosen)), labels[chosen]] -= 1
-            p = p[:, len(old_b) :] / len(chosen)
-            step += 1
-            for key, values, grad in (("w", weight, p.T @ x[chosen]), ("b", bias, p.sum(axis=0))):
-                m, v = state[key]
-                m = settings.beta1 * m + (1 - settings.beta1) * grad
-                v = settings.beta2 * v + (1 - settings.beta2) * grad**2
-                state[key] = [m, v]
-                m_hat, v_hat = m / (1 - settings.beta1**step), v / (1 - settings.beta2**step)
-                values[:] = values - settings.learning_rate * m_hat / (np.sqrt(v_hat) + 1e-8)
-    return weight, bias
 
 
 def views_of(*widths: int, fit: FitSettings = FAST) -> tuple[View, ...]:
@@ -361,11 +336,66 @@ def test_settings_and_views_survive_as_plain_data_and_other_keys_are_refused():
     view = View("feature", 3, 9, 0.5, FitSettings(epochs=7))
     assert View.from_dict(view.to_dict()) == view
     assert FitSettings.from_dict(view.fit.to_dict()) == view.fit
+    computed = View("feature", 0, 9, 1.0, None)
+    assert View.from_dict(computed.to_dict()) == computed
     with pytest.raises(UsageError, match="E-FIT-SETTINGS"):
         FitSettings.from_dict({"epochs": 3})
-    for change in ({"start": 9}, {"start": -1}, {"weight": 0}, {"name": 3}, {"fit": None}, {"more": 1}, {"stop": "9"}):
+    for change in ({"start": 9}, {"start": -1}, {"weight": 0}, {"name": 3}, {"fit": 3}, {"more": 1}, {"stop": "9"}):
         with pytest.raises(UsageError, match="E-VIEW"):
             View.from_dict({**view.to_dict(), **change})
+
+
+def test_a_view_that_is_not_fitted_is_not_fitted():
+    views = (View("all", 0, 2, 1.0, None),)
+    x, labels = np.eye(2, dtype=np.float32), np.arange(2)
+    head = Head(views, (np.zeros((2, 2), np.float32),), (np.zeros(2, np.float32),))
+    for action in (lambda: fit_head(x, labels, 2, views, 0), lambda: extend_head(head, x, labels + 1, 1, 0)):
+        with pytest.raises(UsageError, match="E-HEAD-RULE: view 'all' is not fitted"):
+            action()
+
+
+@given(st.integers(1, 3 * BLOCK_ROWS // 2), st.integers(1, 4), st.integers(1, 5))
+@settings(max_examples=20, deadline=None)
+def test_computed_rows_are_those_of_the_formula_in_table_order(classes, attributes, width):
+    rng = np.random.default_rng(classes)
+    matrix = rng.standard_normal((attributes, width)).astype(np.float32)
+    raw = rng.random((classes, attributes)) + 0.1
+    names = tuple(map(str, range(classes)))
+    table = ClassTable(names, rng.random(classes) > 0.5, raw, tuple(f"a{n}" for n in range(attributes)))
+    sizes = []
+
+    def rows(semantic):
+        sizes.append(len(semantic))
+        return semantic @ matrix, semantic.sum(axis=1)
+
+    view = View("all", 0, width, 2.0, None)
+    head = rows_head(table, rule=SemanticRule(), rows=rows, view=view)
+    semantic = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    np.testing.assert_allclose(head.weights[0], semantic @ matrix, atol=1e-5)
+    np.testing.assert_allclose(head.biases[0], semantic.sum(axis=1), atol=1e-5)
+    assert (head.views, head.gamma, head.temperature) == ((view,), 0.0, 1.0)
+    assert (sum(sizes), max(sizes) <= BLOCK_ROWS) == (classes, True)
+    first = np.arange(max(1, classes // 2))
+    start = replace(head.take(first), gamma=0.3, temperature=0.5)
+    whole = append_rows(start, table.take(np.arange(len(first), classes)), rule=SemanticRule(), rows=rows)
+    np.testing.assert_allclose(whole.weights[0], head.weights[0], atol=1e-6)
+    assert np.array_equal(whole.weights[0][: len(first)], start.weights[0])
+    assert (whole.gamma, whole.temperature, len(whole)) == (0.3, 0.5, classes)
+
+
+@pytest.mark.parametrize(
+    "given", [np.zeros((2, 3)), np.zeros((3, 2)), np.full((2, 2), np.nan), np.full((2, 2), np.inf)]
+)
+def test_rows_that_cannot_be_are_refused(given):
+    table = ClassTable(("a", "b"), np.array([True, False]), np.ones((2, 1)), ("x",))
+    rows = given.astype(np.float32)
+    with pytest.raises(ArtefactError, match="E-GRAPH-OUTPUT: the rows of classes"):
+        rows_head(
+            table,
+            rule=SemanticRule(),
+            rows=lambda semantic: (rows, np.zeros(len(rows), np.float32)),
+            view=View("all", 0, 2, 1.0, None),
+        )
 
 
 def test_noise_depends_on_the_seed_and_the_name_alone():

@@ -2,19 +2,22 @@
 
 A picture is 8 x 8: its four quarters have one colour each, 12 numbers in all, which the class's attributes decide
 linearly. `model.onnx` averages each quarter and multiplies by an orthogonal matrix; `synthesizer.onnx` goes from
-attributes to the same features. So a photograph of a class and its synthetic features agree, and every number can be
-computed in NumPy (`features_of`, `lift_of`).
+attributes to the same features, and `rows.onnx` to the linear classifier that takes the nearest of them. So a
+photograph of a class and its synthetic features agree, and every number can be computed in NumPy (`features_of`,
+`rows_of`, `lift_of`).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zsl_runtime.bundle import Generation, Probe, write_bundle
 from zsl_runtime.class_table import ClassTable, SemanticRule
-from zsl_runtime.head import FitSettings, Replay, View, fit_head, fitting_rows, fold
+from zsl_runtime.head import FitSettings, Replay, View, fit_head, fitting_rows, fold, rows_head
+from zsl_runtime.manifest import PARTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +31,7 @@ SEEN = ("robin", "tit", "crow", "gull", "house sparrow")
 UNSEEN = ("wren", "eagle owl", "übersee-ente")
 RULE = SemanticRule()
 SEED = 7
+SHARP = 30.0  # of the rows of rows.onnx: makes the right class's probability large
 OPSET = 17
 
 
@@ -96,13 +100,25 @@ def synthesize_of(semantic: np.ndarray, noise: np.ndarray, seed: int = 0) -> np.
     return semantic @ (colour_matrix() @ mixing_matrix(seed)) + noise @ noise_matrix(seed)
 
 
+def rows_of(semantic: np.ndarray, seed: int = 0, *, lift: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """What rows.onnx must give, (M, D) and (M,) float32: f W^T + b is largest for the class of the nearest features."""
+    means = semantic @ (colour_matrix() @ mixing_matrix(seed))
+    weight = np.pad(np.float32(SHARP) * means, ((0, 0), (0, FEATURE if lift else 0)))
+    return weight, np.float32(-SHARP / 2) * (means**2).sum(axis=1)
+
+
 def lift_of(features: np.ndarray) -> np.ndarray:
     """What lift.onnx must give (M, 2F) float32: the features and their positive part."""
     return np.concatenate([features, np.maximum(features, 0)], axis=1)
 
 
-def tiny_views(*, lift: bool) -> tuple[View, ...]:
-    """One view of the features, and with a lift one more, with a batch that leaves a short last one."""
+def tiny_views(*, lift: bool, rule: str = "fit") -> tuple[View, ...]:
+    """One view of the features, and with a lift one more, with a batch that leaves a short last one.
+
+    By the rule `rows` it is one view of all columns.
+    """
+    if rule == "rows":
+        return (View("all", 0, FEATURE * (2 if lift else 1), 1.0, None),)
     fit = FitSettings(epochs=40, batch_size=48, learning_rate=0.05)
     first = View("feature", 0, FEATURE, 1.0, fit)
     return (first, View("positive part", FEATURE, 2 * FEATURE, 0.5, fit)) if lift else (first,)
@@ -113,6 +129,7 @@ def make_tiny_bundle(
     *,
     seed: int = 0,
     kind: str = "images",
+    rule: str = "fit",
     lift: bool = True,
     probe_images: bool = True,
     force: bool = False,
@@ -123,21 +140,25 @@ def make_tiny_bundle(
         dest: folder to make.
         seed: another model of the same sizes.
         kind: the graph's input, `images` or `backbone_features`.
-        lift: with lift.onnx and two views; without, D = F and one view.
+        rule: of the head, `fit` or `rows`.
+        lift: with lift.onnx and, by the rule `fit`, two views; without, D = F and one view.
         probe_images: False leaves the pictures out of the probe.
         force: replace a bundle.
 
     """
     table = class_table()
-    views = tiny_views(lift=lift)
-    generation = Generation(1, 0, table, fit_tiny(table, seed=seed, lift=lift), SEED, "export")
+    views = tiny_views(lift=lift, rule=rule)
+    generation = Generation(1, 0, table, fit_tiny(table, seed=seed, lift=lift, rule=rule), SEED, "export")
     files = {
         "model.onnx": _model_graph(seed, kind=kind, lift=lift).SerializeToString(),
-        "synthesizer.onnx": _synthesizer_graph(seed).SerializeToString(),
-        "replay.safetensors": tiny_replay(table, seed).to_bytes(),
         "probe.safetensors": _probe(generation, seed, kind=kind, lift=lift, pictures=probe_images).to_bytes(),
         "parity.json": b'{"passed": true}\n',
     }
+    if rule == "fit":
+        files["synthesizer.onnx"] = _synthesizer_graph(seed).SerializeToString()
+        files["replay.safetensors"] = tiny_replay(table, seed).to_bytes()
+    else:
+        files["rows.onnx"] = _rows_graph(seed, lift=lift).SerializeToString()
     if lift:
         files["lift.onnx"] = _lift_graph().SerializeToString()
     shape: list[Any] = ["N", SIDE, SIDE, 3] if kind == "images" else ["N", 4, 3]
@@ -148,14 +169,14 @@ def make_tiny_bundle(
         "backbone": {"name": "mean colour", "size": SIDE},
         "pixels": {"version": 1, "resize": SIDE, "crop": SIDE} if kind == "images" else None,
         "input": {"name": kind, "dtype": "uint8" if kind == "images" else "float32", "shape": shape},
-        "graphs": {"model": "model.onnx", "synthesizer": "synthesizer.onnx", "lift": "lift.onnx" if lift else None},
-        "dims": {"F": FEATURE, "D": views[-1].stop, "A": len(ATTRIBUTES), "Z": NOISE},
+        "graphs": {part: name if (name := f"{part}.onnx") in files else None for part in PARTS[rule]},
+        "dims": {"F": FEATURE, "D": views[-1].stop, "A": len(ATTRIBUTES), "Z": NOISE if rule == "fit" else 0},
         "attributes": list(ATTRIBUTES),
         "semantic_rule": RULE.to_dict(),
         "head": {
-            "rule": "fit",
+            "rule": rule,
             "views": [view.to_dict() for view in views],
-            "synthetic_per_class": PER_CLASS,
+            "synthetic_per_class": PER_CLASS if rule == "fit" else 0,
             "seed": SEED,
         },
         "recipe": {"method": "tiny"},
@@ -172,9 +193,12 @@ def tiny_replay(table: ClassTable, seed: int) -> Replay:
     return Replay(features, labels, tuple(table.names[int(j)] for j in seen))
 
 
-def fit_tiny(table: ClassTable, *, seed: int, lift: bool) -> Any:
-    """The head of generation 1, fitted on NumPy's own features, with a gamma and a temperature."""
-    views = tiny_views(lift=lift)
+def fit_tiny(table: ClassTable, *, seed: int, lift: bool, rule: str = "fit") -> Any:
+    """The head of generation 1, from NumPy's own features or rows, with a gamma and a temperature."""
+    views = tiny_views(lift=lift, rule=rule)
+    if rule == "rows":
+        head = rows_head(table, rule=RULE, rows=lambda semantic: rows_of(semantic, seed, lift=lift), view=views[0])
+        return replace(head, gamma=0.4, temperature=1.25)
     x, labels = fitting_rows(
         table,
         tiny_replay(table, seed),
@@ -187,7 +211,7 @@ def fit_tiny(table: ClassTable, *, seed: int, lift: bool) -> Any:
         seed=SEED,
     )
     head = fit_head(x, labels, len(table), views, SEED)
-    return type(head)(head.views, head.weights, head.biases, gamma=0.4, temperature=1.25)
+    return replace(head, gamma=0.4, temperature=1.25)
 
 
 def _probe(generation: Generation, seed: int, *, kind: str, lift: bool, pictures: bool) -> Probe:
@@ -268,6 +292,35 @@ def _synthesizer_graph(seed: int) -> ModelProto:
             helper.make_tensor_value_info("noise", TensorProto.FLOAT, ["M", NOISE]),
         ],
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["M", FEATURE])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return _checked(graph)
+
+
+def _rows_graph(seed: int, *, lift: bool) -> ModelProto:
+    from onnx import TensorProto, helper, numpy_helper
+
+    pad = FEATURE if lift else 0
+    constants = {
+        "means": colour_matrix() @ mixing_matrix(seed),
+        "sharp": np.array(SHARP, dtype=np.float32),
+        "half": np.array(-SHARP / 2, dtype=np.float32),
+        "pads": np.array([0, 0, 0, pad], dtype=np.int64),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["semantic", "means"], ["centre"]),
+            helper.make_node("Mul", ["centre", "sharp"], ["narrow"]),
+            helper.make_node("Pad", ["narrow", "pads"], ["weight"]),
+            helper.make_node("ReduceSumSquare", ["centre"], ["square"], axes=[1], keepdims=0),
+            helper.make_node("Mul", ["square", "half"], ["bias"]),
+        ],
+        "rows",
+        [helper.make_tensor_value_info("semantic", TensorProto.FLOAT, ["M", len(ATTRIBUTES)])],
+        [
+            helper.make_tensor_value_info("weight", TensorProto.FLOAT, ["M", FEATURE + pad]),
+            helper.make_tensor_value_info("bias", TensorProto.FLOAT, ["M"]),
+        ],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     return _checked(graph)

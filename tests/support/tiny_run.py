@@ -13,13 +13,14 @@ from torch import nn
 
 from zsl_runtime.bundle import Generation
 from zsl_runtime.class_table import ClassTable, SemanticRule
-from zsl_runtime.head import FitSettings, Replay, View, fit_head, fitting_rows
+from zsl_runtime.head import FitSettings, Replay, View, fit_head, fitting_rows, rows_head
 from zsl_train import backbones, methods
 from zsl_train.backbones.base import Backbone
 from zsl_train.data.image_set import ImageSet
-from zsl_train.methods.base import Dims, Trained, run_batched
+from zsl_train.methods.base import Dims, Trained, run_batched, run_rows
 from zsl_train.recipe import Recipe
 from zsl_train.run_folder import Run, RunWriter, save_run
+from zsl_train.training import no_replay
 
 SIDE, REGIONS, CHANNELS = 16, 16, 12
 ATTRIBUTES, NOISE, FEATURE, HIDDEN = 6, 4, 10, 8
@@ -97,14 +98,33 @@ class TinySynthesizer(nn.Module):
         return torch.sigmoid(4 * self.outer(hidden))
 
 
+class TinyRows(nn.Module):
+    """Semantic vectors (M, A) -> weights (M, D) and biases (M,) that depend on them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(ATTRIBUTES, width, bias=False)
+
+    def forward(self, semantic: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        weight = 4 * self.project(semantic)
+        return weight, -weight.square().mean(dim=1)
+
+
 def make_tiny_run(
-    *, seed: int = 0, lift: bool = True, pictures: int = 70, probe: int = 6, trained: Trained | None = None
+    *,
+    seed: int = 0,
+    lift: bool = True,
+    rule: str = "fit",
+    pictures: int = 70,
+    probe: int = 6,
+    trained: Trained | None = None,
 ) -> Run:
     """A finished run with random weights and a fitted head.
 
     Args:
         seed: of weights, classes and pictures.
         lift: with a lift and two views; without, D = F and one view.
+        rule: of the head; with `rows` there is one view and no replay.
         pictures: kept in all.
         probe: the first of them, for the probe.
         trained: another method's modules, built for `DIMS`, in place of the tiny ones.
@@ -112,7 +132,7 @@ def make_tiny_run(
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    backbone, trained = TinyBackbone(), trained or make_tiny_trained(lift=lift)
+    backbone, trained = TinyBackbone(), trained or make_tiny_trained(lift=lift, rule=rule)
     table = tiny_table(rng)
     labels = rng.integers(0, len(SEEN), pictures)
     images = draw_pictures(rng, labels)
@@ -120,6 +140,8 @@ def make_tiny_run(
     replay_labels = np.concatenate([labels, np.arange(len(SEEN))]).astype(np.int32)
     extra = run_batched(trained.embedder, regions_of(backbone, draw_pictures(rng, np.arange(len(SEEN)))))
     replay = Replay(np.concatenate([features, extra]).astype(np.float16), replay_labels, SEEN)
+    if trained.head_rule == "rows":
+        replay = no_replay(trained.feature_width)
     return Run(
         recipe={"method": "tiny", "seed": SEED},
         method="tiny",
@@ -138,8 +160,21 @@ def make_tiny_run(
     )
 
 
-def make_tiny_trained(*, lift: bool = True) -> Trained:
+def make_tiny_trained(*, lift: bool = True, rule: str = "fit") -> Trained:
     """The tiny method's modules with random weights from torch's global generator."""
+    if rule == "rows":
+        width = FEATURE + HIDDEN if lift else FEATURE
+        return Trained(
+            embedder=TinyEmbedder(),
+            lift=TinyLift() if lift else None,
+            synthesizer=None,
+            noise_width=0,
+            feature_width=FEATURE,
+            lifted_width=width,
+            views=(View("all", 0, width, 1.0, None),),
+            synthetic_per_class=0,
+            rows=TinyRows(width),
+        ).eval()
     fit = FitSettings(epochs=30, batch_size=32, learning_rate=0.02)
     views = (View("feature", 0, FEATURE, 1.0, fit),)
     if lift:
@@ -183,7 +218,10 @@ def regions_of(backbone: Backbone, images: np.ndarray) -> np.ndarray:
 
 
 def fit_tiny_head(trained: Trained, table: ClassTable, replay: Replay):
-    """The head of `table`, fitted on what PyTorch synthesizes and lifts, with a gamma and a temperature."""
+    """The head of `table`, from what PyTorch synthesizes and lifts or from its rows, with a gamma and a temperature."""
+    if trained.rows is not None:
+        head = rows_head(table, rule=RULE, rows=lambda s: run_rows(trained.rows, s), view=trained.views[0])
+        return replace(head, gamma=0.3, temperature=0.8)
     x, labels = fitting_rows(
         table,
         replay,
@@ -204,11 +242,12 @@ class Config:
     """The tiny method's settings."""
 
     lift: bool = True
+    rule: str = "fit"
 
 
 def build(config: Config, dims: Dims) -> Trained:
     """What `zsl_train.methods` asks of a method's module."""
-    return make_tiny_trained(lift=config.lift)
+    return make_tiny_trained(lift=config.lift, rule=config.rule)
 
 
 def know_tiny(monkeypatch) -> None:
@@ -234,7 +273,7 @@ def save_tiny_run(run: Run, folder: Path) -> Path:
     recipe = Recipe(method="tiny", backbone="tiny", seed=run.seed, probe_pictures=run.probe_count)
     writer = RunWriter(folder, force=False)
     with writer.exclusive():
-        writer.begin(recipe, Config(lift=run.trained.lift is not None), "fingerprint")
+        writer.begin(recipe, Config(run.trained.lift is not None, run.trained.head_rule), "fingerprint")
         save_run(
             writer,
             trained=run.trained,

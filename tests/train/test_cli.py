@@ -300,13 +300,16 @@ def test_one_photograph_a_class_is_enough_to_train_and_nothing_to_test(train, tm
 @pytest.mark.parametrize(
     ("more", "error", "part"),
     [
-        (["--method", "sc_egg"], "E-METHOD", "known are sc-egg"),
-        (["--preset", "papre"], "E-RECIPE", "expected one of default, paper, code"),
+        (["--method", "sc_egg"], "E-METHOD", "did you mean sc-egg?"),
+        (["--preset", "papre"], "E-RECIPE", "expected one of default, paper, code (did you mean paper?)"),
         (["--backbone", "resnet"], "E-BACKBONE", "known are efficientnet_lite2, resnet101"),
         (["--image-size", "5"], "E-BACKBONE-SIZE", "16 px"),
         (["--image-size", "-224"], "E-RECIPE", "image_size"),
         (["--weights", "nowhere.pth"], "E-WEIGHTS-FILE", "nowhere.pth"),
         (["--set", "hiden=3"], "E-RECIPE", "hiden is no setting of sc-egg"),
+        (["--set", "hiden=3"], "E-RECIPE", "(did you mean hidden?)"),
+        (["--set", "atributes=att"], "E-RECIPE", "(did you mean attributes?)"),
+        (["--set", "attributes=original_att"], "E-ATTRIBUTES", "is for feature files"),
         (["--set", "hidden=big"], "E-RECIPE", "expected int"),
         (["--set", "hidden=0"], "E-RECIPE", "at least 1"),
         (["--set", "head_epochs=0"], "E-FIT-SETTINGS", "epochs"),

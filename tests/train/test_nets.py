@@ -9,7 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from zsl_train.nets import AttributeDecoder, Critic, Encoder, Feedback, Generator, MinMaxScaler, start_normal
+from zsl_train.methods.baselines import SCALINGS, scale
+from zsl_train.nets import (
+    AttributeDecoder,
+    Critic,
+    Encoder,
+    Feedback,
+    Generator,
+    MinMaxScaler,
+    PooledEmbedder,
+    start_normal,
+)
 
 
 def weights(module) -> dict[str, np.ndarray]:
@@ -39,6 +49,18 @@ def test_the_scaler_takes_training_features_to_the_unit_range(features):
     np.testing.assert_allclose(got, wanted, rtol=1e-6)
     assert got.min() >= 0
     assert got.max() <= 1
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_pooled_features_are_scaled_as_the_baselines_scale_them(scaling):
+    regions = draw(7, 3, 5).abs()
+    regions[:, :, 2] = 0.25  # constant while training, but for l2
+    other = draw(4, 3, 5, seed=1)
+    pooled, held = regions.mean(dim=1).numpy(), other.mean(dim=1).numpy()
+    embedder = PooledEmbedder(5, scaling)
+    embedder.fit(embedder.pool(regions))
+    for rows, mean in ((regions, pooled), (other, held)):
+        np.testing.assert_allclose(embedder(rows).numpy(), scale(mean, pooled, scaling), atol=2e-6)
 
 
 def test_the_scaler_does_not_clip_and_its_numbers_are_saved():

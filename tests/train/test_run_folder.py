@@ -102,7 +102,7 @@ def test_a_run_comes_back_as_it_was(run, original):
 
 def test_the_recipe_is_saved_with_every_setting(original):
     recipe = load_run(original).recipe
-    assert recipe["settings"] == {"lift": True}
+    assert recipe["settings"] == {"lift": True, "rule": "fit"}
     assert recipe["seed"] == 11
     assert set(recipe) == {field.name for field in fields(Recipe)}
 

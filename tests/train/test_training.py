@@ -14,10 +14,11 @@ from support.tiny_data import make_tiny_data
 from support.tiny_run import FEATURE, RULE, TinyBackbone, make_tiny_run
 from support.tiny_training import QUICK
 from zsl_runtime.errors import ArtefactError, GateError
-from zsl_runtime.head import Head, View, fit_head, fitting_rows, fold, log_softmax
+from zsl_runtime.head import Head, Replay, View, fit_head, fitting_rows, fold, log_softmax
 from zsl_runtime.pixels import prepare as prepare_pixels
+from zsl_train import training
 from zsl_train.data.image_set import open_image_set
-from zsl_train.methods import sc_egg
+from zsl_train.methods import cada_vae, sc_egg
 from zsl_train.methods.base import run_batched
 from zsl_train.methods.baselines import BASELINES
 from zsl_train.recipe import Recipe
@@ -35,6 +36,7 @@ from zsl_train.training import (
     null_reasons,
     prepare,
     protocol,
+    sample_replay,
     save_array,
     selection_rule,
     validation_folds,
@@ -81,6 +83,63 @@ def test_replay_keeps_some_pictures_of_every_seen_class():
     again = make_replay(features, labels, TABLE, 4, seed=0)
     np.testing.assert_array_equal(replay.features, again.features)
     assert not np.array_equal(replay.features, make_replay(features, labels, TABLE, 4, seed=1).features)
+
+
+class PictureAndNoise(torch.nn.Module):
+    """Rows that show which picture and which noise they come from: (B, R, V), (B, K, Z) -> (B, K, Z + 1)."""
+
+    def forward(self, regions, noise):
+        picture = regions.mean(dim=(1, 2)).reshape(-1, 1, 1).expand(-1, noise.shape[1], 1)
+        return torch.cat([picture, noise], dim=2)
+
+
+@pytest.mark.parametrize(("count", "block"), [(1, 64), (4, 64), (7, 2), (20, 3)])
+def test_a_method_may_fill_replay_itself_with_each_picture_in_its_turn(count, block, monkeypatch):
+    monkeypatch.setattr(training, "REPLAY_BLOCK", block)
+    trained = replace(TRAINED, replay=PictureAndNoise(), noise_width=3, feature_width=4)
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.repeat(np.flatnonzero(TABLE.seen), [1, 3, 4, 9, 20]))
+    regions = np.arange(2.0 * len(labels)).astype(np.float16).reshape(-1, 1, 1)  # a picture's number is its feature
+    rows = np.arange(len(labels)) * 2 + 1  # the even ones are other pictures
+    replay = sample_replay(trained, regions, rows, labels, table=TABLE, count=count, seed=3)
+    assert replay.names == tuple(name for name, seen in zip(TABLE.names, TABLE.seen, strict=True) if seen)
+    assert np.bincount(replay.labels).tolist() == [count] * 5
+    owner = dict(zip(rows.tolist(), labels.tolist(), strict=True))
+    for name, size in enumerate([1, 3, 4, 9, 20]):
+        drawn = replay.features[replay.labels == name]
+        pictures = drawn[:, 0].astype(int).tolist()
+        assert {TABLE.names[owner[one]] for one in pictures} == {replay.names[name]}
+        times = np.unique(pictures, return_counts=True)[1]
+        assert len(times) == min(size, count)
+        assert times.max() - times.min() <= 1
+        assert len({row.tobytes() for row in drawn[:, 1:]}) == count  # noise of its own for every row
+    noise = replay.features[:, 1:].astype(np.float32)
+    if count > 1:
+        assert abs(noise.mean()) < 5 / np.sqrt(noise.size)
+        assert noise.std() == pytest.approx(1, abs=5 / np.sqrt(noise.size))
+    again = sample_replay(trained, regions, rows, labels, table=TABLE, count=count, seed=3)
+    np.testing.assert_array_equal(replay.features, again.features)
+    other = sample_replay(trained, regions, rows, labels, table=TABLE, count=count, seed=4)
+    assert not np.array_equal(replay.features, other.features)
+
+
+@pytest.mark.parametrize(("cap", "count"), [(200, 9), (5, 5)])
+def test_generation_one_comes_from_replay_as_the_bundle_keeps_it(prepared, tmp_path, cap, count):
+    config = cada_vae.Config(latent=4, steps=8, batch=8, latents_per_seen_class=9, synthetic_per_class=6, head_epochs=2)
+    recipe = replace(RECIPE, method="cada-vae", replay_per_class=cap)
+    trainer = Trainer(prepared, recipe, config, checkpoints=tmp_path, log=lambda _: None)
+    trained, head, replay = trainer.train(Choice(1.0, 0.25, 1.0, None, {}))
+    table = prepared.images.table
+    assert np.bincount(replay.labels).tolist() == [count] * int(table.seen.sum())
+    means = embed_rows(trained, prepared.store.regions, trainer.rows)
+    apart = np.linalg.norm(replay.features[:, None].astype(np.float32) - means[None], axis=2).min(axis=1)
+    assert np.median(apart) > 0.1  # samples, not means
+    kept = Replay.from_bytes(replay.to_bytes(), where="memory")
+    again = fit_shipped_head(trained, table, prepared.rule, kept, recipe.seed)
+    np.testing.assert_array_equal(again.weights[0], head.weights[0])
+    np.testing.assert_array_equal(again.biases[0], head.biases[0])
+    folds = validation_folds(prepared, recipe)
+    assert set(trainer.select(folds).candidates) == set(recipe.snapshots)  # every fold draws its own
 
 
 def test_the_shipped_head_is_the_one_the_runtime_would_fit():

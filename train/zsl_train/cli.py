@@ -1,4 +1,4 @@
-"""zsl-train: photographs and class attributes in, a run folder out."""
+"""zsl-train: photographs, or rows of a feature file, and class attributes in, a run folder out."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from zsl_runtime.errors import run_command
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from zsl_train.recipe import Recipe
+
 
 MOST_EPOCHS = 1_000_000
+FEATURES = "features"  # the recipe's backbone where there is none, as `zsl_train.backbones.given` calls it
 
 
 def _possible_epochs(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
@@ -27,18 +30,21 @@ def _possible_epochs(_: click.Context, __: click.Parameter, value: float | None)
 @click.command("zsl-train", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.option(
     "--data",
-    required=True,
     type=click.Path(path_type=Path),
-    help="Data folder: images/<class>/*.jpg and classes.csv; or the CUB-200-2011 archive.",
+    help="Data folder: images/<class>/*.jpg and classes.csv; or an original archive; or the folder of att_splits.mat.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder to write.")
+@click.option("--features", type=click.Path(path_type=Path), help="Feature file (.mat, .npy) in place of photographs.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder to write.")
+@click.option("--check-data", type=click.Path(path_type=Path), metavar="DIR", help="Only say what this data holds.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="TOML recipe; see train/recipes.")
 @click.option("--method", help="Training method.  [default: sc-egg]")
 @click.option("--preset", help="Method's settings: default (sized to the data), paper or code.  [default: default]")
 @click.option("--backbone", help="resnet101 or efficientnet_lite2.  [default: resnet101]")
 @click.option("--image-size", type=int, help="Picture side in pixels, such as 224 or 448.  [default: the backbone's]")
 @click.option("--weights", help="Backbone weight file; otherwise the published ImageNet weights.")
-@click.option("--splits", type=click.Path(path_type=Path), help="split.csv, or att_splits.mat for CUB.")
+@click.option(
+    "--splits", type=click.Path(path_type=Path), help="split.csv, or att_splits.mat for all but a data folder."
+)
 @click.option("--epochs", type=float, callback=_possible_epochs, help="No stage longer than this many epochs.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.  [default: 0]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting of the recipe or the method.")
@@ -47,12 +53,50 @@ def _possible_epochs(_: click.Context, __: click.Parameter, value: float | None)
 def command(**options: Any) -> int:
     """Train a zero-shot classifier on photographs of the seen classes and the attributes of all classes.
 
+    With --features, the rows of a feature file stand in for photographs: .mat as res101.mat (features, labels), or .npy
+    (N, V); classes, attributes and split come from att_splits.mat in DIR. What is trained so labels such rows.
+
     An unfinished run with the same recipe is resumed. Photographs that cannot be read are reported and left out (exit
     code 6 at the end). Next: zsl-export RUN --out BUNDLE.
+
+    With --check-data nothing is trained: it says what the data holds and what is odd about it (exit code 2 when it
+    cannot be used).
     """
+    if options["check_data"] is not None:
+        return check(options)
+    for name in ("data", "out"):
+        if options[name] is None:
+            raise click.UsageError(f"Missing option '--{name}'.")
     if options["resume"] and options["force"]:
         raise click.UsageError("--resume and --force contradict each other; give one")
     return train(options)
+
+
+def check(options: dict[str, Any]) -> int:
+    """Run --check-data: the report goes to stdout. Returns 0, or 2 when nothing could be trained on this data."""
+    from zsl_runtime.cli_doctor import BROKEN
+    from zsl_runtime.errors import UsageError
+    from zsl_train.check_data import check_data
+    from zsl_train.recipe import make_recipe, parse_overrides, read_recipe
+
+    for name in ("data", "out"):
+        if options[name] is not None:
+            raise click.UsageError(f"--check-data DIR only looks and trains nothing: leave --{name} out.")
+    base = read_recipe(options["recipe"]) if options["recipe"] else {}
+    chosen = {} if options["seed"] is None else {"seed": options["seed"]}
+    recipe = make_recipe(base, parse_overrides(options["overrides"]), chosen)
+    found = check_data(
+        options["check_data"],
+        options["features"],
+        options["splits"],
+        attributes=recipe.attributes,
+        seed=recipe.seed,
+    )
+    broken = False
+    for finding in found:
+        click.echo(f"{finding.state:<6}  {finding.text}")
+        broken = broken or finding.state == BROKEN
+    return UsageError.exit_code if broken else 0
 
 
 def train(options: dict[str, Any]) -> int:
@@ -75,6 +119,10 @@ def train(options: dict[str, Any]) -> int:
     flags = ("method", "preset", "backbone", "image_size", "seed")
     chosen = {name: options[name] for name in flags if options[name] is not None}
     recipe = make_recipe(base, parse_overrides(options["overrides"]), chosen)
+    if options["features"] is not None:
+        recipe = without_backbone(recipe, options)
+        if base.get("backbone", FEATURES) != FEATURES:
+            _say(f"note: the backbone of {options['recipe']} is not used with --features")
     out: Path = options["out"]
     writer = RunWriter(out, force=options["force"])
     if options["resume"] and not (out / "run.json").is_file():
@@ -82,6 +130,7 @@ def train(options: dict[str, Any]) -> int:
 
     import torch
 
+    from zsl_train.backbones.given import GivenFeatures
     from zsl_train.data.image_set import open_image_set
     from zsl_train.methods import find_method
     from zsl_train.recipe import method_config
@@ -91,12 +140,15 @@ def train(options: dict[str, Any]) -> int:
     method_config(method.Config, method.PRESETS, recipe)  # a wrong setting is told before minutes of extraction
     if "OMP_NUM_THREADS" not in os.environ:  # torch reads that itself
         torch.set_num_threads(usable_cpus())
-    images = open_image_set(options["data"], options["splits"], recipe.seed)
-    _say(
-        f"{len(images)} photographs, {int(images.table.seen.sum())} seen and {int((~images.table.seen).sum())} unseen "
-        f"classes, {len(images.table.attributes)} attributes"
+    images = open_image_set(
+        options["data"], options["splits"], recipe.seed, features=options["features"], attributes=recipe.attributes
     )
-    backbone = open_backbone(recipe, options["weights"])
+    seen = int(images.table.seen.sum())
+    _say(
+        f"{len(images)} {images.unit}, {seen} seen and {len(images.table) - seen} unseen classes, "
+        f"{len(images.table.attributes)} attributes"
+    )
+    backbone = GivenFeatures.of(images.features) if images.features else open_backbone(recipe, options["weights"])
     progress = TrainingProgress()
     try:
         with writer.exclusive():
@@ -113,6 +165,22 @@ def train(options: dict[str, Any]) -> int:
     _say(f"run written to {out}; next: zsl-export {out} --out BUNDLE")
     click.echo(out)
     return InputError.exit_code if scores["protocol"]["pictures"]["unreadable"] else 0
+
+
+def without_backbone(recipe: Recipe, options: dict[str, Any]) -> Recipe:
+    """The recipe of a run on a feature file, where no backbone runs.
+
+    Raises:
+        click.UsageError: an option of the backbone was given as well.
+
+    """
+    from dataclasses import replace
+
+    flags = {"--backbone": "backbone", "--image-size": "image_size", "--weights": "weights"}
+    given = [flag for flag, name in flags.items() if options[name] is not None]
+    if given:
+        raise click.UsageError(f"{' and '.join(given)} contradict --features: no backbone runs; give one or the other")
+    return replace(recipe, backbone=FEATURES, image_size=0)
 
 
 def _say(text: str) -> None:

@@ -175,7 +175,7 @@ def fit_temperature(logits: Sequence[Floats], labels: Sequence[Ints], seen: Sequ
             )
         )
 
-    found = minimize_scalar(loss, bounds=(np.log(1e-2), np.log(1e3)), method="bounded")
+    found = minimize_scalar(loss, bounds=(np.log(1e-4), np.log(1e3)), method="bounded")
     return float(np.exp(found.x))
 
 

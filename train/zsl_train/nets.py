@@ -50,6 +50,52 @@ class MinMaxScaler(nn.Module):
         return (features - self.low) / self.range
 
 
+class PooledEmbedder(nn.Module):
+    """Region features -> one scaled vector: mean over the regions, perhaps unit L2 norm, then shift and divide.
+
+    The feature space of every method that looks at the whole picture. Published code scales by `minmax` (METHODS.md
+    1.3); the other scalings are those of the baselines (`zsl_train.methods.baselines.scale`).
+
+    Args:
+        channels: V, which is also F.
+        scaling: one of SCALINGS, or `none`: the mean over the regions as it is.
+
+    """
+
+    def __init__(self, channels: int, scaling: str) -> None:
+        super().__init__()
+        self.unit = scaling.startswith("l2")
+        self.scaling = scaling
+        self.register_buffer("shift", torch.zeros(channels))
+        self.register_buffer("divisor", torch.ones(channels))
+        self.shift: Tensor
+        self.divisor: Tensor
+
+    def pool(self, regions: Tensor) -> Tensor:
+        """(B, R, V) -> (B, V), before scaling."""
+        pooled = regions.mean(dim=1)
+        return F.normalize(pooled, dim=1) if self.unit else pooled
+
+    def fit(self, pooled: Tensor) -> PooledEmbedder:
+        """Take shift and divisor from the training pictures' `pool` (n, V); returns self.
+
+        A dimension that is constant in training is only shifted.
+        """
+        low, spread = pooled.amin(dim=0), pooled.amax(dim=0) - pooled.amin(dim=0)
+        zero, one = torch.zeros_like(low), torch.ones_like(low)
+        shift = {"minmax": low, "l2": zero, "none": zero}.get(self.scaling, pooled.double().mean(dim=0).float())
+        divisor = {"minmax": spread, "standard": pooled.double().std(dim=0, correction=0).float()}.get(
+            self.scaling, one
+        )
+        self.shift.copy_(shift)
+        self.divisor.copy_(torch.where(spread > 0, divisor, one))
+        return self
+
+    def forward(self, regions: Tensor) -> Tensor:
+        """(B, R, V) float32 -> f (B, F), F = V."""
+        return (self.pool(regions) - self.shift) / self.divisor
+
+
 class Critic(nn.Module):
     """D(x, a): concat -> hidden -> LeakyReLU -> 1 score, no final activation."""
 
@@ -66,22 +112,35 @@ class Critic(nn.Module):
 
 
 class Generator(nn.Module):
-    """G(z, a): concat -> hidden -> LeakyReLU (+ weighted feedback) -> F -> sigmoid.
+    """G(z, a): concat -> hidden -> LeakyReLU (+ weighted feedback) -> F -> output activation.
 
     The decoder of the VAE and the generator of the GAN at once (TF-VAEGAN).
+
+    Args:
+        noise: Z.
+        condition: width of what the noise is joined with, A or more.
+        hidden: H.
+        features: F.
+        output: `sigmoid` (TF-VAEGAN, SC-EGG) or `relu` (f-CLSWGAN, LisGAN, DCR-GAN) for features scaled to [0, 1],
+            `linear` for features of both signs.
+
     """
 
-    def __init__(self, noise: int, condition: int, hidden: int, features: int) -> None:
+    def __init__(self, noise: int, condition: int, hidden: int, features: int, output: str = "sigmoid") -> None:
         super().__init__()
+        self.output = output
         self.first = nn.Linear(noise + condition, hidden)
         self.last = nn.Linear(hidden, features)
 
     def forward(self, noise: Tensor, condition: Tensor, feedback: Tensor | None = None) -> Tensor:
-        """(B, Z), (B, A), feedback (B, H) already weighted or None -> (B, F) in (0, 1)."""
+        """(B, Z), (B, A), feedback (B, H) already weighted or None -> (B, F) in the range of the output."""
         hidden = F.leaky_relu(self.first(torch.cat([noise, condition], dim=1)), GAN_SLOPE)
         if feedback is not None:
             hidden = hidden + feedback
-        return torch.sigmoid(self.last(hidden))
+        features: Tensor = self.last(hidden)
+        if self.output == "sigmoid":
+            return torch.sigmoid(features)
+        return features.relu() if self.output == "relu" else features
 
 
 class Encoder(nn.Module):

@@ -7,7 +7,7 @@ import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from zsl_runtime.errors import UsageError, from_os_error
+from zsl_runtime.errors import UsageError, from_os_error, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -26,6 +26,8 @@ class Recipe:
         seed: of everything random, below 2^32.
         folds: validation folds that choose epochs, gamma and temperature; 0 selects nothing.
         snapshots: shares of the last stage that are compared on the validation classes.
+        literature: also score the snapshots of the final training on the test pictures, for the optimistic figure of
+            the papers; nothing is chosen by it.
         replay_per_class: photographed features kept for later head fits, at most, for each seen class.
         parity_pictures: pictures kept for the parity gate of the export, beside the probe; 64 or more.
         probe_pictures: pictures kept in the bundle to prove that an engine computes what it should; at least 1.
@@ -33,6 +35,9 @@ class Recipe:
         unit_l2: semantic rule: class vectors of unit L2 norm.
         words: a word-vector file (GloVe or word2vec text); empty: attribute_vectors.npy of the data, or learned ones.
         word_width: width of word vectors learned from scratch.
+        attributes: of a feature file: `att`, `original_att`, or a file with the attribute vectors.
+        data_set: the published data set that this recipe was made for, such as CUB; training on another one is warned
+            of. Empty: for any.
         settings: settings of the method that differ from its preset.
 
     """
@@ -44,6 +49,7 @@ class Recipe:
     seed: int = 0
     folds: int = 3
     snapshots: tuple[float, ...] = (0.25, 0.5, 1.0)
+    literature: bool = False
     replay_per_class: int = 200
     parity_pictures: int = 96
     probe_pictures: int = 4
@@ -51,6 +57,8 @@ class Recipe:
     unit_l2: bool = True
     words: str = ""
     word_width: int = 300
+    attributes: str = "att"
+    data_set: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -155,7 +163,9 @@ def read_recipe(path: Path) -> dict[str, Any]:
 def _recipe_key(name: str, value: Any, source: str) -> Any:
     if name not in RECIPE_TYPES:
         known = ", ".join(sorted(RECIPE_TYPES))
-        raise UsageError("E-RECIPE", f"{source}: unknown key {name!r}; a recipe knows {known}")
+        raise UsageError(
+            "E-RECIPE", f"{source}: unknown key {name!r}; a recipe knows {known}{nearest(name, RECIPE_TYPES)}"
+        )
     return _checked(name, value, RECIPE_TYPES[name], source)
 
 
@@ -209,11 +219,14 @@ def method_config(config_type: Any, presets: Mapping[str, Mapping[str, Any]], re
     """
     if recipe.preset not in presets:
         known = ", ".join(presets)
-        raise UsageError("E-RECIPE", f"{recipe.method} has no preset {recipe.preset!r}; expected one of {known}")
+        hint = nearest(recipe.preset, presets)
+        raise UsageError("E-RECIPE", f"{recipe.method} has no preset {recipe.preset!r}; expected one of {known}{hint}")
     types = get_type_hints(config_type)
     unknown = sorted(set(recipe.settings) - set(types))
     if unknown:
-        known = ", ".join(one.name for one in fields(config_type))
-        raise UsageError("E-RECIPE", f"{', '.join(unknown)} is no setting of {recipe.method}; it knows {known}")
+        names = [one.name for one in fields(config_type)]
+        hint = nearest(unknown[0], [*names, *RECIPE_TYPES])
+        known = ", ".join(names)
+        raise UsageError("E-RECIPE", f"{', '.join(unknown)} is no setting of {recipe.method}; it knows {known}{hint}")
     settings = {k: _checked(k, v, types[k], f"settings of {recipe.method}") for k, v in recipe.settings.items()}
     return replace(config_type(), **{**presets[recipe.preset], **settings})

@@ -18,7 +18,7 @@ import zsl_runtime
 from zsl_runtime.bundle import Generation
 from zsl_runtime.class_table import SemanticRule
 from zsl_runtime.errors import ArtefactError, UsageError, from_os_error
-from zsl_runtime.head import Replay
+from zsl_runtime.head import Replay, View
 from zsl_runtime.storage import LOCK, TEMPORARY, exclusive, parse_tensors, tensor_bytes, write_whole
 
 if TYPE_CHECKING:
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from zsl_train.backbones.base import Backbone
+    from zsl_train.backbones.given import GivenFeatures
     from zsl_train.data.image_set import ImageSet
     from zsl_train.methods.base import Dims, Trained
     from zsl_train.recipe import Recipe
@@ -43,14 +45,16 @@ class Run:
     Attributes:
         recipe: the resolved recipe as plain data.
         method: the method's name.
-        trained: embedder, lift, synthesizer in eval mode with their weights.
-        backbone: uint8 pictures (N, P, P, 3) -> region features (N, R, V), with its weights.
+        trained: embedder, lift, synthesizer or rows in eval mode with their weights.
+        backbone: uint8 pictures (N, P, P, 3) -> region features (N, R, V), with its weights; of a run trained on a
+            feature file, what says which features those are.
         dims: sizes the method was built for.
         generation: class table and head as they are shipped (number 1).
-        replay: real seen-class features for later head fits.
+        replay: real seen-class features for later head fits; empty where rows come from semantic vectors.
         semantic_rule: attributes -> semantic vectors.
         scores: content of scores.json.
-        pictures: (n, P, P, 3) uint8, the first `probe_count` for the probe, the rest for the parity gate.
+        pictures: what the model graph takes, the first `probe_count` for the probe, the rest for the parity gate:
+            pictures (n, P, P, 3) uint8, or rows of the feature file (n, R, V) float32.
         picture_labels: (n,) int64 rows of the class table.
         probe_count: number of probe pictures.
         seed: the seed heads are fitted with.
@@ -61,13 +65,13 @@ class Run:
     recipe: dict[str, Any]
     method: str
     trained: Trained
-    backbone: Backbone
+    backbone: Backbone | GivenFeatures
     dims: Dims
     generation: Generation
     replay: Replay
     semantic_rule: SemanticRule
     scores: dict[str, Any]
-    pictures: NDArray[np.uint8]
+    pictures: NDArray[np.uint8] | NDArray[np.float32]
     picture_labels: NDArray[np.int64]
     probe_count: int
     seed: int
@@ -132,6 +136,8 @@ TENSORS = (
     "replay.safetensors",
     "pictures.safetensors",
 )
+SHEET, SHEET_FIGURES = "reconstructions.png", "reconstructions.json"  # of a method that rebuilds pictures
+KEPT = (SHEET, SHEET_FIGURES)
 READ = (*TENSORS, RECIPE, SCORES)  # what load_run reads besides run.json, where their hashes are
 
 
@@ -243,7 +249,7 @@ class RunWriter:
         try:
             if (self.folder / CHECKPOINT).is_dir():
                 shutil.rmtree(self.folder / CHECKPOINT)
-            for name in (LOG, SPLIT, *READ):
+            for name in (LOG, SPLIT, *KEPT, *READ):
                 (self.folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise from_os_error(error, "replace the run, remove") from error
@@ -256,6 +262,11 @@ class RunWriter:
                 file.write(json.dumps(stamped) + "\n")
         except OSError as error:
             raise from_os_error(error, "write the log") from error
+
+    def keep(self, name: str, content: bytes) -> None:
+        """Write a file of KEPT, which a method makes beside its weights."""
+        assert name in KEPT, name
+        self._write(name, content)
 
     def finish(self, files: dict[str, bytes], scores: dict[str, Any], info: dict[str, Any]) -> None:
         """Write everything; run.json says `finished` only after all the rest is on disk; then drop the checkpoints.
@@ -298,14 +309,14 @@ def save_run(
     writer: RunWriter,
     *,
     trained: Trained,
-    backbone: Backbone,
+    backbone: Backbone | GivenFeatures,
     dims: Dims,
     generation: Generation,
     replay: Replay,
     rule: SemanticRule,
     recipe: Recipe,
     scores: dict[str, Any],
-    pictures: NDArray[np.uint8],
+    pictures: NDArray[np.uint8] | NDArray[np.float32],
     picture_labels: NDArray[np.int64],
     images: ImageSet,
 ) -> None:
@@ -328,17 +339,30 @@ def save_run(
         {
             "method": recipe.method,
             "dims": dims.to_dict(),
-            "backbone": {
-                "name": backbone.name,
-                "size": backbone.pixels.crop,
-                "weights_sha256": backbone.weights_sha256,
-            },
-            "pixels": backbone.pixels.to_dict(),
+            "views": [view.to_dict() for view in trained.views],  # a method may leave one out that proved useless
+            "backbone": _backbone_facts(backbone),
+            "pixels": None if backbone.pixels is None else backbone.pixels.to_dict(),
             "semantic_rule": rule.to_dict(),
             "probe_pictures": recipe.probe_pictures,
             "seed": recipe.seed,
         },
     )
+
+
+def _backbone_facts(backbone: Backbone | GivenFeatures) -> dict[str, Any]:
+    """What run.json must know to rebuild it."""
+    if backbone.pixels is None:
+        return backbone.facts()
+    return {"name": backbone.name, "size": backbone.pixels.crop, "weights_sha256": backbone.weights_sha256}
+
+
+def _rebuild_backbone(known: dict[str, Any], state: dict[str, Tensor]) -> Backbone | GivenFeatures:
+    from zsl_train import backbones
+    from zsl_train.backbones import given
+
+    if known["name"] == given.NAME:
+        return given.GivenFeatures(**{key: value for key, value in known.items() if key != "name"})
+    return backbones.rebuild(known["name"], known["size"], state)
 
 
 def load_run(path: Path) -> Run:
@@ -368,7 +392,6 @@ def load_run(path: Path) -> Run:
 def _rebuild(path: Path, info: dict[str, Any], blobs: dict[str, bytes]) -> Run:
     import torch
 
-    from zsl_train import backbones
     from zsl_train.methods import find_method
     from zsl_train.methods.base import Dims
 
@@ -382,13 +405,14 @@ def _rebuild(path: Path, info: dict[str, Any], blobs: dict[str, bytes]) -> Run:
     dims = Dims(**info["dims"])
     trained = method.build(method.Config(**info["config"]), dims)
     trained.load_state_dict(torch_state("weights.safetensors"))
+    if "views" in info:
+        trained.views = tuple(View.from_dict(view) for view in info["views"])
     pictures = tensors("pictures.safetensors")
-    known = info["backbone"]
     return Run(
         recipe=tomllib.loads(blobs[RECIPE].decode()),
         method=info["method"],
         trained=trained.eval(),
-        backbone=backbones.rebuild(known["name"], known["size"], torch_state("backbone.safetensors")),
+        backbone=_rebuild_backbone(info["backbone"], torch_state("backbone.safetensors")),
         dims=dims,
         generation=Generation.from_bytes(
             blobs["generation.safetensors"], trained.views, where=str(path / "generation.safetensors")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zsl_train.evaluate import choose_gamma, fit_temperature, seen_unseen_curve
-from zsl_train.methods.baselines import BASELINES, SCALINGS, scale
+from zsl_train.methods.baselines import BASELINES, SCALINGS, RidgePath, scale
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -154,7 +154,16 @@ class BaselineChoice:
     validation_H: float | None  # noqa: N815
 
 
-def choose_baseline(name: str, folds: Sequence[Fold], pooled: Floats, labels: Ints, semantic: Floats) -> BaselineChoice:
+def choose_baseline(
+    name: str,
+    folds: Sequence[Fold],
+    pooled: Floats,
+    labels: Ints,
+    semantic: Floats,
+    *,
+    scalings: Sequence[str] = SCALINGS,
+    grid: Sequence[tuple[float, ...]] = (),
+) -> BaselineChoice:
     """Try every scaling and ridge of a baseline on the folds.
 
     Args:
@@ -163,14 +172,18 @@ def choose_baseline(name: str, folds: Sequence[Fold], pooled: Floats, labels: In
         pooled: (n_all, V) mean-pooled features of all pictures.
         labels: (n_all,) rows of the full table.
         semantic: (C, A) of the full table.
+        scalings: that are tried; without folds the first is taken.
+        grid: ridges that are tried; without folds the middle one is taken. Empty is the baseline's own.
 
     """
-    fit, grid = BASELINES[name]
-    best = BaselineChoice(SCALINGS[0], grid[len(grid) // 2], 0.0, None)
-    for scaling in SCALINGS if folds else ():
+    fit, own = BASELINES[name]
+    grid = grid or own
+    best = BaselineChoice(scalings[0], grid[len(grid) // 2], 0.0, None)
+    for scaling in scalings if folds else ():
         prepared = [
             (
-                scale(pooled[fold.train], pooled[fold.train], scaling),
+                x := scale(pooled[fold.train], pooled[fold.train], scaling),
+                RidgePath(x),
                 labels[fold.train],
                 scale(pooled[fold.held_out], pooled[fold.train], scaling),
                 labels[fold.held_out],
@@ -180,8 +193,8 @@ def choose_baseline(name: str, folds: Sequence[Fold], pooled: Floats, labels: In
         ]
         for ridges in grid:
             curves = [
-                seen_unseen_curve(fit(x, y, semantic, fold.seen, ridges)(held), held_labels, fold.seen)
-                for x, y, held, held_labels, fold in prepared
+                seen_unseen_curve(fit(x, y, semantic, fold.seen, ridges, solve=solve)(held), held_labels, fold.seen)
+                for x, solve, y, held, held_labels, fold in prepared
             ]
             usable = [curve for curve in curves if curve is not None]
             if not usable:  # no fold has held-out pictures of both kinds: every class has one picture

@@ -113,6 +113,7 @@ class Session:
         snapshot: called with (fraction, trained) at those points.
         stop_at: the share of the last stage that is run, as the selection on validation classes chose it.
         save_seconds: time between two checkpoints inside a stage.
+        keep: called with (name, content) of a file that belongs to the run beside its weights.
 
     """
 
@@ -128,16 +129,22 @@ class Session:
         snapshot: Callable[[float, Trained], None] | None = None,
         stop_at: float = 1.0,
         save_seconds: float = 20.0,
+        keep: Callable[[str, bytes], None] = lambda _name, _content: None,
     ) -> None:
         self.folder = folder
         self.name = name
         self.snapshot_at = snapshot_at
         self.snapshot = snapshot
+        self.keep = keep
         self.stop_at = stop_at
         self._log = log
         self._progress = progress
         self._check = check
         self._save_seconds = save_seconds
+
+    def note(self, text: str) -> None:
+        """Say something about this training in the log."""
+        self._log({"session": self.name, "note": text})
 
     def loop(
         self,

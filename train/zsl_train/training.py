@@ -1,4 +1,7 @@
-"""One training run from photographs to a finished run folder: extract, select, train, fit the head, score, save."""
+"""One training run, from photographs or a feature file to a finished run folder.
+
+Extract, select, train, fit the head, score, save.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,17 @@ import torch
 from zsl_runtime.bundle import Generation
 from zsl_runtime.class_table import SemanticRule
 from zsl_runtime.errors import ArtefactError
-from zsl_runtime.head import Head, Replay, fit_head, fitting_rows
+from zsl_runtime.head import Head, Replay, fit_head, fitting_rows, rows_head
 from zsl_train import backbones
-from zsl_train.data.feature_store import extract
+from zsl_train.backbones.given import GivenFeatures
+from zsl_train.data.att_splits import NEVER_USED
+from zsl_train.data.feature_store import extract, given_store
+from zsl_train.data.image_set import MANY_NEGATIVE
+from zsl_train.data.pictures import Pictures
 from zsl_train.data.word_vectors import learned_word_vectors, load_word_vectors
 from zsl_train.evaluate import score
 from zsl_train.methods import find_method
-from zsl_train.methods.base import TrainingData, run_batched
+from zsl_train.methods.base import TrainingData, run_batched, run_rows
 from zsl_train.methods.baselines import BASELINES, scale
 from zsl_train.recipe import method_config
 from zsl_train.run_folder import CHECKPOINT, RunWriter, save_run
@@ -31,7 +38,7 @@ from zsl_train.session import Session, write_atomic
 from zsl_train.side_by_side import side_by_side
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -47,6 +54,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 DEFAULT_SECONDS = 18 * 60.0  # `--preset default` ends within 20 minutes on two cores: two are kept for heads and scores
+REPLAY_BLOCK = 64  # pictures whose regions are in memory at once while Replay is drawn
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,7 @@ class Prepared:
         semantic: (C, A) float32.
         words: (A, W) float32.
         notes: things the user should be told.
+        pictures: the pictures for a method that looks at them; None where there are features only.
 
     """
 
@@ -69,6 +78,7 @@ class Prepared:
     semantic: Floats
     words: Floats
     notes: tuple[str, ...]
+    pictures: Pictures | None = None
 
     def rows(self, *roles: str, seen: bool | None = None) -> Ints:
         """Readable pictures with one of these roles, ascending."""
@@ -80,12 +90,46 @@ class Prepared:
         return self.rows("train", "val", seen=True)
 
 
-def prepare(images: ImageSet, backbone: Backbone, recipe: Recipe) -> Prepared:
-    """Extract region features (or reuse them), apply the semantic rule, find word vectors."""
-    store = extract(images, backbone)
+def prepare(images: ImageSet, backbone: Backbone | GivenFeatures, recipe: Recipe) -> Prepared:
+    """Extract region features (or reuse them, or take the file's), apply the semantic rule, find word vectors."""
+    if isinstance(backbone, GivenFeatures):
+        assert images.features is not None
+        store = given_store(images.features)
+    else:
+        store = extract(images, backbone)
     rule = SemanticRule(clamp_negative=recipe.clamp_negative, unit_l2=recipe.unit_l2)
     words, notes = _word_vectors(images, recipe)
-    return Prepared(images, store, rule, rule.apply(images.table.raw), words, images.notes + notes)
+    notes = (*images.notes, *rule_notes(rule, images.table), *fit_notes(images, recipe), *notes)
+    pictures = None if isinstance(backbone, GivenFeatures) else Pictures(images, backbone)
+    return Prepared(images, store, rule, rule.apply(images.table.raw), words, notes, pictures)
+
+
+def rule_notes(rule: SemanticRule, table: ClassTable) -> tuple[str, ...]:
+    """A warning where the semantic rule would throw away half of vectors that are negative by nature."""
+    negative = float((table.raw < 0).mean())
+    if not rule.clamp_negative or negative <= MANY_NEGATIVE:
+        return ()
+    note = (
+        f"{negative:.0%} of the attributes are negative and become 0 by the semantic rule; for sentence vectors, which "
+        "are negative by nature, add --set clamp_negative=false"
+    )
+    return (note,)
+
+
+def fit_notes(images: ImageSet, recipe: Recipe) -> tuple[str, ...]:
+    """A warning when the recipe, or else the preset, was made for other data sets than this looks like.
+
+    A method's module may say in PRESETS_FOR which published data sets a preset of it was made for.
+    """
+    if recipe.data_set:
+        made_for: tuple[str, ...] = (recipe.data_set,)
+    else:
+        made_for = getattr(find_method(recipe.method), "PRESETS_FOR", {}).get(recipe.preset, ())
+    if not made_for or images.data_set in made_for:
+        return ()
+    what = f"recipe ({recipe.method}, preset {recipe.preset})" if recipe.data_set else f"preset {recipe.preset}"
+    looks = f"looks like {images.data_set}" if images.data_set else "is none of the published data sets"
+    return (f"the {what} was made for {', '.join(made_for)}; this data {looks}",)
 
 
 def _word_vectors(images: ImageSet, recipe: Recipe) -> tuple[Floats, tuple[str, ...]]:
@@ -97,12 +141,14 @@ def _word_vectors(images: ImageSet, recipe: Recipe) -> tuple[Floats, tuple[str, 
         return images.word_vectors, ()
     else:
         found = learned_word_vectors(len(images.words), recipe.word_width, recipe.seed)
+        if images.features is not None and images.features.regions == 1:
+            return found.vectors, ()  # one region: there is nothing that words could find in it
     return found.vectors, found.notes
 
 
 def training_data(prepared: Prepared, rows: Ints, table: ClassTable, labels: Ints, semantic: Floats) -> TrainingData:
     """What a method may see: the given rows of the store and the given classes."""
-    return TrainingData(prepared.store.regions, rows, labels, table, semantic, prepared.words)
+    return TrainingData(prepared.store.regions, rows, labels, table, semantic, prepared.words, prepared.pictures)
 
 
 def make_replay(features: Floats, labels: Ints, table: ClassTable, per_class: int, seed: int) -> Replay:
@@ -117,38 +163,87 @@ def make_replay(features: Floats, labels: Ints, table: ClassTable, per_class: in
 
     """
     rng = np.random.default_rng([seed, 11])
-    known = np.flatnonzero(table.seen)
     kept = []
-    for one in known:
+    for one in np.flatnonzero(table.seen):
         rows = np.flatnonzero(labels == one)
         kept.append(np.sort(rng.permutation(rows)[:per_class]))
     chosen = np.concatenate(kept)
+    return _as_replay(features[chosen], labels[chosen], table)
+
+
+def sample_replay(
+    trained: Trained,
+    regions: NDArray[np.float16],
+    rows: Ints,
+    labels: Ints,
+    *,
+    table: ClassTable,
+    count: int,
+    seed: int,
+) -> Replay:
+    """`count` rows of every seen class drawn by the method's own `Trained.replay`, in half precision.
+
+    A class's pictures take turns in a seeded order: each is drawn once before any is drawn twice.
+
+    Args:
+        trained: with `replay`.
+        regions: (n_all, R, V) of the store.
+        rows: (n,) training pictures.
+        labels: (n,) rows of `table`.
+        table: the classes.
+        count: rows of each seen class.
+        seed: of order and noise.
+
+    """
+    assert trained.replay is not None
+    rng = np.random.default_rng([seed, 17])
+    drawn, owners = [], []
+    for one in np.intersect1d(np.flatnonzero(table.seen), labels):
+        pictures = rng.permutation(rows[labels == one])[:count]
+        turns = -(-count // len(pictures))
+        noise = rng.standard_normal((len(pictures), turns, trained.noise_width), dtype=np.float32)
+        parts = [
+            run_batched(trained.replay, regions[pictures[i : i + REPLAY_BLOCK]], noise[i : i + REPLAY_BLOCK])
+            for i in range(0, len(pictures), REPLAY_BLOCK)
+        ]
+        drawn.append(np.concatenate(parts).swapaxes(0, 1).reshape(-1, trained.feature_width)[:count])
+        owners.append(one)
+    return _as_replay(np.concatenate(drawn), np.repeat(owners, count), table)
+
+
+def _as_replay(features: Floats, labels: Ints, table: ClassTable) -> Replay:
+    known = np.flatnonzero(table.seen)
     position = np.full(len(table), -1)
     position[known] = np.arange(len(known))
-    return Replay(
-        features[chosen].astype(np.float16),
-        position[labels[chosen]].astype(np.int32),
-        tuple(table.names[int(i)] for i in known),
-    )
+    names = tuple(table.names[int(i)] for i in known)
+    return Replay(features.astype(np.float16), position[labels].astype(np.int32), names)
+
+
+def no_replay(width: int) -> Replay:
+    """The Replay of a head that nothing is fitted for: no rows of `width` F, no classes."""
+    return Replay(np.zeros((0, width), np.float16), np.zeros(0, np.int32), ())
 
 
 def fit_shipped_head(trained: Trained, table: ClassTable, rule: SemanticRule, replay: Replay, seed: int) -> Head:
     """Generation 1's head, from what the bundle keeps: the same function that runs on site.
 
     Args:
-        trained: with lift and synthesizer.
+        trained: with lift and synthesizer, or with rows.
         table: classes, seen and unseen.
         rule: semantic rule.
-        replay: real features.
+        replay: real features; not looked at where the rows come from semantic vectors.
         seed: of noise and fit.
 
     """
-    lift = trained.lift
+    lift, synthesizer, rows = trained.lift, trained.synthesizer, trained.rows
+    if rows is not None:
+        return rows_head(table, rule=rule, rows=lambda semantic: run_rows(rows, semantic), view=trained.views[0])
+    assert synthesizer is not None
     x, labels = fitting_rows(
         table,
         replay,
         rule=rule,
-        synthesize=lambda semantic, noise: run_batched(trained.synthesizer, semantic, noise),
+        synthesize=lambda semantic, noise: run_batched(synthesizer, semantic, noise),
         lift=None if lift is None else lambda features: run_batched(lift, features),
         width=trained.lifted_width,
         noise_dim=trained.noise_width,
@@ -197,6 +292,7 @@ class Trainer:
         checkpoints: folder for what an interrupted run goes on from.
         log: takes the lines of log.jsonl.
         progress: for the session's loops.
+        keep: takes files that belong to the run (`RunWriter.keep`).
 
     """
 
@@ -209,7 +305,9 @@ class Trainer:
         checkpoints: Path,
         log: Callable[[dict[str, Any]], None],
         progress: Callable[..., None] | None = None,
+        keep: Callable[[str, bytes], None] = lambda _name, _content: None,
     ) -> None:
+        self.keep = keep
         self.prepared = prepared
         self.recipe = recipe
         self.config = config
@@ -219,12 +317,15 @@ class Trainer:
         self.progress = progress
         self.rows = prepared.training_rows()
         self.labels = prepared.images.labels
+        self.literature_seconds = 0.0
+        # A method in closed form has no stage to cut short.
+        self.snapshots = recipe.snapshots if self.method.LENGTHS else (1.0,)
 
     def select(self, folds: list[Fold]) -> Choice:
         """Train on each fold and choose the share of the last stage, gamma and temperature."""
         jobs = [partial(self._fold_scores, fold, index, len(folds)) for index, fold in enumerate(folds)]
         found = side_by_side(jobs)
-        scores = {share: [one[share] for one in found] for share in self.recipe.snapshots}
+        scores = {share: [one[share] for one in found] for share in self.snapshots}
         labels = [self.labels[fold.held_out] for fold in folds]
         return choose(scores if folds else {}, labels, [fold.seen for fold in folds])
 
@@ -239,7 +340,7 @@ class Trainer:
 
         """
         folder = self.checkpoints / f"fold{index}"
-        wanted = {share: folder / f"scores-{share!r}.npy" for share in self.recipe.snapshots}
+        wanted = {share: folder / f"scores-{share!r}.npy" for share in self.snapshots}
         if not all(path.exists() for path in wanted.values()):
             table = replace(self.prepared.images.table, seen=fold.seen)
             labels = self.labels[fold.train]
@@ -257,32 +358,77 @@ class Trainer:
                 name=f"fold {index + 1}/{count}",
                 progress=self.progress,
                 check=check,
-                snapshot_at=self.recipe.snapshots,
+                snapshot_at=self.snapshots,
                 snapshot=snapshot,
             )
             self.method.fit(data, self.config, session, self.recipe.seed)
         return {share: load_array(path) for share, path in wanted.items()}
 
     def _replay(self, trained: Trained, rows: Ints, labels: Ints, table: ClassTable) -> Replay:
-        features = embed_rows(trained, self.prepared.store.regions, rows)
-        return make_replay(features, labels, table, self.recipe.replay_per_class, self.recipe.seed)
+        if trained.head_rule == "rows":
+            return no_replay(trained.feature_width)
+        regions, most, seed = self.prepared.store.regions, self.recipe.replay_per_class, self.recipe.seed
+        if trained.replay is not None:
+            count = min(trained.replay_per_class, most)
+            return sample_replay(trained, regions, rows, labels, table=table, count=count, seed=seed)
+        return make_replay(embed_rows(trained, regions, rows), labels, table, most, seed)
 
     def train(self, choice: Choice) -> tuple[Trained, Head, Replay]:
         """Train on all seen classes as chosen and fit the head that ships."""
         table = self.prepared.images.table
         labels = self.labels[self.rows]
-        data = training_data(self.prepared, self.rows, table, labels, self.prepared.semantic)
-        session = Session(self.checkpoints / "final", self.log, progress=self.progress, stop_at=choice.stop_at)
-        trained = self.method.fit(data, self.config, session, self.recipe.seed)
+        trained = self._fit_all(self.checkpoints / "final", "final", stop_at=choice.stop_at)
         replay = self._replay(trained, self.rows, labels, table)
         head = fit_shipped_head(trained, table, self.prepared.rule, replay, self.recipe.seed)
         return trained, replace(head, gamma=choice.gamma, temperature=choice.temperature), replay
 
+    def _fit_all(self, folder: Path, name: str, *, stop_at: float) -> Trained:
+        """The method on all seen classes, up to a share of its last stage."""
+        table = self.prepared.images.table
+        data = training_data(self.prepared, self.rows, table, self.labels[self.rows], self.prepared.semantic)
+        session = Session(
+            folder,
+            self.log,
+            name=name,
+            progress=self.progress,
+            snapshot_at=self.snapshots if self.recipe.literature else (),
+            snapshot=self._save_literature,
+            stop_at=stop_at,
+            keep=self.keep if name == "final" else lambda _name, _content: None,
+        )
+        return self.method.fit(data, self.config, session, self.recipe.seed)
+
     def test(self, trained: Trained, head: Head) -> dict[str, float | None]:
-        """Scores on the test pictures: the only place that looks at them."""
+        """Scores on the test pictures: beside `literature`, the only place that looks at them."""
         rows = self.prepared.rows("test")
         logits = head_logits(trained, head, embed_rows(trained, self.prepared.store.regions, rows))
         return score(logits, self.labels[rows], self.prepared.images.table.seen, head.gamma, head.temperature)
+
+    def literature(self) -> dict[str, Any]:
+        """What the papers report: every snapshot of the whole schedule scored on the test pictures, and the best.
+
+        Optimistic, because the best is picked on test data (METHODS.md 1.5), and with gamma 0 as published. `train` has
+        left the snapshots up to its end; a training of the whole schedule, which nothing else looks at, gives the rest.
+        """
+        if not all(self._literature_file(share).exists() for share in self.snapshots):
+            self._fit_all(self.checkpoints / "literature", "literature", stop_at=1.0)
+        rows = self.prepared.rows("test")
+        labels, seen = self.labels[rows], self.prepared.images.table.seen
+        logits = {share: load_array(self._literature_file(share)) for share in self.snapshots}
+        return best_on_test({share: score(one, labels, seen, 0.0, 1.0) for share, one in logits.items()})
+
+    def _literature_file(self, share: float) -> Path:
+        return self.checkpoints / "literature" / f"scores-{share!r}.npy"
+
+    def _save_literature(self, share: float, trained: Trained) -> None:
+        """Scores of the test pictures at one snapshot, written aside."""
+        began, table = time.monotonic(), self.prepared.images.table
+        if not self._literature_file(share).exists():
+            replay = self._replay(trained, self.rows, self.labels[self.rows], table)
+            head = fit_shipped_head(trained, table, self.prepared.rule, replay, self.recipe.seed)
+            features = embed_rows(trained, self.prepared.store.regions, self.prepared.rows("test"))
+            save_array(self._literature_file(share), head_logits(trained, head, features))
+        self.literature_seconds += time.monotonic() - began
 
     def conventional(self, trained: Trained) -> float | None:
         """T1_czsl: a separate head fitted on synthetic features of the unseen classes only (METHODS.md 1.5)."""
@@ -292,7 +438,7 @@ class Trainer:
         if len(unseen) < 2 or len(rows) == 0:  # one class cannot be told from another
             return None
         only = table.take(unseen)
-        empty = Replay(np.zeros((0, trained.feature_width), np.float16), np.zeros(0, np.int32), ())
+        empty = no_replay(trained.feature_width)
         head = fit_shipped_head(trained, only, self.prepared.rule, empty, self.recipe.seed)
         logits = head_logits(trained, head, embed_rows(trained, self.prepared.store.regions, rows))
         labels = np.searchsorted(unseen, self.labels[rows])
@@ -323,6 +469,27 @@ class Trainer:
         return results
 
 
+def best_on_test(snapshots: Mapping[float, Mapping[str, float | None]]) -> dict[str, Any]:
+    """The papers' column of a table: the best snapshot by its own test scores, T1 and H each by its own best.
+
+    Args:
+        snapshots: share of the last stage -> test scores without gamma.
+
+    """
+    figures = ("T1", "U", "S", "H", "AUSUC")
+    last = snapshots[max(snapshots)]
+    known = {share: one for share, one in snapshots.items() if one["H"] is not None}
+    best = max(known, key=lambda share: (known[share]["H"], -share), default=None)
+    firsts = [one["T1"] for one in snapshots.values() if one["T1"] is not None]
+    return {
+        "note": "optimistic: the best snapshot was picked by these very test pictures, as published codes do; gamma 0",
+        "best": None if best is None else {"share": best} | {name: known[best][name] for name in figures},
+        "best_T1": max(firsts, default=None),
+        "last": {"share": max(snapshots)} | {name: last[name] for name in figures},
+        "snapshots": {str(share): {name: one[name] for name in figures} for share, one in snapshots.items()},
+    }
+
+
 def save_array(path: Path, array: Floats) -> None:
     """Write an .npy under a temporary name and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -345,11 +512,13 @@ def load_array(path: Path) -> Floats:
     return array
 
 
-def keep_pictures(prepared: Prepared, recipe: Recipe, backbone: Backbone) -> tuple[NDArray[np.uint8], Ints]:
-    """Pictures for probe and parity gate: spread over the classes, seeded; training pictures, then test pictures.
+def keep_pictures(
+    prepared: Prepared, recipe: Recipe, backbone: Backbone | GivenFeatures
+) -> tuple[NDArray[np.uint8] | Floats, Ints]:
+    """Inputs for probe and parity gate: spread over the classes, seeded; training pictures, then test pictures.
 
     Returns:
-        (n, P, P, 3) uint8 and their classes (n,).
+        Pictures (n, P, P, 3) uint8, or rows of the feature file (n, R, V) float32; and their classes (n,).
 
     """
     from zsl_runtime.pixels import prepare as prepare_pixels
@@ -357,9 +526,20 @@ def keep_pictures(prepared: Prepared, recipe: Recipe, backbone: Backbone) -> tup
     wanted = recipe.probe_pictures + recipe.parity_pictures
     rng = np.random.default_rng([recipe.seed, 13])
     train, test = rng.permutation(prepared.rows("train", "val")), rng.permutation(prepared.rows("test"))
-    order = np.concatenate([train, test])[:wanted]
+    order = np.concatenate([_in_turns(rows, prepared.images.labels[rows]) for rows in (train, test)])[:wanted]
+    if backbone.pixels is None:
+        return prepared.store.regions[order].astype(np.float32), prepared.images.labels[order]
     pixels = [prepare_pixels(prepared.images.root / prepared.images.paths[int(i)], backbone.pixels) for i in order]
     return np.stack(pixels), prepared.images.labels[order]
+
+
+def _in_turns(rows: Ints, labels: Ints) -> Ints:
+    """The same rows, one of each class, then the second of each, and so on; classes in the order they first come."""
+    turn = np.zeros(len(rows), np.int64)
+    for one in np.unique(labels):
+        of_class = np.flatnonzero(labels == one)
+        turn[of_class] = np.arange(len(of_class))
+    return rows[np.argsort(turn, kind="stable")]
 
 
 def fingerprint(prepared: Prepared, recipe: Recipe, config: Any) -> str:
@@ -377,16 +557,17 @@ def null_reasons(prepared: Prepared) -> dict[str, str]:
     classes = int((~prepared.images.table.seen).sum())
     unseen, seen = (len(prepared.rows("test", seen=kind)) for kind in (False, True))
     both = ("H", "H_uncalibrated", "AUSUC")
+    unit = prepared.images.unit
     reasons: dict[str, str] = {}
     if seen == 0:
-        reasons |= dict.fromkeys(("S", *both), "no test photographs of seen classes")
+        reasons |= dict.fromkeys(("S", *both), f"no test {unit} of seen classes")
     if unseen == 0:
-        why = "no photographs of unseen classes" if classes else "no unseen classes"
+        why = f"no {unit} of unseen classes" if classes else "no unseen classes"
         reasons |= dict.fromkeys(("T1", "U", "T1_czsl", *both), why)
     elif classes == 1:
         reasons["T1_czsl"] = "a single unseen class"
     if seen == unseen == 0:
-        reasons["ECE"] = "no test photographs"
+        reasons["ECE"] = f"no test {unit}"
     return reasons
 
 
@@ -410,15 +591,22 @@ def selection_rule(recipe: Recipe, folds: list[Fold], choice: Choice) -> str:
     return f"nothing was selected ({why}): gamma 0, temperature 1, the whole schedule"
 
 
+def features_used(backbone: Backbone | GivenFeatures) -> dict[str, Any]:
+    """Where the features come from, and for a feature file which one and what of its split is left alone."""
+    if isinstance(backbone, GivenFeatures):
+        return {"features": str(backbone), "feature_file": backbone.facts(), "published_folds": NEVER_USED}
+    return {"features": f"{backbone.name} at {backbone.pixels.crop} px, weights {backbone.weights_sha256[:12]}"}
+
+
 def protocol(
-    prepared: Prepared, recipe: Recipe, backbone: Backbone, folds: list[Fold], choice: Choice
+    prepared: Prepared, recipe: Recipe, backbone: Backbone | GivenFeatures, folds: list[Fold], choice: Choice
 ) -> dict[str, Any]:
     """What stands behind the figures (DESIGN.md section 9)."""
     table = prepared.images.table
     return {
         "split": prepared.images.split_version,
-        "features": f"{backbone.name} at {backbone.pixels.crop} px, weights {backbone.weights_sha256[:12]}",
-        "attributes": f"{len(table.attributes)} class attributes",
+        **features_used(backbone),
+        "attributes": prepared.images.attribute_source or f"{len(table.attributes)} class attributes",
         "classes": {"seen": int(table.seen.sum()), "unseen": int((~table.seen).sum())},
         "pictures": {
             "train": len(prepared.training_rows()),
@@ -434,7 +622,7 @@ def protocol(
 
 def run_training(
     images: ImageSet,
-    backbone: Backbone,
+    backbone: Backbone | GivenFeatures,
     recipe: Recipe,
     writer: RunWriter,
     *,
@@ -446,7 +634,7 @@ def run_training(
 
     Args:
         images: pictures and classes.
-        backbone: frozen network.
+        backbone: frozen network, or what stands for the feature file of `images`.
         recipe: what to do.
         writer: the open run folder.
         cap_epochs: no stage longer than this many epochs.
@@ -467,13 +655,21 @@ def run_training(
     if cap_epochs is not None:
         config = method.cap_epochs(config, cap_epochs, len(rows))
     minutes = method.estimate(config, dims, len(rows)) * (1 + len(folds)) / 60
-    say(f"training {recipe.method} ({recipe.preset}) on {len(rows)} photographs, {_folds(len(folds))} for validation:")
+    say(
+        f"training {recipe.method} ({recipe.preset}) on {len(rows)} {images.unit}, {_folds(len(folds))} for validation:"
+    )
     say(f"about {minutes:.1f} minutes on 2 cores")
     writer.begin(recipe, config, fingerprint(prepared, recipe, config))
     # Now, so that the run is whole even if the photographs move away while it trains.
     pictures, picture_labels = keep_pictures(prepared, recipe, backbone)
     trainer = Trainer(
-        prepared, recipe, config, checkpoints=writer.folder / CHECKPOINT, log=writer.log, progress=progress
+        prepared,
+        recipe,
+        config,
+        checkpoints=writer.folder / CHECKPOINT,
+        log=writer.log,
+        progress=progress,
+        keep=writer.keep,
     )
 
     began = time.monotonic()
@@ -482,8 +678,8 @@ def run_training(
         chosen = f"{choice.stop_at:.0%} of the last stage, gamma {choice.gamma:.2f}"
         say(f"validation classes: H {choice.validation_H:.1f}, {chosen}")
     trained, head, replay = trainer.train(choice)
-    seconds = time.monotonic() - began
-    scores = trainer.test(trained, head) | {
+    seconds = time.monotonic() - began - trainer.literature_seconds
+    scores: dict[str, Any] = trainer.test(trained, head) | {
         "T1_czsl": trainer.conventional(trained),
         "gamma": head.gamma,
         "temperature": head.temperature,
@@ -498,6 +694,8 @@ def run_training(
         "baselines": trainer.baselines(folds),
         "machine": {"processor": platform.processor() or platform.machine(), "torch": torch.__version__},
     }
+    if recipe.literature:
+        scores["literature"] = trainer.literature()
     save_run(
         writer,
         trained=trained,

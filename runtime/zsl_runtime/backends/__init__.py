@@ -68,6 +68,10 @@ class Backend(Protocol):
         """Semantic vectors (M, A), rule applied, and noise (M, Z) -> features (M, F), all float32."""
         ...
 
+    def rows(self, semantic: Floats) -> tuple[Floats, Floats]:
+        """Semantic vectors (M, A), rule applied -> weights (M, D) and biases (M,) of the classes' rows, float32."""
+        ...
+
     def lift(self, features: Floats) -> Floats:
         """Features (M, F) -> lifted features (M, D), float32; the features themselves when the bundle has no lift."""
         ...

@@ -30,9 +30,15 @@ HEAD_INPUTS = ("head_weight", "head_bias", "class_bias")
 INPUTS = {  # of each graph; either set, where there are two
     "model": ({"images", *HEAD_INPUTS}, {"backbone_features", *HEAD_INPUTS}),
     "synthesizer": ({"semantic", "noise"},),
+    "rows": ({"semantic"},),
     "lift": ({"features"},),
 }
-OUTPUTS = {"model": {"scores", "features"}, "synthesizer": {"features"}, "lift": {"lifted"}}
+OUTPUTS = {
+    "model": {"scores", "features"},
+    "synthesizer": {"features"},
+    "rows": {"weight", "bias"},
+    "lift": {"lifted"},
+}
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 SILENT = 4  # ONNX Runtime's severity "fatal": what it would log, it also raises, and we print that once
 
@@ -57,7 +63,7 @@ class OrtBackend:
     """Runs graphs with ONNX Runtime's CPU provider, and no other: nothing can fall back silently.
 
     Args:
-        graphs: `model`, `synthesizer`, `lift` -> ONNX file, or None where there is none.
+        graphs: `model`, `synthesizer`, `rows`, `lift` -> ONNX file, or None where there is none.
         threads: inside one operator; operators run one after the other.
         optimize: let ONNX Runtime rewrite the graphs before it runs them.
 
@@ -101,9 +107,14 @@ class OrtBackend:
         (features,) = self._run("synthesizer", ["features"], {"semantic": semantic, "noise": noise})
         return features
 
+    def rows(self, semantic: Floats) -> tuple[Floats, Floats]:
+        """Semantic vectors (M, A) -> weights (M, D) and biases (M,) of the classes' rows, all float32."""
+        weight, bias = self._run("rows", ["weight", "bias"], {"semantic": semantic})
+        return weight, bias
+
     def lift(self, features: Floats) -> Floats:
         """Features (M, F) -> lifted features (M, D), float32; the features themselves when there is no lift."""
-        if self._graphs["lift"] is None:
+        if self._graphs.get("lift") is None:
             return features
         (lifted,) = self._run("lift", ["lifted"], {"features": features})
         return lifted
@@ -120,7 +131,7 @@ class OrtBackend:
             return self._sessions[part]
 
     def _load(self, part: str) -> Any:
-        path = self._graphs[part]
+        path = self._graphs.get(part)
         if path is None:
             raise ArtefactError("E-BUNDLE-GRAPH", f"this bundle has no {part} graph; export the model again")
         options = self._ort.SessionOptions()

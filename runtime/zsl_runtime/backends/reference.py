@@ -33,7 +33,7 @@ class ReferenceBackend:
     """Features from the unoptimised ONNX graphs, scores from the formula.
 
     Args:
-        graphs: `model`, `synthesizer`, `lift` -> ONNX file, or None where there is none.
+        graphs: `model`, `synthesizer`, `rows`, `lift` -> ONNX file, or None where there is none.
         threads: inside one operator.
 
     Raises:
@@ -67,6 +67,10 @@ class ReferenceBackend:
     def synthesize(self, semantic: Floats, noise: Floats) -> Floats:
         """Semantic vectors (M, A) and noise (M, Z) -> features (M, F), all float32."""
         return self._graphs.synthesize(semantic, noise)
+
+    def rows(self, semantic: Floats) -> tuple[Floats, Floats]:
+        """Semantic vectors (M, A) -> weights (M, D) and biases (M,) of the classes' rows, all float32."""
+        return self._graphs.rows(semantic)
 
     def lift(self, features: Floats) -> Floats:
         """Features (M, F) -> lifted features (M, D), float32; the features themselves when there is no lift."""

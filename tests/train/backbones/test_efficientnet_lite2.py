@@ -49,6 +49,19 @@ def test_output_is_that_of_the_original_package(backbone):
     torch.testing.assert_close(got, expected.flatten(2).transpose(1, 2), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(("side", "early"), [(260, 33), (128, 16)])
+def test_the_early_map_is_the_beginning_of_the_network_for_pictures_of_any_size(backbone, side, early):
+    x = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found = backbone.early_map(x)
+        assert found.shape == (1, 48, early, early)
+        if side == 260:
+            for block in backbone._blocks[7:]:  # after the stages of one, three and three blocks
+                found = block(found)
+            whole = torch.nn.functional.relu6(backbone._bn1(backbone._conv_head(found)))
+            torch.testing.assert_close(whole, backbone.feature_map(x))
+
+
 def test_weights_survive_the_run_folder(backbone):
     again = rebuild("efficientnet_lite2", 260, backbone.state_dict())
     assert again.weights_sha256 == backbone.weights_sha256

@@ -223,6 +223,12 @@ def test_a_cache_folder_that_cannot_be_made_is_one_line(monkeypatch, tmp_path):
         build("resnet101")
 
 
+def test_the_early_map_is_that_of_the_first_two_stages():
+    with torch.device("meta"):
+        network = ResNet101(224)
+        assert network.early_map(torch.zeros(2, 3, 128, 128)).shape == (2, 512, 16, 16)
+
+
 def test_published_names_carry_their_hash():
     assert resnet101.PUBLISHED == {
         "IMAGENET1K_V1": "resnet101-63fe2227.pth",

@@ -136,7 +136,7 @@ def test_pictures_are_matched_by_name_where_names_are_there(archive, tmp_path):
         for key, values in (("trainval_loc", TRAINVAL), ("test_seen_loc", TEST_SEEN), ("test_unseen_loc", TEST_UNSEEN))
     }
     save_splits(chosen / "att_splits.mat", **moved, train_loc=None, val_loc=None)
-    refused(archive, "E-SPLITS", "does not fit images.txt", splits=chosen)
+    refused(archive, "E-SPLITS", "does not fit the archive", splits=chosen)
     names = ["C:\\data\\images\\" + paths()[i].replace("/", "\\") for i in order]
     scipy.io.savemat(chosen / "res101.mat", {"image_files": cells(names), "features": np.zeros((2, 24))})
     data = open_image_set(archive, splits=chosen)
@@ -165,8 +165,8 @@ def test_pictures_in_no_list_are_left_out(archive):
         ({"trainval_loc": [1.5, *TRAINVAL]}, "no list of whole numbers"),
         ({"trainval_loc": [1, *TRAINVAL]}, "names a picture twice"),
         ({"test_seen_loc": [1, *TEST_SEEN]}, "pictures of another list"),
-        ({"test_seen_loc": [*TEST_SEEN, 13], "test_unseen_loc": TEST_UNSEEN[1:]}, "does not fit images.txt"),
-        ({"trainval_loc": TRAINVAL[:8], "test_seen_loc": TEST_SEEN[:4]}, "does not fit images.txt"),
+        ({"test_seen_loc": [*TEST_SEEN, 13], "test_unseen_loc": TEST_UNSEEN[1:]}, "does not fit the archive"),
+        ({"trainval_loc": TRAINVAL[:8], "test_seen_loc": TEST_SEEN[:4]}, "does not fit the archive"),
         ({"allclasses_names": cells(["a", "b", "c", "d"])}, "is about other classes"),
     ],
 )

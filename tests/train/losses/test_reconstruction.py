@@ -1,4 +1,4 @@
-"""Attribute reconstruction against loops over rows and attributes."""
+"""Reconstruction against loops over rows and attributes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from zsl_train.losses.reconstruction import plain_l1, weighted_l1
+from zsl_train.losses.reconstruction import plain_l1, squared_l2, weighted_l1
 
 
 def rows(seed: int) -> np.ndarray:
@@ -43,3 +43,10 @@ def test_a_perfect_reconstruction_costs_nothing_and_has_a_gradient():
     loss.backward()
     assert loss.item() == 0
     np.testing.assert_array_equal(decoded.grad.numpy(), np.zeros((6, 5)))
+
+
+def test_squared_l2_is_the_sum_of_squares():
+    decoded, target = rows(0), rows(1)
+    total = sum((p - q) ** 2 for x, a in zip(decoded, target, strict=True) for p, q in zip(x, a, strict=True))
+    got = squared_l2(torch.from_numpy(decoded), torch.from_numpy(target))
+    np.testing.assert_allclose(got.item(), total / 6, rtol=1e-12)

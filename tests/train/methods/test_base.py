@@ -9,7 +9,7 @@ from torch import nn
 
 from support.tiny_features import tiny_training_data
 from support.tiny_run import make_tiny_trained
-from zsl_train.methods.base import Dims, run_batched
+from zsl_train.methods.base import Dims, run_batched, run_rows
 
 
 class Sum(nn.Module):
@@ -50,11 +50,14 @@ def test_the_sizes_of_training_data():
     assert Dims(**data.dims.to_dict()) == data.dims
 
 
+@pytest.mark.parametrize("rule", ["fit", "rows"])
 @pytest.mark.parametrize("lift", [True, False])
-def test_tensors_go_by_part_and_back(lift):
-    one, other = make_tiny_trained(lift=lift), make_tiny_trained(lift=lift)
+def test_tensors_go_by_part_and_back(lift, rule):
+    one, other = make_tiny_trained(lift=lift, rule=rule), make_tiny_trained(lift=lift, rule=rule)
     state = one.state_dict()
-    assert {key.split(".")[0] for key in state} == {"embedder", "synthesizer"} | ({"lift"} if lift else set())
+    maker = "synthesizer" if rule == "fit" else "rows"
+    assert {key.split(".")[0] for key in state} == {"embedder", maker} | ({"lift"} if lift else set())
+    assert one.head_rule == rule
     other.load_state_dict(state)
     assert all(torch.equal(value, state[key]) for key, value in other.state_dict().items())
     before = {key: value.clone() for key, value in state.items()}
@@ -62,6 +65,16 @@ def test_tensors_go_by_part_and_back(lift):
         for parameter in module.parameters():
             parameter.data.fill_(9.0)
     assert all(torch.equal(value, before[key]) for key, value in state.items())  # a copy, not a view
+
+
+def test_rows_of_a_trained_model_are_computed_without_gradients():
+    trained = make_tiny_trained(lift=False, rule="rows")
+    semantic = np.random.default_rng(0).random((3, 6), dtype=np.float32)
+    semantic.flags.writeable = False
+    weight, bias = run_rows(trained.rows, semantic)
+    assert (weight.dtype, weight.shape, bias.dtype, bias.shape) == (np.float32, (3, 10), np.float32, (3,))
+    with torch.no_grad():
+        np.testing.assert_array_equal(weight, trained.rows(torch.from_numpy(semantic.copy()))[0])
 
 
 def test_tensors_of_a_part_that_is_not_there_are_refused():

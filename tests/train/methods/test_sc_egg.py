@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from support.tiny_features import ATTRIBUTES, CHANNELS, REGIONS, WORDS, tiny_training_data
-from zsl_runtime.errors import UsageError
+from zsl_runtime.errors import GateError, UsageError
 from zsl_train.losses.reconstruction import weighted_l1
 from zsl_train.methods import sc_egg
 from zsl_train.methods.base import Dims
@@ -28,7 +28,6 @@ from zsl_train.methods.sc_egg import (
     Embedder,
     Guide,
     Scen,
-    Synthesizer,
     build,
     cap_epochs,
     compress_mlp,
@@ -42,6 +41,7 @@ from zsl_train.methods.sc_egg import (
     train_guide,
     train_scen,
 )
+from zsl_train.methods.tf_vaegan import Synthesizer
 from zsl_train.nets import AttributeDecoder, Critic, Encoder, Feedback, Generator, MinMaxScaler, start_normal
 from zsl_train.session import Rng, Session
 
@@ -351,7 +351,7 @@ def slow_batch(eggn: Eggn):
 def test_a_critic_step_is_wgan_gp_and_a_decoder_step(weight, encoded):
     eggn = made_eggn(encoded_noise=encoded, critic_weight=3.0, penalty=4.0)
     other, before = copy.deepcopy(eggn), frozen_copy(eggn)
-    penalty, distance, decoded = eggn._critic_step(weight)
+    penalty, distance, decoded = eggn._critic_step(eggn.batches.draw(), weight)
     # The same by hand: double backward, formulas of METHODS.md 1.4 and 2.4. Gradients are compared: one step of Adam
     # makes a full step of every gradient, those that are 0 but for rounding included.
     real, semantic, _ = slow_batch(other)
@@ -400,7 +400,7 @@ def test_the_optimisers_have_the_published_rates_and_decays():
 def test_a_generator_step_minimises_the_sum_of_its_terms(weight, encoded):
     eggn = made_eggn(encoded_noise=encoded, critic_weight=3.0, seen_guidance=0.7, unseen_guidance=0.6)
     other, before = copy.deepcopy(eggn), frozen_copy(eggn)
-    got = eggn._generator_step(weight)
+    got = eggn._generator_step(eggn.batches.draw(), weight)
     real, semantic, labels = slow_batch(other)
     mean, log_variance = other.encoder(real, semantic)
     fake = slow_generate(other, mean + torch.exp(log_variance / 2) * other.rng.normal(7, ATTRIBUTES), semantic, weight)
@@ -428,14 +428,14 @@ def test_a_generator_step_minimises_the_sum_of_its_terms(weight, encoded):
 def test_terms_of_weight_zero_are_left_out_and_a_frozen_decoder_stays():
     eggn = made_eggn(freeze_decoder=True, seen_guidance=0.0, unseen_guidance=0.0)
     before = frozen_copy(eggn)
-    assert set(eggn._generator_step(0.0)) == {"bce", "kl", "critic", "attribute"}
+    assert set(eggn._generator_step(eggn.batches.draw(), 0.0)) == {"bce", "kl", "critic", "attribute"}
     assert changed(eggn, before) == {"encoder", "generator"}
 
 
 def test_without_unseen_classes_nothing_is_imagined_of_them():
     eggn = made_eggn()
     eggn.unseen = eggn.unseen[:0]
-    assert "unseen_guidance" not in eggn._generator_step(0.0)
+    assert "unseen_guidance" not in eggn._generator_step(eggn.batches.draw(), 0.0)
 
 
 def test_the_guide_is_never_trained():
@@ -459,7 +459,7 @@ def test_the_rule_sees_the_mean_penalty_of_the_critic_steps(adapt, monkeypatch):
     eggn, told = made_eggn(adapt_penalty=adapt), []
     zero = torch.tensor(0.0)
     penalties = iter([torch.tensor(1.0), torch.tensor(3.0)])
-    monkeypatch.setattr(eggn, "_critic_step", lambda weight: (next(penalties), zero, zero))
+    monkeypatch.setattr(eggn, "_critic_step", lambda batch, weight: (next(penalties), zero, zero))
     monkeypatch.setattr(eggn, "_adapt_penalty", told.append)
     eggn.outer_step(with_feedback=False)
     assert told == ([2.0] if adapt else [])
@@ -471,7 +471,7 @@ def test_feedback_is_used_in_every_second_loop_only(session, monkeypatch):
     config = replace(SMALL, batch=12, stage3_steps=11)  # 40 pictures: 3 steps a loop
     scen = train_scen(DATA, config, session, 0)
     guide, features = train_guide(DATA, scen, config, session, 1)
-    train_eggn(features, DATA, guide, scen, config, session=session, seed=2)
+    train_eggn(features, DATA, guide, scen.embedder, config, session=session, seed=2)
     assert heard == [False] * 3 + [True] * 3 + [False] * 3 + [True] * 2
 
 
@@ -645,3 +645,39 @@ def test_the_guide_with_a_scaler_undoes_it():
     scaler = MinMaxScaler(3).fit(torch.tensor([[1.0, -2.0, 5.0], [3.0, 2.0, 5.0]]))
     raw = torch.tensor([[1.5, 0.5, 4.0]])
     torch.testing.assert_close(Guide(nn.Identity(), scaler)(scaler(raw)), raw)
+
+
+# --- plain feature vectors -------------------------------------------------------------------------------------------
+
+
+def plain_data():
+    """The same pictures, each as its one brightest region."""
+    return replace(DATA, regions=DATA.regions.max(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("scaling", ["minmax", "standard"])
+def test_on_plain_vectors_the_third_stage_is_trained_alone_and_says_so(tmp_path, scaling):
+    told = []
+    config = replace(SMALL, scaling=scaling, stage3_steps=6)
+    trained = sc_egg.fit(plain_data(), config, Session(tmp_path, told.append), 0)
+    assert {line["stage"] for line in told if "stage" in line} == {"eggn"}
+    assert any("only the third stage" in line.get("note", "") for line in told)
+    again = build(config, plain_data().dims)
+    again.load_state_dict(trained.state_dict())
+    rows = plain_data().regions[DATA.rows].astype(np.float32)
+    f = again.eval().embedder(torch.from_numpy(rows)).numpy()
+    wanted = rows[:, 0] - (rows[:, 0].min(axis=0) if scaling == "minmax" else rows[:, 0].mean(axis=0))
+    wanted /= np.ptp(rows[:, 0], axis=0) if scaling == "minmax" else rows[:, 0].std(axis=0)
+    np.testing.assert_allclose(f, wanted, atol=1e-4)
+
+
+def test_on_plain_vectors_only_the_third_stage_takes_time():
+    dims = Dims(regions=1, channels=2048, attributes=312, word_width=300, classes=200)
+    assert step_seconds(Config(), dims)[:2] == (0.0, 0.0)
+    assert estimate(Config(stage1_steps=10**6), dims, 1000) == estimate(Config(), dims, 1000)
+
+
+def test_numbers_that_are_none_stop_plain_vectors_too(tmp_path):
+    broken = replace(plain_data(), regions=np.full_like(plain_data().regions, np.nan))
+    with pytest.raises(GateError, match="E-DIVERGED"):
+        sc_egg.fit(broken, SMALL, Session(tmp_path, lambda _: None), 0)

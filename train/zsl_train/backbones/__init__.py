@@ -64,6 +64,8 @@ def rebuild(name: str, size: int, state_dict: Mapping[str, Tensor]) -> Backbone:
 
 def _empty(name: str, size: int | None) -> Backbone:
     """The network without weights: load_weights brings them, so nothing is drawn at random first."""
+    if name == "features":
+        raise UsageError("E-BACKBONE", "the recipe is for a feature file; name it with --features FILE, or a backbone")
     if name not in BACKBONES:
         raise UsageError("E-BACKBONE", f"no backbone {name!r}; known are {', '.join(sorted(BACKBONES))}")
     kind = BACKBONES[name]

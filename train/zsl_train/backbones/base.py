@@ -72,6 +72,13 @@ class Backbone(nn.Module, ABC):
     def feature_map(self, x: Tensor) -> Tensor:
         """Normalised pictures (N, 3, P, P) -> last map (N, V, height, width)."""
 
+    def early_map(self, x: Tensor) -> Tensor:
+        """Normalised pictures (N, 3, h, w) of any size -> a map in which near pictures look alike (`Comparator`).
+
+        The last map, unless a backbone knows an earlier one, which keeps more of the picture.
+        """
+        return self.feature_map(x)
+
     def forward(self, images: Tensor) -> Tensor:
         """Region features of pictures.
 
@@ -117,6 +124,21 @@ class Backbone(nn.Module, ABC):
         self._weights_sha256 = None
         self.requires_grad_(requires_grad=False)
         return self.eval()
+
+
+class Comparator(nn.Module):
+    """Grey levels (N, 3, h, w), float32 in 0..255, RGB -> the early map of a frozen backbone.
+
+    Gradients pass through it to the picture; its weights take none.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, levels: Tensor) -> Tensor:
+        """(N, 3, h, w) -> (N, channels, h', w')."""
+        return self.backbone.early_map((levels - self.backbone.mean) / self.backbone.std)
 
 
 def _check_weights(expected: Mapping[str, Tensor], given: Mapping[str, Any], complaint: str) -> None:

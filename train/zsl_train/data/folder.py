@@ -92,6 +92,8 @@ def open_folder(directory: Path, splits: Path | None, seed: int) -> ImageSet:
 def write_split(image_set: ImageSet, path: Path) -> None:
     """Write the split as a split.csv (columns image, role), which gives the same ImageSet when read back.
 
+    Rows of a feature file that have no role are left out.
+
     Raises:
         SystemProblem: E-SYSTEM when it cannot be written; nothing half-written is left.
 
@@ -99,7 +101,8 @@ def write_split(image_set: ImageSet, path: Path) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("image", "role"))
-    writer.writerows(zip(image_set.paths, image_set.role.tolist(), strict=True))
+    rows = zip(image_set.paths, image_set.role.tolist(), strict=True)
+    writer.writerows((path, role) for path, role in rows if role)
     try:
         write_whole(path, text.getvalue().encode())
     except OSError as error:
@@ -180,7 +183,7 @@ def _read_split(path: Path, found: _Found) -> tuple[NDArray[np.str_], tuple[str,
     row_of |= {picture: row for row, picture in enumerate(found.paths)}
     role = np.full(len(found.paths), "", dtype="<U5")
     missing = []
-    for line, (name, given) in _read_columns(path, ("image", "role")):
+    for line, (name, given) in read_columns(path, ("image", "role")):
         pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts:
             raise UsageError(
@@ -216,7 +219,7 @@ def _read_words(path: Path, attributes: Sequence[str]) -> tuple[tuple[str, ...],
     if not path.exists():
         return tuple(attribute_words(name) for name in attributes), ()
     given: dict[str, str] = {}
-    for line, (name, words) in _read_columns(path, ("name", "words")):
+    for line, (name, words) in read_columns(path, ("name", "words")):
         if _nfc(name) in given:
             raise UsageError("E-ATTRIBUTES", f"{path}, line {line}: attribute {name!r} is there twice; remove one")
         given[_nfc(name)] = " ".join(words.split()) or attribute_words(name)
@@ -246,7 +249,7 @@ def _read_vectors(path: Path, words: Sequence[str]) -> tuple[NDArray[np.float32]
     return loaded.vectors, loaded.notes
 
 
-def _read_columns(path: Path, names: tuple[str, str]) -> list[tuple[int, tuple[str, str]]]:
+def read_columns(path: Path, names: tuple[str, str]) -> list[tuple[int, tuple[str, str]]]:
     """(line number, the two named cells, stripped) of every row of a CSV file; other columns are ignored.
 
     Raises:

@@ -19,14 +19,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zsl_runtime.class_table import ClassTable
+    from zsl_train.data.feature_file import FeatureFile
 
 ROLES = ("train", "val", "test")
+MANY_NEGATIVE = 0.02  # share of negative attributes beyond which they are no marks for missing ones
 TEST_SHARE = 0.2  # of a seen class's photographs, as in the proposed splits of Xian et al. (2017)
 
 LAYOUTS = (
     "either a data folder (images/<class>/*.jpg and classes.csv with the columns name, split (seen|unseen) and one per "
     "attribute) or the CUB-200-2011 archive (images/, images.txt, image_class_labels.txt, classes.txt, "
-    "attributes/class_attribute_labels_continuous.txt)"
+    "attributes/class_attribute_labels_continuous.txt) or that of AWA2 (JPEGImages/, classes.txt, predicates.txt, "
+    "predicate-matrix-continuous.txt), SUN (SUNAttributeDB/, images/), aPY (attribute_data/) or FLO (jpg/, "
+    "imagelabels.mat)"
 )
 
 
@@ -38,12 +42,17 @@ class ImageSet:
         root: the images folder.
         paths: n picture files relative to `root`, with forward slashes, sorted or in the archive's order.
         labels: (n,) int64, the class of each picture: a row of `table`.
-        role: (n,) str, 'train', 'val' or 'test'. Pictures of unseen classes are all 'test'.
+        role: (n,) str, 'train', 'val' or 'test'. Pictures of unseen classes are all 'test'. Rows of a feature file that
+            no list of the split names have '' and are not used.
         table: the C classes with their raw attributes.
         words: A wordings of the attributes, plain words separated by spaces ('bill shape curved').
         word_vectors: (A, W) float32 that came with the data (unnormalised), or None.
         split_version: which split this is, for the protocol of every score.
         notes: things the user should be told, one line each.
+        features: the feature file whose rows stand in place of photographs, row for row; None for photographs. `paths`
+            are then ``FILE#ROW``, counted from 0.
+        attribute_source: what the attributes are, for the protocol of every score; '' says no more than their number.
+        data_set: the published data set that this is or looks like (CUB, SUN, AWA1, AWA2, APY, FLO), or ''.
 
     """
 
@@ -56,6 +65,14 @@ class ImageSet:
     word_vectors: NDArray[np.float32] | None
     split_version: str
     notes: tuple[str, ...]
+    features: FeatureFile | None = None
+    attribute_source: str = ""
+    data_set: str = ""
+
+    @property
+    def unit(self) -> str:
+        """What its pictures are called, in the plural."""
+        return "photographs" if self.features is None else "feature rows"
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -74,32 +91,59 @@ class ImageSet:
         return np.flatnonzero(chosen).astype(np.int64)
 
 
-def open_image_set(directory: str | Path, splits: str | Path | None = None, seed: int = 0) -> ImageSet:
-    """Open a data folder or CUB-200-2011's original archive.
+def open_image_set(
+    directory: str | Path,
+    splits: str | Path | None = None,
+    seed: int = 0,
+    *,
+    features: str | Path | None = None,
+    attributes: str = "att",
+) -> ImageSet:
+    """Open a data folder, an original archive, or a feature file with its split.
 
     Args:
-        directory: the data folder (DESIGN.md section 8), or the extracted archive: its folder CUB_200_2011 or the one
-            around it.
-        splits: for a data folder, a CSV file used in place of split.csv; for CUB, att_splits.mat or its folder.
+        directory: the data folder (DESIGN.md section 8); or an extracted archive, such as CUB's folder CUB_200_2011 or
+            the one around it; or, for a feature file, the folder with att_splits.mat.
+        splits: for a data folder, a CSV file used in place of split.csv; otherwise att_splits.mat or its folder.
         seed: of the splits we make where none is given.
+        features: a feature file, as given or inside `directory`, in place of photographs.
+        attributes: of a feature file: `att`, `original_att` or a file (`zsl_train.data.xlsa17`).
 
     Raises:
-        UsageError: E-DATA-LAYOUT when it is neither; otherwise what the reader of the layout raises.
+        UsageError: E-DATA-LAYOUT when it is none of them; E-ATTRIBUTES when `attributes` is given for photographs;
+            otherwise what the reader of the layout raises.
 
     """
-    from zsl_train.data import cub, folder
+    from zsl_train.data import archives, cub, folder, xlsa17
+    from zsl_train.data.att_splits import FILE
+    from zsl_train.data.feature_file import feature_files
 
     where = Path(directory)
     chosen = None if splits is None else Path(splits)
     if not where.is_dir():
         raise UsageError("E-DATA-LAYOUT", f"{where} is not a folder; expected {LAYOUTS}")
+    if features is not None:
+        return xlsa17.open_xlsa17(where, Path(features), chosen, attributes)
+    if attributes != "att":
+        raise UsageError(
+            "E-ATTRIBUTES",
+            f"attributes = {attributes!r} is for feature files (--features); those of photographs lie beside them",
+        )
     if (where / "classes.csv").is_file():
         return folder.open_folder(where, chosen, seed)
     archive = cub.find_archive(where)
     if archive is not None:
         return cub.open_cub(archive, chosen, seed)
+    other = archives.find_archive(where)
+    if other is not None:
+        return archives.open_archive(*other, chosen, seed)
     names = sorted(entry.name for entry in where.iterdir())
-    raise UsageError("E-DATA-LAYOUT", f"{where} holds {listed(names) or 'nothing'}; expected {LAYOUTS}")
+    hint = ""
+    if FILE in names:
+        hint = f"; with {FILE} goes a feature file: add --features " + next(
+            (path.name for path in feature_files(where)), "FILE.mat"
+        )
+    raise UsageError("E-DATA-LAYOUT", f"{where} holds {listed(names) or 'nothing'}; expected {LAYOUTS}{hint}")
 
 
 def seeded_roles(labels: NDArray[np.int64], table: ClassTable, seed: int) -> tuple[NDArray[np.str_], tuple[str, ...]]:

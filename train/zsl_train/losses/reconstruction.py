@@ -1,4 +1,4 @@
-"""How far a decoded semantic vector lies from the class's own."""
+"""How far a decoded vector lies from the one it should be."""
 
 from __future__ import annotations
 
@@ -40,3 +40,17 @@ def plain_l1(decoded: Tensor, semantic: Tensor) -> Tensor:
 
     """
     return (decoded - semantic).abs().sum(dim=1).mean()
+
+
+def squared_l2(decoded: Tensor, target: Tensor) -> Tensor:
+    """Squared Euclidean distance, summed over columns, mean over rows.
+
+    Args:
+        decoded: (B, X).
+        target: (B, X).
+
+    Returns:
+        scalar.
+
+    """
+    return (decoded - target).square().sum(dim=1).mean()

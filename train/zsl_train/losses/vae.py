@@ -44,6 +44,57 @@ def bernoulli_reconstruction(reconstruction: Tensor, target: Tensor) -> Tensor:
     return loss / len(target)
 
 
+def gaussian_reconstruction(reconstruction: Tensor, target: Tensor) -> Tensor:
+    """Half the squared error summed over dims, mean over rows: minus the log-likelihood of N(reconstruction, 1).
+
+    Ours, in place of `bernoulli_reconstruction` for features that are not in [0, 1] (standardised, unit L2 norm).
+
+    Args:
+        reconstruction: (B, F).
+        target: (B, F).
+
+    Returns:
+        scalar.
+
+    """
+    return 0.5 * (reconstruction - target).square().sum(dim=1).mean()
+
+
 def sample_normal(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
     """Reparameterised sample: mean + exp(log_variance / 2) * noise, all (B, Z)."""
     return mean + torch.exp(0.5 * log_variance) * noise
+
+
+def sample_by_variance(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
+    """A sample as CADA-VAE's code draws it: mean + exp(log_variance) * noise (METHODS.md 6.2).
+
+    The factor is the variance, not the deviation: the published numbers were reached with it.
+
+    Args:
+        mean: (B, Z).
+        log_variance: (B, Z).
+        noise: (B, Z), or (B, 1) for one number shared by all dimensions of a row, as there.
+
+    """
+    return mean + torch.exp(log_variance) * noise
+
+
+def wasserstein_of_diagonals(mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_log: Tensor) -> Tensor:
+    """2-Wasserstein distance of two diagonal Gaussians, mean over rows.
+
+    sqrt(||m1 - m2||^2 + ||s1 - s2||^2) with deviations s = exp(log_variance / 2): CADA-VAE (Schoenfeld et al., CVPR
+    2019) and ACMR (Eq. 4). Where both are equal the gradient is 0, not NaN.
+
+    Args:
+        mean: (B, Z).
+        log_variance: (B, Z).
+        other_mean: (B, Z).
+        other_log: (B, Z), the other log-variance.
+
+    Returns:
+        scalar.
+
+    """
+    apart = torch.cat([mean - other_mean, torch.exp(0.5 * log_variance) - torch.exp(0.5 * other_log)], dim=1)
+    # vector_norm has the subgradient 0 at 0, where a square root of a sum of squares has none
+    return torch.linalg.vector_norm(apart, dim=1).mean()  # type: ignore[no-any-return]

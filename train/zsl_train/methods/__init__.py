@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from zsl_runtime.errors import UsageError
-from zsl_train.methods import sc_egg
+from zsl_runtime.errors import UsageError, nearest
+from zsl_train.methods import acmr, cada_vae, dcr_gan, eszsl, f_clswgan, lisgan, sc_egg, sp_aen, tf_vaegan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,7 +29,10 @@ class Method(Protocol):
 
     @property
     def LENGTHS(self) -> Sequence[str]:  # noqa: N802
-        """The settings that say how long the stages are: where a recipe gives one, nothing is sized to the data."""
+        """The settings that say how long the stages are: where a recipe gives one, nothing is sized to the data.
+
+        Empty for a method in closed form: then `cap_epochs` and `size` give the settings back.
+        """
 
     def build(self, config: Any, dims: Dims) -> Trained:
         """The shipped modules, untrained."""
@@ -47,11 +50,15 @@ class Method(Protocol):
         """Seconds one training takes on two cores."""
 
 
-METHODS: dict[str, Method] = {sc_egg.NAME: sc_egg}
+METHODS: dict[str, Method] = {
+    method.NAME: method for method in (sc_egg, sp_aen, dcr_gan, lisgan, acmr, f_clswgan, tf_vaegan, cada_vae, eszsl)
+}
 
 
 def find_method(name: str) -> Method:
     """The method called `name`; UsageError E-METHOD lists the known ones."""
     if name not in METHODS:
-        raise UsageError("E-METHOD", f"no method {name!r}; known are {', '.join(sorted(METHODS))}")
+        raise UsageError(
+            "E-METHOD", f"no method {name!r}; known are {', '.join(sorted(METHODS))}{nearest(name, METHODS)}"
+        )
     return METHODS[name]

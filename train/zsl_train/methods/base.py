@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from zsl_runtime.class_table import ClassTable
     from zsl_runtime.head import View
+    from zsl_train.data.pictures import Pictures
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class TrainingData:
         table: the C classes, seen and unseen.
         semantic: (C, A) float32 semantic vectors (the semantic rule applied).
         word_vectors: (A, W) float32 attribute word vectors, unnormalised.
+        pictures: the training pictures themselves, decoded when they are asked for; None where there are features only.
 
     """
 
@@ -68,6 +70,7 @@ class TrainingData:
     table: ClassTable
     semantic: NDArray[np.float32]
     word_vectors: NDArray[np.float32]
+    pictures: Pictures | None = None
 
     @property
     def dims(self) -> Dims:
@@ -88,26 +91,43 @@ class Trained:
     Attributes:
         embedder: region features (B, R, V) float32 -> features f (B, F).
         lift: f (B, F) -> lifted x (B, D); None when the head looks at f itself.
-        synthesizer: semantic (M, A), noise (M, Z) -> synthetic f (M, F).
-        noise_width: Z.
+        synthesizer: semantic (M, A), noise (M, Z) -> synthetic f (M, F); None where `rows` makes the head.
+        noise_width: Z; 0 without a synthesizer.
         feature_width: F.
         lifted_width: D (equal to F without a lift).
-        views: the column ranges of x that heads look at, with how each is fitted.
-        synthetic_per_class: synthetic features drawn for each class without photographs.
+        views: the column ranges of x that heads look at, with how each is fitted. With `rows` there is one, of all
+            columns, and it is not fitted.
+        synthetic_per_class: synthetic features drawn for each class without photographs; 0 without a synthesizer.
+        rows: semantic (M, A) -> a class's weights (M, D) and bias (M,); the head's rows come from it, and nothing is
+            synthesized or fitted (the head rule `rows`). Exactly one of synthesizer and rows is given.
+        replay: regions (B, R, V), noise (B, K, Z) -> (B, K, F): K rows of each picture that a head is fitted on, where
+            these are not f itself (a sampled latent, say). It runs on the embedder's tensors and has none of its own.
+        replay_per_class: with `replay`, rows of each seen class; a class with fewer pictures has several of each.
 
     """
 
     embedder: nn.Module
     lift: nn.Module | None
-    synthesizer: nn.Module
+    synthesizer: nn.Module | None
     noise_width: int
     feature_width: int
     lifted_width: int
     views: tuple[View, ...]
     synthetic_per_class: int
+    rows: nn.Module | None = None
+    replay: nn.Module | None = None
+    replay_per_class: int = 0
+
+    def __post_init__(self) -> None:
+        assert (self.synthesizer is None) != (self.rows is None), "one of synthesizer and rows makes the head"
+
+    @property
+    def head_rule(self) -> str:
+        """How heads are made of these modules: `fit` or `rows`."""
+        return "fit" if self.rows is None else "rows"
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Tensors of all modules, keys ``embedder.*``, ``lift.*``, ``synthesizer.*``."""
+        """Tensors of all modules, keys ``embedder.*``, ``lift.*``, ``synthesizer.*``, ``rows.*``."""
         return {
             f"{part}.{key}": tensor.detach().clone().contiguous()
             for part, module in self.modules().items()
@@ -126,16 +146,21 @@ class Trained:
 
     def modules(self) -> dict[str, nn.Module]:
         """The modules by part name."""
-        parts: dict[str, nn.Module] = {"embedder": self.embedder, "synthesizer": self.synthesizer}
-        if self.lift is not None:
-            parts["lift"] = self.lift
-        return parts
+        parts = {"embedder": self.embedder, "synthesizer": self.synthesizer, "rows": self.rows, "lift": self.lift}
+        return {name: module for name, module in parts.items() if module is not None}
 
     def eval(self) -> Trained:
         """Switch every module to eval mode and freeze it; returns self."""
         for module in self.modules().values():
             module.eval().requires_grad_(requires_grad=False)
         return self
+
+
+def run_rows(module: nn.Module, semantic: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Apply the `rows` of a Trained: semantic (M, A) -> weights (M, D) and biases (M,), float32."""
+    with torch.inference_mode():
+        weight, bias = module(torch.from_numpy(semantic.copy()))
+    return weight.numpy(), bias.numpy()
 
 
 def run_batched(module: nn.Module, *inputs: NDArray[Any], batch_size: int = 256) -> NDArray[np.float32]:

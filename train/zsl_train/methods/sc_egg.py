@@ -10,12 +10,16 @@ Where the paper and the published code differ, both are options of `Config`; the
 k_n = v_n W_beta, the attribute score is e_n = sum_r alpha_nr (k_n . r_r), and mean pooling is
 sum_r (mean_n alpha_nr) r_r. Only `mlp` pooling needs a hidden layer of width A/2 per channel, and even that is
 computed as (W1 alpha) r, with the sum over regions after the product with W1.
+
+On plain feature vectors (one region a picture) there is nothing to attend to: stages 1 and 2 are skipped, f is the
+vector itself, scaled, and EGGN is trained alone. Its guide is then a linear classifier of f over all classes by
+closed-form semantic regression (`zsl_train.methods.semantic_guide`), unseen classes included; the log says so.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -24,18 +28,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from zsl_runtime.errors import UsageError
-from zsl_runtime.head import FitSettings, View
-from zsl_train.losses.reconstruction import plain_l1, weighted_l1
-from zsl_train.losses.vae import bernoulli_reconstruction, kl_to_standard_normal, sample_normal
-from zsl_train.losses.wgan_gp import gradient_penalty
-from zsl_train.methods.base import Dims, Trained, TrainingData
-from zsl_train.nets import AttributeDecoder, Critic, Encoder, Feedback, Generator, MinMaxScaler, start_normal
-from zsl_train.session import Rng, Scalar, Session
+from zsl_train.methods import tf_vaegan
+from zsl_train.methods.lengths import FLOPS_PER_SECOND, STEP_SECONDS
+from zsl_train.methods.lengths import steps as _steps
+from zsl_train.methods.pooled import pooled_features
+from zsl_train.methods.semantic_guide import semantic_guide
+from zsl_train.methods.tf_vaegan import VaeGan
+from zsl_train.nets import MinMaxScaler, PooledEmbedder
+from zsl_train.session import Rng, Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+
+    from zsl_train.methods.base import Dims, Trained, TrainingData
 
 NAME = "sc-egg"
 AT_LEAST_ONE = ("embedding_batch", "guide_hidden", "hidden", "batch", "critic_steps", "synthetic_per_class")
@@ -47,6 +54,8 @@ class Config:
     """Settings of SC-EGG. [P] paper, [C] published code (SUN), [T] TF-VAEGAN's code, [D] DAZLE's code, [O] ours.
 
     Attributes:
+        scaling: of plain feature vectors (one region): `minmax` as the published feature, `standard`, `l2` or
+            `l2-centred` [O]. Attended features are always scaled by minmax.
         normalise_words: start V from unit word vectors: yes on AWA2 and SUN [C, D], no on CUB [D].
         centre_regions: subtract the mean training region before anything else [O]. Not in the paper or the code.
         w_beta_std: standard deviation of W_beta's initial values; 1 [C].
@@ -92,6 +101,7 @@ class Config:
 
     """
 
+    scaling: Literal["minmax", "standard", "l2", "l2-centred"] = "minmax"
     normalise_words: bool = True
     centre_regions: bool = False
     w_beta_std: float = 1.0
@@ -138,7 +148,7 @@ class Config:
         for name in AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise UsageError("E-RECIPE", f"{name} = {getattr(self, name)!r} of {NAME}; expected at least 1")
-        _fit_settings(self)  # refuses impossible ones now, not after an hour of training
+        gan_settings(self, 1)  # refuses impossible ones now, not after an hour of training
         if self.guide == "shared" and self.global_weight == 0 and self.pooling == "mlp":
             raise UsageError(
                 "E-RECIPE",
@@ -185,6 +195,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+PRESETS_FOR = {"code": ("SUN",)}  # the only configuration that was published with the code
 
 # --- the shipped modules ------------------------------------------------------------------------------------------
 
@@ -257,90 +268,26 @@ class Embedder(nn.Module):
         return self.scaler(self.compress(regions))  # type: ignore[no-any-return]
 
 
-class Lift(nn.Module):
-    """f -> [f, Dec(f), hidden of Dec]: what the shipped classifier looks at (METHODS.md 2.5)."""
-
-    def __init__(self, decoder: AttributeDecoder) -> None:
-        super().__init__()
-        self.decoder = decoder
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, F) -> (B, F + A + H)."""
-        semantic, hidden = self.decoder(features)
-        return torch.cat([features, semantic, hidden], dim=1)
-
-
-class Synthesizer(nn.Module):
-    """Semantic vector and noise -> synthetic f; with feedback, generated twice (TF-VAEGAN)."""
-
-    def __init__(
-        self, generator: Generator, decoder: AttributeDecoder | None, feedback: Feedback | None, weight: float
-    ) -> None:
-        super().__init__()
-        self.generator = generator
-        self.decoder = decoder
-        self.feedback = feedback
-        self.weight = weight
-
-    def forward(self, semantic: Tensor, noise: Tensor) -> Tensor:
-        """(M, A), (M, Z) -> (M, F)."""
-        fake: Tensor = self.generator(noise, semantic)
-        if self.decoder is None or self.feedback is None:
-            return fake
-        _, hidden = self.decoder(fake)
-        return self.generator(noise, semantic, self.weight * self.feedback(hidden))  # type: ignore[no-any-return]
+def gan_settings(config: Config, regions: int) -> tf_vaegan.Config:
+    """Stage 3's settings as those of TF-VAEGAN; the generator step draws a batch of its own, as the code does."""
+    own = {one.name: getattr(config, one.name) for one in fields(tf_vaegan.Config) if hasattr(config, one.name)}
+    if regions > 1:
+        own["scaling"] = "minmax"
+    return tf_vaegan.Config(**own, fresh_batch=True)
 
 
 def build(config: Config, dims: Dims) -> Trained:
     """The shipped modules for these sizes, untrained."""
-    features, attributes, hidden = dims.channels, dims.attributes, config.hidden
-    decoder = AttributeDecoder(features, hidden, attributes)
-    return _trained(
-        config,
-        Embedder(attributes, features, config.pooling),
-        Generator(attributes, attributes, hidden, features),
-        decoder,
-        Feedback(hidden),
-    )
-
-
-def _trained(
-    config: Config, embedder: Embedder, generator: Generator, decoder: AttributeDecoder, feedback: Feedback
-) -> Trained:
-    features = generator.last.out_features
-    attributes = decoder.last.out_features
-    lifted = features + attributes + config.hidden
-    used = config.feedback_synthesis != 0
-    synthesizer = Synthesizer(
-        generator, decoder if used else None, feedback if used else None, config.feedback_synthesis
-    )
-    return Trained(
-        embedder=embedder,
-        lift=Lift(decoder),
-        synthesizer=synthesizer,
-        noise_width=attributes,
-        feature_width=features,
-        lifted_width=lifted,
-        views=(View("lifted", 0, lifted, 1.0, _fit_settings(config)),),
-        synthetic_per_class=config.synthetic_per_class,
-    )
-
-
-def _fit_settings(config: Config) -> FitSettings:
-    """How the head is fitted; UsageError E-FIT-SETTINGS when that is impossible."""
-    return FitSettings(
-        epochs=config.head_epochs,
-        batch_size=config.head_batch or config.synthetic_per_class,
-        learning_rate=config.head_learning_rate,
-    )
+    embedder: nn.Module = Embedder(dims.attributes, dims.channels, config.pooling)
+    if dims.regions == 1:
+        embedder = PooledEmbedder(dims.channels, config.scaling)
+    return tf_vaegan.build_around(gan_settings(config, dims.regions), embedder, dims)
 
 
 # --- how long it takes ---------------------------------------------------------------------------------------------
 
-FLOPS_PER_SECOND = 60e9  # what two cores of a current server reach in these products, measured
 SHORTEST = (300, 400, 240)  # steps of the stages below which accuracy on validation classes suffers
 LENGTHS = tuple(f"stage{number}_{unit}" for number in (1, 2, 3) for unit in ("epochs", "steps"))
-STEP_SECONDS = 0.004  # of a step besides its products: drawing, small tensors, Python
 
 
 def steps_of(config: Config, count: int) -> tuple[int, int, int]:
@@ -352,6 +299,9 @@ def steps_of(config: Config, count: int) -> tuple[int, int, int]:
 
 def step_seconds(config: Config, dims: Dims) -> tuple[float, float, float]:
     """Seconds of one step of each stage on two cores: multiply-adds of forward and backward over the measured rate."""
+    third = tf_vaegan.outer_step_seconds(gan_settings(config, dims.regions), dims)
+    if dims.regions == 1:  # the first two are skipped
+        return 0.0, 0.0, third
     regions, channels, attributes = dims.regions, dims.channels, dims.attributes
     maps = 2 * regions * channels * attributes
     mlp = regions * (attributes // 2) * (attributes + channels) if config.global_weight > 0 else 0
@@ -360,20 +310,10 @@ def step_seconds(config: Config, dims: Dims) -> tuple[float, float, float]:
         guide = config.embedding_batch * 3.0 * config.guide_hidden * (channels + dims.classes)
     else:
         guide = config.embedding_batch * (maps / 2 + 3 * mlp)
-    critic = config.hidden * (channels + attributes)
-    generator = config.hidden * (2 * attributes + channels)
-    decoder = config.hidden * (channels + attributes)
-    encoder = config.hidden * (channels + 3 * attributes)
-    one_critic = config.batch * (9 * critic + 3 * decoder + encoder + generator)
-    one_generator = config.batch * (6 * generator + 3 * encoder + 2 * critic + 3 * decoder)
-    feedback = 0.5 * config.batch * 4 * config.hidden**2 * 2 if config.feedback_train > 0 else 0
-    # Adam reads and writes every parameter: as dear as a few rows of the products
-    update = 12 * (config.critic_steps * (critic + decoder) + generator + encoder + decoder)
-    outer = config.critic_steps * one_critic + one_generator + feedback + update
     return (
         2 * scen / FLOPS_PER_SECOND + STEP_SECONDS,
         2 * guide / FLOPS_PER_SECOND + STEP_SECONDS,
-        2 * outer / FLOPS_PER_SECOND + (config.critic_steps + 2) * STEP_SECONDS,
+        third,
     )
 
 
@@ -492,10 +432,6 @@ def _embedding_optimiser(parameters: list[nn.Parameter], config: Config) -> torc
         weight_decay=config.weight_decay,
         momentum=config.momentum,
     )
-
-
-def _steps(epochs: float, steps: int, count: int, batch: int) -> int:
-    return steps if steps > 0 else max(1, round(epochs * count / batch))
 
 
 def _regions(data: TrainingData, positions: Tensor) -> Tensor:
@@ -669,132 +605,21 @@ def _train_shared_guide(
 # --- stage 3: EGGN ------------------------------------------------------------------------------------------------
 
 
-class Eggn:
-    """The networks, optimisers and steps of stage 3: TF-VAEGAN on f, guided (METHODS.md 2.4)."""
+class Eggn(VaeGan):
+    """TF-VAEGAN on f, its generator guided by a classifier (paper Eq. 13-15)."""
 
     def __init__(self, features: Tensor, data: TrainingData, guide: Guide, config: Config, rng: Rng) -> None:
-        width, attributes, hidden = features.shape[1], data.dims.attributes, config.hidden
-        self.config = config
-        self.features = features
-        self.labels = torch.from_numpy(data.labels)
-        self.semantic = torch.from_numpy(data.semantic)
+        super().__init__(features, data, gan_settings(config, data.dims.regions), rng)
         self.unseen = torch.from_numpy(np.flatnonzero(~data.table.seen))
         self.guide = guide.eval().requires_grad_(requires_grad=False)
-        self.rng = rng
-        self.encoder = Encoder(width, attributes, hidden, attributes)
-        self.generator = Generator(attributes, attributes, hidden, width)
-        self.critic = Critic(width, attributes, hidden)
-        self.decoder = AttributeDecoder(width, hidden, attributes)
-        self.feedback = Feedback(hidden)
-        for network in (self.encoder, self.generator, self.critic, self.decoder, self.feedback):
-            start_normal(network, rng.generator)
-        gan, betas = config.learning_rate_gan, (0.5, 0.999)
-        self.adam = {
-            # E alone has the default betas (METHODS.md 2.4)
-            "encoder": torch.optim.Adam(self.encoder.parameters(), lr=gan, fused=True),
-            "generator": torch.optim.Adam(self.generator.parameters(), lr=gan, betas=betas, fused=True),
-            "critic": torch.optim.Adam(self.critic.parameters(), lr=gan, betas=betas, fused=True),
-            "decoder": torch.optim.Adam(
-                self.decoder.parameters(), lr=config.learning_rate_decoder, betas=betas, fused=True
-            ),
-            "feedback": torch.optim.Adam(
-                self.feedback.parameters(), lr=config.learning_rate_feedback, betas=betas, fused=True
-            ),
-        }
-        self.penalty = Scalar(config.penalty)
-        self.reconstruction = plain_l1 if config.reconstruction == "l1" else weighted_l1
+        self.seen_guidance, self.unseen_guidance = config.seen_guidance, config.unseen_guidance
 
-    def state(self) -> dict[str, Any]:
-        """All that changes in stage 3."""
-        return {
-            "encoder": self.encoder,
-            "generator": self.generator,
-            "critic": self.critic,
-            "decoder": self.decoder,
-            "feedback": self.feedback,
-            "penalty": self.penalty,
-            "rng": self.rng,
-            **{f"adam_{name}": adam for name, adam in self.adam.items()},
-        }
-
-    def outer_step(self, *, with_feedback: bool) -> dict[str, Tensor]:
-        """`critic_steps` critic updates and one generator update; returns the losses."""
-        weight = self.config.feedback_train if with_feedback else 0.0
-        penalties, distance, decoded = [], torch.tensor(0.0), torch.tensor(0.0)
-        for _ in range(self.config.critic_steps):
-            penalty, distance, decoded = self._critic_step(weight)
-            penalties.append(penalty)
-        if self.config.adapt_penalty:
-            self._adapt_penalty(float(torch.stack(penalties).mean()))
-        return {"wasserstein": distance, "decoder": decoded, **self._generator_step(weight)}
-
-    def _adapt_penalty(self, mean: float) -> None:
-        # TF-VAEGAN's code (METHODS.md 2.4): compares the unweighted mean penalty with 1.05 and 1.001
-        if mean > 1.05:
-            self.penalty.value *= 1.1
-        elif mean < 1.001:
-            self.penalty.value /= 1.1
-
-    def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        chosen = self.rng.permutation(len(self.features))[: self.config.batch]
-        labels = self.labels[chosen]
-        return self.features[chosen], self.semantic[labels], labels
-
-    def _generate(self, noise: Tensor, semantic: Tensor, weight: float) -> Tensor:
-        fake: Tensor = self.generator(noise, semantic)
-        if weight == 0:
-            return fake
-        _, hidden = self.decoder(fake)
-        return self.generator(noise, semantic, weight * self.feedback(hidden.detach()))  # type: ignore[no-any-return]
-
-    def _critic_step(self, weight: float) -> tuple[Tensor, Tensor, Tensor]:
-        real, semantic, _ = self._batch()
-        decoded = self.config.reconstruction_weight * self.reconstruction(self.decoder(real)[0], semantic)
-        self.adam["decoder"].zero_grad()
-        decoded.backward()  # type: ignore[no-untyped-call]
-        self.adam["decoder"].step()
-        with torch.no_grad():
-            noise = self.rng.normal(len(real), semantic.shape[1])
-            if self.config.encoded_noise:
-                mean, log_variance = self.encoder(real, semantic)
-                noise = sample_normal(mean, log_variance, noise)
-            fake = self._generate(noise, semantic, weight)
-        scores = self.critic(torch.cat([real, fake]), torch.cat([semantic, semantic]))
-        distance = scores[: len(real)].mean() - scores[len(real) :].mean()
-        penalty = gradient_penalty(self.critic, real, fake, semantic, self.rng.uniform(len(real), 1))
-        self.adam["critic"].zero_grad()
-        (self.config.critic_weight * (self.penalty.value * penalty - distance)).backward()
-        self.adam["critic"].step()
-        return penalty.detach(), distance.detach(), decoded.detach()
-
-    def _generator_step(self, weight: float) -> dict[str, Tensor]:
-        config = self.config
-        real, semantic, labels = self._batch()
-        mean, log_variance = self.encoder(real, semantic)
-        noise = sample_normal(mean, log_variance, self.rng.normal(*mean.shape))
-        fake = self._generate(noise, semantic, weight)
-        losses = {
-            "bce": bernoulli_reconstruction(fake, real),
-            "kl": kl_to_standard_normal(mean, log_variance),
-        }
-        # With encoded noise off, the Wasserstein and decoder terms look at features of fresh noise
-        judged = fake if config.encoded_noise else self._generate(self.rng.normal(*mean.shape), semantic, weight)
-        losses["critic"] = -config.critic_weight * self.critic(judged, semantic).mean()
-        losses["attribute"] = config.reconstruction_weight * self.reconstruction(self.decoder(judged)[0], semantic)
-        if config.seen_guidance > 0:
-            losses["seen_guidance"] = config.seen_guidance * F.cross_entropy(self.guide(fake), labels)
-        if config.unseen_guidance > 0 and len(self.unseen) > 0:
-            losses["unseen_guidance"] = config.unseen_guidance * self._unseen_guidance(weight)
-        updated = ["encoder", "generator"]
-        if weight != 0:
-            updated.append("feedback")
-        if not config.freeze_decoder:
-            updated.append("decoder")
-        for adam in self.adam.values():
-            adam.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
-        for name in updated:
-            self.adam[name].step()
+    def _further_losses(self, fake: Tensor, labels: Tensor, weight: float) -> dict[str, Tensor]:
+        losses = {}
+        if self.seen_guidance > 0:
+            losses["seen_guidance"] = self.seen_guidance * F.cross_entropy(self.guide(fake), labels)
+        if self.unseen_guidance > 0 and len(self.unseen) > 0:
+            losses["unseen_guidance"] = self.unseen_guidance * self._unseen_guidance(weight)
         return losses
 
     def _unseen_guidance(self, weight: float) -> Tensor:
@@ -806,27 +631,27 @@ class Eggn:
 
 
 def train_eggn(
-    features: Tensor, data: TrainingData, guide: Guide, scen: Scen, config: Config, *, session: Session, seed: int
+    features: Tensor,
+    data: TrainingData,
+    guide: Guide,
+    embedder: nn.Module,
+    config: Config,
+    *,
+    session: Session,
+    seed: int,
 ) -> Trained:
     """Stage 3: two loops an epoch, the first without feedback, the second with it."""
-    rng = Rng(seed)
-    eggn = Eggn(features, data, guide, config, rng)
-    trained = _trained(config, scen.embedder, eggn.generator, eggn.decoder, eggn.feedback)
-    steps = steps_of(config, len(features))[2]
-    per_loop = max(1, min(round(len(features) / config.batch), steps // 2))  # a short stage trains the feedback too
-
-    def body(step: int) -> dict[str, Tensor]:
-        return eggn.outer_step(with_feedback=(step // per_loop) % 2 == 1)
-
-    session.loop("eggn", steps, eggn.state(), body, trained)
+    eggn = Eggn(features, data, guide, config, Rng(seed))
+    trained = tf_vaegan.shipped(eggn.config, embedder, eggn.generator, eggn.decoder, eggn.feedback)
+    eggn.train(session, "eggn", steps_of(config, len(features))[2], trained)
     return trained
 
 
 def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trained:
-    """Train SC-EGG: stages 1 to 3 (paper, Algorithm 1).
+    """Train SC-EGG: stages 1 to 3 (paper, Algorithm 1), or on plain vectors (R = 1) the third alone.
 
     Args:
-        data: region features with R > 1, word vectors and semantic vectors of seen and unseen classes.
+        data: region features, word vectors and semantic vectors of seen and unseen classes.
         config: settings.
         session: logs, checkpoints and snapshots.
         seed: of everything random; the same seed gives the same weights on one machine.
@@ -835,6 +660,20 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
         GateError: E-DIVERGED.
 
     """
+    if data.dims.regions == 1:
+        return fit_plain(data, config, session, seed + 2)
     scen = train_scen(data, config, session, seed)
     guide, features = train_guide(data, scen, config, session, seed + 1)
-    return train_eggn(features, data, guide, scen, config, session=session, seed=seed + 2).eval()
+    return train_eggn(features, data, guide, scen.embedder, config, session=session, seed=seed + 2).eval()
+
+
+def fit_plain(data: TrainingData, config: Config, session: Session, seed: int) -> Trained:
+    """The EGGN half on plain feature vectors, guided by closed-form semantic regression."""
+    embedder, features = pooled_features(data, config.scaling)
+    labels, semantic = torch.from_numpy(data.labels), torch.from_numpy(data.semantic)
+    layers: nn.Module = nn.Identity()
+    if config.seen_guidance > 0 or config.unseen_guidance > 0:
+        layers, choice = semantic_guide(features, labels, semantic, torch.from_numpy(data.table.seen))
+        session.note(f"the guide is a linear classifier by semantic regression: {choice}")
+    session.note("one region a picture, nothing to attend to: only the third stage of SC-EGG, EGGN, is trained")
+    return train_eggn(features, data, Guide(layers, None), embedder, config, session=session, seed=seed).eval()

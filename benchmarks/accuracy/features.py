@@ -1,0 +1,386 @@
+"""How accurate is every method on the feature file of one data set? One command, over days if need be.
+
+    python benchmarks/accuracy/features.py --data xlsa17/CUB --features resnet_fc1000.mat --runs runs/cub_fc1000 \
+        --plan benchmarks/accuracy/cub_fc1000.toml [--only acmr --only lisgan] [--seeds 0,1,2] [--report]
+
+The plan is a TOML file of [[rows]] (`Row` below); without one there is a row of preset `default` for every method.
+Finished runs are not repeated, an interrupted one resumes, a run whose row was changed is another run. After each run
+the table so far goes to stdout as Markdown, and all figures to benchmarks/results/NAME.json; --report only does that.
+
+Under our protocol nothing is chosen on test data. The columns that are marked optimistic come from the runs' snapshots
+(`literature` in scores.json), are picked on test data as the papers' are, and choose nothing. `cascade = true` adds a
+line for `zsl-infer --cascade` on the test rows, which is transductive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import statistics
+import sys
+import tomllib
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+OURS = ("T1", "U", "S", "H", "AUSUC")
+FIGURES = (*OURS, "H_uncalibrated", "T1_czsl", "ECE", "validation_H", "gamma", "stop_at", "train_seconds")
+HEADINGS = (*OURS, "last epoch, gamma 0: U / S / H", "optimistic*: T1", "optimistic*: H", "epochs", "minutes", "seeds")
+STOPPED = (130, 143)  # exit codes of Ctrl-C and SIGTERM: the user wants no further run
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        method: of zsl-train.
+        name: shown; the method and its preset when it is empty.
+        preset: of the method, where there is no recipe.
+        recipe: a recipe file, relative to the repository, that gives preset and settings.
+        settings: further `--set` of the recipe or the method.
+        seeds: in place of those of the command line.
+        cascade: add a line for the transductive cascade.
+        reference: what others measured on the same features, as it is to be shown.
+
+    """
+
+    method: str
+    name: str = ""
+    preset: str = "default"
+    recipe: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    cascade: bool = False
+    reference: str = ""
+
+    @property
+    def title(self) -> str:
+        preset = self.preset
+        if self.recipe:
+            preset = tomllib.loads((ROOT / self.recipe).read_text(encoding="utf-8")).get("preset", preset)
+        return self.name or f"{self.method}, {preset}"
+
+    def options(self) -> list[str]:
+        """Of zsl-train, without data, seed and folder."""
+        chosen = ["--recipe", str(ROOT / self.recipe)] if self.recipe else ["--preset", self.preset]
+        sets = [f"--set={key}={_toml(value)}" for key, value in sorted(({"literature": True} | self.settings).items())]
+        return ["--method", self.method, *chosen, *sets]
+
+    def folder(self, runs: Path, seed: int) -> Path:
+        """The run folder: another one as soon as anything that is asked of zsl-train changes."""
+        asked = json.dumps(self.options()).replace(str(ROOT), "")
+        if self.recipe:
+            asked += (ROOT / self.recipe).read_text(encoding="utf-8")
+        return runs / f"{self.method}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}-{seed}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The data set: a folder with att_splits.mat, and a feature file."""
+
+    data: Path
+    features: Path
+    splits: Path | None = None
+
+    def options(self) -> list[str]:
+        splits = [] if self.splits is None else ["--splits", str(self.splits)]
+        return ["--data", str(self.data), "--features", str(self.features), *splits]
+
+
+def _toml(value: Any) -> str:
+    """A value as `--set` reads it: TOML, whose arrays, strings, numbers and booleans are JSON's."""
+    return json.dumps(value)
+
+
+def read_plan(path: Path | None, methods: list[str]) -> list[Row]:
+    """The rows of a plan, or one for each method; ends the program for a plan that cannot be meant."""
+    if path is None:
+        return [Row(method) for method in methods]
+    listed = tomllib.loads(path.read_text(encoding="utf-8")).get("rows", [])
+    known = {one.name for one in fields(Row)}
+    rows = []
+    for number, given in enumerate(listed, start=1):
+        unknown = sorted(set(given) - known)
+        if unknown or given.get("method") not in methods:
+            sys.exit(
+                f"{path}, row {number}: {', '.join(unknown) or 'method = ' + repr(given.get('method'))} is not known; "
+                f"a row has {', '.join(sorted(known))}, methods are {', '.join(methods)}"
+            )
+        rows.append(Row(**given | {"seeds": tuple(given.get("seeds", ()))}))
+    titles = [row.title for row in rows]
+    if not rows or len(set(titles)) < len(titles):
+        sys.exit(f"{path} has {len(rows)} rows with {len(set(titles))} names; expected [[rows]] of different names")
+    return rows
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+
+def train(row: Row, seed: int, source: Source, runs: Path) -> None:
+    """Train one run unless it is finished; a run that fails is said on stderr and leaves its place empty."""
+    from zsl_train.cli import main as zsl_train
+
+    out = row.folder(runs, seed)
+    if (out / "scores.json").is_file():
+        return
+    print(f"== {row.title}, seed {seed}: {out}", file=sys.stderr, flush=True)
+    with redirect_stdout(sys.stderr):  # stdout is for the table
+        code = zsl_train([*source.options(), *row.options(), "--seed", str(seed), "--out", str(out)])
+    if code in STOPPED:
+        sys.exit(code)
+    if code:
+        print(f"== {row.title}, seed {seed} ended with exit code {code}; going on", file=sys.stderr, flush=True)
+
+
+def finished(row: Row, seed: int, runs: Path) -> dict[str, Any] | None:
+    """scores.json of one run, with the epochs that it ran; None while there is none."""
+    out = row.folder(runs, seed)
+    if not (out / "scores.json").is_file():
+        return None
+    scores: dict[str, Any] = json.loads((out / "scores.json").read_text(encoding="utf-8"))
+    return scores | {"length": length_of(out, scores)}
+
+
+def length_of(run: Path, scores: dict[str, Any]) -> dict[str, Any]:
+    """What the final training ran: steps of every stage, and epochs of its last one.
+
+    An epoch is (training rows) / batch steps, as all methods count it; the schedule is longer than what ran where the
+    validation classes chose a share of the last stage.
+    """
+    stages: dict[str, int] = {}
+    for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        if entry.get("session") == "final" and "step" in entry:
+            stages[entry["stage"]] = max(entry["step"], stages.get(entry["stage"], 0))
+    settings = tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8")).get("settings", {})
+    if not stages or "batch" not in settings:
+        return {"steps": stages, "epochs": None, "of": None}
+    epochs = list(stages.values())[-1] * settings["batch"] / scores["protocol"]["pictures"]["train"]
+    return {"steps": stages, "epochs": epochs, "of": epochs / scores["stop_at"]}
+
+
+def cascade(row: Row, seed: int, source: Source, runs: Path) -> None:
+    """Label the test rows by the run's bundle with and without a cascade, unless that was done."""
+    import numpy as np
+
+    from zsl_export.cli import main as zsl_export
+    from zsl_runtime.classifier import CONFIDENT, Classifier
+    from zsl_train.data.image_set import open_image_set
+    from zsl_train.evaluate import harmonic_mean, per_class_accuracy
+
+    run = row.folder(runs, seed)
+    result, bundle = run.with_suffix(".cascade.json"), run.with_suffix(".bundle")
+    if result.is_file() or not (run / "scores.json").is_file():
+        return
+    with redirect_stdout(sys.stderr):
+        code = 0 if bundle.is_dir() else zsl_export([str(run), "--out", str(bundle)])
+    if code in STOPPED:
+        sys.exit(code)
+    if code:
+        print(f"== {row.title}, seed {seed}: the export ended with exit code {code}", file=sys.stderr, flush=True)
+        return
+    images = open_image_set(source.data, source.splits, seed, features=source.features)
+    assert images.features is not None
+    rows, values = images.rows("test"), images.features.values
+    seen = images.table.seen[images.labels[rows]]
+    figures: dict[str, Any] = {"confident": CONFIDENT}
+    with Classifier.open(bundle) as classifier:
+        table = classifier.class_table
+        truth = np.array([table.index(images.table.names[label]) for label in images.labels[rows]])
+
+        def labelled(chosen: Any, classes: str, *, twice: bool) -> Any:
+            """Predicted and true classes of the rows `chosen` (n,) bool."""
+            inputs = (values[i].astype("float32") for i in rows[chosen])
+            label = classifier.cascade if twice else classifier.predict
+            found = label(inputs, topk=1, classes=classes, batch_size=64)
+            return np.array([table.index(one.names[0]) for one in found]), truth[chosen]
+
+        for name, twice in (("plain", False), ("cascade", True)):
+            predicted, _ = labelled(np.ones(len(rows), bool), "all", twice=twice)
+            unseen, of_seen = (per_class_accuracy(predicted[kind], truth[kind]) for kind in (~seen, seen))
+            first = per_class_accuracy(*labelled(~seen, "unseen", twice=twice))
+            figures[name] = {"T1": first, "U": unseen, "S": of_seen, "H": harmonic_mean(unseen, of_seen)}
+    result.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+
+def spread(values: list[float | None]) -> dict[str, Any] | None:
+    """Mean, standard deviation over seeds and the values; None when a run has no such figure."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return None
+    return {
+        "mean": statistics.fmean(known),
+        "std": statistics.stdev(known) if len(known) > 1 else None,
+        "values": known,
+    }
+
+
+def collect(row: Row, seeds: list[int], runs: Path) -> dict[str, dict[str, Any]]:
+    """Title -> figures of one row, and of its cascade; empty while no seed is finished."""
+    found = {seed: scores for seed in seeds if (scores := finished(row, seed, runs)) is not None}
+    if not found:
+        return {}
+    scores = list(found.values())
+    literature = [one.get("literature") or {} for one in scores]
+    figures = {name: spread([one.get(name) for one in scores]) for name in FIGURES}
+    figures["epochs"] = spread([one["length"]["epochs"] for one in scores])
+    figures["epochs_scheduled"] = spread([one["length"]["of"] for one in scores])
+    figures["optimistic_T1"] = spread([one.get("best_T1") for one in literature])
+    figures["optimistic_H"] = spread([(one.get("best") or {}).get("H") for one in literature])
+    for name in ("U", "S", "H"):
+        figures[f"last_{name}"] = spread([(one.get("last") or {}).get(name) for one in literature])
+    common = {"seeds": list(found), "setting": "inductive", "options": row.options(), "reference": row.reference}
+    rows = {row.title: common | {"figures": figures, "steps": [one["length"]["steps"] for one in scores]}}
+    files = {seed: row.folder(runs, seed).with_suffix(".cascade.json") for seed in found}
+    done = {
+        seed: json.loads(file.read_text(encoding="utf-8"))["cascade"] for seed, file in files.items() if file.is_file()
+    }
+    if row.cascade and done:
+        figures = {name: spread([one[name] for one in done.values()]) for name in ("T1", "U", "S", "H")}
+        rows[f"{row.title}, cascade"] = common | {
+            "seeds": list(done),
+            "setting": "transductive",
+            "reference": "",
+            "figures": figures,
+        }
+    return rows
+
+
+def baselines(rows: list[Row], seeds: list[int], runs: Path) -> dict[str, dict[str, Any]]:
+    """The closed forms of the first finished run of every seed: between seeds only their choices differ."""
+    by_seed: dict[int, dict[str, Any]] = {}
+    for seed in seeds:
+        one = next((found for row in rows if (found := finished(row, seed, runs)) is not None), None)
+        if one is not None:
+            by_seed[seed] = one["baselines"]
+    names = list(dict.fromkeys(name for one in by_seed.values() for name in one))
+    return {
+        f"{name} (closed form)": {
+            "seeds": list(by_seed),
+            "setting": "inductive",
+            "reference": "",
+            "figures": {
+                key: spread([one[name].get(key) for one in by_seed.values()]) for key in (*OURS, "H_uncalibrated")
+            },
+        }
+        for name in names
+    }
+
+
+def cell(figure: dict[str, Any] | None, digits: int = 1) -> str:
+    """`mean ± std`."""
+    if figure is None:
+        return "-"
+    deviation = "" if figure["std"] is None else f" ± {figure['std']:.{digits}f}"
+    return f"{figure['mean']:.{digits}f}{deviation}"
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Markdown, as the README shows it."""
+    referenced = any(row["reference"] for row in results.values())
+    headings = [*HEADINGS, *(["authors' code"] if referenced else [])]
+    lines = ["| | " + " | ".join(headings) + " |", "|---" * (len(headings) + 1) + "|"]
+    for title, row in results.items():
+        figures = row["figures"]
+        last = [cell(figures.get(f"last_{name}")) for name in ("U", "S", "H")]
+        cells = [cell(figures.get(name)) for name in OURS]
+        cells.append("-" if last == ["-"] * 3 else " / ".join(last))
+        cells += [cell(figures.get("optimistic_T1")), cell(figures.get("optimistic_H"))]
+        cells += [_epochs(figures), _minutes(figures.get("train_seconds")), str(len(row["seeds"]))]
+        cells += [row["reference"] or "-"] if referenced else []
+        mark = " (transductive)" if row["setting"] == "transductive" else ""
+        lines.append(f"| {title}{mark} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _epochs(figures: dict[str, Any]) -> str:
+    ran, whole = figures.get("epochs"), figures.get("epochs_scheduled")
+    return "-" if ran is None else f"{ran['mean']:.0f} of {whole['mean']:.0f}"
+
+
+def _minutes(seconds: dict[str, Any] | None) -> str:
+    return "-" if seconds is None else f"{seconds['mean'] / 60:.0f}"
+
+
+NOTE = (
+    "\\* Optimistic: gamma 0 and the best of the snapshots, picked on the test rows themselves as published codes do. "
+    "For all other figures epoch, gamma and temperature were chosen on validation classes, nothing on test rows. "
+    "Epochs: of the last stage, run of scheduled. Minutes: validation folds and final training."
+)
+
+
+def report(rows: list[Row], seeds: list[int], runs: Path, out: Path) -> str:
+    """Write the JSON of all that is finished and give the Markdown; empty while nothing is."""
+    results: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        results |= collect(row, list(row.seeds) or seeds, runs)
+    if not results:
+        return ""
+    every = sorted({seed for row in rows for seed in (row.seeds or seeds)})
+    results |= baselines(rows, every, runs)
+    runs_done = [one for row in rows for seed in every if (one := finished(row, seed, runs)) is not None]
+    # Runs of a table that grows over days may come from more than one machine; what differs is told.
+    protocols = {json.dumps(one["protocol"] | {"seed": None, "selection": None}) for one in runs_done}
+    machines = {json.dumps(one["machine"]) for one in runs_done}
+    content = {
+        "protocol": [json.loads(one) for one in sorted(protocols)],
+        "selection": sorted({one["protocol"]["selection"] for one in runs_done}),
+        "machine": [json.loads(one) for one in sorted(machines)],
+        "note": NOTE,
+        "results": results,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    facts = [f"{one['split']}; {one['features']}; {one['attributes']}" for one in content["protocol"]]
+    return "\n".join([table(results), "", *dict.fromkeys(facts), "", NOTE])
+
+
+def main() -> None:
+    """Train what is missing, seed by seed, and print the table after each run."""
+    from zsl_train.methods import METHODS
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--features", type=Path, required=True)
+    parser.add_argument("--splits", type=Path)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--plan", type=Path)
+    parser.add_argument("--only", action="append", default=[], help="name or method of rows to train; repeatable")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--report", action="store_true", help="train nothing")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    rows = read_plan(options.plan, list(METHODS))
+    out = options.out or ROOT / "benchmarks" / "results" / f"{options.runs.name}.json"
+    source = Source(options.data, options.features, options.splits)
+    chosen = [row for row in rows if not options.only or {row.title, row.method} & set(options.only)]
+    # Every row once before any row twice: the table says something early.
+    rounds = max((len(row.seeds or seeds) for row in chosen), default=0)
+    for number in range(0 if options.report else rounds):
+        for row in chosen:
+            for seed in list(row.seeds or seeds)[number : number + 1]:
+                train(row, seed, source, options.runs)
+                if row.cascade:
+                    cascade(row, seed, source, options.runs)
+                print(report(rows, seeds, options.runs, out), file=sys.stderr, flush=True)
+    print(report(rows, seeds, options.runs, out) or "no run is finished")
+    absent = [
+        f"{row.title}, seed {seed}"
+        for row in rows
+        for seed in row.seeds or seeds
+        if finished(row, seed, options.runs) is None
+    ]
+    if absent:
+        print(f"not in the table yet: {'; '.join(absent)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""The accuracy table: what is asked of zsl-train, what is not repeated, and what the lines say."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import pytest
+
+import zsl_train.cli
+from zsl_train.methods import METHODS
+from zsl_train.recipe import make_recipe, method_config, parse_overrides, read_recipe
+
+FILE = Path(__file__).parents[2] / "benchmarks" / "accuracy" / "features.py"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    spec = importlib.util.spec_from_file_location("accuracy_features", FILE)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def scores(height: float, *, literature: bool = True) -> dict:
+    figures = {"T1": height + 5, "U": height - 1, "S": height + 1, "H": height, "AUSUC": height / 2}
+    content = figures | {
+        "H_uncalibrated": height - 10,
+        "T1_czsl": None,
+        "ECE": 1.0,
+        "validation_H": 30.0,
+        "gamma": 0.5,
+        "stop_at": 0.5,
+        "train_seconds": 600.0,
+        "baselines": {"eszsl": figures | {"H": 48.0}},
+        "protocol": {
+            "split": "PS v1",
+            "features": "x.mat",
+            "attributes": "312 (att)",
+            "selection": "folds",
+            "seed": 1,
+            "pictures": {"train": 1000},
+        },
+        "machine": {"processor": "p"},
+    }
+    if literature:
+        content["literature"] = {
+            "best": {"share": 0.5, "H": height + 7},
+            "best_T1": height + 9,
+            "last": {"share": 1.0, "U": 1.0, "S": 2.0, "H": 3.0},
+        }
+    return content
+
+
+def write_run(folder: Path, content: dict) -> None:
+    folder.mkdir(parents=True)
+    (folder / "scores.json").write_text(json.dumps(content))
+    (folder / "recipe.toml").write_text("method = 'm'\n[settings]\nbatch = 50\n")
+    lines = [
+        {"session": "fold 1/1", "stage": "gan", "step": 999, "of": 999},
+        {"session": "final", "stage": "classifier", "step": 7, "of": 7},
+        {"session": "final", "stage": "gan", "step": 180, "of": 200},
+        {"session": "final", "stage": "gan", "step": 200, "of": 200},
+        {"session": "final", "stage": "gan", "steps": 20, "seconds": 3.0},
+        {"session": "literature", "stage": "gan", "step": 400, "of": 400},
+    ]
+    (folder / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def run(bench, monkeypatch, capsys, *arguments: object) -> tuple[str, str]:
+    monkeypatch.setattr(sys, "argv", ["features.py", *map(str, arguments)])
+    bench.main()
+    captured = capsys.readouterr()
+    return captured.out, captured.err
+
+
+def test_a_plan_is_read_and_what_cannot_be_meant_is_refused(bench, tmp_path):
+    plan = tmp_path / "plan.toml"
+    plan.write_text('[[rows]]\nmethod = "sc-egg"\nseeds = [3, 4]\n[rows.settings]\nhidden = 8\n')
+    (row,) = bench.read_plan(plan, ["sc-egg"])
+    assert (row.title, row.seeds, row.settings) == ("sc-egg, default", (3, 4), {"hidden": 8})
+    for text in (
+        '[[rows]]\nmethod = "sc-eg"\n',
+        '[[rows]]\nmethod = "sc-egg"\nepoch = 3\n',
+        "",
+        '[[rows]]\nmethod = "sc-egg"\n[[rows]]\nmethod = "sc-egg"\n',
+    ):
+        plan.write_text(text)
+        with pytest.raises(SystemExit, match=r"plan\.toml"):
+            bench.read_plan(plan, ["sc-egg"])
+    assert [row.method for row in bench.read_plan(None, list(METHODS))] == list(METHODS)
+
+
+def test_every_row_of_the_plan_can_be_trained(bench):
+    for plan in FILE.parent.glob("*.toml"):
+        rows = bench.read_plan(plan, list(METHODS))
+        assert {row.method for row in rows} == set(METHODS)
+        for row in rows:
+            base = read_recipe(bench.ROOT / row.recipe) if row.recipe else {}
+            sets = [one.removeprefix("--set=") for one in row.options() if one.startswith("--set=")]
+            chosen = {"method": row.method} | ({} if row.recipe else {"preset": row.preset})
+            method_config(
+                METHODS[row.method].Config,
+                METHODS[row.method].PRESETS,
+                make_recipe(base, parse_overrides(sets), chosen),
+            )
+
+
+def test_options_are_what_the_recipe_understands(bench):
+    row = bench.Row("sc-egg", preset="code", settings={"hidden": 8, "snapshots": [0.5, 1.0], "words": "a b"})
+    options = row.options()
+    assert options[:4] == ["--method", "sc-egg", "--preset", "code"]
+    recipe = make_recipe({}, parse_overrides([one.removeprefix("--set=") for one in options[4:]]), {})
+    assert (recipe.literature, recipe.snapshots, recipe.words) == (True, (0.5, 1.0), "a b")
+    assert recipe.settings == {"hidden": 8}
+    off = bench.Row("sc-egg", settings={"literature": False})
+    assert "--set=literature=false" in off.options()
+
+
+def test_a_changed_row_is_another_run(bench, tmp_path):
+    row = bench.Row("sc-egg", preset="code")
+    changed = bench.Row("sc-egg", preset="code", settings={"hidden": 8})
+    renamed = bench.Row("sc-egg", preset="code", name="ours", reference="1", seeds=(4,))
+    folders = {one.folder(tmp_path, 0) for one in (row, changed, renamed)}
+    assert len(folders) == 2
+    assert row.folder(tmp_path, 0) == renamed.folder(tmp_path, 0) != row.folder(tmp_path, 1)
+    recipe = next((bench.ROOT / "train" / "recipes").rglob("sc_egg_code.toml")).relative_to(bench.ROOT)
+    by_recipe = bench.Row("sc-egg", recipe=str(recipe))
+    assert by_recipe.folder(tmp_path, 0) not in folders
+    assert by_recipe.title == "sc-egg, code"
+
+
+def test_finished_runs_are_not_repeated_and_a_failure_stops_nobody_else(bench, tmp_path, monkeypatch, capsys):
+    runs, plan = tmp_path / "runs", tmp_path / "plan.toml"
+    plan.write_text('[[rows]]\nmethod = "sc-egg"\n[[rows]]\nname = "other"\nmethod = "sc-egg"\npreset = "code"\n')
+    asked = []
+
+    def fake(arguments: list[str]) -> int:
+        asked.append(arguments)
+        out, seed = Path(arguments[-1]), int(arguments[arguments.index("--seed") + 1])
+        print(out)
+        if seed == 1 and "code" in arguments:
+            return 3
+        write_run(out, scores(40 + 2 * seed))
+        return 0
+
+    monkeypatch.setattr(zsl_train.cli, "main", fake)
+    arguments = ("--data", "D", "--features", "x.mat", "--runs", runs, "--plan", plan, "--seeds", "0,1")
+    arguments += ("--out", tmp_path / "out.json")
+    out, err = run(bench, monkeypatch, capsys, *arguments)
+    order = [(one[one.index("--preset") + 1], one[one.index("--seed") + 1]) for one in asked]
+    assert order == [("default", "0"), ("code", "0"), ("default", "1"), ("code", "1")]
+    assert asked[0][:4] == ["--data", "D", "--features", "x.mat"]
+    assert "other, seed 1 ended with exit code 3" in err
+    assert "not in the table yet: other, seed 1" in err
+    assert str(runs) not in out
+    run(bench, monkeypatch, capsys, *arguments)
+    assert len(asked) == 5  # the one that failed, again
+    run(bench, monkeypatch, capsys, *arguments, "--report")
+    assert len(asked) == 5
+    run(bench, monkeypatch, capsys, *arguments, "--only", "sc-egg, default")
+    assert len(asked) == 5
+    run(bench, monkeypatch, capsys, *arguments, "--only", "other")
+    assert len(asked) == 6
+
+
+@pytest.mark.parametrize("code", [130, 143])
+def test_ctrl_c_ends_it(bench, tmp_path, monkeypatch, capsys, code):
+    monkeypatch.setattr(zsl_train.cli, "main", lambda _: code)
+    with pytest.raises(SystemExit) as caught:
+        run(bench, monkeypatch, capsys, "--data", "D", "--features", "x.mat", "--runs", tmp_path / "r")
+    assert caught.value.code == code
+
+
+def test_the_table_and_the_figures(bench, tmp_path, monkeypatch, capsys):
+    runs, out, plan = tmp_path / "runs", tmp_path / "out.json", tmp_path / "plan.toml"
+    plan.write_text('[[rows]]\nmethod = "sc-egg"\ncascade = true\nreference = "44.4"\n')
+    (row,) = bench.read_plan(plan, ["sc-egg"])
+    for seed, height in ((0, 40.0), (1, 43.0)):
+        write_run(row.folder(runs, seed), scores(height))
+    passes = {"plain": {}, "cascade": {"T1": 50.0, "U": 36.0, "S": 54.0, "H": 43.2}}
+    row.folder(runs, 1).with_suffix(".cascade.json").write_text(json.dumps(passes))
+    arguments = ("--data", "D", "--features", "x.mat", "--runs", runs, "--plan", plan, "--seeds", "0,1,2", "--report")
+    text, err = run(bench, monkeypatch, capsys, *arguments, "--out", out)
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    assert {len(line) for line in lines} == {13}
+    by_name = {line[0]: dict(zip(lines[0], line, strict=True)) for line in lines[2:]}
+    own = by_name["sc-egg, default"]
+    std = f"{statistics.stdev([40, 43]):.1f}"
+    assert own["H"] == f"41.5 ± {std}"
+    assert own["optimistic*: H"] == f"48.5 ± {std}"
+    assert own["optimistic*: T1"] == f"50.5 ± {std}"
+    assert own["last epoch, gamma 0: U / S / H"] == "1.0 ± 0.0 / 2.0 ± 0.0 / 3.0 ± 0.0"
+    assert own["epochs"] == "10 of 20"  # 200 steps of 50 rows of 1000, half of the schedule
+    assert (own["minutes"], own["seeds"], own["authors' code"]) == ("10", "2", "44.4")
+    two = by_name["sc-egg, default, cascade (transductive)"]
+    assert (two["H"], two["seeds"], two["AUSUC"], two["optimistic*: H"]) == ("43.2", "1", "-", "-")
+    assert by_name["eszsl (closed form)"]["H"] == "48.0 ± 0.0"
+    assert "Optimistic" in text
+    assert "PS v1; x.mat; 312 (att)" in text
+    assert "not in the table yet: sc-egg, default, seed 2" in err
+    stored = json.loads(out.read_text())
+    assert stored["results"]["sc-egg, default"]["figures"]["H"]["values"] == [40.0, 43.0]
+    assert stored["results"]["sc-egg, default"]["steps"][0] == {"classifier": 7, "gan": 200}
+    assert stored["results"]["sc-egg, default, cascade"]["setting"] == "transductive"
+
+
+def test_runs_without_the_optimistic_column_have_a_gap(bench, tmp_path, monkeypatch, capsys):
+    row = bench.Row("sc-egg")
+    write_run(row.folder(tmp_path / "runs", 0), scores(40.0, literature=False))
+    arguments = ("--data", "D", "--features", "x.mat", "--runs", tmp_path / "runs", "--report", "--out", tmp_path / "o")
+    text, _ = run(bench, monkeypatch, capsys, *arguments)
+    line = next(one for one in text.splitlines() if one.startswith("| sc-egg"))
+    assert line == "| sc-egg, default | 45.0 | 39.0 | 41.0 | 40.0 | 20.0 | - | - | - | 10 of 20 | 10 | 1 |"
+
+
+def test_nothing_finished_is_said(bench, tmp_path, monkeypatch, capsys):
+    arguments = ("--data", "D", "--features", "x.mat", "--runs", tmp_path / "r", "--report", "--out", tmp_path / "o")
+    assert run(bench, monkeypatch, capsys, *arguments)[0] == "no run is finished\n"
+    assert not (tmp_path / "o").exists()

@@ -1,0 +1,140 @@
+"""The split doctor: what it says of sound and of odd data, and its exit codes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from support.line import call
+from support.tiny_data import make_tiny_data
+from support.tiny_xlsa17 import FEATURES, attribute_matrix, feature_rows, lists, make_pair
+from zsl_train.cli import main as zsl_train
+
+DATA = Path(os.environ.get("ZSL_TEST_DATA", Path(__file__).parents[3] / "shared" / "data")) / "xlsa17"
+needs_xlsa17 = pytest.mark.skipif(not DATA.is_dir(), reason="xlsa17 is not there ($ZSL_TEST_DATA)")
+
+
+def check(folder, *more):
+    """Exit code, and the lines by state."""
+    said = call(zsl_train, "--check-data", folder, *more)
+    found: dict[str, str] = {"ok": "", "note": "", "BROKEN": ""}
+    for line in said.out.decode().splitlines():
+        state, _, text = line.partition(" ")
+        found[state] += text.strip() + "\n"
+    return said.code, found
+
+
+def test_a_sound_pair_is_told_list_by_list(tmp_path):
+    code, found = check(make_pair(tmp_path / "my data"))
+    assert code == 0
+    assert not found["BROKEN"]
+    for part in (
+        "PS v1 (train_loc and val_loc hold 18 test_seen pictures; not used)",
+        "its lists count from 1; 80 pictures are named",
+        "att of att_splits.mat: 8 classes, 6 attributes, unit length, 0 negative numbers",
+        "original_att of att_splits.mat: 8 classes, 6 attributes, lengths 100 to 100",
+        "80, 6 seen and 2 unseen classes, 6 attributes",
+        "res101.mat: 14 wide, from",
+        "train 42, val 0, test of seen classes 18, test of unseen classes 20, in no list 0",
+        "training feature rows a seen class: 7 to 7, median 7",
+        f"usable: zsl-train --data '{tmp_path / 'my data'}' --features res101.mat --out RUN",
+    ):
+        assert part in found["ok"]
+    val = len(lists()["val_loc"])
+    assert (
+        f"val_loc: {val} pictures, 6 of them in test_seen_loc, 0 in test_unseen_loc, 14 in trainval_loc"
+        in found["note"]
+    )
+    assert "no picture of test_seen_loc is ever looked at" in found["note"]
+    assert "8 classes: none of the published data sets" in found["note"]
+
+
+def test_what_is_odd_is_a_note_and_still_usable(tmp_path):
+    attributes = -attribute_matrix()
+    attributes[:, 3] = attributes[:, 0]
+    rows = feature_rows()
+    rows[:, 4] = 1
+    zero = {key: values[:, None] - 1 for key, values in lists().items()}
+    changes = zero | {"att": attributes, "original_att": None, "allclasses_names": None, "val_loc": None}
+    code, found = check(make_pair(tmp_path, splits=changes, features={"features": rows.T}))
+    assert code == 0
+    for part in (
+        "this one lacks: val_loc, original_att, allclasses_names",
+        "its lists count from 0",
+        "1 classes have the same attributes as another",
+        "100% of the numbers are negative; train with --set clamp_negative=false",
+        "1 of 14 dimensions of res101.mat are the same number in every row",
+        "names no classes",
+    ):
+        assert part in found["note"]
+
+
+@pytest.mark.parametrize(
+    ("splits", "features", "part"),
+    [
+        ({"trainval_loc": None}, {}, "E-SPLITS"),
+        ({}, {"features": feature_rows()}, "transposed"),
+        ({}, {"features": np.full((3, 80), np.inf)}, "NaN or infinite"),
+        ({}, {"labels": np.arange(80)}, "E-LABELS"),
+        ({"att": attribute_matrix() * (np.arange(8) != 2)}, {}, "E-ATTRIBUTE-ZERO"),
+        ({"att": None}, {}, "E-ATTRIBUTES"),
+    ],
+)
+def test_what_cannot_be_used_is_exit_2(tmp_path, splits, features, part):
+    code, found = check(make_pair(tmp_path, splits=splits, features=features))
+    assert code == 2
+    assert part in found["BROKEN"]
+    assert "usable" not in found["ok"]
+
+
+def test_features_and_splits_may_be_elsewhere(tmp_path):
+    data, other = make_pair(tmp_path / "a"), make_pair(tmp_path / "b", splits={"train_loc": None})
+    (data / FEATURES).unlink()
+    code, found = check(data)
+    assert code == 2
+    assert "holds no feature file" in found["BROKEN"]
+    code, found = check(data, "--features", other / FEATURES, "--splits", other)
+    assert code == 0
+    assert "without train_loc and val_loc" in found["ok"]
+    assert f"--splits {other} --out RUN" in found["ok"]
+    code, found = check(data, "--features", other / FEATURES, "--set", "attributes=original_att")
+    assert code == 0
+
+
+def test_photographs_are_checked_too(tmp_path):
+    folder = make_tiny_data(tmp_path / "d", seen=3, unseen=2, per_class=4)
+    code, found = check(folder)
+    assert code == 0
+    assert "photographs in" in found["ok"]
+    assert "20, 3 seen and 2 unseen classes" in found["ok"]
+    assert "our own seeded split" in found["ok"]
+    assert f"usable: zsl-train --data {folder} --out RUN" in found["ok"]
+    (folder / "images" / "no class").mkdir()
+    code, found = check(folder)
+    assert code == 2
+    assert "E-DATA-CLASS-FOLDER" in found["BROKEN"]
+
+
+def test_wrong_commands_are_one_line(tmp_path):
+    for more, part in ((("--out", "run"), "leave --out out"), (("--data", "x"), "leave --data out")):
+        said = call(zsl_train, "--check-data", tmp_path, *more)
+        assert (said.code, part in said.err) == (2, True)
+    assert "E-DATA-LAYOUT" in call(zsl_train, "--check-data", tmp_path / "nowhere").err
+    assert "Missing option '--out'" in call(zsl_train, "--data", tmp_path).err
+    assert "Missing option '--data'" in call(zsl_train, "--out", tmp_path).err
+
+
+@needs_xlsa17
+@pytest.mark.parametrize(
+    ("name", "overlaps", "usable"),
+    [("CUB", (1173, 591), True), ("AWA2", (4031, 1851), False), ("FLO", (1173, 230), False)],
+)
+def test_the_published_files(name, overlaps, usable):
+    code, found = check(DATA / name)
+    assert code == (0 if usable else 2)
+    assert f"as many as published for {name}" in found["ok"]
+    for part in (f"{count} of them in test_seen_loc" for count in overlaps):
+        assert part in found["note"]

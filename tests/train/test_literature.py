@@ -1,0 +1,102 @@
+"""The optimistic column of the papers: scored on test pictures, marked, and without any effect on what ships."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from support.tiny_data import make_tiny_data
+from support.tiny_run import TinyBackbone
+from support.tiny_training import QUICK
+from zsl_train.data.image_set import open_image_set
+from zsl_train.evaluate import score
+from zsl_train.methods import sc_egg
+from zsl_train.recipe import Recipe
+from zsl_train.select import Choice
+from zsl_train.training import Prepared, Trainer, best_on_test, load_array, prepare
+
+RECIPE = Recipe(folds=2, word_width=5, backbone="tiny", literature=True)
+CONFIG = sc_egg.Config(**{key: value for key, value in QUICK.items() if key not in {"folds", "word_width"}})
+WHOLE, HALF = Choice(1.0, 0.2, 1.5, None, {}), Choice(0.5, 0.2, 1.5, None, {})
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Prepared:
+    folder = make_tiny_data(tmp_path_factory.mktemp("data") / "d", seen=5, unseen=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZSL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return prepare(open_image_set(folder), TinyBackbone(), RECIPE)
+
+
+def trainer(prepared, folder, recipe=RECIPE) -> Trainer:
+    return Trainer(prepared, recipe, CONFIG, checkpoints=folder, log=lambda _: None)
+
+
+@pytest.mark.parametrize("choice", [WHOLE, HALF])
+def test_what_ships_is_the_same_with_it_and_without(prepared, tmp_path, choice):
+    found = []
+    for literature in (False, True):
+        one = trainer(prepared, tmp_path / str(literature), replace(RECIPE, literature=literature))
+        trained, head, replay = one.train(choice)
+        if literature:
+            one.literature()
+        found.append((trained.state_dict(), head, replay))
+    (state, head, replay), (state_too, head_too, replay_too) = found
+    assert all(np.array_equal(state[key], state_too[key]) for key in state)
+    assert all(np.array_equal(a, b) for a, b in zip(head.weights, head_too.weights, strict=True))
+    np.testing.assert_array_equal(replay.features, replay_too.features)
+    assert not (tmp_path / "False" / "literature").exists()
+
+
+def test_the_last_snapshot_is_the_whole_training_without_gamma(prepared, tmp_path):
+    one = trainer(prepared, tmp_path)
+    trained, head, _ = one.train(WHOLE)
+    plain = one.test(trained, replace(head, gamma=0.0, temperature=1.0))
+    last = one.literature()["last"]
+    assert last == {"share": 1.0} | {name: plain[name] for name in ("T1", "U", "S", "H", "AUSUC")}
+
+
+def test_snapshots_beyond_the_chosen_share_are_those_of_the_whole_schedule(prepared, tmp_path):
+    whole, half = trainer(prepared, tmp_path / "whole"), trainer(prepared, tmp_path / "half")
+    whole.train(WHOLE)
+    half.train(HALF)
+    files = {path.name for path in (tmp_path / "half" / "literature").glob("scores-*.npy")}
+    assert files == {"scores-0.25.npy", "scores-0.5.npy"}
+    assert half.literature() == whole.literature()
+    half.method = None  # read back, nothing is trained
+    assert half.literature() == whole.literature()
+    assert whole.literature_seconds > 0
+
+
+def test_figures_are_those_of_the_files(prepared, tmp_path):
+    one = trainer(prepared, tmp_path)
+    one.train(WHOLE)
+    found = one.literature()
+    rows = prepared.rows("test")
+    for share in RECIPE.snapshots:
+        logits = load_array(tmp_path / "literature" / f"scores-{share!r}.npy")
+        wanted = score(logits, prepared.images.labels[rows], prepared.images.table.seen, 0.0, 1.0)
+        assert found["snapshots"][str(share)] == {name: wanted[name] for name in ("T1", "U", "S", "H", "AUSUC")}
+    assert "optimistic" in found["note"]
+
+
+def figures(**known):
+    return dict.fromkeys(("T1", "U", "S", "H", "AUSUC", "ECE")) | known
+
+
+def test_the_best_is_the_highest_and_of_equals_the_earliest():
+    found = best_on_test({0.25: figures(H=3.0, T1=9.0), 0.5: figures(H=5.0, T1=1.0), 1.0: figures(H=5.0, T1=2.0)})
+    assert found["best"]["share"] == 0.5
+    assert found["best"]["H"] == 5.0
+    assert found["best_T1"] == 9.0
+    assert found["last"]["share"] == 1.0
+    assert found["last"]["T1"] == 2.0
+
+
+def test_without_test_pictures_nothing_is_best():
+    found = best_on_test({0.5: figures(), 1.0: figures(T1=4.0)})
+    assert found["best"] is None
+    assert found["best_T1"] == 4.0
+    assert best_on_test({1.0: figures()})["best_T1"] is None

@@ -1,0 +1,215 @@
+"""ESZSL: "An embarrassingly simple approach to zero-shot learning" (Romera-Paredes and Torr, ICML 2015).
+
+One bilinear form between features and semantic vectors, in closed form: scores are f M s (Eq. 6;
+`baselines.eszsl_matrix`). The same classifier as the baseline of that name, made to be shipped: a class's row of the
+head is M s, so that a class added on site gets the row that it would have had at training.
+
+Scaling and the two ridges are settings; what is not given is chosen on validation classes carved out of the classes
+that this training sees, by the code that chooses for the baseline. In a fold of the run's own selection those are
+other classes than the fold's validation classes, so nothing of the latter is looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zsl_runtime.head import View
+from zsl_train.methods.base import Dims, Trained, TrainingData
+from zsl_train.methods.baselines import ESZSL_GRID, SCALINGS, eszsl_matrix, scale
+from zsl_train.methods.pooled import pooled_features
+from zsl_train.nets import PooledEmbedder
+from zsl_train.select import choose_baseline, make_folds
+
+if TYPE_CHECKING:
+    from zsl_train.session import Session
+
+NAME = "eszsl"
+LENGTHS: tuple[str, ...] = ()  # closed form: there is nothing to lengthen
+PAPER_GRID = tuple(product(*[tuple(10.0**power for power in range(-3, 4))] * 2))
+GRIDS = {"ours": ESZSL_GRID, "paper": PAPER_GRID}
+FLOPS_PER_SECOND = 30e9  # two cores in float64, eigendecomposition included
+CHOSEN = "chosen"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of ESZSL. [P] paper, [O] ours.
+
+    Attributes:
+        scaling: of the features: one of the baselines', `none` [P], or `chosen` on validation classes [O].
+        feature_ridge: gamma, the ridge of the feature side; 0 is chosen on validation classes [P].
+        semantic_ridge: lambda, the ridge of the semantic side; 0 is chosen on validation classes [P].
+        grid: ridges to choose from: `paper`, 10^-3 to 10^3 for both [P], or `ours`, 0.1 to 1000 and 0.01 to 10, where
+            validation classes of the data sets at hand found the best [O].
+        validation_folds: how many folds of validation classes choose what is not given [O].
+
+    """
+
+    scaling: Literal["chosen", "none", "l2", "l2-centred", "standard", "minmax"] = "chosen"
+    feature_ridge: float = 0.0
+    semantic_ridge: float = 0.0
+    grid: Literal["ours", "paper"] = "ours"
+    validation_folds: int = 3
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # Ridges by validation over the published range, features as they are. There are no other published settings for
+    # features of a deep network, so `code` is the same.
+    "paper": {"scaling": "none", "grid": "paper", "validation_folds": 1},
+    "code": {"scaling": "none", "grid": "paper", "validation_folds": 1},
+}
+
+
+class Rows(nn.Module):
+    """Semantic vector s -> M s, the weights that give its class the score f M s; bias 0."""
+
+    def __init__(self, features: int, attributes: int) -> None:
+        super().__init__()
+        self.register_buffer("matrix", torch.zeros(features, attributes))
+        self.matrix: Tensor
+
+    def forward(self, semantic: Tensor) -> tuple[Tensor, Tensor]:
+        """(M, A) -> (M, F), (M,)."""
+        weight = semantic @ self.matrix.T
+        return weight, torch.zeros_like(weight[:, 0])
+
+
+class Embedder(nn.Module):
+    """Mean over the regions, scaled: `PooledEmbedder`, but which scaling is among its tensors, for it may be chosen."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("unit", torch.zeros(1))
+        self.register_buffer("shift", torch.zeros(channels))
+        self.register_buffer("divisor", torch.ones(channels))
+        self.unit: Tensor  # 1 where rows are made of unit L2 norm first, else 0
+        self.shift: Tensor
+        self.divisor: Tensor
+
+    def fit(self, pooled: Tensor, scaling: str) -> None:
+        """Take the scaling from the training pictures' means over the regions (n, V)."""
+        fitted = PooledEmbedder(pooled.shape[1], scaling)
+        fitted.fit(fitted.pool(pooled[:, None]))
+        self.unit.fill_(float(fitted.unit))
+        self.shift.copy_(fitted.shift)
+        self.divisor.copy_(fitted.divisor)
+
+    def forward(self, regions: Tensor) -> Tensor:
+        """(B, R, V) float32 -> f (B, F), F = V."""
+        mean = regions.mean(dim=1)
+        length = mean.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        rows: Tensor = mean / (self.unit * length + 1 - self.unit)
+        return (rows - self.shift) / self.divisor
+
+
+def build(config: Config, dims: Dims) -> Trained:  # noqa: ARG001  # the same for every method
+    """The shipped modules for these sizes, untrained."""
+    return _trained(Embedder(dims.channels), Rows(dims.channels, dims.attributes))
+
+
+def _trained(embedder: Embedder, rows: Rows) -> Trained:
+    width = rows.matrix.shape[0]
+    return Trained(
+        embedder=embedder,
+        lift=None,
+        synthesizer=None,
+        noise_width=0,
+        feature_width=width,
+        lifted_width=width,
+        views=(View("feature", 0, width, 1.0, None),),
+        synthetic_per_class=0,
+        rows=rows,
+    )
+
+
+def candidates(config: Config) -> tuple[tuple[str, ...], tuple[tuple[float, ...], ...]]:
+    """Scalings, and pairs of ridges, that the settings leave to be chosen from."""
+    scalings = SCALINGS if config.scaling == CHOSEN else (config.scaling,)
+    grid = GRIDS[config.grid]
+    feature = (config.feature_ridge,) if config.feature_ridge > 0 else tuple(dict.fromkeys(g for g, _ in grid))
+    semantic = (config.semantic_ridge,) if config.semantic_ridge > 0 else tuple(dict.fromkeys(s for _, s in grid))
+    return scalings, tuple(product(feature, semantic))
+
+
+def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trained:
+    """Choose what is not given on validation classes, then solve (METHODS.md 7, item 9).
+
+    Args:
+        data: features of any R: their mean over the regions is what is looked at.
+        config: settings.
+        session: logs, checkpoints and snapshots.
+        seed: of the folds that choose.
+
+    Raises:
+        GateError: E-DIVERGED when the features are not finite.
+
+    """
+    trained = build(config, data.dims)
+    embedder, rows = trained.embedder, trained.rows
+    assert isinstance(embedder, Embedder)
+    assert isinstance(rows, Rows)
+
+    def body(_: int) -> dict[str, Tensor]:
+        pooled = pooled_features(data, "none")[1].numpy()
+        if not np.isfinite(pooled).all():
+            return {"squared_error": torch.tensor(torch.nan)}
+        scalings, grid = candidates(config)
+        folds = []
+        if len(scalings) * len(grid) > 1:
+            order = np.arange(len(pooled))
+            folds = make_folds(order, data.labels, data.table.seen, count=config.validation_folds, seed=seed)
+        choice = choose_baseline(NAME, folds, pooled, data.labels, data.semantic, scalings=scalings, grid=grid)
+        x = scale(pooled, pooled, choice.scaling)
+        matrix = eszsl_matrix(
+            x,
+            data.labels,
+            data.semantic,
+            data.table.seen,
+            feature_ridge=choice.ridges[0],
+            semantic_ridge=choice.ridges[1],
+        )
+        embedder.fit(torch.from_numpy(pooled), choice.scaling)
+        rows.matrix.copy_(torch.from_numpy(matrix))
+        known = np.flatnonzero(data.table.seen)
+        signs = np.where(data.labels[:, None] == known, 1.0, -1.0)
+        errors = (x @ matrix @ data.semantic[known].T - signs) ** 2
+        return {
+            "squared_error": torch.tensor(errors.mean()),
+            "feature_ridge": torch.tensor(choice.ridges[0]),
+            "semantic_ridge": torch.tensor(choice.ridges[1]),
+            "scaling": torch.tensor(float((*SCALINGS, "none").index(choice.scaling))),
+        }
+
+    session.loop("solve", 1, {"embedder": embedder, "rows": rows}, body, trained)
+    return trained.eval()
+
+
+# --- how long it takes ---------------------------------------------------------------------------------------------
+
+
+def estimate(config: Config, dims: Dims, count: int) -> float:
+    """Seconds one training takes on two cores: a decomposition a fold and scaling, products a candidate."""
+    scalings, grid = candidates(config)
+    side, other = sorted((dims.channels, count))
+    decomposition = 2 * side**2 * other + 25 * side**3
+    candidate = 2 * side * (side + other / 4) * dims.attributes
+    folds = config.validation_folds if len(scalings) * len(grid) > 1 else 0
+    tried = folds * len(scalings) * (decomposition + len(grid) * candidate)
+    return 1 + (tried + 2 * side**2 * other) / FLOPS_PER_SECOND
+
+
+def size(config: Config, dims: Dims, count: int, seconds: float) -> Config:  # noqa: ARG001  # the same for every method
+    """The settings as they are: there is nothing to lengthen."""
+    return config
+
+
+def cap_epochs(config: Config, epochs: float, count: int) -> Config:  # noqa: ARG001
+    """The settings as they are: there are no epochs."""
+    return config
