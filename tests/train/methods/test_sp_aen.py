@@ -97,13 +97,15 @@ def test_dropout_drops_its_share_keeps_the_mean_and_comes_from_the_stages_own_ge
 # --- losses ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_f_and_g_minimise_is_the_formula():
-    one = model(feature_weight=7.0, norm_weight=3.0, batch=1000)
+@pytest.mark.parametrize("scaling", ["l2", "standard"])
+def test_what_f_and_g_minimise_is_the_formula(scaling):
+    one = model(feature_weight=7.0, norm_weight=3.0, batch=1000, scaling=scaling)
     losses, kept = one.keep_losses()
     x = features_of(one)
     wanted = net(one.keep, x)
     rebuilt = layer(one.decoder.last, leaky(layer(one.decoder.first, wanted)))
-    assert float(losses["features"].detach()) == pytest.approx(7 * ((rebuilt - x) ** 2).sum(axis=1).mean(), rel=1e-4)
+    squared = ((rebuilt - x) ** 2).sum(axis=1).mean() / (x**2).sum(axis=1).mean()
+    assert float(losses["features"].detach()) == pytest.approx(7 * squared, rel=1e-4)
     norms = np.linalg.norm(wanted, axis=1)
     assert float(losses["norm"].detach()) == pytest.approx(3 * ((norms - 1) ** 2).mean(), rel=1e-3)
     assert sorted(kept.detach().norm(dim=1).tolist()) == pytest.approx(sorted(norms), rel=1e-3)

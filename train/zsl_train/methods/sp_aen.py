@@ -43,6 +43,7 @@ LENGTHS = ("stage1_epochs", "stage1_steps", "stage2_epochs", "stage2_steps")
 AT_LEAST_ONE = ("hidden", "batch", "critic_steps", "sheet_pictures")
 SLOPE = 0.3  # negative slope of every LeakyReLU (METHODS.md 3.2)
 BETAS = (0.5, 0.999)
+TINY = 1e-12  # features that are all zero have no length to measure by
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ class Config:
         penalty: weight of the gradient penalty on the raw score, times adversarial_weight, 10 [C].
         critic_steps: critic updates a step, 5 [C].
         reconstruction: what G rebuilds: `features`, or `images` at 128 px [variants of P and C].
-        feature_weight: of the squared distance of rebuilt features; alpha = 10 [P, and C's unused term].
+        feature_weight: of the squared distance of rebuilt features, in units of the mean squared length of features (1
+            where they are of unit length): other scalings drown the norm term otherwise [O]; alpha = 10 [P, and C's
+            unused term].
         pixel_weight: of the mean squared error of pixels, in squared grey levels, 0.03 [C].
         perceptual_weight: of the mean squared error in the comparator's map, 3 [C].
         norm_weight: of (|F(x)| - 1)^2, which keeps F on the scale of semantic vectors, 2 [C]; not in [P].
@@ -223,11 +226,16 @@ class FeatureDecoder(Decoder):
         return {"features": self.weight * (self(embedding) - features).square().sum(dim=1).mean()}
 
 
-def make_decoder(data: TrainingData, config: Config) -> Decoder:
-    """The G that the settings ask for; UsageError E-RECIPE when it needs photographs that are not there."""
+def make_decoder(data: TrainingData, config: Config, length: float) -> Decoder:
+    """The G that the settings ask for; `length` is the mean squared length of the features.
+
+    Raises:
+        UsageError: E-RECIPE when it needs photographs that are not there.
+
+    """
     attributes = data.dims.attributes
     if config.reconstruction == "features":
-        return FeatureDecoder(attributes, config.hidden, data.dims.channels, config.feature_weight)
+        return FeatureDecoder(attributes, config.hidden, data.dims.channels, config.feature_weight / max(length, TINY))
     if data.pictures is None:
         raise UsageError(
             "E-RECIPE",
@@ -387,7 +395,7 @@ class SpAen:
         self.keep = SemanticNet(channels, config.hidden, attributes)  # F
         self.critic = Critic(attributes, 0, attributes)
         self.critic.negative_slope = SLOPE
-        self.decoder = make_decoder(data, config)
+        self.decoder = make_decoder(data, config, float(self.features.square().sum(dim=1).mean()))
         for net in (self.embed, self.keep, self.critic, self.decoder):
             start_he(net, self.rng.generator)
         self.embedder = Embedder(scaler, self.embed)
