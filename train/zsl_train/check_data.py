@@ -212,7 +212,7 @@ def image_findings(images: ImageSet) -> Iterator[Finding]:
     if file is None:
         yield Finding(OK, "pictures are found by name and were not decoded; zsl-train names those that cannot be read")
         yield from attribute_findings("attributes", table.raw)
-    yield from (Finding(NOTE, note) for note in images.notes)
+    yield from (Finding(NOTE, note) for note in images.notes if NEVER_USED not in note)  # said of the split file
 
 
 def _class_findings(images: ImageSet) -> Iterator[Finding]:

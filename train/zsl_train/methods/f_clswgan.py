@@ -26,6 +26,8 @@ from zsl_train.nets import Generator, PooledEmbedder, start_normal
 from zsl_train.session import Rng
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from zsl_train.session import Session
 
 NAME = "f-clswgan"
@@ -255,12 +257,17 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
         GateError: E-DIVERGED.
 
     """
+    return train(data, config, session, seed, ClsWgan)
+
+
+def train(data: TrainingData, config: Any, session: Session, seed: int, gan_of: Callable[..., ClsWgan]) -> Trained:
+    """The classifier, then the GAN that `gan_of` (batches, classifier, column, config) makes."""
     embedder, features = pooled_features(data, config.scaling)
     first, second = (stage.steps(config, len(features)) for stage in stages(config, data.dims))
     column = seen_columns(data)
     rows = real_batches(features, data, config.classifier_batch, Rng(seed))
     classifier = train_classifier(rows, column, config, session, steps=first)
-    gan = ClsWgan(real_batches(features, data, config.batch, Rng(seed + 1)), classifier, column, config)
+    gan = gan_of(real_batches(features, data, config.batch, Rng(seed + 1)), classifier, column, config)
     trained = shipped(config, embedder, gan.generator)
     session.loop("gan", second, gan.state(), lambda _: gan.outer_step(), trained)
     return trained.eval()

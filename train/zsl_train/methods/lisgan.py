@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from zsl_train.losses.souls import soul_distance, soul_samples
 from zsl_train.methods import f_clswgan, lengths
-from zsl_train.methods.f_clswgan import ClsWgan, real_batches, seen_columns, shipped, train_classifier
-from zsl_train.methods.pooled import Batches, at_least_one, pooled_features
-from zsl_train.session import Rng
+from zsl_train.methods.f_clswgan import ClsWgan
+from zsl_train.methods.pooled import Batches, at_least_one
 
 if TYPE_CHECKING:
     from zsl_train.methods.base import Dims, Trained, TrainingData
@@ -169,13 +168,9 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
         GateError: E-DIVERGED.
 
     """
-    embedder, features = pooled_features(data, config.scaling)
-    first, second = (stage.steps(config, len(features)) for stage in stages(config, data.dims))
-    column = seen_columns(data)
-    rows = real_batches(features, data, config.classifier_batch, Rng(seed))
-    classifier = train_classifier(rows, column, config, session, steps=first)
     seen = torch.from_numpy(data.table.seen).nonzero().squeeze(1)
-    gan = SoulGan(real_batches(features, data, config.batch, Rng(seed + 1)), classifier, column, seen, config)
-    trained = shipped(config, embedder, gan.generator)
-    session.loop("gan", second, gan.state(), lambda _: gan.outer_step(), trained)
-    return trained.eval()
+
+    def soul_gan(batches: Batches, classifier: nn.Linear, column: Tensor, config: Config) -> SoulGan:
+        return SoulGan(batches, classifier, column, seen, config)
+
+    return f_clswgan.train(data, config, session, seed, soul_gan)

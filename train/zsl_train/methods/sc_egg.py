@@ -31,7 +31,7 @@ from zsl_runtime.errors import UsageError
 from zsl_train.methods import tf_vaegan
 from zsl_train.methods.lengths import FLOPS_PER_SECOND, STEP_SECONDS
 from zsl_train.methods.lengths import steps as _steps
-from zsl_train.methods.pooled import pooled_features
+from zsl_train.methods.pooled import at_least_one, pooled_features
 from zsl_train.methods.semantic_guide import semantic_guide
 from zsl_train.methods.tf_vaegan import VaeGan
 from zsl_train.nets import MinMaxScaler, PooledEmbedder
@@ -145,9 +145,7 @@ class Config:
     head_batch: int = 0
 
     def __post_init__(self) -> None:
-        for name in AT_LEAST_ONE:
-            if getattr(self, name) < 1:
-                raise UsageError("E-RECIPE", f"{name} = {getattr(self, name)!r} of {NAME}; expected at least 1")
+        at_least_one(NAME, self, AT_LEAST_ONE)
         gan_settings(self, 1)  # refuses impossible ones now, not after an hour of training
         if self.guide == "shared" and self.global_weight == 0 and self.pooling == "mlp":
             raise UsageError(
