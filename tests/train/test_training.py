@@ -39,6 +39,7 @@ from zsl_train.training import (
     sample_replay,
     save_array,
     selection_rule,
+    trainings_in_turn,
     validation_folds,
 )
 
@@ -267,6 +268,10 @@ def test_folds_side_by_side_choose_what_folds_one_after_the_other_choose(prepare
         lines.append([[line["session"], line["stage"]] for line in log])
     assert found[0] == found[1]
     assert sorted(lines[0]) == sorted(lines[1])
+
+
+def test_folds_count_two_at_a_time_and_the_final_training_once():
+    assert [trainings_in_turn(folds) for folds in (0, 1, 2, 3, 4)] == [1, 2, 2, 3, 3]
 
 
 def test_a_fold_that_diverges_stops_the_others(prepared, tmp_path, threads):

@@ -575,6 +575,14 @@ def _folds(count: int) -> str:
     return "1 fold" if count == 1 else f"{count} folds"
 
 
+def trainings_in_turn(folds: int) -> int:
+    """Trainings one after the other on two cores: the folds run two at a time (`side_by_side`), then the final one.
+
+    Two whatever this machine has: the lengths of `--preset default` must not depend on it.
+    """
+    return 1 + -(-folds // 2)
+
+
 def selection_rule(recipe: Recipe, folds: list[Fold], choice: Choice) -> str:
     """How gamma and the rest were chosen, or why they were not."""
     if choice.validation_H is not None:
@@ -651,10 +659,10 @@ def run_training(
     dims = training_data(prepared, rows, images.table, images.labels[rows], prepared.semantic).dims
     folds = validation_folds(prepared, recipe)
     if recipe.preset == "default" and not set(recipe.settings) & set(method.LENGTHS):
-        config = method.size(config, dims, len(rows), DEFAULT_SECONDS / (1 + len(folds)))
+        config = method.size(config, dims, len(rows), DEFAULT_SECONDS / trainings_in_turn(len(folds)))
     if cap_epochs is not None:
         config = method.cap_epochs(config, cap_epochs, len(rows))
-    minutes = method.estimate(config, dims, len(rows)) * (1 + len(folds)) / 60
+    minutes = method.estimate(config, dims, len(rows)) * trainings_in_turn(len(folds)) / 60
     say(
         f"training {recipe.method} ({recipe.preset}) on {len(rows)} {images.unit}, {_folds(len(folds))} for validation:"
     )
