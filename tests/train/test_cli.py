@@ -57,6 +57,7 @@ def _quiet_machine(monkeypatch, cache) -> None:
     know_backbone(monkeypatch)
     monkeypatch.setenv("ZSL_CACHE", str(cache))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)  # folds one after the other: the tests below count on their order
 
 
 @pytest.fixture
