@@ -174,8 +174,10 @@ class Session:
         if trained is not None:
             for share in self.snapshot_at:  # in a short stage several shares end at the same step
                 snapshots.setdefault(max(1, round(share * steps)), []).append(share)
-            steps = max(1, round(self.stop_at * steps))
-        done = self._restore(path, stage, steps, state)
+        whole = steps
+        if trained is not None:
+            steps = max(1, round(self.stop_at * whole))
+        done = self._restore(path, stage, steps, whole, state)
         if done == steps:
             return
         start, saved, began = done, time.monotonic(), time.monotonic()
@@ -199,19 +201,19 @@ class Session:
                 sums = {}
                 self._log({"session": self.name, "stage": stage, "step": count, "of": steps, **means})
             if time.monotonic() - saved > self._save_seconds and count < steps:
-                self._save(path, count, steps, state)
+                self._save(path, count, whole, state)
                 saved = time.monotonic()
         self._refuse_broken_weights(stage, state)
-        self._save(path, steps, steps, state)
+        self._save(path, steps, whole, state)
         seconds = round(time.monotonic() - began, 2)
         self._log({"session": self.name, "stage": stage, "steps": steps - start, "seconds": seconds})
 
-    def _restore(self, path: Path, stage: str, steps: int, state: Mapping[str, Stateful]) -> int:
+    def _restore(self, path: Path, stage: str, steps: int, whole: int, state: Mapping[str, Stateful]) -> int:
         if not path.exists():
             return 0
         try:
             saved = torch.load(path, weights_only=True)
-            if saved["steps"] != steps or set(saved["state"]) != set(state):
+            if saved["whole"] != whole or saved["step"] > steps or set(saved["state"]) != set(state):
                 raise KeyError(stage)  # noqa: TRY301  # one message for every way a checkpoint can be unusable
             for name, part in state.items():
                 part.load_state_dict(saved["state"][name])
@@ -223,9 +225,9 @@ class Session:
             ) from error
         return int(saved["step"])
 
-    def _save(self, path: Path, step: int, steps: int, state: Mapping[str, Stateful]) -> None:
+    def _save(self, path: Path, step: int, whole: int, state: Mapping[str, Stateful]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        content = {"step": step, "steps": steps, "state": {name: part.state_dict() for name, part in state.items()}}
+        content = {"step": step, "whole": whole, "state": {name: part.state_dict() for name, part in state.items()}}
         write_atomic(path, lambda temporary: torch.save(content, temporary))
 
     def _refuse_divergence(self, stage: str, step: int, losses: Mapping[str, float]) -> None:
