@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from zsl_train.backbones.base import Backbone
     from zsl_train.data.feature_store import FeatureStore
     from zsl_train.data.image_set import ImageSet
-    from zsl_train.methods.base import Trained
+    from zsl_train.methods.base import Dims, Trained
     from zsl_train.recipe import Recipe
 
     Floats = NDArray[np.float32]
@@ -635,6 +635,23 @@ def protocol(
     }
 
 
+def sized(config: Any, recipe: Recipe, dims: Dims, count: int, folds: int) -> Any:
+    """The lengths of preset `default`, where the user gave none: sized to the data and to `DEFAULT_SECONDS` in all.
+
+    Args:
+        config: of the method.
+        recipe: names the method and the preset.
+        dims: of the training data.
+        count: training pictures.
+        folds: of the selection, which take their part of the time.
+
+    """
+    method = find_method(recipe.method)
+    if recipe.preset != "default" or set(recipe.settings) & set(method.LENGTHS):
+        return config
+    return method.size(config, dims, count, DEFAULT_SECONDS / trainings_in_turn(folds))
+
+
 def run_training(
     images: ImageSet,
     backbone: Backbone | GivenFeatures,
@@ -665,8 +682,7 @@ def run_training(
     rows = prepared.training_rows()
     dims = training_data(prepared, rows, images.table, images.labels[rows], prepared.semantic).dims
     folds = validation_folds(prepared, recipe)
-    if recipe.preset == "default" and not set(recipe.settings) & set(method.LENGTHS):
-        config = method.size(config, dims, len(rows), DEFAULT_SECONDS / trainings_in_turn(len(folds)))
+    config = sized(config, recipe, dims, len(rows), len(folds))
     if cap_epochs is not None:
         config = method.cap_epochs(config, cap_epochs, len(rows))
     minutes = method.estimate(config, dims, len(rows)) * trainings_in_turn(len(folds)) / 60
