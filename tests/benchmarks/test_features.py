@@ -98,7 +98,8 @@ def test_a_plan_is_read_and_what_cannot_be_meant_is_refused(bench, tmp_path):
 def test_every_row_of_the_plan_can_be_trained(bench):
     for plan in FILE.parent.glob("*.toml"):
         rows = bench.read_plan(plan, list(METHODS))
-        assert {row.method for row in rows} == set(METHODS)
+        if not plan.stem.endswith("scalings"):
+            assert {row.method for row in rows} == set(METHODS)
         for row in rows:
             base = read_recipe(bench.ROOT / row.recipe) if row.recipe else {}
             sets = [one.removeprefix("--set=") for one in row.options() if one.startswith("--set=")]
