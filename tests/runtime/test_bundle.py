@@ -692,7 +692,7 @@ def test_two_writers_both_land_and_the_waiting_one_says_so_once(path, monkeypatc
     with first.lock():
         waiting = threading.Thread(target=add, args=(late, "late"))
         waiting.start()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while "waiting" not in said.getvalue():
             assert time.monotonic() < deadline
             time.sleep(0.01)

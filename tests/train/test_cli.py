@@ -391,20 +391,18 @@ def test_divergence_stops_the_run_which_needs_force_to_start_over(train, shared,
     assert train(given(shared, out, "--force"))[0] == 0
 
 
-def test_help_is_instant_and_without_heavy_imports():
+def test_help_comes_without_heavy_imports():
     program = (
         "import sys; from zsl_train.cli import main; code = main(['--help']);"
         "print(sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'numpy', 'scipy', 'PIL', 'rich'}));"
         "sys.exit(code)"
     )
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment(Path())
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
     assert "--preset" in done.stdout
-    assert time.monotonic() - began < 5
 
 
 # --- interruptions ---------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ def patient(started: threading.Event | None = None):
 
 def test_results_come_in_the_order_of_the_jobs_and_two_run_at_a_time():
     running, most, lock = set(), [], threading.Lock()
+    first_two = threading.Barrier(2, timeout=60)
 
     def job_of(index):
         def job(check):
@@ -40,6 +41,8 @@ def test_results_come_in_the_order_of_the_jobs_and_two_run_at_a_time():
             with lock:
                 running.add(index)
                 most.append(len(running))
+            if index < 2:
+                first_two.wait()
             time.sleep(0.05 * (4 - index))
             with lock:
                 running.remove(index)
