@@ -33,7 +33,7 @@ def validate(row: Row, folds: int, images: ImageSet, folder: Path) -> dict[str, 
     from zsl_train.backbones.given import GivenFeatures
     from zsl_train.methods import find_method
     from zsl_train.recipe import make_recipe, method_config, read_recipe
-    from zsl_train.training import Trainer, prepare, sized, training_data, validation_folds
+    from zsl_train.training import Trainer, prepare, sized, validation_folds
 
     result = folder / "validation.json"
     if result.is_file():
@@ -46,8 +46,8 @@ def validate(row: Row, folds: int, images: ImageSet, folder: Path) -> dict[str, 
     assert images.features is not None
     prepared = prepare(images, GivenFeatures.of(images.features), recipe)
     drawn, rows = validation_folds(prepared, recipe), prepared.training_rows()
-    dims = training_data(prepared, rows, images.table, images.labels[rows], prepared.semantic).dims
-    config = sized(method_config(method.Config, method.PRESETS, recipe), recipe, dims, len(rows), len(drawn))
+    config = method_config(method.Config, method.PRESETS, recipe)
+    config = sized(config, recipe, prepared.dims, len(rows), len(drawn))
     began = time.monotonic()
     choice = Trainer(prepared, recipe, config, checkpoints=folder, log=lambda _: None).select(drawn)
     content = {

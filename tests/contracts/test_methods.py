@@ -17,6 +17,7 @@ from support.tiny_features import ATTRIBUTES, CHANNELS, REGIONS, tiny_training_d
 from zsl_runtime.errors import GateError, UsageError
 from zsl_train.methods import METHODS, find_method
 from zsl_train.methods.base import Trained, run_batched, run_rows
+from zsl_train.methods.lengths import cap_epochs, estimate, names, size
 from zsl_train.recipe import Recipe, make_recipe, method_config
 from zsl_train.session import Session
 
@@ -107,7 +108,7 @@ SMALL = {
 }
 DATA = tiny_training_data()
 # Solved in one step: nothing to learn step by step, to cut short or to scale by a rate, and perhaps no use for a seed.
-CLOSED_FORM = {name for name, method in METHODS.items() if not method.LENGTHS}
+CLOSED_FORM = {name for name, method in METHODS.items() if not names(method.stages(method.Config(), DATA.dims))}
 ITERATED = [name for name in METHODS if name not in CLOSED_FORM]
 CASES = [(name, preset) for name, method in METHODS.items() for preset in method.PRESETS]
 
@@ -412,7 +413,7 @@ def test_a_preset_trains(name, preset, tmp_path):
     method = METHODS[name]
     quick = {key: SMALL[name][key] for key in SMALL[name] if "steps" not in key and "rate" not in key}
     config = method.Config(**{**method.PRESETS[preset], **quick})
-    config = method.cap_epochs(config, 2.0, len(DATA.rows))
+    config = cap_epochs(method.stages(config, DATA.dims), config, 2.0, len(DATA.rows))
     session = Recorder(tmp_path)
     check_modules(trained(name, None, config=config, session=session))
     assert all(1 <= steps <= 10 for steps in session.steps.values()), session.steps
@@ -422,20 +423,21 @@ def test_a_preset_trains(name, preset, tmp_path):
 def test_lengths_can_be_estimated_and_shortened(name, preset):
     method = METHODS[name]
     config = method.Config(**method.PRESETS[preset])
-    enough = method.size(config, DATA.dims, 1000, 1e9)
-    assert method.size(enough, DATA.dims, 1000, 1e9) == enough
-    whole = method.estimate(enough, DATA.dims, 1000)
+    stages = method.stages(config, DATA.dims)
+    enough = size(stages, config, 1000, 1e9)
+    assert size(stages, enough, 1000, 1e9) == enough
+    whole = estimate(stages, enough, 1000)
     assert 1 < whole < 1e6
     if name in CLOSED_FORM:
-        assert method.size(config, DATA.dims, 1000, whole / 2) == config
-        assert method.cap_epochs(config, 0.5, 1000) == config
+        assert size(stages, config, 1000, whole / 2) == config
+        assert cap_epochs(stages, config, 0.5, 1000) == config
         return
-    half = method.size(config, DATA.dims, 1000, whole / 2)
-    assert method.estimate(half, DATA.dims, 1000) == pytest.approx(whole / 2, rel=0.02)
-    assert method.estimate(half, DATA.dims, 1000) <= whole / 2
-    capped = method.cap_epochs(config, 0.5, 1000)
-    assert method.estimate(capped, DATA.dims, 1000) < method.estimate(config, DATA.dims, 1000)
-    assert method.cap_epochs(capped, 0.5, 1000) == capped
-    same_otherwise = [f.name for f in fields(config) if f.name not in method.LENGTHS]
-    assert set(method.LENGTHS) < {f.name for f in fields(config)}
+    half = size(stages, config, 1000, whole / 2)
+    assert estimate(stages, half, 1000) == pytest.approx(whole / 2, rel=0.02)
+    assert estimate(stages, half, 1000) <= whole / 2
+    capped = cap_epochs(stages, config, 0.5, 1000)
+    assert estimate(stages, capped, 1000) < estimate(stages, config, 1000)
+    assert cap_epochs(stages, capped, 0.5, 1000) == capped
+    same_otherwise = [f.name for f in fields(config) if f.name not in names(stages)]
+    assert names(stages) < {f.name for f in fields(config)}
     assert replace(half, **{key: getattr(config, key) for key in same_otherwise}) == half

@@ -153,7 +153,7 @@ def train(options: dict[str, Any]) -> int:
     try:
         with writer.exclusive():
             scores = run_training(
-                images, backbone, recipe, writer, cap_epochs=options["epochs"], say=_say, progress=progress
+                images, backbone, recipe, writer, most_epochs=options["epochs"], say=_say, progress=progress
             )
     except KeyboardInterrupt:
         progress.close()

@@ -30,8 +30,9 @@ from zsl_train.data.pictures import Pictures
 from zsl_train.data.word_vectors import learned_word_vectors, load_word_vectors
 from zsl_train.evaluate import score
 from zsl_train.methods import find_method
-from zsl_train.methods.base import TrainingData, run_batched, run_rows
+from zsl_train.methods.base import Dims, TrainingData, run_batched, run_rows
 from zsl_train.methods.baselines import BASELINES, scale
+from zsl_train.methods.lengths import cap_epochs, estimate, names, size
 from zsl_train.recipe import method_config
 from zsl_train.run_folder import CHECKPOINT, RunWriter, save_run
 from zsl_train.select import MINIMUM_SEEN, Choice, Fold, choose, choose_baseline, make_folds
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from zsl_train.backbones.base import Backbone
     from zsl_train.data.feature_store import FeatureStore
     from zsl_train.data.image_set import ImageSet
-    from zsl_train.methods.base import Dims, Trained
+    from zsl_train.methods.base import Trained
     from zsl_train.recipe import Recipe
 
     Floats = NDArray[np.float32]
@@ -80,6 +81,17 @@ class Prepared:
     words: Floats
     notes: tuple[str, ...]
     pictures: Pictures | None = None
+
+    @property
+    def dims(self) -> Dims:
+        """The sizes that fix a method's networks."""
+        return Dims(
+            regions=int(self.store.regions.shape[1]),
+            channels=int(self.store.regions.shape[2]),
+            attributes=int(self.semantic.shape[1]),
+            word_width=int(self.words.shape[1]),
+            classes=len(self.images.table),
+        )
 
     def rows(self, *roles: str, seen: bool | None = None) -> Ints:
         """Readable pictures with one of these roles, ascending."""
@@ -320,7 +332,7 @@ class Trainer:
         self.labels = prepared.images.labels
         self.literature_seconds = 0.0
         # A method in closed form has no stage to cut short.
-        self.snapshots = recipe.snapshots if self.method.LENGTHS else (1.0,)
+        self.snapshots = recipe.snapshots if names(self.method.stages(config, prepared.dims)) else (1.0,)
 
     def select(self, folds: list[Fold]) -> Choice:
         """Train on each fold and choose the share of the last stage, gamma and temperature."""
@@ -646,10 +658,10 @@ def sized(config: Any, recipe: Recipe, dims: Dims, count: int, folds: int) -> An
         folds: of the selection, which take their part of the time.
 
     """
-    method = find_method(recipe.method)
-    if recipe.preset != "default" or set(recipe.settings) & set(method.LENGTHS):
+    stages = find_method(recipe.method).stages(config, dims)
+    if recipe.preset != "default" or set(recipe.settings) & names(stages):
         return config
-    return method.size(config, dims, count, DEFAULT_SECONDS / trainings_in_turn(folds))
+    return size(stages, config, count, DEFAULT_SECONDS / trainings_in_turn(folds))
 
 
 def run_training(
@@ -658,7 +670,7 @@ def run_training(
     recipe: Recipe,
     writer: RunWriter,
     *,
-    cap_epochs: float | None = None,
+    most_epochs: float | None = None,
     say: Callable[[str], None],
     progress: Callable[..., None] | None = None,
 ) -> dict[str, Any]:
@@ -669,7 +681,7 @@ def run_training(
         backbone: frozen network, or what stands for the feature file of `images`.
         recipe: what to do.
         writer: the open run folder.
-        cap_epochs: no stage longer than this many epochs.
+        most_epochs: no stage longer than this many epochs.
         say: one line of progress for the user.
         progress: called inside the training loops.
 
@@ -680,12 +692,13 @@ def run_training(
     for note in prepared.notes:
         say(f"note: {note}")
     rows = prepared.training_rows()
-    dims = training_data(prepared, rows, images.table, images.labels[rows], prepared.semantic).dims
+    dims = prepared.dims
     folds = validation_folds(prepared, recipe)
     config = sized(config, recipe, dims, len(rows), len(folds))
-    if cap_epochs is not None:
-        config = method.cap_epochs(config, cap_epochs, len(rows))
-    minutes = method.estimate(config, dims, len(rows)) * trainings_in_turn(len(folds)) / 60
+    stages = method.stages(config, dims)
+    if most_epochs is not None:
+        config = cap_epochs(stages, config, most_epochs, len(rows))
+    minutes = estimate(stages, config, len(rows)) * trainings_in_turn(len(folds)) / 60
     say(
         f"training {recipe.method} ({recipe.preset}) on {len(rows)} {images.unit}, {_folds(len(folds))} for validation:"
     )

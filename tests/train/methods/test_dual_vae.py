@@ -25,11 +25,12 @@ from zsl_train.methods.dual_vae import (
     LatentSampler,
     LatentSynthesizer,
     Settings,
+    only_stage,
     schedule_epoch,
     start_xavier,
     step_seconds,
-    steps_of,
 )
+from zsl_train.methods.lengths import cap_epochs, estimate, names, plan, size
 from zsl_train.nets import PooledEmbedder
 from zsl_train.session import Rng
 
@@ -173,7 +174,7 @@ def test_noise_is_as_wide_as_it_is_used(method, noise, width):
 
 def test_the_published_schedule_is_counted_in_whole_epochs():
     config = Settings()
-    steps = steps_of(config, 5000)
+    steps = only_stage(config, 1.0)[0].steps(config, 5000)
     assert steps == 10_000  # 100 epochs of 100 batches
     assert [schedule_epoch(config, step, steps) for step in (0, 99, 100, 2199, 2200, 9999)] == [0, 0, 1, 21, 22, 99]
 
@@ -192,13 +193,15 @@ def test_a_schedule_of_any_length_goes_through_all_its_epochs_in_order(steps, ep
 def test_a_small_set_gets_more_steps_and_none_more_than_there_is_time_for(method):
     dims = Dims(regions=1, channels=2048, attributes=312, word_width=2, classes=200)
     config = method.Config()
-    assert method.size(config, dims, 400, 1e9).steps == SHORTEST
-    assert method.size(config, dims, 7057, 1e9).steps == steps_of(config, 7057) == 14114
-    short = method.size(config, dims, 7057, 60.0)
-    assert method.estimate(short, dims, 7057) <= 60.0 < method.estimate(replace(short, steps=short.steps + 1), dims, 1)
-    assert method.size(config, dims, 400, 0.0).steps == 1
-    assert method.cap_epochs(config, 2.0, 7057).steps == round(2 * 7057 / 50)
-    assert method.cap_epochs(replace(config, steps=9), 2.0, 7057).steps == 9
+    stages = method.stages(config, dims)
+    assert size(stages, config, 400, 1e9).steps == SHORTEST
+    assert size(stages, config, 7057, 1e9).steps == plan(stages, config, 7057)[""] == 14114
+    short = size(stages, config, 7057, 60.0)
+    assert estimate(stages, short, 7057) <= 60.0 < estimate(stages, replace(short, steps=short.steps + 1), 1)
+    assert size(stages, config, 400, 0.0).steps == 1
+    assert cap_epochs(stages, config, 2.0, 7057).steps == round(2 * 7057 / 50)
+    assert cap_epochs(stages, replace(config, steps=9), 2.0, 7057).steps == 9
+    assert names(stages) == {"epochs", "steps"}
 
 
 def test_cross_reconstruction_takes_time():

@@ -12,6 +12,7 @@ from support.tiny_features import SEEN, tiny_training_data
 from zsl_train.methods import eszsl
 from zsl_train.methods.base import run_batched, run_rows
 from zsl_train.methods.baselines import SCALINGS, RidgePath, eszsl_matrix, ridge_solution, scale
+from zsl_train.methods.lengths import estimate
 from zsl_train.select import choose_baseline, make_folds
 from zsl_train.session import Session
 
@@ -95,7 +96,7 @@ def test_it_takes_longer_the_more_there_is_to_choose():
     dims = DATA.dims
     big = replace(dims, channels=2048, attributes=312)
     seconds = [
-        eszsl.estimate(eszsl.Config(**settings), big, 7000)
+        estimate(eszsl.stages(eszsl.Config(**settings), big), None, 7000)
         for settings in ({"scaling": "l2", "feature_ridge": 1.0, "semantic_ridge": 1.0}, {"scaling": "l2"}, {})
     ]
     assert seconds == sorted(seconds)

@@ -18,9 +18,9 @@ from zsl_runtime.errors import GateError, UsageError
 from zsl_train.losses.reconstruction import weighted_l1
 from zsl_train.methods import sc_egg
 from zsl_train.methods.base import Dims
+from zsl_train.methods.lengths import estimate, plan
 from zsl_train.methods.sc_egg import (
     PRESETS,
-    SHORTEST,
     BalancedBatches,
     Compression,
     Config,
@@ -29,14 +29,10 @@ from zsl_train.methods.sc_egg import (
     Guide,
     Scen,
     build,
-    cap_epochs,
     compress_mlp,
     embed_all,
-    estimate,
     region_mean,
-    size,
-    step_seconds,
-    steps_of,
+    stages,
     train_eggn,
     train_guide,
     train_scen,
@@ -549,81 +545,31 @@ def test_presets_are_what_they_cite():
     assert (code.seen_guidance, code.unseen_guidance, code.feedback_train) == (1.0, 0.001, 0.0)
 
 
-def test_lengths_in_steps():
+def test_stages_are_those_of_the_algorithm_and_the_third_alone_on_plain_vectors():
     config = Config(stage1_epochs=20, stage2_epochs=2, stage3_epochs=5, embedding_batch=64, batch=32)
-    assert steps_of(config, 640) == (200, 20, 200)  # an epoch of stage 3 is two loops
-    assert steps_of(replace(config, stage1_steps=7, stage3_steps=9), 640) == (7, 20, 9)
-    assert steps_of(config, 1) == (1, 1, 1)
-    assert steps_of(cap_epochs(config, 1, 640), 640) == (10, 10, 40)
-    assert steps_of(cap_epochs(config, 1000, 640), 640) == (200, 20, 200)
-    assert steps_of(cap_epochs(replace(config, stage1_steps=5000), 3, 640), 640) == (30, 20, 120)
-    assert steps_of(cap_epochs(config, 0.001, 640), 640) == (1, 1, 1)
-
-
-CONFIGS = st.builds(
-    Config,
-    stage1_epochs=st.floats(0, 300),
-    stage2_epochs=st.floats(0, 300),
-    stage3_epochs=st.floats(0, 300),
-    stage1_steps=st.integers(0, 9000),
-    stage2_steps=st.integers(0, 9000),
-    stage3_steps=st.integers(0, 9000),
-    hidden=st.sampled_from([16, 512, 4096]),
-    guide=st.sampled_from(["shared", "separate"]),
-    pooling=st.just("mean"),
-    feedback_train=st.sampled_from([0.0, 1.0]),
-    embedding_batch=st.just(64),
-    batch=st.just(64),
-)
-DIMS = st.builds(
-    Dims,
-    regions=st.integers(1, 196),
-    channels=st.sampled_from([12, 1280, 2048]),
-    attributes=st.integers(1, 312),
-    word_width=st.just(300),
-    classes=st.integers(2, 800),
-)
-
-
-@given(CONFIGS, DIMS, st.integers(1, 20000), st.floats(0.5, 5000))
-def test_a_sized_training_has_enough_steps_and_is_never_longer_than_the_budget(config, dims, count, seconds):
-    sized = size(config, dims, count, seconds)
-    asked = [max(steps, least) for steps, least in zip(steps_of(config, count), SHORTEST, strict=True)]
-    after = steps_of(sized, count)
-    assert all(1 <= short <= long for short, long in zip(after, asked, strict=True))
-    least = sum(step_seconds(config, dims))  # every stage runs one step, whatever it takes
-    assert estimate(sized, dims, count) <= max(seconds, 0) + least
-    asked_seconds = sum(n * one for n, one in zip(asked, step_seconds(config, dims), strict=True))
-    if asked_seconds <= seconds:
-        assert list(after) == asked
-    else:
-        shares = [a / b for a, b in zip(after, asked, strict=True)]
-        assert all(abs(share - shares[0]) < 0.01 for share in shares)
-
-
-@given(CONFIGS, DIMS, st.integers(1, 20000), st.floats(0.01, 100))
-def test_a_capped_training_is_never_longer_than_the_cap_nor_than_asked(config, dims, count, epochs):
-    capped = steps_of(cap_epochs(config, epochs, count), count)
-    assert all(short <= long for short, long in zip(capped, steps_of(config, count), strict=True))
-    assert capped[0] <= max(1, round(epochs * count / 64))
-    assert capped[2] <= max(1, round(2 * epochs * count / 64))
+    dims = Dims(regions=81, channels=1280, attributes=312, word_width=300, classes=20)
+    lengths = {"stage1": 200, "stage2": 20, "stage3": 200}  # an epoch of stage 3 is two loops
+    assert plan(stages(config, dims), config, 640) == lengths
+    assert plan(stages(config, replace(dims, regions=1)), config, 640) == {"stage3": 200}
 
 
 def test_the_estimate_grows_with_everything_that_costs():
     dims = Dims(regions=81, channels=1280, attributes=312, word_width=300, classes=20)
-    base = estimate(Config(), dims, 1000)
+
+    def seconds(sizes: Dims, count: int = 1000, **settings) -> float:
+        config = Config(**settings)
+        return estimate(stages(config, sizes), config, count)
+
     for more in (
-        estimate(Config(), replace(dims, regions=196), 1000),
-        estimate(Config(), replace(dims, channels=2048), 1000),
-        estimate(Config(), dims, 2000),
-        estimate(Config(hidden=8192), dims, 1000),
-        estimate(Config(critic_steps=10), dims, 1000),
-        estimate(Config(stage3_epochs=100.0), dims, 1000),
+        seconds(replace(dims, regions=196)),
+        seconds(replace(dims, channels=2048)),
+        seconds(dims, 2000),
+        seconds(dims, hidden=8192),
+        seconds(dims, critic_steps=10),
+        seconds(dims, stage3_epochs=100.0),
     ):
-        assert more > base
-    assert base == pytest.approx(
-        sum(n * s for n, s in zip(steps_of(Config(), 1000), step_seconds(Config(), dims), strict=True))
-    )
+        assert more > seconds(dims)
+    assert seconds(replace(dims, regions=1)) < seconds(dims)
 
 
 def test_networks_of_stage_three_have_the_published_shapes():
@@ -669,12 +615,6 @@ def test_on_plain_vectors_the_third_stage_is_trained_alone_and_says_so(tmp_path,
     wanted = rows[:, 0] - (rows[:, 0].min(axis=0) if scaling == "minmax" else rows[:, 0].mean(axis=0))
     wanted /= np.ptp(rows[:, 0], axis=0) if scaling == "minmax" else rows[:, 0].std(axis=0)
     np.testing.assert_allclose(f, wanted, atol=1e-4)
-
-
-def test_on_plain_vectors_only_the_third_stage_takes_time():
-    dims = Dims(regions=1, channels=2048, attributes=312, word_width=300, classes=200)
-    assert step_seconds(Config(), dims)[:2] == (0.0, 0.0)
-    assert estimate(Config(stage1_steps=10**6), dims, 1000) == estimate(Config(), dims, 1000)
 
 
 def test_numbers_that_are_none_stop_plain_vectors_too(tmp_path):

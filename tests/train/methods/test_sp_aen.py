@@ -19,7 +19,8 @@ from support.tiny_features import SEEN, tiny_training_data
 from zsl_runtime.errors import ArtefactError, UsageError
 from zsl_train.losses.wgan_gp import gradient_penalty
 from zsl_train.methods import sp_aen, sp_aen_pictures
-from zsl_train.methods.base import Dims, run_batched, run_rows
+from zsl_train.methods.base import run_batched, run_rows
+from zsl_train.methods.lengths import estimate
 from zsl_train.methods.sp_aen import Config, SpAen, Updater, drop, held_out, minimise, start_he
 from zsl_train.methods.sp_aen_pictures import CaffeNetConv5, FromScratch, Inverter, PictureDecoder, multiply_adds, sheet
 from zsl_train.session import Rng, Session
@@ -204,7 +205,7 @@ def test_stages_are_those_that_the_settings_need():
     assert stages() == ["stage1", "stage2"]
     assert stages(phases="joint") == stages(adversarial_weight=0.0) == ["stage2"]
     costs = [
-        sp_aen.estimate(Config(**settings), replace(DATA.dims, channels=2048), 1000)
+        estimate(sp_aen.stages(config := Config(**settings), replace(DATA.dims, channels=2048)), config, 1000)
         for settings in ({"adversarial_weight": 0.0}, {}, {"reconstruction": "images"})
     ]
     assert costs == sorted(costs)
@@ -391,9 +392,3 @@ def test_the_published_inverter_has_the_published_layers():
     assert [tuple(layer.weight.shape) for layer in inverter.dense] == [(4096, 4096)] * 3
     with torch.device("meta"):
         assert inverter(torch.zeros(1, 4096, device="meta")).shape == (1, 3, 128, 128)
-
-
-def test_sizes_that_only_count_steps_do_not_matter():
-    config = Config(stage1_steps=100, stage2_steps=100)
-    assert sp_aen.cap_epochs(config, 2.0, 640) == replace(config, stage1_steps=10, stage2_steps=10)
-    assert Dims(**sp_aen.NO_DIMS.to_dict()) == sp_aen.NO_DIMS

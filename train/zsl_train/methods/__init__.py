@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from zsl_train.methods.base import Dims, Trained, TrainingData
+    from zsl_train.methods.lengths import Once, Stage
     from zsl_train.session import Session
 
 
@@ -27,27 +28,14 @@ class Method(Protocol):
     def PRESETS(self) -> Mapping[str, Mapping[str, Any]]:  # noqa: N802
         """Name -> settings that differ from the defaults of Config."""
 
-    @property
-    def LENGTHS(self) -> Sequence[str]:  # noqa: N802
-        """The settings that say how long the stages are: where a recipe gives one, nothing is sized to the data.
-
-        Empty for a method in closed form: then `cap_epochs` and `size` give the settings back.
-        """
-
     def build(self, config: Any, dims: Dims) -> Trained:
         """The shipped modules, untrained."""
 
     def fit(self, data: TrainingData, config: Any, session: Session, seed: int) -> Trained:
         """Train."""
 
-    def cap_epochs(self, config: Any, epochs: float, count: int) -> Any:
-        """The same settings with no stage longer than `epochs` passes over `count` pictures."""
-
-    def size(self, config: Any, dims: Dims, count: int, seconds: float) -> Any:
-        """The same settings with stages as long as this data needs and `seconds` on two cores allow."""
-
-    def estimate(self, config: Any, dims: Dims, count: int) -> float:
-        """Seconds one training takes on two cores."""
+    def stages(self, config: Any, dims: Dims) -> Sequence[Stage | Once]:
+        """The stages of a training in order; their lengths are settings, except where they have none (`lengths`)."""
 
 
 METHODS: dict[str, Method] = {

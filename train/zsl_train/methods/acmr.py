@@ -30,19 +30,18 @@ from zsl_train.methods.dual_vae import (
     reconstruction_of,
     schedule_epoch,
     start_xavier,
-    steps_of,
 )
+from zsl_train.methods.lengths import plan
 from zsl_train.methods.pooled import Batches, at_least_one, pooled_features
 from zsl_train.nets import PooledEmbedder
 from zsl_train.session import Rng
 
 if TYPE_CHECKING:
     from zsl_train.methods.base import Dims, Trained, TrainingData
+    from zsl_train.methods.lengths import Stage
     from zsl_train.session import Session
 
 NAME = "acmr"
-LENGTHS = dual_vae.LENGTHS
-cap_epochs = dual_vae.cap_epochs
 ORDERS_SEED = 6  # of the fixed orders the shipped gate is averaged over: the same in every model
 
 
@@ -240,21 +239,12 @@ def _shipped(config: Config, pooled: PooledEmbedder, network: Acmr) -> Trained:
 # --- how long it takes ------------------------------------------------------------------------------------------------
 
 
-def step_seconds(config: Config, dims: Dims) -> float:
-    """Seconds of one step."""
+def stages(config: Config, dims: Dims) -> tuple[Stage]:
+    """The one stage."""
     gates = 2 * config.gate_hidden * 3 * config.latent
     alignment = 3 * config.latent**2 + 2 * config.latent * dims.classes
-    return dual_vae.step_seconds(config, dims, decodings=1, more=gates + alignment)
-
-
-def estimate(config: Config, dims: Dims, count: int) -> float:
-    """Seconds one training takes, heads and scores left out; measured on one core, two are no slower."""
-    return steps_of(config, count) * step_seconds(config, dims)
-
-
-def size(config: Config, dims: Dims, count: int, seconds: float) -> Config:
-    """The published passes, more over a small set, and no more steps than fit into `seconds`."""
-    return dual_vae.size_to(config, count, seconds / step_seconds(config, dims))
+    seconds = dual_vae.step_seconds(config, dims, decodings=1, more=gates + alignment)
+    return dual_vae.only_stage(config, seconds)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -333,7 +323,8 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
     optimiser = torch.optim.Adam(network.groups(config), amsgrad=True, fused=True)
     labels, semantic = torch.from_numpy(data.labels), torch.from_numpy(data.semantic)
     batches = Batches(features, labels, semantic, config.batch, rng)
-    steps, width = steps_of(config, len(features)), 2 * config.latent
+    (steps,) = plan(stages(config, data.dims), config, len(features)).values()
+    width = 2 * config.latent
 
     def body(step: int) -> dict[str, Tensor]:
         x, a, y = batches.draw()

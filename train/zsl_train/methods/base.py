@@ -1,11 +1,12 @@
 """What a method is: a function from training data to the few modules that are shipped.
 
-A method is one module with four names (see `zsl_train.methods.METHODS`):
+A method is one module with these names (see `zsl_train.methods.METHODS`):
 
 - ``Config``: a frozen dataclass of its settings, each with its source (paper, published code or ours);
 - ``PRESETS``: name -> settings that differ from the defaults of Config;
+- ``stages(config, dims)``: the stages of a training, whose lengths are settings (`zsl_train.methods.lengths`);
 - ``build(config, dims) -> Trained``: the shipped modules, untrained, with the right shapes (to load weights into);
-- ``fit(data, config, session) -> Trained``: the training algorithm.
+- ``fit(data, config, session, seed) -> Trained``: the training algorithm.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ from zsl_train.methods.dual_vae import (
     reconstruction_of,
     schedule_epoch,
     start_xavier,
-    steps_of,
 )
+from zsl_train.methods.lengths import plan
 from zsl_train.methods.pooled import Batches, at_least_one, pooled_features
 from zsl_train.nets import PooledEmbedder
 from zsl_train.session import Rng
@@ -35,11 +35,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zsl_train.methods.base import Dims, Trained, TrainingData
+    from zsl_train.methods.lengths import Stage
     from zsl_train.session import Session
 
 NAME = "cada-vae"
-LENGTHS = dual_vae.LENGTHS
-cap_epochs = dual_vae.cap_epochs
 
 
 @dataclass(frozen=True)
@@ -109,14 +108,9 @@ def build(config: Config, dims: Dims) -> Trained:
     return assemble(config, pooled, DualVae(config, dims.channels, dims.attributes))
 
 
-def estimate(config: Config, dims: Dims, count: int) -> float:
-    """Seconds one training takes, heads and scores left out; measured on one core, two are no slower."""
-    return steps_of(config, count) * dual_vae.step_seconds(config, dims, decodings=2)
-
-
-def size(config: Config, dims: Dims, count: int, seconds: float) -> Config:
-    """The published passes, more over a small set, and no more steps than fit into `seconds`."""
-    return dual_vae.size_to(config, count, seconds / dual_vae.step_seconds(config, dims, decodings=2))
+def stages(config: Config, dims: Dims) -> tuple[Stage]:
+    """The one stage."""
+    return dual_vae.only_stage(config, dual_vae.step_seconds(config, dims, decodings=2))
 
 
 def weighted_losses(
@@ -177,7 +171,7 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
     optimiser = torch.optim.Adam(vae.parameters(), lr=config.learning_rate, amsgrad=True, fused=True)
     labels, semantic = torch.from_numpy(data.labels), torch.from_numpy(data.semantic)
     batches = Batches(features, labels, semantic, config.batch, rng)
-    steps = steps_of(config, len(features))
+    (steps,) = plan(stages(config, data.dims), config, len(features)).values()
 
     def body(step: int) -> dict[str, Tensor]:
         x, a, _ = batches.draw()

@@ -28,9 +28,8 @@ from torch.nn import functional as F  # noqa: N812
 from zsl_runtime.errors import UsageError
 from zsl_runtime.head import FitSettings, View
 from zsl_train.losses.triplet import batch_all_triplet
-from zsl_train.methods import lengths
 from zsl_train.methods.base import Dims, Trained, TrainingData
-from zsl_train.methods.lengths import Stage, step_seconds
+from zsl_train.methods.lengths import Stage, plan, step_seconds
 from zsl_train.methods.pooled import Batches, at_least_one, generator_output, pooled_features
 from zsl_train.methods.wgan import BETAS, Wgan, WganSettings, outer_multiply_adds
 from zsl_train.nets import GAN_SLOPE, Generator, PooledEmbedder, start_normal
@@ -45,7 +44,6 @@ AT_LEAST_ONE = (
     *("guide_fakes", "synthetic_per_class"),
 )
 STAGES = ("metric", "rectify", "semantic", "searched", "gan")
-LENGTHS = tuple(f"{name}_{unit}" for name in STAGES for unit in ("epochs", "steps"))
 SHORTEST = (300, 1000, 400, 400, 240)  # steps of the stages below which accuracy suffers
 METRIC_SLOPE = 0.01  # negative slope in MN and SRN (METHODS.md 4.1)
 METRIC_BETAS = (0.5, 0.9)  # of Adam for MN and SRN
@@ -310,21 +308,6 @@ def stages(config: Config, dims: Dims) -> tuple[Stage, ...]:
     )
 
 
-def estimate(config: Config, dims: Dims, count: int) -> float:
-    """Seconds one training takes on two cores, heads and scores left out."""
-    return lengths.estimate(stages(config, dims), config, count)
-
-
-def size(config: Config, dims: Dims, count: int, seconds: float) -> Any:
-    """The same settings with stages as long as this data needs and `seconds` on two cores allow."""
-    return lengths.size(stages(config, dims), config, count, seconds)
-
-
-def cap_epochs(config: Config, epochs: float, count: int) -> Any:
-    """The same settings with no stage longer than `epochs` passes over the pictures (SRN: over the classes)."""
-    return lengths.cap_epochs(stages(config, Dims(1, 1, 1, 1, 1)), config, epochs, count)
-
-
 # --- stages one to four ----------------------------------------------------------------------------------------------
 
 
@@ -524,7 +507,7 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
 
     """
     embedder, features = pooled_features(data, config.scaling)
-    steps = {stage.name: stage.steps(config, len(features)) for stage in stages(config, data.dims)}
+    steps = plan(stages(config, data.dims), config, len(features))
     labels, semantic = torch.from_numpy(data.labels), torch.from_numpy(data.semantic)
 
     def batches(stage: int, size: int, condition: Tensor = semantic) -> Batches:

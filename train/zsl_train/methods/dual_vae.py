@@ -9,7 +9,7 @@ aligned by. A head is fitted on samples of both, never on means (METHODS.md 6.4)
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from zsl_runtime.head import FitSettings, View
 from zsl_train.losses.reconstruction import plain_l1, squared_l2
 from zsl_train.losses.vae import sample_by_variance, sample_normal
-from zsl_train.methods import lengths
 from zsl_train.methods.base import Dims, Trained
+from zsl_train.methods.lengths import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +81,6 @@ AT_LEAST_ONE = (
     "latents_per_seen_class",
     "synthetic_per_class",
 )
-LENGTHS = ("epochs", "steps")
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
@@ -255,11 +254,6 @@ UPDATE_SECONDS = 1.6e-9  # of Adam with amsgrad for one parameter: five arrays a
 SHORTEST = 4000
 
 
-def steps_of(config: Settings, count: int) -> int:
-    """Steps for `count` training pictures."""
-    return lengths.steps(config.epochs, config.steps, count, config.batch)
-
-
 def schedule_epoch(config: Settings, step: int, steps: int) -> int:
     """The whole epoch, on the clock the ramps are counted in, of step `step` of `steps`."""
     return math.floor(step * config.schedule_epochs / steps)
@@ -284,12 +278,6 @@ def step_seconds(config: Settings, dims: Dims, decodings: int, more: float = 0.0
     return 2 * products / FLOPS_PER_SECOND + UPDATE_SECONDS * (encoders + decoders) + STEP_SECONDS
 
 
-def size_to(config: AnySettings, count: int, affordable: float) -> AnySettings:
-    """The published passes but at least SHORTEST steps, and no more steps than are `affordable`."""
-    steps = max(steps_of(config, count), SHORTEST)
-    return replace(config, steps=max(1, min(steps, int(affordable))))
-
-
-def cap_epochs(config: AnySettings, epochs: float, count: int) -> AnySettings:
-    """No more than `epochs` passes over the pictures."""
-    return replace(config, steps=min(steps_of(config, count), lengths.steps(epochs, 0, count, config.batch)))
+def only_stage(config: Settings, seconds: float) -> tuple[Stage]:
+    """The one stage of these methods, whose step takes that many seconds."""
+    return (Stage("", config.batch, seconds, SHORTEST),)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from zsl_runtime.head import View
 from zsl_train.methods.base import Dims, Trained, TrainingData
 from zsl_train.methods.baselines import ESZSL_GRID, SCALINGS, eszsl_matrix, scale
+from zsl_train.methods.lengths import Once
 from zsl_train.methods.pooled import pooled_features
 from zsl_train.nets import PooledEmbedder
 from zsl_train.select import choose_baseline, make_folds
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from zsl_train.session import Session
 
 NAME = "eszsl"
-LENGTHS: tuple[str, ...] = ()  # closed form: there is nothing to lengthen
 PAPER_GRID = tuple(product(*[tuple(10.0**power for power in range(-3, 4))] * 2))
 GRIDS = {"ours": ESZSL_GRID, "paper": PAPER_GRID}
 FLOPS_PER_SECOND = 30e9  # two cores in float64, eigendecomposition included
@@ -194,22 +194,16 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
 # --- how long it takes ---------------------------------------------------------------------------------------------
 
 
-def estimate(config: Config, dims: Dims, count: int) -> float:
-    """Seconds one training takes on two cores: a decomposition a fold and scaling, products a candidate."""
+def stages(config: Config, dims: Dims) -> tuple[Once]:
+    """A closed form: a decomposition a fold and scaling, products a candidate."""
     scalings, grid = candidates(config)
-    side, other = sorted((dims.channels, count))
-    decomposition = 2 * side**2 * other + 25 * side**3
-    candidate = 2 * side * (side + other / 4) * dims.attributes
     folds = config.validation_folds if len(scalings) * len(grid) > 1 else 0
-    tried = folds * len(scalings) * (decomposition + len(grid) * candidate)
-    return 1 + (tried + 2 * side**2 * other) / FLOPS_PER_SECOND
 
+    def seconds(count: int) -> float:
+        side, other = sorted((dims.channels, count))
+        decomposition = 2 * side**2 * other + 25 * side**3
+        candidate = 2 * side * (side + other / 4) * dims.attributes
+        tried = folds * len(scalings) * (decomposition + len(grid) * candidate)
+        return 1 + (tried + 2 * side**2 * other) / FLOPS_PER_SECOND
 
-def size(config: Config, dims: Dims, count: int, seconds: float) -> Config:  # noqa: ARG001  # the same for every method
-    """The settings as they are: there is nothing to lengthen."""
-    return config
-
-
-def cap_epochs(config: Config, epochs: float, count: int) -> Config:  # noqa: ARG001
-    """The settings as they are: there are no epochs."""
-    return config
+    return (Once(seconds),)

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from zsl_runtime.head import FitSettings, View
-from zsl_train.methods import lengths
 from zsl_train.methods.base import Dims, Trained, TrainingData
-from zsl_train.methods.lengths import Stage, step_seconds
+from zsl_train.methods.lengths import Stage, plan, step_seconds
 from zsl_train.methods.pooled import Batches, at_least_one, generator_output, pooled_features
 from zsl_train.methods.wgan import BETAS, Synthesizer, Wgan, WganSettings, outer_multiply_adds
 from zsl_train.nets import Generator, PooledEmbedder, start_normal
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 NAME = "f-clswgan"
 AT_LEAST_ONE = ("hidden", "batch", "critic_steps", "classifier_batch", "synthetic_per_class")
-LENGTHS = ("classifier_epochs", "classifier_steps", "gan_epochs", "gan_steps")
 SHORTEST = (300, 240)  # steps of the stages below which accuracy suffers
 
 
@@ -147,21 +145,6 @@ def stages(config: Config, dims: Dims, further: float = 0.0) -> tuple[Stage, ...
     )
 
 
-def estimate(config: Config, dims: Dims, count: int) -> float:
-    """Seconds one training takes on two cores, heads and scores left out."""
-    return lengths.estimate(stages(config, dims), config, count)
-
-
-def size(config: Config, dims: Dims, count: int, seconds: float) -> Any:
-    """The same settings with stages as long as this data needs and `seconds` on two cores allow."""
-    return lengths.size(stages(config, dims), config, count, seconds)
-
-
-def cap_epochs(config: Config, epochs: float, count: int) -> Any:
-    """The same settings with no stage longer than `epochs` passes over the pictures."""
-    return lengths.cap_epochs(stages(config, Dims(1, 1, 1, 1, 1)), config, epochs, count)
-
-
 # --- training ------------------------------------------------------------------------------------------------------
 
 
@@ -263,7 +246,7 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
 def train(data: TrainingData, config: Any, session: Session, seed: int, gan_of: Callable[..., ClsWgan]) -> Trained:
     """The classifier, then the GAN that `gan_of` (batches, classifier, column, config) makes."""
     embedder, features = pooled_features(data, config.scaling)
-    first, second = (stage.steps(config, len(features)) for stage in stages(config, data.dims))
+    first, second = plan(stages(config, data.dims), config, len(features)).values()
     column = seen_columns(data)
     rows = real_batches(features, data, config.classifier_batch, Rng(seed))
     classifier = train_classifier(rows, column, config, session, steps=first)

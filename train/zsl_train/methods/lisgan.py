@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from zsl_train.losses.souls import soul_distance, soul_samples
-from zsl_train.methods import f_clswgan, lengths
+from zsl_train.methods import f_clswgan
 from zsl_train.methods.f_clswgan import ClsWgan
 from zsl_train.methods.pooled import Batches, at_least_one
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 NAME = "lisgan"
 AT_LEAST_ONE = (*f_clswgan.AT_LEAST_ONE, "souls", "soul_fakes")
-LENGTHS = f_clswgan.LENGTHS
 
 
 @dataclass(frozen=True)
@@ -94,21 +93,6 @@ def stages(config: Config, dims: Dims) -> tuple[Stage, ...]:
     """The stages of f-CLSWGAN, with R2's fakes in the generator's step."""
     fakes = config.soul_fakes * (config.soul_classes or dims.classes) if config.class_weight > 0 else 0
     return f_clswgan.stages(config, dims, 3.0 * fakes * config.hidden * (2 * dims.attributes + dims.channels))
-
-
-def estimate(config: Config, dims: Dims, count: int) -> float:
-    """Seconds one training takes on two cores, heads and scores left out."""
-    return lengths.estimate(stages(config, dims), config, count)
-
-
-def size(config: Config, dims: Dims, count: int, seconds: float) -> Any:
-    """The same settings with stages as long as this data needs and `seconds` on two cores allow."""
-    return lengths.size(stages(config, dims), config, count, seconds)
-
-
-def cap_epochs(config: Config, epochs: float, count: int) -> Any:
-    """The same settings with no stage longer than `epochs` passes over the pictures."""
-    return f_clswgan.cap_epochs(config, epochs, count)
 
 
 # --- training ------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ closed-form semantic regression (`zsl_train.methods.semantic_guide`), unseen cla
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -29,8 +29,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from zsl_runtime.errors import UsageError
 from zsl_train.methods import tf_vaegan
-from zsl_train.methods.lengths import FLOPS_PER_SECOND, STEP_SECONDS
-from zsl_train.methods.lengths import steps as _steps
+from zsl_train.methods.lengths import Stage, plan, step_seconds
 from zsl_train.methods.pooled import at_least_one, pooled_features
 from zsl_train.methods.semantic_guide import semantic_guide
 from zsl_train.methods.tf_vaegan import VaeGan
@@ -285,21 +284,14 @@ def build(config: Config, dims: Dims) -> Trained:
 # --- how long it takes ---------------------------------------------------------------------------------------------
 
 SHORTEST = (300, 400, 240)  # steps of the stages below which accuracy on validation classes suffers
-LENGTHS = tuple(f"stage{number}_{unit}" for number in (1, 2, 3) for unit in ("epochs", "steps"))
 
 
-def steps_of(config: Config, count: int) -> tuple[int, int, int]:
-    """Steps of the three stages for `count` training pictures; the third in outer steps."""
-    first = _steps(config.stage1_epochs, config.stage1_steps, count, config.embedding_batch)
-    second = _steps(config.stage2_epochs, config.stage2_steps, count, config.embedding_batch)
-    return first, second, _steps(2 * config.stage3_epochs, config.stage3_steps, count, config.batch)
-
-
-def step_seconds(config: Config, dims: Dims) -> tuple[float, float, float]:
-    """Seconds of one step of each stage on two cores: multiply-adds of forward and backward over the measured rate."""
+def stages(config: Config, dims: Dims) -> list[Stage]:
+    """The three stages, the third in outer steps; of plain feature vectors (one region) the third alone."""
     third = tf_vaegan.outer_step_seconds(gan_settings(config, dims.regions), dims)
-    if dims.regions == 1:  # the first two are skipped
-        return 0.0, 0.0, third
+    eggn = Stage("stage3", config.batch, third, SHORTEST[2], loops=2)
+    if dims.regions == 1:
+        return [eggn]
     regions, channels, attributes = dims.regions, dims.channels, dims.attributes
     maps = 2 * regions * channels * attributes
     mlp = regions * (attributes // 2) * (attributes + channels) if config.global_weight > 0 else 0
@@ -308,43 +300,15 @@ def step_seconds(config: Config, dims: Dims) -> tuple[float, float, float]:
         guide = config.embedding_batch * 3.0 * config.guide_hidden * (channels + dims.classes)
     else:
         guide = config.embedding_batch * (maps / 2 + 3 * mlp)
-    return (
-        2 * scen / FLOPS_PER_SECOND + STEP_SECONDS,
-        2 * guide / FLOPS_PER_SECOND + STEP_SECONDS,
-        third,
-    )
+    return [
+        Stage("stage1", config.embedding_batch, step_seconds(scen), SHORTEST[0]),
+        Stage("stage2", config.embedding_batch, step_seconds(guide), SHORTEST[1]),
+        eggn,
+    ]
 
 
-def estimate(config: Config, dims: Dims, count: int) -> float:
-    """Seconds one training takes on two cores, heads and scores left out."""
-    return sum(n * seconds for n, seconds in zip(steps_of(config, count), step_seconds(config, dims), strict=True))
-
-
-def size(config: Config, dims: Dims, count: int, seconds: float) -> Config:
-    """Stage lengths for this data: enough steps even for a small set, but no more than fit into `seconds`.
-
-    Few pictures make short epochs: a stage gets at least SHORTEST steps. If the three stages then take longer than
-    `seconds`, all are shortened by one factor.
-    """
-    steps = [max(n, least) for n, least in zip(steps_of(config, count), SHORTEST, strict=True)]
-    config = _with_steps(config, steps)
-    share = seconds / estimate(config, dims, count)
-    return config if share >= 1 else _with_steps(config, [int(n * share) for n in steps])
-
-
-def cap_epochs(config: Config, epochs: float, count: int) -> Config:
-    """No stage longer than `epochs` passes over the pictures, those counted in steps included."""
-    limits = (
-        _steps(epochs, 0, count, config.embedding_batch),
-        _steps(epochs, 0, count, config.embedding_batch),
-        _steps(2 * epochs, 0, count, config.batch),
-    )
-    return _with_steps(config, [min(n, limit) for n, limit in zip(steps_of(config, count), limits, strict=True)])
-
-
-def _with_steps(config: Config, steps: list[int]) -> Config:
-    first, second, third = (max(1, n) for n in steps)
-    return replace(config, stage1_steps=first, stage2_steps=second, stage3_steps=third)
+def _steps(stage: str, config: Config, data: TrainingData) -> int:
+    return plan(stages(config, data.dims), config, len(data.rows))[stage]
 
 
 # --- stage 1: SCEN ------------------------------------------------------------------------------------------------
@@ -477,7 +441,7 @@ def train_scen(data: TrainingData, config: Config, session: Session, seed: int) 
         optimiser.step()
         return losses
 
-    steps = _steps(config.stage1_epochs, config.stage1_steps, len(data.rows), config.embedding_batch)
+    steps = _steps("stage1", config, data)
     session.loop("scen", steps, {"scen": scen, "optimiser": optimiser, "rng": rng}, body)
     return scen
 
@@ -529,7 +493,7 @@ def _regression(scores: Tensor, target: Tensor, reduction: str) -> Tensor:
 
 def train_guide(data: TrainingData, scen: Scen, config: Config, session: Session, seed: int) -> tuple[Guide, Tensor]:
     """Stage 2 (paper Eq. 8 and 17), then the scaler. Returns the guide and the scaled features f (n, F)."""
-    steps = _steps(config.stage2_epochs, config.stage2_steps, len(data.rows), config.embedding_batch)
+    steps = _steps("stage2", config, data)
     target = _local_scores_of_all(data, scen)
     if config.guide == "shared":
         return _train_shared_guide(data, scen, target, config, session=session, steps=steps, seed=seed)
@@ -641,7 +605,7 @@ def train_eggn(
     """Stage 3: two loops an epoch, the first without feedback, the second with it."""
     eggn = Eggn(features, data, guide, config, Rng(seed))
     trained = tf_vaegan.shipped(eggn.config, embedder, eggn.generator, eggn.decoder, eggn.feedback)
-    eggn.train(session, "eggn", steps_of(config, len(features))[2], trained)
+    eggn.train(session, "eggn", _steps("stage3", config, data), trained)
     return trained
 
 

@@ -26,9 +26,8 @@ from zsl_runtime.errors import UsageError
 from zsl_runtime.head import View
 from zsl_train.losses.ranking import ranking_loss
 from zsl_train.losses.wgan_gp import gradient_penalty
-from zsl_train.methods import lengths
 from zsl_train.methods.base import Dims, Trained, TrainingData
-from zsl_train.methods.lengths import Stage, step_seconds
+from zsl_train.methods.lengths import Stage, plan, step_seconds
 from zsl_train.methods.pooled import at_least_one, pooled_features
 from zsl_train.nets import Critic, PooledEmbedder
 from zsl_train.session import Rng, Session
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME = "sp-aen"
-LENGTHS = ("stage1_epochs", "stage1_steps", "stage2_epochs", "stage2_steps")
 AT_LEAST_ONE = ("hidden", "batch", "critic_steps", "sheet_pictures")
 SLOPE = 0.3  # negative slope of every LeakyReLU (METHODS.md 3.2)
 BETAS = (0.5, 0.999)
@@ -296,7 +294,7 @@ SHORTEST = {"stage1": 600, "stage2": 1500}  # steps below which accuracy on vali
 
 
 def stages(config: Config, dims: Dims) -> list[Stage]:
-    """The stages that these settings have; `lengths` does the rest."""
+    """The stages that these settings have."""
     net = config.hidden * (dims.channels + dims.attributes)
     critic = dims.attributes * (dims.attributes + 1)
     rebuilt = net
@@ -314,26 +312,6 @@ def stages(config: Config, dims: Dims) -> list[Stage]:
     if joint or config.adversarial_weight == 0:
         return [last]
     return [Stage("stage1", config.batch, step_seconds(first), SHORTEST["stage1"]), last]
-
-
-def estimate(config: Config, dims: Dims, count: int) -> float:
-    """Seconds one training takes on two cores, heads and scores left out."""
-    return lengths.estimate(stages(config, dims), config, count)
-
-
-def size(config: Config, dims: Dims, count: int, seconds: float) -> Config:
-    """Stage lengths for this data: enough steps even for a small set, but no more than fit into `seconds`."""
-    sized: Config = lengths.size(stages(config, dims), config, count, seconds)
-    return sized
-
-
-NO_DIMS = Dims(regions=1, channels=1, attributes=1, word_width=1, classes=1)  # where only steps are counted
-
-
-def cap_epochs(config: Config, epochs: float, count: int) -> Config:
-    """No stage longer than `epochs` passes over the pictures, those counted in steps included."""
-    capped: Config = lengths.cap_epochs(stages(config, NO_DIMS), config, epochs, count)
-    return capped
 
 
 # --- training ------------------------------------------------------------------------------------------------------
@@ -515,11 +493,11 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
 
     """
     model = SpAen(data, config, seed)
-    plan = {stage.name: stage.steps(config, len(data.rows)) for stage in stages(config, data.dims)}
+    lengths = plan(stages(config, data.dims), config, len(data.rows))
     trained = _trained(model.embedder)
     adversarial = config.adversarial_weight > 0
-    if "stage1" in plan:
-        steps = plan["stage1"]
+    if "stage1" in lengths:
+        steps = lengths["stage1"]
 
         def keep_body(step: int) -> dict[str, Tensor]:
             return model.keep_step(step / steps)
@@ -528,7 +506,7 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
         model.keep_all()
     joint = is_joint(config)
     parts = ["embed", *(["critic"] if adversarial else []), *(["keep"] if joint else [])]
-    last = plan["stage2"]
+    last = lengths["stage2"]
 
     def embed_body(step: int) -> dict[str, Tensor]:
         return model.embed_step(step / last, joint=joint)

@@ -22,7 +22,6 @@ from zsl_train.losses.vae import (
     sample_normal,
 )
 from zsl_train.losses.wgan_gp import critic_gradients, frozen_score
-from zsl_train.methods import lengths
 from zsl_train.methods.base import Dims, Trained, TrainingData
 from zsl_train.methods.lengths import Stage, step_seconds
 from zsl_train.methods.pooled import Batches, at_least_one, generator_output, pooled_features
@@ -34,7 +33,6 @@ Batch = tuple[Tensor, Tensor, Tensor]  # features (B, F), semantic (B, A), label
 NAME = "tf-vaegan"
 AT_LEAST_ONE = ("hidden", "batch", "critic_steps", "synthetic_per_class")
 SHORTEST = 240  # outer steps below which accuracy on validation classes suffers
-LENGTHS = ("gan_epochs", "gan_steps")
 
 
 @dataclass(frozen=True)
@@ -217,21 +215,6 @@ def outer_step_seconds(config: Config, dims: Dims) -> float:
 def stages(config: Config, dims: Dims) -> tuple[Stage, ...]:
     """The one stage, in outer steps; an epoch has two loops."""
     return (Stage("gan", config.batch, outer_step_seconds(config, dims), SHORTEST, loops=2),)
-
-
-def estimate(config: Config, dims: Dims, count: int) -> float:
-    """Seconds one training takes on two cores, heads and scores left out."""
-    return lengths.estimate(stages(config, dims), config, count)
-
-
-def size(config: Config, dims: Dims, count: int, seconds: float) -> Any:
-    """The same settings with a stage as long as this data needs and `seconds` on two cores allow."""
-    return lengths.size(stages(config, dims), config, count, seconds)
-
-
-def cap_epochs(config: Config, epochs: float, count: int) -> Any:
-    """No more than `epochs` passes over the pictures in each loop."""
-    return lengths.cap_epochs((Stage("gan", config.batch, 0.0, 1, loops=2),), config, epochs, count)
 
 
 # --- training ------------------------------------------------------------------------------------------------------
