@@ -3,7 +3,7 @@
     python benchmarks/accuracy/validation.py --data xlsa17/CUB --features resnet_fc1000.mat --runs runs/scalings \
         --plan benchmarks/accuracy/cub_fc1000_scalings.toml [--folds 1] [--only TITLE] [--report]
 
-The plan is one of features.py. Of every row only the folds of the selection are trained, with the seed 0, and H of the
+The plan is one of table.py. Of every row only the folds of the selection are trained, with the seed 0, and H of the
 validation classes is shown: for every share of the last stage that was compared, gamma chosen on the same classes. So
 these H compare settings with each other; they are no estimate of a test H. Finished rows are not repeated. The table
 goes to stdout as Markdown and all figures to benchmarks/results/NAME.json.
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from features import ROOT, Row, Source, read_plan
+from table import ROOT, Row, Source, read_plan
 
 if TYPE_CHECKING:
     from zsl_train.data.image_set import ImageSet

@@ -14,12 +14,12 @@ import zsl_train.cli
 from zsl_train.methods import METHODS
 from zsl_train.recipe import make_recipe, method_config, parse_overrides, read_recipe
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "accuracy" / "features.py"
+FILE = Path(__file__).parents[2] / "benchmarks" / "accuracy" / "table.py"
 
 
 @pytest.fixture(scope="module")
 def bench():
-    spec = importlib.util.spec_from_file_location("accuracy_features", FILE)
+    spec = importlib.util.spec_from_file_location("accuracy_table", FILE)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
@@ -72,7 +72,7 @@ def write_run(folder: Path, content: dict) -> None:
 
 
 def run(bench, monkeypatch, capsys, *arguments: object) -> tuple[str, str]:
-    monkeypatch.setattr(sys, "argv", ["features.py", *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", ["table.py", *map(str, arguments)])
     bench.main()
     captured = capsys.readouterr()
     return captured.out, captured.err
@@ -223,3 +223,21 @@ def test_nothing_finished_is_said(bench, tmp_path, monkeypatch, capsys):
     arguments = ("--data", "D", "--features", "x.mat", "--runs", tmp_path / "r", "--report", "--out", tmp_path / "o")
     assert run(bench, monkeypatch, capsys, *arguments)[0] == "no run is finished\n"
     assert not (tmp_path / "o").exists()
+
+
+def test_photographs_need_no_feature_file_and_have_no_cascade(bench, tmp_path, monkeypatch, capsys):
+    plan, asked = tmp_path / "plan.toml", []
+
+    def fake(arguments: list[str]) -> int:
+        asked.append(arguments)
+        write_run(Path(arguments[-1]), scores(40.0))
+        return 0
+
+    monkeypatch.setattr(zsl_train.cli, "main", fake)
+    arguments = ("--data", "D", "--runs", tmp_path / "r", "--plan", plan, "--out", tmp_path / "o")
+    plan.write_text('[[rows]]\nmethod = "sc-egg"\ncascade = true\n')
+    with pytest.raises(SystemExit, match="give --features"):
+        run(bench, monkeypatch, capsys, *arguments)
+    plan.write_text('[[rows]]\nmethod = "sc-egg"\n')
+    assert "| sc-egg, default | 45.0 |" in run(bench, monkeypatch, capsys, *arguments)[0]
+    assert asked[0][:4] == ["--data", "D", "--method", "sc-egg"]

@@ -1,7 +1,8 @@
-"""How accurate is every method on the feature file of one data set? One command, over days if need be.
+"""How accurate is every method on one data set, photographs or a feature file? One command, over days if need be.
 
-    python benchmarks/accuracy/features.py --data xlsa17/CUB --features resnet_fc1000.mat --runs runs/cub_fc1000 \
+    python benchmarks/accuracy/table.py --data xlsa17/CUB --features resnet_fc1000.mat --runs runs/cub_fc1000 \
         --plan benchmarks/accuracy/cub_fc1000.toml [--only acmr --only lisgan] [--seeds 0,1,2] [--report]
+    python benchmarks/accuracy/table.py --data CUB20 --runs runs/cub20 --plan benchmarks/accuracy/cub20.toml
 
 The plan is a TOML file of [[rows]] (`Row` below); without one there is a row of preset `default` for every method.
 Finished runs are not repeated, an interrupted one resumes, a run whose row was changed is another run. After each run
@@ -9,7 +10,7 @@ the table so far goes to stdout as Markdown, and all figures to benchmarks/resul
 
 Under our protocol nothing is chosen on test data. The columns that are marked optimistic come from the runs' snapshots
 (`literature` in scores.json), are picked on test data as the papers' are, and choose nothing. `cascade = true` adds a
-line for `zsl-infer --cascade` on the test rows, which is transductive.
+line for `zsl-infer --cascade` on the test rows of a feature file, which is transductive.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Row:
         recipe: a recipe file, relative to the repository, that gives preset and settings.
         settings: further `--set` of the recipe or the method.
         seeds: in place of those of the command line.
-        cascade: add a line for the transductive cascade.
+        cascade: add a line for the transductive cascade (feature files only).
         reference: what others measured on the same features, as it is to be shown.
 
     """
@@ -80,15 +81,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Source:
-    """The data set: a folder with att_splits.mat, and a feature file."""
+    """The data set: a folder, and perhaps a feature file in place of its photographs."""
 
     data: Path
-    features: Path
+    features: Path | None = None
     splits: Path | None = None
 
     def options(self) -> list[str]:
+        features = [] if self.features is None else ["--features", str(self.features)]
         splits = [] if self.splits is None else ["--splits", str(self.splits)]
-        return ["--data", str(self.data), "--features", str(self.features), *splits]
+        return ["--data", str(self.data), *features, *splits]
 
 
 def _toml(value: Any) -> str:
@@ -348,7 +350,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--features", type=Path, required=True)
+    parser.add_argument("--features", type=Path)
     parser.add_argument("--splits", type=Path)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--plan", type=Path)
@@ -362,6 +364,8 @@ def main() -> None:
     out = options.out or ROOT / "benchmarks" / "results" / f"{options.runs.name}.json"
     source = Source(options.data, options.features, options.splits)
     chosen = [row for row in rows if not options.only or {row.title, row.method} & set(options.only)]
+    if source.features is None and any(row.cascade for row in chosen):
+        sys.exit("cascade = true is for feature files: give --features, or take it out of the plan")
     # Every row once before any row twice: the table says something early.
     rounds = max((len(row.seeds or seeds) for row in chosen), default=0)
     for number in range(0 if options.report else rounds):
