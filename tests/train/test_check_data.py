@@ -10,7 +10,7 @@ import pytest
 
 from support.line import call
 from support.tiny_data import make_tiny_data
-from support.tiny_xlsa17 import FEATURES, attribute_matrix, feature_rows, lists, make_pair
+from support.tiny_xlsa17 import CLASSES, FEATURES, SEEN, attribute_matrix, feature_rows, lists, make_pair
 from zsl_train.cli import main as zsl_train
 
 DATA = Path(os.environ.get("ZSL_TEST_DATA", Path(__file__).parents[3] / "shared" / "data")) / "xlsa17"
@@ -127,6 +127,29 @@ def test_wrong_commands_are_one_line(tmp_path):
     assert "Missing option '--data'" in call(zsl_train, "--out", tmp_path).err
 
 
+def test_lists_of_class_names_are_held_against_the_split(tmp_path):
+    data = make_pair(tmp_path / "data")
+    seen = [name for name, flag in zip(CLASSES, SEEN, strict=True) if flag]
+    unseen = sorted(set(CLASSES) - set(seen))
+    (data / "testclasses.txt").write_text("\n".join(unseen) + "\n\n")
+    (data / "trainvalclasses.txt").write_text("\n".join(seen))
+    (data / "trainclasses1.txt").write_text("\n".join(seen[:4]))
+    (data / "valclasses1.txt").write_text("\n".join(seen[4:]))
+    code, found = check(data)
+    assert code == 0
+    assert "testclasses.txt: the 2 of the unseen classes of the split" in found["ok"]
+    assert "trainvalclasses.txt: the 6 of the seen classes of the split" in found["ok"]
+    assert "trainclasses1.txt and valclasses1.txt together: the 6 of trainvalclasses.txt" in found["ok"]
+    (data / "testclasses.txt").write_text("\n".join([unseen[0], seen[0]]))
+    (data / "valclasses1.txt").write_bytes("\n".join([*seen[3:], "gr\xfcn"]).encode("latin-1"))
+    code, found = check(data)
+    assert code == 0
+    assert f"testclasses.txt differs from the unseen classes of the split: '{seen[0]}' only there" in found["note"]
+    assert f"'{unseen[1]}' only in the unseen classes of the split" in found["note"]
+    assert f"trainclasses1.txt and valclasses1.txt share '{seen[3]}'; they are not used" in found["note"]
+    assert "together differs from trainvalclasses.txt" in found["note"]
+
+
 @needs_xlsa17
 @pytest.mark.parametrize(
     ("name", "overlaps", "usable"),
@@ -138,3 +161,5 @@ def test_the_published_files(name, overlaps, usable):
     assert f"as many as published for {name}" in found["ok"]
     for part in (f"{count} of them in test_seen_loc" for count in overlaps):
         assert part in found["note"]
+    if usable:
+        assert "testclasses.txt: the 50 of the unseen classes of the split" in found["ok"]

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from zsl_runtime.class_table import ClassTable
     from zsl_train.data.att_splits import SplitFile
     from zsl_train.data.image_set import ImageSet
 
@@ -96,9 +97,51 @@ def _opened(
         yield Finding(BROKEN, str(error))
         return
     yield from image_findings(images)
+    yield from class_list_findings(directory, images.table)
     given = (("--data", directory), ("--features", features), ("--splits", splits))
     flags = " ".join(f"{flag} {shlex.quote(str(value))}" for flag, value in given if value is not None)
     yield Finding(OK, f"usable: zsl-train {flags} --out RUN")
+
+
+def class_list_findings(directory: Path, table: ClassTable) -> Iterator[Finding]:
+    """The lists of class names beside a published split, held against the classes that the split makes seen and unseen.
+
+    trainvalclasses.txt are the seen classes, testclasses.txt the unseen ones; trainclassesN.txt and valclassesN.txt
+    divide the former.
+    """
+    lists = {path.stem: _names_in(path) for path in sorted(directory.glob("*classes*.txt")) if path.is_file()}
+    flags = dict(zip(table.names, table.seen, strict=True))
+    parts = {"trainvalclasses": True, "testclasses": False}
+    for stem, seen in parts.items():
+        if stem in lists:
+            of_split = {name for name, flag in flags.items() if flag == seen}
+            kind = "seen" if seen else "unseen"
+            yield _compared(f"{stem}.txt", lists[stem], f"the {kind} classes of the split", of_split)
+    for stem, train in lists.items():
+        number = stem.removeprefix("trainclasses")
+        val = lists.get(f"valclasses{number}")
+        if stem != f"trainclasses{number}" or val is None or "trainvalclasses" not in lists:
+            continue
+        both = f"{stem}.txt and valclasses{number}.txt"
+        if train & val:
+            yield Finding(NOTE, f"{both} share {listed(sorted(train & val))}; they are not used")
+        yield _compared(f"{both} together", train | val, "trainvalclasses.txt", lists["trainvalclasses"])
+
+
+def _names_in(path: Path) -> set[str]:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return {line.strip() for line in text.splitlines() if line.strip()}
+
+
+def _compared(what: str, names: set[str], other: str, wanted: set[str]) -> Finding:
+    if names == wanted:
+        return Finding(OK, f"{what}: the {len(names)} of {other}")
+    off = [
+        f"{listed(sorted(more))} only {where}"
+        for more, where in ((names - wanted, "there"), (wanted - names, f"in {other}"))
+        if more
+    ]
+    return Finding(NOTE, f"{what} differs from {other}: {'; '.join(off)}; the list of names is not used")
 
 
 def split_findings(split: SplitFile) -> Iterator[Finding]:
