@@ -301,6 +301,16 @@ def test_another_device_is_refused_and_never_replaced(infer, bundle, photos):
     assert "E-DEVICE" in error_line(err)
 
 
+def test_files_of_features_are_refused_by_a_model_of_pictures(infer, bundle, photos, tmp_path):
+    np.save(tmp_path / "rows.npy", np.zeros((2, 3), np.float32))
+    for paths in ([tmp_path / "rows.npy"], [photos / "0.png", tmp_path / "rows.npy"]):
+        code, out, err = infer(*paths, "--engine", bundle)
+        assert (code, out) == (2, "")
+        assert "E-INPUT-KIND" in error_line(err)
+        assert "rows.npy" in error_line(err)
+        assert "this model takes pictures" in error_line(err)
+
+
 def test_a_missing_onnxruntime_is_exit_4_with_the_install_line(infer, bundle, photos, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     code, _, err = infer(photos, "--engine", bundle)
