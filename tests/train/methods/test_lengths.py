@@ -103,4 +103,5 @@ def test_a_capped_training_is_never_longer_than_the_cap_nor_than_asked(stages, c
 
 def test_steps_cost_their_products_and_their_updates():
     assert step_seconds(2e9) - step_seconds(1e9) == pytest.approx(step_seconds(3e9) - step_seconds(2e9))
+    assert step_seconds(1e9, rate=1e9) - step_seconds(0.0) == pytest.approx(2.0)
     assert step_seconds(1e9, updates=3) - step_seconds(1e9, updates=2) == pytest.approx(step_seconds(0.0))

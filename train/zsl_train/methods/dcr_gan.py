@@ -29,7 +29,7 @@ from zsl_runtime.errors import UsageError
 from zsl_runtime.head import FitSettings, View
 from zsl_train.losses.triplet import batch_all_triplet
 from zsl_train.methods.base import Dims, Trained, TrainingData
-from zsl_train.methods.lengths import Stage, plan, step_seconds
+from zsl_train.methods.lengths import WIDE_FLOPS_PER_SECOND, Stage, plan, step_seconds
 from zsl_train.methods.pooled import Batches, at_least_one, generator_output, pooled_features
 from zsl_train.methods.wgan import BETAS, Wgan, WganSettings, outer_multiply_adds
 from zsl_train.nets import GAN_SLOPE, Generator, PooledEmbedder, start_normal
@@ -297,9 +297,9 @@ def stages(config: Config, dims: Dims) -> tuple[Stage, ...]:
     seconds = (
         step_seconds(metric),
         step_seconds(rectify, 1) / 2,
-        step_seconds(rows * one),
-        step_seconds(rows * two),
-        step_seconds(outer + fakes, config.critic_steps + 1),
+        step_seconds(rows * one, rate=WIDE_FLOPS_PER_SECOND),
+        step_seconds(rows * two, rate=WIDE_FLOPS_PER_SECOND),
+        step_seconds(outer + fakes, config.critic_steps + 1, WIDE_FLOPS_PER_SECOND),
     )
     batches = (config.metric_batch, 0, config.regressor_batch, config.regressor_batch, config.batch)
     return tuple(

@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from zsl_runtime.head import FitSettings, View
 from zsl_train.methods.base import Dims, Trained, TrainingData
-from zsl_train.methods.lengths import Stage, plan, step_seconds
+from zsl_train.methods.lengths import WIDE_FLOPS_PER_SECOND, Stage, plan, step_seconds
 from zsl_train.methods.pooled import Batches, at_least_one, generator_output, pooled_features
 from zsl_train.methods.wgan import BETAS, Synthesizer, Wgan, WganSettings, outer_multiply_adds
 from zsl_train.nets import Generator, PooledEmbedder, start_normal
@@ -141,7 +141,12 @@ def stages(config: Config, dims: Dims, further: float = 0.0) -> tuple[Stage, ...
     linear = config.classifier_batch * 2 * channels * dims.classes
     return (
         Stage("classifier", config.classifier_batch, step_seconds(linear, 1) / 2, SHORTEST[0]),
-        Stage("gan", config.batch, step_seconds(outer + further, config.critic_steps + 1), SHORTEST[1]),
+        Stage(
+            "gan",
+            config.batch,
+            step_seconds(outer + further, config.critic_steps + 1, WIDE_FLOPS_PER_SECOND),
+            SHORTEST[1],
+        ),
     )
 
 

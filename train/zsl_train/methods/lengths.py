@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     Stages = Sequence["Stage | Once"]
 
-FLOPS_PER_SECOND = 60e9  # what two cores of a current server reach in these products, measured
+# What two cores of a current server reach, measured: in products over regions, and in those of wide layers and batches
+# of vectors, where one busy core reached 60 to 90.
+FLOPS_PER_SECOND, WIDE_FLOPS_PER_SECOND = 60e9, 100e9
 STEP_SECONDS = 0.004  # of a step besides its products: drawing, small tensors, Python
 
 
@@ -65,9 +67,9 @@ class Once:
     seconds: Callable[[int], float]
 
 
-def step_seconds(multiply_adds: float, updates: int = 1) -> float:
+def step_seconds(multiply_adds: float, updates: int = 1, rate: float = FLOPS_PER_SECOND) -> float:
     """Seconds of a step of that many multiply-adds and that many updates of an optimiser, on two cores."""
-    return 2 * multiply_adds / FLOPS_PER_SECOND + updates * STEP_SECONDS
+    return 2 * multiply_adds / rate + updates * STEP_SECONDS
 
 
 def names(stages: Stages) -> set[str]:

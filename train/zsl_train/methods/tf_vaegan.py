@@ -23,7 +23,7 @@ from zsl_train.losses.vae import (
 )
 from zsl_train.losses.wgan_gp import critic_gradients, frozen_score
 from zsl_train.methods.base import Dims, Trained, TrainingData
-from zsl_train.methods.lengths import Stage, step_seconds
+from zsl_train.methods.lengths import WIDE_FLOPS_PER_SECOND, Stage, step_seconds
 from zsl_train.methods.pooled import Batches, at_least_one, generator_output, pooled_features
 from zsl_train.nets import AttributeDecoder, Critic, Encoder, Feedback, Generator, PooledEmbedder, start_normal
 from zsl_train.session import Rng, Scalar, Session
@@ -209,7 +209,7 @@ def outer_step_seconds(config: Config, dims: Dims) -> float:
     # Adam reads and writes every parameter: as dear as a few rows of the products
     update = 12 * (config.critic_steps * (critic + decoder) + generator + encoder + decoder)
     outer = config.critic_steps * one_critic + one_generator + feedback + update
-    return step_seconds(outer, config.critic_steps + 2)
+    return step_seconds(outer, config.critic_steps + 2, WIDE_FLOPS_PER_SECOND)
 
 
 def stages(config: Config, dims: Dims) -> tuple[Stage, ...]:
