@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from zsl_runtime.errors import ArtefactError, BackendError, InputError, UsageError
+from zsl_runtime.jpeg import decode_jpeg
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -195,7 +196,7 @@ def _decode_stream(stream: io.BytesIO | io.BufferedReader, name: str) -> NDArray
     except Exception as error:
         raise _damaged(name, error) from None
     with image:
-        return _decode_image(image, name)
+        return _decode_image(image, name, stream)
 
 
 def _damaged(name: str, error: Exception) -> InputError:
@@ -203,7 +204,10 @@ def _damaged(name: str, error: Exception) -> InputError:
     return InputError("E-IMAGE-DECODE", f"{name} is damaged or truncated: {reason}; replace the file")
 
 
-def _decode_image(image: Image.Image, name: str) -> NDArray[np.uint8]:
+def _decode_image(
+    image: Image.Image, name: str, stream: io.BytesIO | io.BufferedReader | None = None
+) -> NDArray[np.uint8]:
+    """`stream` is what the image was opened from, when it was opened here and is not loaded yet."""
     width, height = image.size
     _check_size(width, height, name)
     if width == 0 or height == 0:
@@ -214,8 +218,10 @@ def _decode_image(image: Image.Image, name: str) -> NDArray[np.uint8]:
             f"{name} is floating-point grey, whose white is unknown; save it with 8 or 16 bits a sample",
         )
     try:
-        image.load()
-        rgb = _to_rgb(image)
+        rgb = None if stream is None else decode_jpeg(image, stream)
+        if rgb is None:
+            image.load()
+            rgb = _to_rgb(image)
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
         raise _damaged(name, error) from None
     return np.ascontiguousarray(_upright(rgb, _orientation(image)))
@@ -229,7 +235,7 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         white = Image.new("RGB", image.size, (255, 255, 255))
         white.paste(rgba, mask=rgba.getchannel("A"))
         return np.asarray(white)
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _wide_grey_to_rgb(image: Image.Image) -> NDArray[np.uint8]:
