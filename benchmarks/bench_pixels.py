@@ -1,10 +1,10 @@
-"""Is the compiled resize and crop faster than Pillow and NumPy, for the same bytes? And direct JPEG decoding than Pillow?
+"""Is the compiled resize and crop faster than Pillow and NumPy, for the same bytes? Is direct JPEG decoding?
 
 Pictures of 500 x 375 pixels, decoded, become one uint8 batch (N, P, P, 3). `native-...` is one call of
 `resize_crop_batch` on one thread by each of the kernels that this CPU can run, `native-threads` the fastest ones on all
 CPUs that this process may use, `pillow` and `numpy` what one writes without us. `torch` is the call that
-torchvision.transforms.v2.Resize makes for tensors, on one thread; `torchvision` needs an environment of its own (README.md
-here). Neither promises our bytes: they are held to a mean difference, which is printed.
+torchvision.transforms.v2.Resize makes for tensors, on one thread; `torchvision` needs an environment of its own
+(README.md here). Neither promises our bytes: they are held to a mean difference, which goes into the results.
 """
 
 from __future__ import annotations

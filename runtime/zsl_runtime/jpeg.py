@@ -1,12 +1,12 @@
 """JPEG through libjpeg-turbo's own interface (the extra `jpeg`: simplejpeg), only where it gives Pillow's bytes.
 
 Pillow decodes through libjpeg-turbo, too, but keeps pictures with four bytes a pixel and packs them afterwards; the
-direct way saves that, about a fifth of the time. Which bytes come out depends on the library that either was built with
-(a Pillow on IJG's libjpeg differs), so both decode a few small pictures before the direct way is used at all. It is then
-taken for what was compared: whole, undamaged files in grey or in YCbCr with the usual samplings. On 800 photographs of
-birds (4:4:4, 4:2:2, 4:2:0, grey) and on progressive, optimised and odd-sized files both gave the same bytes; CMYK is one
-off in places and stays with Pillow, and so does everything that makes libjpeg-turbo warn, so that a damaged file gets
-the answer or the error it has always had.
+direct way saves that, about a fifth of the time. Which bytes come out depends on the library that either was built
+with (a Pillow on IJG's libjpeg differs), so both decode a few small pictures before the direct way is used at all. It
+is then taken for what was compared: whole, undamaged files in grey or in YCbCr with the usual samplings. On 800
+photographs of birds (4:4:4, 4:2:2, 4:2:0, grey) and on progressive, optimised and odd-sized files both gave the same
+bytes. CMYK is one off in places and stays with Pillow, and so does everything that makes libjpeg-turbo warn: a damaged
+file gets the answer or the error it has always had.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def decode_jpeg(image: Image.Image, stream: io.BytesIO | io.BufferedReader) -> N
     if not isinstance(image, JpegImagePlugin.JpegImageFile) or image.format != "JPEG":
         return None
     sampling = JpegImagePlugin.get_sampling(image)
-    grey = image.mode == "L"
-    # Three components without these samplings are CMYK's relatives or rare; RGB without a transform has none of ours.
-    if not grey and (image.mode != "RGB" or sampling not in COMPARED_SAMPLINGS or image.info.get("adobe_transform") == 0):
+    untransformed = image.info.get("adobe_transform") == 0  # stored as RGB, not as YCbCr
+    colour = image.mode == "RGB" and sampling in COMPARED_SAMPLINGS and not untransformed
+    if not colour and image.mode != "L":
         return None
     library = _trusted_library()
     if library is None:
@@ -72,7 +72,8 @@ def _trusted_library() -> ModuleType | None:
         return None
     for data in samples():
         with Image.open(io.BytesIO(data)) as image:
-            if not np.array_equal(np.asarray(image.convert("RGB")), _decode(simplejpeg, data)):
+            rgb = _decode(simplejpeg, data)
+            if rgb is None or not np.array_equal(rgb, np.asarray(image.convert("RGB"))):
                 return None
     return cast("ModuleType", simplejpeg)
 

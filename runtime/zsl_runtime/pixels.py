@@ -364,9 +364,9 @@ def resize_crop(pixels: NDArray[np.uint8], spec: PixelSpec) -> NDArray[np.uint8]
 
     """
     native = load_native()
-    out = np.empty((1, spec.crop, spec.crop, 3), dtype=np.uint8)
-    native.resize_crop_batch([_check_array(pixels)], spec.resize, out, 1, _kernels(native))
-    return out[0]
+    out = np.empty((spec.crop, spec.crop, 3), dtype=np.uint8)
+    native.resize_crop_batch([_check_array(pixels)], spec.resize, out[None], 1, _kernels(native))
+    return out
 
 
 def resize_crop_batch(
