@@ -108,17 +108,18 @@ void share_out(std::size_t count, std::size_t threads, const Work& work) {
       }
     }
   };
-  {
-    std::vector<std::jthread> others;
-    others.reserve(std::min(threads, count));
-    try {
-      while (others.size() + 1 < std::min(threads, count)) {
-        others.emplace_back(take);
-      }
-    } catch (const std::system_error&) {
-      // A limit on processes: those that run do the work.
+  std::vector<std::thread> others;
+  others.reserve(std::min(threads, count));
+  try {
+    while (others.size() + 1 < std::min(threads, count)) {
+      others.emplace_back(take);
     }
-    take();
+  } catch (const std::system_error&) {
+    // A limit on processes: those that run do the work.
+  }
+  take();  // does not throw
+  for (std::thread& other : others) {
+    other.join();
   }
   if (failure) {
     std::rethrow_exception(failure);
