@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "zsl_train": {"zsl_runtime", "zsl_train"},
     "zsl_export": {"zsl_runtime", "zsl_train", "zsl_export"},
 }
-RUNTIME_NEEDS = {"numpy", "PIL", "click", "safetensors", "onnxruntime"}  # the last one by the backend that is named so
+RUNTIME_NEEDS = {"numpy", "PIL", "click", "safetensors", "onnxruntime", "openvino"}  # the last two by their backends
 
 
 def sources(package: str) -> list[Path]:
