@@ -221,8 +221,12 @@ def test_names_devices_and_threads_are_checked(bundles):
 
 @pytest.mark.parametrize(
     ("name", "library", "extra"),
-    [("auto", "onnxruntime", "cpu"), ("ort", "onnxruntime", "cpu"), ("reference", "onnxruntime", "cpu")]
-    + [("openvino", "openvino", "openvino")],
+    [
+        ("auto", "onnxruntime", "cpu"),
+        ("ort", "onnxruntime", "cpu"),
+        ("reference", "onnxruntime", "cpu"),
+        ("openvino", "openvino", "openvino"),
+    ],
 )
 def test_a_missing_library_is_named_with_its_install_line(bundles, name, library, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)

@@ -37,13 +37,13 @@ class Kind(NamedTuple):
     fast: bool
 
 
+ORT_PACKAGES = ("onnxruntime", "onnxruntime-gpu")  # never both: they overwrite each other's files
+
 # In the order in which they are preferred where nothing was measured.
 BACKENDS = {
-    "ort": Kind("zsl_runtime.backends.ort", ("onnxruntime", "onnxruntime-gpu"), ("fp32", "fp16", "int8"), fast=True),
+    "ort": Kind("zsl_runtime.backends.ort", ORT_PACKAGES, ("fp32", "fp16", "int8"), fast=True),
     "openvino": Kind("zsl_runtime.backends.openvino", ("openvino",), ("fp32", "fp16", "bf16", "int8"), fast=True),
-    "reference": Kind(
-        "zsl_runtime.backends.reference", ("onnxruntime", "onnxruntime-gpu"), ("fp32", "fp16", "int8"), fast=False
-    ),
+    "reference": Kind("zsl_runtime.backends.reference", ORT_PACKAGES, ("fp32", "fp16", "int8"), fast=False),
 }
 DEVICES = ("auto", "cpu")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
