@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -27,6 +27,9 @@ from zsl_runtime.bundle import Bundle
 from zsl_runtime.classifier import Classifier
 from zsl_runtime.errors import BackendError, UsageError
 from zsl_runtime.head import fold
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TABLE = class_table()
 PICTURES = draw_pictures(TABLE, np.arange(8), seed=1)

@@ -168,6 +168,9 @@ def test_wrong_arrays_are_refused_at_the_boundary(bundles, name):
         with pytest.raises(UsageError) as caught:
             function(*arrays)
         assert caught.value.code == "E-INPUT-ARRAY"
+    head = fold(bundles["images", True].current().head, TABLE.seen)
+    with pytest.raises(UsageError, match=r"model graph have different lengths: .*'head_bias': 7"):
+        backend.run(PICTURES, FoldedHead(head.weight, head.bias[:7], head.class_bias))
     head = fold(bundles["images", False].current().head, TABLE.seen)
     with pytest.raises(UsageError, match="head_weight is float32"):
         OrtBackend({"model": bundles["images", True].graph("model")}, 1).run(PICTURES, head)

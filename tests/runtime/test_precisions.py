@@ -89,9 +89,9 @@ def test_what_the_bundle_lacks_is_one_line_with_the_command_that_makes_it(bundle
         f"zsl-export RUN --precision fp32,int8 --out {copy} --force"
     )
     small = Bundle.open(add_precisions(copy, ["int8-cpu"], default="int8"))
-    with pytest.raises(UsageError, match="holds int8 and no fp32, which bf16 is run from; .*--precision int8,fp32 "):
+    with pytest.raises(UsageError, match=r"holds int8 and no fp32, which bf16 is run from; .*--precision int8,fp32 "):
         open_backend("auto", small, precision="bf16")
-    with pytest.raises(UsageError, match="E-PRECISION-NAME: .*'fp8'; choose fp32, fp16, bf16, int8"):
+    with pytest.raises(UsageError, match=r"E-PRECISION-NAME: .*'fp8'; choose fp32, fp16, bf16, int8"):
         open_backend("auto", bundle, precision="fp8")
 
 

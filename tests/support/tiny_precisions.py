@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-LEVELS = 255  # of the quantised colours, which lie in [0, 1]
+STEP = 0.0043  # between two levels of the quantised colours, which lie in [0, 1]; no mean of 16 bytes is a tie
 
 
 def add_precisions(path: Path, kinds: Sequence[str] = ("fp32", "fp16", "int8-cpu"), default: str = "fp32") -> Path:
@@ -46,9 +46,9 @@ def quantised_matrix(seed: int = 0) -> tuple[np.ndarray, np.float32]:
 
 def quantised_features_of(pictures: np.ndarray, seed: int = 0) -> np.ndarray:
     """What the int8 graph must give as features (n, F)."""
-    levels = np.rint(as_regions(pictures).reshape(-1, COLOURS).astype(np.float64) * LEVELS)
+    levels = np.rint(as_regions(pictures).reshape(-1, COLOURS).astype(np.float64) / STEP)
     weight, scale = quantised_matrix(seed)
-    return (levels / LEVELS) @ (weight.astype(np.float64) * scale)
+    return (levels * STEP) @ (weight.astype(np.float64) * scale)
 
 
 def _half(model: bytes) -> bytes:
@@ -77,7 +77,7 @@ def _quantised(model: bytes) -> bytes:
         node("MatMul", ["rough row", "rough mix"], ["features"]),
     ]
     constants = {
-        "row scale": np.array(1 / LEVELS, np.float32),
+        "row scale": np.array(STEP, np.float32),
         "row zero": np.array(0, np.uint8),
         "int8 mix": weight,
         "mix scale": np.array(scale, np.float32),

@@ -273,9 +273,13 @@ def _read(path: Path, facts: dict[str, Any]) -> Choice | None:
     if not isinstance(said, dict) or any(said.get(name) != value for name, value in facts.items()):
         return None
     seconds, left_out = said.get("seconds"), said.get("left_out")
-    if not isinstance(seconds, dict) or not isinstance(left_out, dict) or said.get("chosen") not in seconds:
+    if not isinstance(seconds, dict) or not isinstance(left_out, dict) or not isinstance(said.get("chosen"), str):
         return None
-    if {*seconds, *left_out} != set(facts["backends"]) or not all(type(value) is float for value in seconds.values()):
+    if (
+        said["chosen"] not in seconds
+        or {*seconds, *left_out} != set(facts["backends"])
+        or not all(type(value) is float for value in seconds.values())
+    ):
         return None
     return Choice(said["chosen"], seconds, {name: str(why) for name, why in left_out.items()}, path)
 

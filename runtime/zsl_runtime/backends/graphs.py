@@ -101,6 +101,7 @@ class GraphBackend(ABC):
 
     def run(self, inputs: NDArray[np.generic], head: FoldedHead) -> tuple[Floats, Floats]:
         """Inputs (N, ...) -> log-probabilities (N, C) and features (N, F), float32."""
+        check_head(head)
         feeds = {"head_weight": head.weight, "head_bias": head.bias, "class_bias": head.class_bias}
         scores, features = self._run("model", ["scores", "features"], {self.input_port().name: inputs, **feeds})
         return scores, features
@@ -161,15 +162,35 @@ class GraphBackend(ABC):
         graph = self._graph(part)
         for port in graph.inputs:
             check_array(port, feeds[port.name])
-        lengths = {name: len(array) for name, array in feeds.items() if name not in HEAD_INPUTS}
-        if len(set(lengths.values())) != 1:
-            raise UsageError("E-INPUT-ARRAY", f"inputs of the {part} graph have different lengths: {lengths}")
+        rows = _common_length(part, {name: array for name, array in feeds.items() if name not in HEAD_INPUTS})
         try:
-            return graph(outputs, feeds)
+            found = graph(outputs, feeds)
         except Exception as error:
             raise BackendError(
                 "E-BACKEND-RUN", f"{self.library} failed in the {part} graph: {reason(error)}; try a smaller batch"
             ) from None
+        # Not every library notices that the shapes inside a graph do not fit: it may hand out memory it never wrote.
+        lengths = {name: len(array) for name, array in zip(outputs, found, strict=True)}
+        if set(lengths.values()) != {rows}:
+            raise BackendError(
+                "E-BACKEND-RUN",
+                f"{self.library} made {lengths} rows of {rows} in the {part} graph; export the model again, "
+                "or try another --backend",
+            )
+        return found
+
+
+def check_head(head: FoldedHead) -> None:
+    """UsageError E-INPUT-ARRAY unless weight and biases are of the same number of classes."""
+    _common_length("model", dict(zip(HEAD_INPUTS, (head.weight, head.bias, head.class_bias), strict=True)))
+
+
+def _common_length(part: str, arrays: Mapping[str, NDArray[Any]]) -> int:
+    """The number of rows that these inputs have in common; UsageError E-INPUT-ARRAY when it is not one number."""
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) != 1:
+        raise UsageError("E-INPUT-ARRAY", f"inputs of the {part} graph have different lengths: {lengths}")
+    return next(iter(lengths.values()))
 
 
 def check_ports(part: str, graph: LoadedGraph, path: str) -> None:
@@ -206,5 +227,5 @@ def check_array(port: Port, array: object) -> None:
 def reason(error: Exception) -> str:
     """What a library has to say, in one line: without the lines that only name places in its own source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = [line for line in lines if not line.startswith(("Exception from ", "Check '"))] or lines
+    said = [line for line in lines if not line.startswith(("Exception from ", "Check '", "FrontEnd API "))] or lines
     return (said or [type(error).__name__])[0][:300]

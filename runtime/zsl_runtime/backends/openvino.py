@@ -100,8 +100,10 @@ class OpenVinoBackend(GraphBackend):
 
     def _load(self, part: str, path: Path) -> _Compiled:
         hint = HINTS.get(self.precision, "f32") if part == "model" else "f32"
+        # Its frontend by name: left to itself, the library tries all that it has, and each has something to print.
+        frontend = self._openvino.frontend.FrontEndManager().load_by_framework("onnx")
         compiled = self._core.compile_model(
-            str(path),
+            frontend.convert(frontend.load(str(path))),
             "CPU",
             {
                 "INFERENCE_PRECISION_HINT": hint,
@@ -139,9 +141,11 @@ class _Compiled:
             request = self._idle.pop()
         except IndexError:
             request = self.compiled.create_infer_request()
-        for name, array in feeds.items():
-            # Shared, not copied: a request reads from the caller's memory, only until `infer` returns.
-            request.set_tensor(name, self._tensor(np.ascontiguousarray(array), shared_memory=True))
+        # Shared, not copied: the request reads this very memory until `infer` returns, and keeps no hold of it. It
+        # takes writable arrays only, though it does not write.
+        dense = {name: np.require(array, requirements=["C", "W"]) for name, array in feeds.items()}
+        for name, array in dense.items():
+            request.set_tensor(name, self._tensor(array, shared_memory=True))
         request.infer()
         found = [np.array(request.get_output_tensor(self._outputs[name]).data) for name in outputs]
         self._idle.append(request)  # one that failed is dropped

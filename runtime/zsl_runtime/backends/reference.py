@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zsl_runtime.backends.graphs import check_head
 from zsl_runtime.backends.ort import OrtBackend
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class ReferenceBackend:
 
     def run(self, inputs: NDArray[np.generic], head: FoldedHead) -> tuple[Floats, Floats]:
         """Inputs (N, ...) -> log-probabilities (N, C) and features (N, F), float32."""
+        check_head(head)
         features = self._graphs.features(inputs)
         x = self._graphs.lift(features).astype(np.float64)
         logits = x @ head.weight.T.astype(np.float64) + head.bias + head.class_bias  # (N, C)
