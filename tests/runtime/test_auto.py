@@ -163,16 +163,18 @@ def test_in_lower_precisions_the_others_must_agree_with_the_first(head):
     turned = measured(head, clock, "int8", first=Fake(clock, 1.0, shift=0.02), second=Fake(clock, 0.5, turn=1))
     assert turned.left_out == {"second": "8 of 8 best classes are others"}
     broken = measured(head, clock, "int8", first=Fake(clock, 0.1, shift=9.0), second=Fake(clock, 0.5, shift=0.02))
+    apart = measured(head, clock, "int8", first=Fake(clock, 1.0, shift=0.1), second=Fake(clock, 0.5, shift=-0.1))
+    assert apart.chosen == "first"
     assert (broken.chosen, list(broken.left_out)) == ("second", ["first"])
 
 
 def test_a_best_class_that_was_a_tie_is_no_disagreement(head):
     wanted = auto.Answers(np.log(np.array([[0.4, 0.4 - 1e-5, 0.2]], np.float32)), np.ones((1, 3), np.float32))
     found = auto.Answers(wanted.scores[:, [1, 0, 2]], wanted.features)
-    assert auto.disagreement(found, wanted, auto.TOLERANCES["fp32"]) == ""
+    assert auto.disagreement(found, wanted, 1e-3, 1e-3) == ""
     far = auto.Answers(wanted.scores[:, [2, 1, 0]], wanted.features)
-    assert "1 of 1" in auto.disagreement(far, wanted, auto.TOLERANCES["fp32"])
-    assert "shapes" in auto.disagreement(auto.Answers(found.scores[:, :2], found.features), wanted, (1, 1))
+    assert "1 of 1" in auto.disagreement(far, wanted, 1e-3, 1e-3)
+    assert "shapes" in auto.disagreement(auto.Answers(found.scores[:, :2], found.features), wanted, 1, 1)
 
 
 # --- what is remembered ---------------------------------------------------------------------------------------------
