@@ -2,7 +2,7 @@
 
 ResNet-101 at 224 px and EfficientNet-Lite2 at 260 px, batches of 8, 200 classes, all CPUs. Ours are the backends `ort`
 and `openvino` in each precision; `torch` is eager and compiled, `plain` is the same file with the library's own
-defaults. ResNet-101 has random weights with BatchNorm's statistics measured on the pictures, so that its features are alive.
+defaults. ResNet-101 has random weights, with BatchNorm's statistics measured on the pictures: its features are alive.
 
 The int8 file is made here, from 32 smooth random pictures: good for its speed only, and checked only against the same
 file without any rewriting. What int8 costs in accuracy is measured by the export, on real models.
