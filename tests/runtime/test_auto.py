@@ -137,6 +137,7 @@ def test_whoever_disagrees_with_the_probe_or_fails_is_left_out(head):
         (Fake(clock, 0.01, turn=1), "8 of 8 best classes are others"),
         (Fake(clock, 0.01, shift=np.nan), "not numbers"),
         (Fake(clock, 0.01, error=BackendError("E-BACKEND-LOAD", "cannot load")), "E-BACKEND-LOAD: cannot load"),
+        (Fake(clock, 0.01, error=UsageError("E-INPUT-ARRAY", "takes others")), "E-INPUT-ARRAY: takes others"),
     ):
         for fakes in ({"first": other, "second": Fake(clock, 9.0)}, {"first": Fake(clock, 9.0), "second": other}):
             choice = measured(head, clock, **fakes)

@@ -21,7 +21,7 @@ import numpy as np
 
 from zsl_runtime.backends import BACKENDS, FILES, version_of
 from zsl_runtime.cache import cache_folder
-from zsl_runtime.errors import ArtefactError, BackendError
+from zsl_runtime.errors import ArtefactError, BackendError, UsageError
 from zsl_runtime.head import fold
 from zsl_runtime.storage import stage, sync_folder
 
@@ -177,7 +177,7 @@ def measure(
                 if precision != "fp32" and not seconds:
                     wanted = found
                 seconds[name] = _seconds(backend, inputs, head, clock)
-        except (BackendError, ArtefactError) as error:
+        except (BackendError, ArtefactError, UsageError) as error:  # the last one: the probe is not what it takes
             left_out[name] = str(error)
     if not seconds:
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())

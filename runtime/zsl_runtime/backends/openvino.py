@@ -146,7 +146,7 @@ class _Compiled:
         dense = {name: np.require(array, requirements=["C", "W"]) for name, array in feeds.items()}
         for name, array in dense.items():
             request.set_tensor(name, self._tensor(array, shared_memory=True))
-        request.infer()
+        request.infer(share_outputs=True)  # they are copied below, those that are wanted
         found = [np.array(request.get_output_tensor(self._outputs[name]).data) for name in outputs]
         self._idle.append(request)  # one that failed is dropped
         return found
