@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,6 +79,7 @@ def pytest_benchmark_update_json(config, benchmarks, output_json):
         "zsl-deploy": zsl_runtime.__version__,
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
+        **{package: version(package) for package in ("torch", "openvino") if find_spec(package)},
     }
     output_json["figures"] = figures
 

@@ -28,8 +28,8 @@ MAY_IMPORT = {
     "zsl_train": {"zsl_runtime", "zsl_train"},
     "zsl_export": {"zsl_runtime", "zsl_train", "zsl_export"},
 }
-# onnxruntime by the backend that is named so, simplejpeg where its extra is installed
-RUNTIME_NEEDS = {"numpy", "PIL", "click", "safetensors", "onnxruntime", "simplejpeg"}
+# onnxruntime and openvino by the backends that are named so, simplejpeg where its extra is installed
+RUNTIME_NEEDS = {"numpy", "PIL", "click", "safetensors", "onnxruntime", "openvino", "simplejpeg"}
 
 
 def sources(package: str) -> list[Path]:

@@ -282,8 +282,27 @@ class Bundle:
         return self.path / name
 
     def graph(self, part: str) -> Path | None:
-        """Path of graph `part` (model, synthesizer, rows, lift), None when the model has none."""
+        """Path of graph `part` (model, synthesizer, rows, lift), None when the model has none.
+
+        The model graph is that of `graphs.model`, in fp32 where the bundle holds it; `model_graph` has the others.
+        """
         name = self.manifest["graphs"].get(part)
+        return None if name is None else self.file(name)
+
+    @property
+    def precisions(self) -> dict[str, str]:
+        """Files of the model graph by what they are in: fp32, fp16, int8-cpu, int8-trt; those that the bundle holds."""
+        held = self.manifest.get("precisions") or {"fp32": self.manifest["graphs"]["model"]}
+        return {str(kind): str(name) for kind, name in held.items()}
+
+    @property
+    def default_precision(self) -> str:
+        """The precision that runs where none is asked for: fp32, fp16 or int8."""
+        return str(self.manifest.get("default_precision", "fp32")).partition("-")[0]
+
+    def model_graph(self, kind: str) -> Path | None:
+        """Path of the model graph in `kind`, a key of `precisions`; None when the bundle has none."""
+        name = self.precisions.get(kind)
         return None if name is None else self.file(name)
 
     def verify_file(self, name: str) -> None:

@@ -144,23 +144,30 @@ class Classifier:
         backend: str = "auto",
         device: str = "auto",
         threads: int | None = None,
+        precision: str | None = None,
     ) -> Classifier:
         """Open a bundle: check every hash, load the graph and the generation in force.
 
         Args:
             path: the bundle's folder.
-            backend: `auto`, `ort` or `reference`.
+            backend: `auto`, `ort`, `openvino` or `reference`. `auto` is the fastest one that is installed, measured
+                when the bundle is first used on this machine (some seconds) and then remembered beside it.
             device: `auto` or `cpu`.
             threads: for the graph, and as many that decode pictures; None for all CPUs this process may use.
+            precision: `fp32`, `fp16`, `bf16` or `int8`, as far as the bundle holds it; None for the bundle's default.
+                `backend.precision` says which it is.
 
         Raises:
-            UsageError: E-BUNDLE-PATH, E-BACKEND-NAME, E-THREADS.
-            BackendError: E-BACKEND-MISSING, E-BACKEND-LOAD, E-DEVICE.
+            UsageError: E-BUNDLE-PATH, E-BACKEND-NAME, E-THREADS, E-PRECISION-NAME; E-PRECISION when the bundle does
+                not hold it.
+            BackendError: E-BACKEND-MISSING, E-BACKEND-LOAD, E-BACKEND-PROBE, E-DEVICE; E-PRECISION-BACKEND and
+                E-PRECISION-CPU when backend or CPU do not run this precision.
             ArtefactError: E-BUNDLE-..., when the bundle is damaged or does not fit together.
 
         """
         bundle = Bundle.open(path)
-        return cls(bundle, open_backend(backend, bundle, device=device, threads=threads), threads or usable_cpus())
+        opened = open_backend(backend, bundle, device=device, threads=threads, precision=precision)
+        return cls(bundle, opened, threads or usable_cpus())
 
     @property
     def generation(self) -> int:

@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
+from zsl_runtime.backends import BACKENDS, PRECISIONS
 from zsl_runtime.errors import InputError, UsageError, listed, run_command
 
 if TYPE_CHECKING:
@@ -48,10 +49,15 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu", help="Where the model runs.")
 @click.option(
     "--backend",
-    type=click.Choice(["auto", "ort", "reference"]),
+    type=click.Choice(["auto", *BACKENDS]),
     default="auto",
     show_default=True,
-    help="What runs it.",
+    help="What runs it; auto: the fastest here, measured once.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="Of the model, if the bundle holds it; bf16 runs fp32's file with openvino [default: the bundle's].",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all that this process may use].")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Pictures in the model at once [default: 8].")
@@ -68,6 +74,7 @@ def command(
     confident: float | None,
     device: str,
     backend: str,
+    precision: str | None,
     threads: int | None,
     batch_size: int | None,
 ) -> int:
@@ -100,7 +107,7 @@ def command(
     # What Pillow has to say about odd metadata is no concern of whoever labels a folder.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     threads = threads or usable_cpus()
-    with Classifier.open(engine, backend=backend, device=device, threads=threads) as classifier:
+    with Classifier.open(engine, backend=backend, device=device, threads=threads, precision=precision) as classifier:
         snapshot = classifier.snapshot(classes)
         items, total, skipped = _find(paths, classifier)
         unit = "pictures" if classifier.pixels else "rows"
@@ -121,7 +128,8 @@ def command(
             unreadable = _write(answers, stream, progress, format_=format_, min_probability=min_probability)
         progress.line(
             f"labelled {total - unreadable} of {total} {unit}, {progress.rate:.1f} {unit}/s, "
-            f"backend {classifier.backend.name} ({classifier.backend.library}), generation {snapshot.generation.number}"
+            f"backend {classifier.backend.name} ({classifier.backend.library}), {classifier.backend.precision}, "
+            f"generation {snapshot.generation.number}"
         )
     return InputError.exit_code if unreadable else 0
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from zsl_runtime.backends import open_backend
+from zsl_runtime.backends import open_small_graphs
 from zsl_runtime.errors import UsageError
 from zsl_runtime.head import Head, append_rows, extend_head, fit_head, fitting_rows, fold, rows_head, silent
 
@@ -117,7 +117,7 @@ def add_classes(
             )
         whole = old.table.append(table)
         if bundle.head_rule == "rows":
-            with closing(open_backend("auto", bundle)) as backend:
+            with closing(open_small_graphs(bundle)) as backend:
                 head = append_rows(old.head, table, rule=bundle.rule, rows=backend.rows)
             generation = _next(old, digest, table=whole, head=head, seed=seed, action="add")
             return _commit(bundle, generation, table.names, started, fit="rows")
@@ -279,14 +279,14 @@ def _next(old: Generation, digest: str, *, table: ClassTable, head: Head, seed: 
 
 def _recomputed(bundle: Bundle, old: Generation) -> Head:
     """The rows of all classes computed again, with the calibration of the old head."""
-    with closing(open_backend("auto", bundle)) as backend:
+    with closing(open_small_graphs(bundle)) as backend:
         head = rows_head(old.table, rule=bundle.rule, rows=backend.rows, view=bundle.views[0])
     return replace(head, gamma=old.head.gamma, temperature=old.head.temperature)
 
 
 def _fitting_rows(bundle: Bundle, table: ClassTable, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """`bundle_rows` with a backend for this alone: the model graph is not loaded."""
-    with closing(open_backend("auto", bundle)) as backend:
+    with closing(open_small_graphs(bundle)) as backend:
         return bundle_rows(bundle, backend, table, seed)
 
 
