@@ -144,14 +144,25 @@ def finished(row: Row, seed: int, runs: Path) -> dict[str, Any] | None:
     if not (out / "scores.json").is_file():
         return None
     scores: dict[str, Any] = json.loads((out / "scores.json").read_text(encoding="utf-8"))
-    return scores | {"length": length_of(out, scores)}
+    return scores | {"length": length_of(out, scores, loops_of(row.method))}
 
 
-def length_of(run: Path, scores: dict[str, Any]) -> dict[str, Any]:
+def loops_of(method: str) -> int:
+    """How often an epoch of the method's last stage goes over the pictures."""
+    from zsl_train.methods import find_method
+    from zsl_train.methods.base import Dims
+    from zsl_train.methods.lengths import Stage
+
+    found = find_method(method)
+    stages = found.stages(found.Config(), Dims(regions=1, channels=1, attributes=1, word_width=1, classes=2))
+    return next((stage.loops for stage in reversed(stages) if isinstance(stage, Stage)), 1)
+
+
+def length_of(run: Path, scores: dict[str, Any], loops: int = 1) -> dict[str, Any]:
     """What the final training ran: steps of every stage, and epochs of its last one.
 
-    An epoch is (training rows) / batch steps, as all methods count it; the schedule is longer than what ran where the
-    validation classes chose a share of the last stage.
+    An epoch is (training rows) / batch steps, times the loops that it has; the schedule is longer than what ran where
+    the validation classes chose a share of the last stage.
     """
     stages: dict[str, int] = {}
     for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines():
@@ -161,7 +172,7 @@ def length_of(run: Path, scores: dict[str, Any]) -> dict[str, Any]:
     settings = tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8")).get("settings", {})
     if not stages or "batch" not in settings:
         return {"steps": stages, "epochs": None, "of": None}
-    epochs = list(stages.values())[-1] * settings["batch"] / scores["protocol"]["pictures"]["train"]
+    epochs = list(stages.values())[-1] * settings["batch"] / scores["protocol"]["pictures"]["train"] / loops
     return {"steps": stages, "epochs": epochs, "of": epochs / scores["stop_at"]}
 
 

@@ -196,7 +196,7 @@ def test_the_table_and_the_figures(bench, tmp_path, monkeypatch, capsys):
     assert own["optimistic*: H"] == f"48.5 ± {std}"
     assert own["optimistic*: T1"] == f"50.5 ± {std}"
     assert own["last epoch, gamma 0: U / S / H"] == "1.0 ± 0.0 / 2.0 ± 0.0 / 3.0 ± 0.0"
-    assert own["epochs"] == "10 of 20"  # 200 steps of 50 rows of 1000, half of the schedule
+    assert own["epochs"] == "5 of 10"  # 200 steps of 50 rows of 1000 in two loops, half of the schedule
     assert (own["minutes"], own["seeds"], own["authors' code"]) == ("10", "2", "44.4")
     two = by_name["sc-egg, default, cascade (transductive)"]
     assert (two["H"], two["seeds"], two["AUSUC"], two["optimistic*: H"]) == ("43.2", "1", "-", "-")
@@ -216,7 +216,7 @@ def test_runs_without_the_optimistic_column_have_a_gap(bench, tmp_path, monkeypa
     arguments = ("--data", "D", "--features", "x.mat", "--runs", tmp_path / "runs", "--report", "--out", tmp_path / "o")
     text, _ = run(bench, monkeypatch, capsys, *arguments)
     line = next(one for one in text.splitlines() if one.startswith("| sc-egg"))
-    assert line == "| sc-egg, default | 45.0 | 39.0 | 41.0 | 40.0 | 20.0 | - | - | - | 10 of 20 | 10 | 1 |"
+    assert line == "| sc-egg, default | 45.0 | 39.0 | 41.0 | 40.0 | 20.0 | - | - | - | 5 of 10 | 10 | 1 |"
 
 
 def test_nothing_finished_is_said(bench, tmp_path, monkeypatch, capsys):
