@@ -12,6 +12,7 @@ import os
 import stat
 import tarfile
 import zipfile
+import zlib
 from importlib.util import find_spec
 from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
@@ -21,6 +22,7 @@ from zsl_runtime.pixels import MAX_PIXELS
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
+    from typing import Self
 
     from zsl_runtime.inputs import Tally
 
@@ -31,6 +33,8 @@ MEMBER_BYTES = 3 * MAX_PIXELS  # what the largest picture has when it is decoded
 RECORD_BYTES = 1 << 20  # of a record about a member, such as its long name
 BLOCK = tarfile.BLOCKSIZE
 SKIP_BYTES = 1 << 20
+GZIP = 31  # zlib's name for gzip data with its checksum
+GZIP_CHUNK = 1 << 14
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)  # LZMA may ask for gigabytes of memory
 ENCRYPTED = 0x1  # of a zip member's flags
 WITHOUT_DATA = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
@@ -56,7 +60,7 @@ def count_members(path: str, suffixes: Sequence[str]) -> int | None:
     if not path.lower().endswith(".zip"):
         return None
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _opened(path) as stream, _contents(stream) as archive:
             pictures = [info for info in archive.infolist() if _kind(info, suffixes) is True]
     except Exception:  # as of `members`, which says what is wrong
         return 1
@@ -215,13 +219,59 @@ def _tar(path: str, suffixes: Sequence[str], tally: Tally) -> Iterator[Item]:
                 yield Item(f"{path}/{member.name}", _too_large(path, member.name))
             tally.skipped += kind is False
             _skip(stream, _padded(member.size))
+        stream.read(SKIP_BYTES)  # the padding behind the last member; with it comes the checksum of compressed data
+
+
+class _Gzip:
+    """Reads gzip data to the last byte that is there; the module's own reader loses a buffer where the data is cut.
+
+    Args:
+        stream: one gzip member or several, perhaps with zeros behind.
+
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._inflate = zlib.decompressobj(GZIP)
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes, fewer at the end; EOFError or zlib.error when nothing can be read before damage."""
+        parts = []
+        while size and not (self._inflate.eof and not self._next()):
+            given = self._rest or self._stream.read(GZIP_CHUNK)
+            data = self._inflate.decompress(given, size)
+            self._rest = self._inflate.unused_data if self._inflate.eof else self._inflate.unconsumed_tail
+            if not data and not given and not self._inflate.eof:
+                if parts:
+                    break
+                raise EOFError("the compressed data is cut off")
+            parts.append(data)
+            size -= len(data)
+        return b"".join(parts)
+
+    def _next(self) -> bool:
+        """Begin with the next gzip member, if there is one."""
+        rest = self._rest.lstrip(b"\0")
+        while not rest:
+            chunk = self._stream.read(GZIP_CHUNK)
+            if not chunk:
+                return False
+            rest = chunk.lstrip(b"\0")
+        self._rest = rest
+        self._inflate = zlib.decompressobj(GZIP)
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 def _decompressed(stream: IO[bytes], path: str) -> IO[bytes]:
     if path.lower().endswith((".gz", ".tgz")):
-        import gzip
-
-        return cast("IO[bytes]", gzip.GzipFile(fileobj=stream))
+        return cast("IO[bytes]", _Gzip(stream))
     if path.lower().endswith(".zst"):
         from importlib import import_module
 

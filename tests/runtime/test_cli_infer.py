@@ -477,7 +477,15 @@ def test_the_help_names_every_option(infer):
     assert (code, err) == (0, [])
     for flag in ("--engine", "--topk", "--format", "--output", "--resume", "--null", "--classes", "--min-probability"):
         assert flag in out
-    for flag in ("--device", "--backend", "--threads", "--batch-size", f"[default: {BATCH_SIZE}]", "--profile", "PATHS"):
+    for flag in (
+        "--device",
+        "--backend",
+        "--threads",
+        "--batch-size",
+        f"[default: {BATCH_SIZE}]",
+        "--profile",
+        "PATHS",
+    ):
         assert flag in out
 
 
