@@ -146,14 +146,15 @@ def in_order(
     """Apply `function` to items in threads; results in the order of the items.
 
     At most `ahead + workers` items are taken before their result is wanted, fewer when they weigh more than
-    WAITING_BYTES together, so memory is bounded. An exception of `function` is raised at its item's turn; however the
-    iteration ends, no thread is left running.
+    WAITING_BYTES together, so memory is bounded. An exception of `function` is raised at its item's turn, one of
+    `items` behind the results of the items before it; however the iteration ends, no thread is left running.
     """
     waiting: deque[tuple[Future[R], int]] = deque()
     weight = 0
+    failures: list[Exception] = []
     pool = ThreadPoolExecutor(workers, thread_name_prefix="zsl-read")
     try:
-        for item in items:
+        for item in _until_failure(items, failures):
             waiting.append((pool.submit(function, item), weigh(item)))
             weight += waiting[-1][1]
             while waiting and (len(waiting) >= ahead + workers or weight > WAITING_BYTES):
@@ -162,8 +163,18 @@ def in_order(
                 yield future.result()
         while waiting:
             yield waiting.popleft()[0].result()
+        for failure in failures:
+            raise failure
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _until_failure(items: Iterable[T], failures: list[Exception]) -> Generator[T]:
+    """The items up to an exception, which is put into `failures`: what came before it is not lost."""
+    try:
+        yield from items
+    except Exception as error:  # raised again by the caller
+        failures.append(error)
 
 
 class Ahead(Generic[T]):
@@ -337,10 +348,11 @@ def score(
 
 
 def _batches(rows: Iterable[Row], batch_size: int) -> Generator[list[Row]]:
-    """Groups with `batch_size` readable rows, except the last."""
+    """Groups with `batch_size` readable rows, except the last; an exception of `rows` comes behind it."""
     batch: list[Row] = []
     readable = 0
-    for row in rows:
+    failures: list[Exception] = []
+    for row in _until_failure(rows, failures):
         batch.append(row)
         readable += not isinstance(row.value, InputError)
         if readable == batch_size or len(batch) - readable >= ERRORS_AT_ONCE:
@@ -348,6 +360,8 @@ def _batches(rows: Iterable[Row], batch_size: int) -> Generator[list[Row]]:
             batch, readable = [], 0
     if batch:
         yield batch
+    for failure in failures:
+        raise failure
 
 
 def label(

@@ -11,7 +11,7 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from zsl_runtime.errors import InputError, UsageError, from_os_error
 from zsl_runtime.storage import replacing, sync_folder
@@ -363,12 +363,21 @@ def _read_state(states: IO[bytes]) -> tuple[dict[str, Any], State, int]:
                 break
             header = content
         else:
-            try:
-                state = State(**content)
-            except TypeError:
+            following = _state(content)
+            if following is None:
                 break
+            state = following
         end += len(line)
     return header, state, end
+
+
+def _state(content: Mapping[str, Any]) -> State | None:
+    """A state that `PartialFile.note` wrote, None for anything else."""
+    kinds = get_type_hints(State)
+    if {name: type(value) for name, value in content.items()} != kinds:
+        return None
+    state = State(**content)
+    return state if min(state.items, state.unreadable, state.bytes) >= 0 else None
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -237,7 +237,7 @@ class _Gzip:
 
     def read(self, size: int) -> bytes:
         """The next `size` bytes, fewer at the end; EOFError or zlib.error when nothing can be read before damage."""
-        parts = []
+        parts: list[bytes] = []
         while size and not (self._inflate.eof and not self._next()):
             given = self._rest or self._stream.read(GZIP_CHUNK)
             data = self._inflate.decompress(given, size)

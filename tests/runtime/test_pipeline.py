@@ -61,6 +61,17 @@ def test_an_exception_comes_at_its_turn_and_no_thread_stays():
     assert threading.active_count() == before
 
 
+def test_an_exception_of_the_items_comes_behind_the_results_before_it():
+    def items():
+        yield from range(5)
+        raise KeyError("sixth")
+
+    results = in_order(lambda i: i, items(), workers=2, ahead=20)
+    assert [next(results) for _ in range(5)] == list(range(5))
+    with pytest.raises(KeyError, match="sixth"):
+        next(results)
+
+
 def test_leaving_early_stops_reading():
     before = threading.active_count()
     read = []

@@ -8,6 +8,9 @@ import json
 import os
 import stat
 import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -15,8 +18,22 @@ from hypothesis import strategies as st
 
 from zsl_runtime.classifier import Prediction
 from zsl_runtime.errors import InputError, SystemProblem, UsageError
+from zsl_runtime.inputs import Item
 from zsl_runtime.pipeline import Labelled
-from zsl_runtime.results import CSV_HEADER, csv_header, encode_csv, encode_jsonl, open_output
+from zsl_runtime.results import (
+    CSV_HEADER,
+    NOTHING_DONE,
+    State,
+    csv_header,
+    encode_csv,
+    encode_jsonl,
+    open_output,
+    open_partial,
+    undone,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # --- encoding -------------------------------------------------------------------------------------------------------
 
@@ -143,3 +160,221 @@ def test_a_folder_or_a_missing_folder_is_refused(tmp_path):
     assert caught.value.code == "E-OUTPUT"
     with pytest.raises(SystemProblem, match="could not write the results"), open_output(str(tmp_path / "no" / "a.csv")):
         pass
+
+
+# --- files that an interruption leaves unfinished -------------------------------------------------------------------
+
+OPTIONS = {"--topk": 5, "--format": "csv"}
+STRANGE_NOTES = [
+    b"",
+    b'{"items": 4, "unre',
+    b"null\n",
+    b'{"items": 4}\n',
+    b'{"items": "4", "unreadable": 0, "bytes": 9, "names": "", "data": ""}\n',
+    b"\xff\xfe\n",
+]
+NAMES = ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]
+
+
+class RunInterruptedError(Exception):
+    pass
+
+
+def batch_of(names: list[str]) -> tuple[bytes, list[Labelled]]:
+    """A line a name, and what it is the line of; a name with a b cannot be read."""
+    answers = [Labelled(name, ERROR if "b" in name else BIRD) for name in names]
+    return "".join(f"{name}\n" for name in names).encode(), answers
+
+
+def write_some(path: Path, *batches: list[str], resume: bool = False, options=OPTIONS, end: bool = False) -> State:
+    """Write batches, then be interrupted unless `end`; gives the state at the beginning."""
+    with suppress(RunInterruptedError), open_partial(str(path), options, resume=resume) as partial:
+        before = partial.state
+        if not before.items:
+            partial.write(b"header\n", [])
+        for names in batches:
+            partial.write(*batch_of(names))
+        if not end:
+            raise RunInterruptedError
+        partial.complete = True
+    return before
+
+
+def left(path: Path, state: State) -> list[str]:
+    """Names of what is still to do."""
+    items = (Item(name, b"") for name in NAMES)
+    return [item.name for item in undone(items, state)]
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    return folder / "out.csv"
+
+
+def files(out: Path) -> list[str]:
+    return sorted(path.name for path in out.parent.iterdir())
+
+
+def test_a_complete_file_leaves_nothing_else(out):
+    out.write_text("old")
+    write_some(out, NAMES[:2], NAMES[2:], end=True)
+    assert out.read_text() == "header\n" + "".join(f"{name}\n" for name in NAMES)
+    assert files(out) == ["out.csv"]
+
+
+def test_an_interrupted_run_goes_on_where_it_was(out):
+    out.write_text("old")
+    write_some(out, NAMES[:2])
+    assert out.read_text() == "old"
+    assert files(out) == ["out.csv", "out.csv.partial", "out.csv.partial.state"]
+    state = write_some(out, NAMES[2:3], resume=True)
+    assert (state.items, state.unreadable) == (2, 1)
+    assert left(out, state) == NAMES[2:]
+    state = write_some(out, NAMES[3:], resume=True, end=True)
+    assert (state.items, state.unreadable) == (3, 1)
+    assert out.read_text() == "header\n" + "".join(f"{name}\n" for name in NAMES)
+    assert files(out) == ["out.csv"]
+
+
+def test_resume_without_anything_begins_at_the_beginning(out):
+    assert write_some(out, NAMES, resume=True, end=True) == NOTHING_DONE
+    assert out.read_text().startswith("header\na.jpg\n")
+
+
+def test_nothing_finished_leaves_nothing(out):
+    write_some(out)
+    assert files(out) == []
+    with pytest.raises(UsageError), open_partial(str(out), OPTIONS, resume=False):
+        raise UsageError("E-FILTER-EMPTY", "no class")
+    assert files(out) == []
+
+
+@pytest.mark.parametrize("torn", [b"", b"d.jpg,1,wr", b"d.jpg,1,wren,seen,1\nhalf of ano"])
+@pytest.mark.parametrize("torn_state", STRANGE_NOTES)
+def test_a_killed_run_loses_at_most_what_was_not_noted(out, torn, torn_state):
+    """SIGKILL, a crash of the machine: lines behind the last note may be there, whole or torn."""
+    write_some(out, NAMES[:2], NAMES[2:3])
+    partial, state = out.with_name("out.csv.partial"), out.with_name("out.csv.partial.state")
+    for path, more in ((partial, torn), (state, torn_state)):
+        with path.open("ab") as stream:
+            stream.write(more)
+    found = write_some(out, NAMES[3:], resume=True, end=True)
+    assert left(out, found) == NAMES[3:]
+    assert out.read_text() == "header\n" + "".join(f"{name}\n" for name in NAMES)
+
+
+def test_notes_are_written_while_it_runs(out, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    state = out.with_name("out.csv.partial.state")
+    with suppress(RunInterruptedError), open_partial(str(out), OPTIONS, resume=False) as partial:
+        for count, name in enumerate(NAMES):
+            clock[0] += 0.5
+            partial.write(*batch_of([name]))
+            lines = state.read_text().splitlines()
+            assert len(lines) == 1 + (count + 1) // 2  # the options, and a note every second
+        assert json.loads(lines[-1])["items"] == 4
+        raise RunInterruptedError
+    assert json.loads(state.read_text().splitlines()[-1])["items"] == 5
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "told"),
+    [
+        (lambda path: None, "E-PARTIAL", "holds the results of 2 pictures of an interrupted run; add --resume"),
+        (lambda path: path.with_name("out.csv.partial.state").unlink(), "E-PARTIAL", "is not of an interrupted run"),
+        (lambda path: path.with_name("out.csv.partial.state").write_text("mine"), "E-PARTIAL", "is not of an inter"),
+    ],
+)
+def test_without_resume_nothing_that_is_there_is_lost(out, spoil, code, told):
+    write_some(out, NAMES[:2])
+    spoil(out)
+    before = {path.name: path.read_bytes() for path in out.parent.iterdir()}
+    with pytest.raises(UsageError, match=told) as caught, open_partial(str(out), OPTIONS, resume=False):
+        pass
+    assert caught.value.code == code
+    assert {path.name: path.read_bytes() for path in out.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({**OPTIONS, "--topk": 3}, "--topk was 5 and is 3"),
+        ({"--format": "csv"}, "--topk was 5 and is None"),
+        ({**OPTIONS, "bundle": "f00"}, "bundle was None and is 'f00'"),
+    ],
+)
+def test_other_options_are_an_error_that_names_them(out, options, told):
+    write_some(out, NAMES[:2])
+    with pytest.raises(UsageError, match=told) as caught, open_partial(str(out), options, resume=True):
+        pass
+    assert caught.value.code == "E-RESUME"
+    assert write_some(out, NAMES[2:], resume=True, end=True).items == 2
+
+
+@pytest.mark.parametrize("content", [b"header\nA.jpg\nb.jpg\n", b"header\n", b""])
+def test_a_file_that_was_changed_is_not_gone_on_with(out, content):
+    write_some(out, NAMES[:2])
+    out.with_name("out.csv.partial").write_bytes(content)
+    with pytest.raises(UsageError, match="was changed since") as caught, open_partial(str(out), OPTIONS, resume=True):
+        pass
+    assert caught.value.code == "E-RESUME"
+
+
+@pytest.mark.parametrize("names", [[], ["a.jpg"], ["b.jpg", "a.jpg", "c.jpg"], ["a.jpg", "new.jpg", "b.jpg"]])
+def test_other_pictures_are_an_error(out, names):
+    write_some(out, NAMES[:2])
+    with open_partial(str(out), OPTIONS, resume=True) as partial:
+        items = (Item(name, b"") for name in names)
+        with pytest.raises(UsageError, match="the first 2 pictures are not those") as caught:
+            list(undone(items, partial.state))
+    assert caught.value.code == "E-RESUME"
+
+
+def test_two_runs_cannot_write_the_same_file(out):
+    with open_partial(str(out), OPTIONS, resume=False) as partial:
+        partial.write(*batch_of(NAMES))
+        for resume in (False, True):
+            with pytest.raises(UsageError, match="is being written by another run") as caught:  # noqa: SIM117
+                with open_partial(str(out), OPTIONS, resume=resume):
+                    pass
+            assert caught.value.code == "E-PARTIAL"
+        partial.complete = True
+    assert files(out) == ["out.csv"]
+
+
+def test_a_pipe_or_a_folder_cannot_be_resumed(out):
+    os.mkfifo(out.parent / "pipe")
+    for path in (out.parent / "pipe", out.parent):
+        with pytest.raises(UsageError, match="is no plain file") as caught, open_partial(str(path), {}, resume=True):
+            pass
+        assert caught.value.code == "E-OUTPUT"
+
+
+def test_a_link_is_gone_on_with_where_it_leads(out):
+    (out.parent / "link.csv").symlink_to(out)
+    write_some(out.parent / "link.csv", NAMES[:2])
+    assert write_some(out, NAMES[2:], resume=True, end=True).items == 2
+    assert files(out) == ["link.csv", "out.csv"]
+
+
+@settings(max_examples=50)
+@given(st.lists(st.lists(st.sampled_from(NAMES), max_size=3), max_size=4), st.binary(max_size=40), st.integers(0, 200))
+def test_whatever_happens_to_the_state_what_is_resumed_is_a_beginning(tmp_path_factory, batches, more, cut):
+    out = tmp_path_factory.mktemp("resume") / "out.csv"
+    write_some(out, *batches)
+    state = out.with_name("out.csv.partial.state")
+    if not state.exists():
+        return
+    state.write_bytes(state.read_bytes()[: -cut or None] + more)
+    whole = b"header\n" + b"".join(batch_of(names)[0] for names in batches)
+    try:
+        with open_partial(str(out), OPTIONS, resume=True) as partial:
+            done = out.with_name("out.csv.partial").read_bytes()
+            assert whole.startswith(done)
+            assert done.count(b"\n") == partial.state.items + bool(done)
+    except UsageError as error:
+        refused = error.code
+        assert refused in {"E-RESUME", "E-PARTIAL"}  # it may be refused and need not
