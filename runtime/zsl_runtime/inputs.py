@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from zsl_runtime.errors import InputError
 
 LIST = "-"  # the path that stands for a list on stdin; a file of that name is ./-
-LIST_CHUNK = 65_536  # bytes read at once
+LIST_CHUNK = 4096  # bytes read at once
 ENTRY_BYTES = 65_536  # of one entry of a list; no system has longer paths, so more is no list of paths
 BOM = b"\xef\xbb\xbf"
 
