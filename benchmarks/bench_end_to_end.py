@@ -1,6 +1,6 @@
 """How near is `zsl-infer` on a folder of photographs to the engine alone on ready tensors, and to its sum of work?
 
-All in one process run. The folder is $ZSL_BENCH_PHOTOS (800 photographs of cub20, where the development data is), the
+All in one process run. The folder is $ZSL_BENCH_PHOTOS (such as the 800 photographs of cub20), the
 bundle $ZSL_BENCH_BUNDLE; without them, JPEG photographs of 500 x 375 pixels and EfficientNet-Lite2 at 260 px. The
 result says which. The sum of work is what decoding, pixels, engine, head and output take of the CPUs at hand when each
 is measured alone: no order of the work can be quicker.
@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from support.line import call
 from zsl_runtime import Classifier
@@ -26,39 +24,19 @@ from zsl_runtime.pixels import SUFFIXES, decode, resize_crop
 from zsl_runtime.results import encode_csv
 from zsl_runtime.threads import usable_cpus
 
-DRAWN = 160
 SAMPLE = 64  # photographs that decoding and pixels are measured alone on
 TIMES = 3  # that each part is measured; the quickest counts
 
 
 @pytest.fixture(scope="module")
-def bundle(request) -> Path:
-    given = os.environ.get("ZSL_BENCH_BUNDLE")
-    return Path(given) if given else request.getfixturevalue("line").bundle
-
-
-@pytest.fixture(scope="module")
-def photographs(request, tmp_path_factory) -> Path:
-    given = os.environ.get("ZSL_BENCH_PHOTOS")
-    if given:
-        return Path(given)
-    folder = tmp_path_factory.mktemp("photographs")
-    drawn = sorted((request.getfixturevalue("line").data / "images").rglob("*.jpg"))
-    for number in range(DRAWN):
-        with Image.open(drawn[number % len(drawn)]) as image:
-            image.resize((500, 375), Image.Resampling.BICUBIC).save(folder / f"{number:03d}.jpg", quality=90)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def classifier(bundle):
-    with Classifier.open(bundle) as opened:
+def classifier(shipped_bundle):
+    with Classifier.open(shipped_bundle) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def files(photographs) -> list[str]:
-    return list(find_files([str(photographs)], SUFFIXES))
+def files(photograph_folder) -> list[str]:
+    return list(find_files([str(photograph_folder)], SUFFIXES))
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +80,13 @@ def alone(classifier, files, squares):
     }
 
 
-def check_answers(classifier, files, bundle):
+@pytest.fixture
+def checked(classifier, files, shipped_bundle):
     """The command's first labels are those of the API; without that no speed means anything."""
-    said = call(zsl_infer, *files[:SAMPLE], "--engine", bundle, "--topk", 1)
+    said = call(zsl_infer, *files[:SAMPLE], "--engine", shipped_bundle, "--topk", 1)
     wanted = [prediction.names[0] for prediction in classifier.predict(files[:SAMPLE], topk=1)]
     assert [row.split(",")[2] for row in said.out.decode().splitlines()[1:]] == wanted
+    return shipped_bundle, files
 
 
 def bench_engine_alone(benchmark, classifier, files, squares):
@@ -120,13 +100,13 @@ def bench_engine_alone(benchmark, classifier, files, squares):
         benchmark.extra_info["pictures_per_second"] = round(len(files) / benchmark.stats.stats.min, 2)
 
 
-def bench_end_to_end(benchmark, alone, classifier, files, bundle, photographs, tmp_path):
+def bench_end_to_end(benchmark, alone, checked, photograph_folder, tmp_path):
     """`zsl-infer FOLDER --output FILE --profile`, graph loading left out as the profile does."""
-    check_answers(classifier, files, bundle)
+    bundle, files = checked
     out, said = tmp_path / "labels.csv", []
 
     def label() -> None:
-        ended = call(zsl_infer, photographs, "--engine", bundle, "--output", out, "--profile")
+        ended = call(zsl_infer, photograph_folder, "--engine", bundle, "--output", out, "--profile")
         assert ended.code in (0, 6), ended.err
         said.append(ended.err.splitlines())
 

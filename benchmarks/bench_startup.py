@@ -38,8 +38,8 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def picture(line):
-    return str(next((line.data / "images").rglob("*.jpg")))
+def picture(photograph_folder):
+    return str(min(photograph_folder.rglob("*.jpg")))
 
 
 def bench_0_python_alone(measure):
@@ -70,15 +70,15 @@ def first_label(words: list[str]) -> float:
 
 
 @pytest.mark.parametrize("pictures", [1, 8])
-def bench_2_first_label(measure, line, picture, pictures):
+def bench_2_first_label(measure, shipped_bundle, picture, pictures):
     """One picture, and a whole batch: all eight are labelled before the first line is out."""
-    words = [*program("zsl_runtime.cli_infer"), *[picture] * pictures, "--engine", str(line.bundle)]
+    words = [*program("zsl_runtime.cli_infer"), *[picture] * pictures, "--engine", str(shipped_bundle)]
     measure(lambda: first_label(words), things=1, unit="starts")
 
 
-def bench_3_resident_memory(benchmark, line, picture):
+def bench_3_resident_memory(benchmark, shipped_bundle, picture):
     """Peak of a process that labels 64 pictures."""
-    words = [*program("zsl_runtime.cli_infer"), *[picture] * 64, "--engine", str(line.bundle), "--topk", "1"]
+    words = [*program("zsl_runtime.cli_infer"), *[picture] * 64, "--engine", str(shipped_bundle), "--topk", "1"]
     code = f"import resource, subprocess; subprocess.run({words!r}, check=True, capture_output=True); "
     code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
 
@@ -88,7 +88,7 @@ def bench_3_resident_memory(benchmark, line, picture):
 
     kilobytes = benchmark.pedantic(peak, rounds=1)
     assert kilobytes > 1000 * resource.getpagesize() // 1024
-    model = sum(path.stat().st_size for path in line.bundle.glob("*.onnx"))
+    model = sum(path.stat().st_size for path in shipped_bundle.glob("*.onnx"))
     benchmark.extra_info.update({"peak_mb": round(kilobytes / 1024, 1), "graphs_mb": round(model / 2**20, 1)})
 
 
