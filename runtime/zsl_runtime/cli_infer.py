@@ -362,7 +362,8 @@ def _told(done: Refit) -> str:
 
 def _kinds(reader: Reader) -> tuple[Sequence[str], Sequence[str], str]:
     """Suffixes of the files that a model takes, those of files that only other models take, and both in words."""
-    from zsl_runtime import pixels, shards
+    from zsl_runtime import pixels
+    from zsl_runtime.inputs import SHARD_SUFFIXES
     from zsl_runtime.rows import ROW_SUFFIXES
 
     if reader.pixels is not None:
@@ -370,7 +371,7 @@ def _kinds(reader: Reader) -> tuple[Sequence[str], Sequence[str], str]:
     shape, like = reader.shape, f" as in {reader.like}" if reader.like else ""
     width = f"(N, {shape[1]})" if shape[0] == 1 else f"(N, {shape[0]}, {shape[1]})"
     takes = f"rows of features {width}{like} in {' or '.join(ROW_SUFFIXES)} files, not pictures"
-    return ROW_SUFFIXES, (*pixels.SUFFIXES, *shards.SUFFIXES), takes
+    return ROW_SUFFIXES, (*pixels.SUFFIXES, *SHARD_SUFFIXES), takes
 
 
 def _stdin(paths: Sequence[str]) -> int:
@@ -392,10 +393,10 @@ def _only(
     takes: str,
 ) -> Found:
     """The files with `suffixes`; UsageError E-INPUT-KIND when some with `others`, of another model, are named."""
-    from zsl_runtime import pixels, shards
-    from zsl_runtime.inputs import find_files
+    from zsl_runtime import pixels
+    from zsl_runtime.inputs import SHARD_SUFFIXES, find_files
 
-    archives = shards.SUFFIXES if suffixes == pixels.SUFFIXES else ()
+    archives = SHARD_SUFFIXES if suffixes == pixels.SUFFIXES else ()
     try:
         found = find_files(paths, suffixes, archives, entries)
     except UsageError as error:
@@ -412,7 +413,7 @@ def _only(
 
 def _items(found: Found, reader: Reader, tally: Tally) -> tuple[Generator[Item], int | None]:
     """What to label, one after the other, and how many that is, where it can be known."""
-    from zsl_runtime import shards
+    from zsl_runtime.inputs import pictures
     from zsl_runtime.pixels import SUFFIXES
     from zsl_runtime.rows import RowFiles
 
@@ -421,13 +422,15 @@ def _items(found: Found, reader: Reader, tally: Tally) -> tuple[Generator[Item],
         return files.items(found), None if found.count is None else files.count(found)
     total = found.count
     for path in found.archives:
-        members = shards.count_members(path, SUFFIXES)
+        from zsl_runtime.shards import count_members
+
+        members = count_members(path, SUFFIXES)
         total = None if total is None or members is None else total - 1 + members
     if total == 0:
         raise UsageError(
             "E-NO-IMAGES", f"there are no pictures in {listed(found.archives)}; expected {' '.join(SUFFIXES)}"
         )
-    return shards.pictures(found, SUFFIXES, tally), total
+    return pictures(found, SUFFIXES, tally), total
 
 
 def main(argv: Sequence[str] | None = None) -> int:

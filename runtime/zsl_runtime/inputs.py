@@ -9,6 +9,7 @@ import glob
 import os
 import select
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,11 +17,14 @@ from zsl_runtime.errors import UsageError, from_os_error
 from zsl_runtime.stop import POLL, Stop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from zsl_runtime.classifier import Source
     from zsl_runtime.errors import InputError
 
+# From Python 3.14 on the standard library reads Zstandard.
+ZSTD = find_spec("compression") is not None and find_spec("compression.zstd") is not None
+SHARD_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", *((".tar.zst",) if ZSTD else ()))
 LIST = "-"  # the path that stands for a list on stdin; a file of that name is ./-
 LIST_CHUNK = 4096  # bytes read at once
 ENTRY_BYTES = 65_536  # of one entry of a list; no system has longer paths, so more is no list of paths
@@ -239,6 +243,24 @@ def has_suffix(path: str, suffixes: Sequence[str]) -> bool:
     """Whether a file that is not hidden has one of the suffixes, which may hold several dots."""
     name = os.path.basename(path).lower()  # noqa: PTH119
     return not name.startswith(".") and name.endswith(tuple(suffixes)) and name not in suffixes
+
+
+def pictures(files: Iterable[str], suffixes: Sequence[str], tally: Tally) -> Generator[Item]:
+    """Files one after the other, and in place of each shard the pictures in it.
+
+    Args:
+        files: paths.
+        suffixes: of pictures in shards.
+        tally: counts what is left out of shards.
+
+    """
+    for path in files:
+        if has_suffix(path, SHARD_SUFFIXES):
+            from zsl_runtime.shards import members
+
+            yield from members(path, suffixes, tally)
+        else:
+            yield Item(path, path)
 
 
 # --- lists ----------------------------------------------------------------------------------------------------------

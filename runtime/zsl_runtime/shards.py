@@ -13,7 +13,6 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from importlib.util import find_spec
 from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
 from zsl_runtime.errors import InputError
@@ -21,14 +20,11 @@ from zsl_runtime.inputs import Item, has_suffix
 from zsl_runtime.pixels import MAX_PIXELS
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
     from typing import Self
 
     from zsl_runtime.inputs import Tally
 
-# From Python 3.14 on the standard library reads Zstandard.
-ZSTD = find_spec("compression") is not None and find_spec("compression.zstd") is not None
-SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", *((".tar.zst",) if ZSTD else ()))
 MEMBER_BYTES = 3 * MAX_PIXELS  # what the largest picture has when it is decoded
 RECORD_BYTES = 1 << 20  # of a record about a member, such as its long name
 BLOCK = tarfile.BLOCKSIZE
@@ -39,20 +35,6 @@ METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)  # LZMA 
 ENCRYPTED = 0x1  # of a zip member's flags
 WITHOUT_DATA = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
 SPARSE_CONTINUES = 482, 504  # where a sparse member's header, and each block after it, say whether one more follows
-
-
-def is_shard(path: str) -> bool:
-    """Whether a file is one that holds pictures of its own, by its name."""
-    return has_suffix(path, SUFFIXES)
-
-
-def pictures(files: Iterable[str], suffixes: Sequence[str], tally: Tally) -> Generator[Item]:
-    """Files one after the other, and in place of each shard the pictures in it; arguments as of `members`."""
-    for path in files:
-        if is_shard(path):
-            yield from members(path, suffixes, tally)
-        else:
-            yield Item(path, path)
 
 
 def count_members(path: str, suffixes: Sequence[str]) -> int | None:

@@ -15,12 +15,10 @@ import pytest
 from PIL import Image
 
 from support.tiny_bundle import SIDE, make_tiny_bundle
-from zsl_runtime.inputs import Tally, find_files, list_entries
+from zsl_runtime.inputs import SHARD_SUFFIXES, Tally, find_files, list_entries, pictures
 from zsl_runtime.pipeline import Ahead, Reader, read_ahead, score
 from zsl_runtime.pixels import SUFFIXES, PixelSpec
 from zsl_runtime.results import open_partial, undone
-from zsl_runtime.shards import SUFFIXES as SHARDS
-from zsl_runtime.shards import pictures
 from zsl_runtime.stop import Stop
 
 if TYPE_CHECKING:
@@ -67,7 +65,7 @@ def peak_of(paths: list[str], out: Path, handle: int = -1) -> int:
     tracemalloc.start()
     try:
         entries = list_entries(handle, SUFFIXES, null=False, stop=stop, tally=tally)
-        items = pictures(find_files(paths, SUFFIXES, SHARDS, entries), SUFFIXES, tally)
+        items = pictures(find_files(paths, SUFFIXES, SHARD_SUFFIXES, entries), SUFFIXES, tally)
         reader = Reader(PixelSpec(SIDE, SIDE), (SIDE, SIDE, 3))
         with (
             open_partial(str(out), {}, resume=False) as partial,

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from zsl_runtime import shards
 from zsl_runtime.errors import InputError
-from zsl_runtime.inputs import Tally
-from zsl_runtime.shards import count_members, is_shard, members
+from zsl_runtime.inputs import SHARD_SUFFIXES, ZSTD, Tally, has_suffix
+from zsl_runtime.shards import count_members, members
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,11 +60,11 @@ def codes(items: list[Item]) -> list[str | None]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_members_come_in_the_order_of_the_archive_under_their_own_names(tmp_path, kind):
     path = write(tmp_path / f"birds{kind}", CONTENT)
-    assert is_shard(path)
+    assert has_suffix(path, SHARD_SUFFIXES)
     assert read(path) == ([(f"{path}/{name}", data) for name, data in CONTENT], 0)
 
 
-@pytest.mark.skipif(not shards.ZSTD, reason="this Python's library reads no Zstandard")
+@pytest.mark.skipif(not ZSTD, reason="this Python's library reads no Zstandard")
 def test_zstandard_is_read_where_the_library_can(tmp_path):
     from compression import zstd
 
