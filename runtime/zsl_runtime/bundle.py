@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -47,6 +48,7 @@ from zsl_runtime.storage import (
     tensor_bytes,
     write_synced,
 )
+from zsl_runtime.threads import usable_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -255,8 +257,7 @@ class Bundle:
         views, rule = check_manifest(manifest, folder)
         bundle = cls(folder, manifest, digest, views, rule)
         if verify:
-            for name in manifest["files"]:
-                bundle.verify_file(name)
+            bundle.verify()
         bundle.current()
         return bundle
 
@@ -304,6 +305,34 @@ class Bundle:
         """Path of the model graph in `kind`, a key of `precisions`; None when the bundle has none."""
         name = self.precisions.get(kind)
         return None if name is None else self.file(name)
+
+    def verify(self, threads: int | None = None) -> None:
+        """Compare every listed file with the manifest, several at a time; errors as of `verify_file`.
+
+        Args:
+            threads: that may read and hash; None for all CPUs this process may use.
+
+        """
+        with self.verifying(threads):
+            pass
+
+    @contextlib.contextmanager
+    def verifying(self, threads: int | None = None) -> Iterator[None]:
+        """Compare every listed file with the manifest while the block runs, and wait for the result at its end.
+
+        Hashing leaves Python's lock to others, so the block may prepare what does not need the files. Arguments and
+        errors are those of `verify`; of several damaged files the first of the manifest is told.
+        """
+        names = list(self.manifest["files"])
+        largest_first = sorted(names, key=lambda name: -self.manifest["files"][name]["bytes"])
+        pool = ThreadPoolExecutor(max(1, min(threads or usable_cpus(), len(names))), thread_name_prefix="zsl-hash")
+        try:
+            checks = {name: pool.submit(self.verify_file, name) for name in largest_first}
+            yield
+            for name in names:
+                checks[name].result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def verify_file(self, name: str) -> None:
         """Compare one listed file with the manifest.

@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _bar(bundle: Bundle) -> Iterator[Advance]:
     """A bar over the epochs of a fit, on a terminal only."""
     from zsl_runtime.generations import fit_epochs
-    from zsl_runtime.pipeline import Progress
+    from zsl_runtime.progress import Progress
 
     progress = Progress(fit_epochs(bundle), "epochs", sys.stderr)
     try:

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -1069,3 +1070,26 @@ def test_a_system_that_cannot_swap_names_is_told_from_one_that_fails(tmp_path, m
         exchange(tmp_path, tmp_path)
     monkeypatch.setattr(ctypes, "CDLL", lambda *_args, **_kwargs: object())
     assert not exchange(tmp_path, tmp_path)
+
+
+# --- verifying several files at a time ------------------------------------------------------------------------------
+
+
+def test_of_several_damaged_files_the_first_of_the_manifest_is_told(tmp_path):
+    bundle = Bundle.open(make_tiny_bundle(tmp_path / "b"))
+    names = list(bundle.manifest["files"])
+    before = threading.active_count()
+    for name in names[1:]:
+        (bundle.path / name).write_bytes(b"changed")
+    for threads in (1, 4, None):
+        with pytest.raises(ArtefactError, match=re.escape(names[1])) as caught:
+            bundle.verify(threads)
+        assert caught.value.code == "E-BUNDLE-HASH"
+    assert threading.active_count() == before
+
+
+def test_what_fails_while_files_are_verified_comes_first(tmp_path):
+    bundle = Bundle.open(make_tiny_bundle(tmp_path / "b"))
+    (bundle.path / "model.onnx").write_bytes(b"changed")
+    with pytest.raises(KeyError), bundle.verifying():
+        raise KeyError

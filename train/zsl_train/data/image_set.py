@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zsl_runtime.errors import UsageError, listed
-from zsl_runtime.pipeline import walk
+from zsl_runtime.inputs import walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
