@@ -94,6 +94,8 @@ def examine(path: str) -> Iterator[Finding]:
         f"{len(current.table) - seen} unseen",
     )
     yield Finding(OK, _takes(bundle))
+    if "precisions" in bundle.manifest:
+        yield Finding(OK, _precisions(bundle))
     files = list(_files(bundle))
     yield from files
     first, generations = _generations(bundle, current)
@@ -112,6 +114,12 @@ def _takes(bundle: Bundle) -> str:
     file = made_by.get("file")
     like = f", features as in {file} (sha256 {str(made_by.get('sha256'))[:12]})" if file else ""
     return f"takes rows of features ({shape}){like}, and no pictures"
+
+
+def _precisions(bundle: Bundle) -> str:
+    """In which precisions the model is there."""
+    files = ", ".join(f"{key} ({name})" for key, name in bundle.manifest["precisions"].items())
+    return f"precisions {files}; {bundle.manifest.get('default_precision', 'fp32')} by default"
 
 
 def _core() -> Finding:
