@@ -87,7 +87,7 @@ def export_run(
     """
     target = Path(dest).resolve()
     check_dest(target, force=force)
-    lower = _Lower(run, precisions, data, max_drop, threads, tell)
+    lower = _Lower(run, precisions, data=data, max_drop=max_drop, threads=threads, tell=tell)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with working_folder(target) as work:
@@ -142,6 +142,7 @@ class _Lower:
         self,
         run: Run,
         precisions: tuple[str, ...],
+        *,
         data: str | None,
         max_drop: float | None,
         threads: int,
@@ -167,9 +168,7 @@ class _Lower:
             with timed(tell, "read the training pictures that calibrate int8"):
                 self.pictures, self.calibration = calibration_pictures(run, self.source)
             if len(self.pictures) < LEAST:
-                tell(
-                    f"note: int8 is calibrated on {len(self.pictures)} pictures, all there are; {LEAST} or more are better"
-                )
+                tell(f"note: int8 is calibrated on all {len(self.pictures)} pictures; {LEAST} or more are better")
 
     def make(self, folder: Path) -> None:
         """Write the graphs beside `model.onnx`, and let nothing through that has not passed its gates."""

@@ -20,14 +20,13 @@ from zsl_export.graphs import model_graph
 if TYPE_CHECKING:
     from typing import Any
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from zsl_export.graphs import Graph
     from zsl_train.backbones.base import Backbone
     from zsl_train.backbones.given import GivenFeatures
     from zsl_train.methods.base import Trained
-
-    import numpy as np
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)

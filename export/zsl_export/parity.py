@@ -108,7 +108,8 @@ class Comparison:
     def __str__(self) -> str:
         return (
             f"{self.what}: {self.rows} rows, max {self.max:.1e}, mean {self.mean:.1e}, p99 {self.p99:.1e}, "
-            f"row error {self.row_error:.1e} of the scale (limit {self.limits.row_error:.0e}), cosine {self.cosine_min:.7f}"
+            f"row error {self.row_error:.1e} of the scale (limit {self.limits.row_error:.0e}), "
+            f"cosine {self.cosine_min:.7f}"
         )
 
 
