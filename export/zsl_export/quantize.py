@@ -45,7 +45,8 @@ BATCH = 4  # pictures at once while calibrating: bounds memory, whatever the pic
 NOISE_PICTURES = 8  # for the noise of single layers
 CHOICE_PICTURES = 48  # for the comparison of candidates
 RANGES = ("minmax", "mean")
-EXCLUDED = (2, 4, 8)  # layers left in float, the noisiest first; at most a quarter of all
+EXCLUDED = (2, 4, 8)  # layers left in float, the noisiest first
+QUARTER = 4  # at most one layer in so many is left in float
 WORTH = 0.8  # leaving more layers in float must take the error below this share of what it was
 MAX_CANDIDATES = len(RANGES) + len(EXCLUDED)
 FOLLOWING = ("Clip", "Relu", "MaxPool")  # behind a convolution, on 8-bit numbers as good as on floats
@@ -254,7 +255,7 @@ class _Search:
         ranges = self.extremes.ranges(best.ranges)
         noise = layer_noise(self.original, variant, ranges, self.pictures[:NOISE_PICTURES], self.threads)
         for count in EXCLUDED:
-            if count > len(noise) // 4:
+            if count > len(noise) // QUARTER:
                 break
             more = self._try(variant, best.ranges, tuple(noise)[:count], path)
             found.append(more)

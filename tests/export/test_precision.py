@@ -6,20 +6,20 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from support.tiny_photographs import TEST, lay_out_photographs
-from support.tiny_run import SEEN, UNSEEN, know_tiny, make_tiny_run, save_tiny_run
+from support.tiny_run import SEEN, UNSEEN, TinyBackbone, know_tiny, make_tiny_run, save_tiny_run
 from zsl_export import accuracy as accuracy_module
 from zsl_export import bundle_of_run, parity, quantize
 from zsl_export.bundle_of_run import export_run
-from zsl_export.cli import main
+from zsl_export.cli import cli, main
+from zsl_export.half import emulate, half_graph, run_emulated
 from zsl_export.parity import reference_rows, reference_scores
 from zsl_runtime.backends.ort import OrtBackend
 from zsl_runtime.bundle import Bundle
@@ -105,9 +105,11 @@ def test_lower_precisions_answer_nearly_as_pytorch_does_at_other_batch_sizes_and
     features, lifted = (rows[:batch] for rows in reference_rows(run))
     scores, given = precise.engine(precision).run(pictures, head)
     assert scores.dtype == given.dtype == np.float32
-    limit = 5e-3 if precision == "fp16" else 0.1
-    np.testing.assert_allclose(given, features, atol=limit)
-    np.testing.assert_allclose(scores, reference_scores(lifted, head), atol=10 * limit)
+    limit = 1e-2 if precision == "fp16" else 0.1
+    for wanted, found in ((features, given), (reference_scores(lifted, head), scores)):
+        result = parity.compare("rows", wanted, found)
+        assert result.row_error < limit
+        assert result.cosine_min > 0.99
     assert np.abs(given - features).max() > 1e-6  # it is another precision
 
 
@@ -222,7 +224,7 @@ def test_kept_pictures_calibrate_when_they_are_all_there_were(run, precise_befor
 
 
 def test_int8_without_photographs(precise_before, tmp_path):
-    with pytest.raises(UsageError, match="E-CALIBRATION: .*the run keeps 0, and the run does not say.*--data DIR"):
+    with pytest.raises(UsageError, match=r"E-CALIBRATION: .*the run keeps 0, and the run does not say.*--data DIR"):
         export_run(make_tiny_run(), tmp_path / "b", precisions=("int8",))
     assert written(tmp_path) == []
 
@@ -233,7 +235,7 @@ def test_int8_when_the_data_is_gone(precise_before, tmp_path):
     run.folder = tmp_path / "run"
     run.folder.mkdir()
     (run.folder / "split.csv").write_text("image,role\n")
-    with pytest.raises(UsageError, match="E-CALIBRATION: .*keeps 70, and its data cannot be read .E-DATA-LAYOUT"):
+    with pytest.raises(UsageError, match=r"E-CALIBRATION: .*keeps 70, and its data cannot be read .E-DATA-LAYOUT"):
         export_run(run, tmp_path / "b", precisions=("fp32", "int8"))
     assert written(tmp_path) == ["run"]
 
@@ -274,7 +276,7 @@ def test_a_damaged_photograph_is_left_out(precise_before, tmp_path):
 
 def test_a_run_on_a_feature_file(tmp_path):
     given = replace(make_tiny_run(), backbone=GivenFeatures("f.mat", "0" * 64, 16, 12))
-    with pytest.raises(UsageError, match="E-PRECISION-INT8: .*trained on a feature file has none; leave int8 out"):
+    with pytest.raises(UsageError, match=r"E-PRECISION-INT8: .*trained on a feature file has none; leave int8 out"):
         export_run(given, tmp_path / "b", precisions=("fp32", "int8"))
     with pytest.raises(UsageError, match="E-DATA-FEATURES"):
         export_run(given, tmp_path / "b", precisions=("fp32", "fp16"), data=str(tmp_path))
@@ -291,7 +293,7 @@ def test_a_model_without_anything_to_halve(tmp_path, monkeypatch):
 
 
 def test_an_accuracy_that_falls_too_far_is_refused(precise, precise_before, tmp_path, monkeypatch):
-    """An int8 that answers at random: every feature shuffled over the pictures."""
+    """An int8 file that takes every class for the next."""
 
     class Shuffled(OrtBackend):
         def run(self, inputs, head):
@@ -301,9 +303,7 @@ def test_an_accuracy_that_falls_too_far_is_refused(precise, precise_before, tmp_
 
     monkeypatch.setattr(bundle_of_run, "OrtBackend", Shuffled)
     told = []
-    with pytest.raises(
-        GateError, match=r"E-ACCURACY: .*int8-trt \(H falls by .*, at most 1\).*--max-drop POINTS"
-    ) as caught:
+    with pytest.raises(GateError, match=r"E-ACCURACY: .*int8-trt \(H falls .*, at most 1\).*--max-drop") as caught:
         export_run(precise.run, tmp_path / "b", precisions=("fp32", "int8"), tell=told.append)
     assert caught.value.exit_code == 3
     assert written(tmp_path) == []
@@ -317,29 +317,37 @@ def test_answers_that_are_no_numbers_are_refused(run, precise_before, tmp_path, 
             return (scores * np.nan if "int8-cpu" in str(self._graphs["model"]) else scores), features
 
     monkeypatch.setattr(bundle_of_run, "OrtBackend", Broken)
-    with pytest.raises(GateError, match="E-ACCURACY: .*int8-cpu .0.0% agree, at least 95%.*--data DIR"):
+    with pytest.raises(GateError, match=r"E-ACCURACY: .*int8-cpu .0.0% agree, at least 95%.*--data DIR"):
         export_run(run, tmp_path / "b", precisions=("int8",))
     assert written(tmp_path) == []
 
 
-def test_half_precision_that_overflows_is_refused(tmp_path, monkeypatch):
+class Loud(TinyBackbone):
+    """Between its layers numbers are too large for half precision."""
+
+    def feature_map(self, x):
+        return self.norm(self.conv(x)) / 1e5
+
+
+def test_half_precision_that_overflows_is_seen():
     """ONNX Runtime on the CPU would not notice: it computes half-precision graphs in float32."""
     run = make_tiny_run()
-    run.backbone.norm.weight.data *= 1e7  # ReLU6 hides it from all that follows but the rounding itself
-    run.backbone.feature_map = lambda x, b=run.backbone: b.norm(b.conv(x)) * 1e-7
-    rows = reference_rows(run)
-    assert all(np.isfinite(part).all() for part in rows)
-    from zsl_export.half import emulate, half_graph, run_emulated
-
-    features, _ = run_emulated(emulate(half_graph(run.backbone, run.trained)), run.pictures[:4], 2)
+    backbone = Loud()
+    backbone.load_state_dict(run.backbone.state_dict())
+    backbone.norm.weight.data *= 1e5
+    run = replace(run, backbone=backbone)
+    wanted, _ = reference_rows(run)
+    assert np.isfinite(wanted).all()
+    graph = half_graph(backbone, run.trained)
+    assert torch.isfinite(graph.module.backbone.inner.conv.weight).all()
+    features, _ = run_emulated(emulate(graph), run.pictures, 8)
     assert not np.isfinite(features).all()
-    result = parity.compare("features", rows[0][:4], features, limits=parity.FLOAT16)
-    assert not result.passed
+    assert not parity.compare("features", wanted, features, limits=parity.FLOAT16).passed
 
 
 def test_a_failed_parity_in_half_precision(run, precise_before, tmp_path, monkeypatch):
     monkeypatch.setattr(parity, "FLOAT16", parity.Limits(1e-9, 1.0, 1e-9))
-    with pytest.raises(GateError, match="E-PARITY: .*model.fp16.onnx.*the model needs float32; leave fp16 out"):
+    with pytest.raises(GateError, match=r"E-PARITY: .*model.fp16.onnx.*the model needs float32; leave fp16 out"):
         export_run(run, tmp_path / "b", precisions=("fp32", "fp16"))
     assert written(tmp_path) == []
 
@@ -362,7 +370,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(run, precise_before, tmp_pat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     monkeypatch.setattr(quantize, "write_whole", full)
-    with pytest.raises(SystemProblem, match="E-SYSTEM: could not write the bundle.*No space left.*free space"):
+    with pytest.raises(SystemProblem, match=r"E-SYSTEM: could not write the bundle.*No space left.*free space"):
         export_run(run, tmp_path / "b", precisions=("fp32", "int8"))
     assert written(tmp_path) == []
 
@@ -408,7 +416,11 @@ def test_wrong_usage(words, pattern, capfd):
 
 def test_limits_are_those_that_help_says():
     assert accuracy_module.MAX_DROP == {"fp16": 0.5, "int8-cpu": 1.0, "int8-trt": 1.0}
-    done = subprocess.run(
-        [sys.executable, "-m", "zsl_export.cli", "--help"], capture_output=True, text=True, check=True
-    )
-    assert "0.5 for fp16, 1 for int8" in " ".join(done.stdout.split())
+    (option,) = (one for one in cli.params if one.name == "max_drop")
+    assert "0.5 for fp16, 1 for int8" in option.help
+
+
+def test_the_tiny_model_has_accuracy_to_lose(precise):
+    found = json.loads((precise.bundle / "parity.json").read_text())["precisions"]["accuracy"]["precisions"]
+    assert found["fp32"]["H"] > 30
+    assert all(abs(found[name]["drop"]) < 20 for name in LOWER)
