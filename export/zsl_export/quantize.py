@@ -75,7 +75,7 @@ TENSORRT = Variant(
     "int8-trt",
     symmetric=True,
     op_types=("Conv", "Add"),
-    options=(("QuantizeBias", False), ("OpTypesToExcludeOutputQuantization", ["Conv", "Add"])),
+    options=(("QuantizeBias", False), ("OpTypesToExcludeOutputQuantization", ("Conv", "Add"))),
 )
 VARIANTS = (CPU, TENSORRT)
 

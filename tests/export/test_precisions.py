@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zsl_export.precisions import FILES, files_of, parse_precisions
@@ -13,6 +13,7 @@ LISTS = st.permutations(list(FILES)).flatmap(lambda names: st.integers(1, len(na
 SPACE = st.text(" \t", max_size=2)
 
 
+@settings(max_examples=25)
 @given(LISTS, st.data())
 def test_any_order_case_and_spaces(names, data):
     words = [
@@ -22,18 +23,21 @@ def test_any_order_case_and_spaces(names, data):
     assert parse_precisions(",".join(words)) == tuple(names)
 
 
-@given(
-    st.one_of(st.text(max_size=40), st.lists(st.sampled_from([*FILES, "bf16", "", "fp8"]), max_size=5).map(",".join))
-)
+WORDS = st.lists(st.sampled_from([*FILES, "bf16", "", "fp8"]), max_size=5).map(",".join)
+
+
+@settings(max_examples=40)
+@given(st.one_of(st.text(max_size=20), WORDS))
 def test_whatever_is_given_is_a_list_of_different_known_names_or_one_line_of_error(text):
+    names, message = (), "nothing"
     try:
         names = parse_precisions(text)
     except ValueError as error:
-        assert str(error).isprintable()
-    else:
-        assert names
-        assert len(set(names)) == len(names)
-        assert set(names) <= set(FILES)
+        message = str(error)
+    assert message.isprintable()
+    assert bool(names) == (message == "nothing")
+    assert len(set(names)) == len(names)
+    assert set(names) <= set(FILES)
 
 
 @pytest.mark.parametrize("text", ["fp32,fp32", "INT8, int8"])
