@@ -44,7 +44,8 @@ class HalfBackbone(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(N, P, P, 3) uint8 -> (N, R, V) float32, as the backbone itself."""
-        x = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        # Floats first: TensorRT transposes no bytes.
+        x = (images.float().permute(0, 3, 1, 2) - self.mean) / self.std
         dtype = next(self.inner.parameters()).dtype
         regions: torch.Tensor = self.inner.feature_map(x.to(dtype))
         return regions.float().flatten(2).transpose(1, 2)
