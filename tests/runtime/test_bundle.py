@@ -339,11 +339,38 @@ def put(*keys_and_value):
         put("files", "model.onnx", "0"),
         put("files", "model.onnx", "sha256", "x"),
         put("files", "model.onnx", "bytes", -1),
+        *(put("precisions", value) for value in (None, {}, [], "fp32", {"fp32": "lift.onnx"}, {"fp16": "lift.onnx"})),
+        put("precisions", {"fp32": "model.onnx", "fp8": "lift.onnx"}),
+        put("precisions", {"fp32": "model.onnx", "fp16": "model.onnx"}),
+        put("precisions", {"fp32": "model.onnx", "fp16": "other.onnx"}),
+        put("precisions", {"fp32": "model.onnx", "fp16": ["lift.onnx"]}),
+        *(put("default_precision", value) for value in ("fp16", "int8-cpu", "bf16", "", None, 3, ["fp32"])),
     ],
 )
 def test_a_signed_manifest_with_wrong_content_is_refused(path, change):
     edit_manifest(path, change)
     assert broken(path).code == "E-BUNDLE-MANIFEST"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"default_precision": "fp32"},
+        {"precisions": {"fp32": "model.onnx"}},
+        {"precisions": {"fp32": "model.onnx", "int8-cpu": "lift.onnx"}, "default_precision": "int8"},
+        {"precisions": {"int8-trt": "model.onnx"}, "default_precision": "int8"},
+        {"precisions": {"fp16": "model.onnx"}, "default_precision": "fp16"},
+    ],
+)
+def test_precisions_that_fit_are_taken(path, keys):
+    edit_manifest(path, lambda manifest: manifest.update(keys))
+    sign(path)
+    assert keys.items() <= Bundle.open(path).manifest.items()
+
+
+def test_a_default_precision_needs_its_file(path):
+    edit_manifest(path, lambda manifest: manifest.update(precisions={"fp16": "model.onnx"}))
+    assert "`default_precision` is 'fp32', expected one whose file is among fp16" in str(broken(path))
 
 
 @pytest.mark.parametrize(
