@@ -299,7 +299,7 @@ class Bundle:
     @property
     def default_precision(self) -> str:
         """The precision that runs where none is asked for: fp32, fp16 or int8."""
-        return str(self.manifest.get("default_precision", "fp32")).partition("-")[0]
+        return str(self.manifest.get("default_precision", "fp32"))
 
     def model_graph(self, kind: str) -> Path | None:
         """Path of the model graph in `kind`, a key of `precisions`; None when the bundle has none."""

@@ -20,8 +20,13 @@ STEP = 0.0043  # between two levels of the quantised colours, which lie in [0, 1
 def add_precisions(path: Path, kinds: Sequence[str] = ("fp32", "fp16", "int8-cpu"), default: str = "fp32") -> Path:
     """Let a tiny bundle hold its model graph in these precisions, as an export would have written it."""
     manifest = json.loads((path / "manifest.json").read_text())
-    files = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8-cpu": "model.int8-cpu.onnx"}
-    makers = {"fp16": _half, "int8-cpu": _quantised}
+    files = {
+        "fp32": "model.onnx",
+        "fp16": "model.fp16.onnx",
+        "int8-cpu": "model.int8-cpu.onnx",
+        "int8-trt": "model.int8-trt.onnx",
+    }
+    makers = {"fp16": _half, "int8-cpu": _quantised, "int8-trt": _quantised}
     for kind in kinds:
         if kind in makers:
             content = makers[kind]((path / "model.onnx").read_bytes())
@@ -29,7 +34,7 @@ def add_precisions(path: Path, kinds: Sequence[str] = ("fp32", "fp16", "int8-cpu
             manifest["files"][files[kind]] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     manifest["precisions"] = {kind: files[kind] for kind in kinds}
     manifest["default_precision"] = default
-    manifest["graphs"]["model"] = files[kinds[0]]
+    manifest["graphs"]["model"] = files["fp32" if "fp32" in kinds else kinds[0]]
     (path / "manifest.json").write_text(json.dumps(manifest))
     pointer = json.loads((path / "classes/CURRENT").read_text())
     pointer["manifest_sha256"] = hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()
