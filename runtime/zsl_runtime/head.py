@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 RULES = ("fit", "rows")  # how a head is made from what the bundle keeps
 ADAM_EPS = 1e-8
 BLOCK_ROWS = 1024  # rows that go through a graph or a large matrix product at once
+TOPK_ROWS = 16  # rows of scores that are partitioned at once
 UPDATE_BLOCK = 1 << 15  # parameters updated at once: five float32 arrays of this length stay in the L2 cache
 
 
@@ -206,6 +208,11 @@ class FoldedHead:
     bias: Floats
     class_bias: Floats
 
+    @cached_property
+    def is_finite(self) -> bool:
+        """Whether weight and bias hold numbers only; looked at once."""
+        return bool(np.isfinite(self.weight).all() and np.isfinite(self.bias).all())
+
     def only(self, keep: NDArray[np.bool_]) -> FoldedHead:
         """The head restricted to the classes where `keep` (C,) is True: the others get probability 0.
 
@@ -221,7 +228,9 @@ class FoldedHead:
 
     def scores(self, x: Floats) -> Floats:
         """Log-probabilities (N, C) float32 of lifted features x (N, D) float32."""
-        return log_softmax(x @ self.weight.T + self.bias + self.class_bias)
+        scores: Floats = x @ self.weight.T
+        scores += self.bias + self.class_bias
+        return log_softmax(scores)
 
 
 def fold(head: Head, seen: NDArray[np.bool_]) -> FoldedHead:
@@ -244,7 +253,9 @@ def fold(head: Head, seen: NDArray[np.bool_]) -> FoldedHead:
     bias = np.zeros(len(head), dtype=np.float64)
     for view, view_weight, view_bias in zip(head.views, head.weights, head.biases, strict=True):
         share = view.weight / head.temperature
-        weight[:, view.start : view.stop] += np.float32(share) * view_weight
+        part = weight[:, view.start : view.stop]
+        for block in _blocks(len(head)):
+            part[block] += np.float32(share) * view_weight[block]
         bias += share * view_bias
     class_bias = np.where(seen, -head.gamma / head.temperature, 0.0)
     return FoldedHead(weight, bias.astype(np.float32), class_bias.astype(np.float32))
@@ -252,9 +263,40 @@ def fold(head: Head, seen: NDArray[np.bool_]) -> FoldedHead:
 
 def log_softmax(logits: Floats) -> Floats:
     """Log-softmax over the last axis, any real dtype and shape (..., C); -inf entries stay -inf."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    total: Floats = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return total
+    shifted: Floats = logits - logits.max(axis=-1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return shifted
+
+
+def best_columns(scores: Floats, count: int) -> NDArray[np.int64]:
+    """The columns of the `count` largest scores of each row, largest first, ties in column order.
+
+    Where many more columns than that are there, the rest is cut off by a partition first, in blocks of rows.
+
+    Args:
+        scores: (N, C) without NaN; -inf comes last.
+        count: from 0 to C.
+
+    Returns:
+        (N, count) int64.
+
+    """
+    width = scores.shape[1]
+    if count == 0 or width <= max(64, 4 * count):
+        return np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    out = np.empty((len(scores), count), dtype=np.int64)
+    for block in _blocks(len(scores), TOPK_ROWS):
+        part = scores[block]
+        # The least score that gets in; what is equal to it may or may not, by its column.
+        least = np.partition(part, width - count, axis=1)[:, width - count]
+        above = part > least[:, None]
+        room = count - above.sum(axis=1)
+        level = part == least[:, None]
+        level &= np.cumsum(level, axis=1) <= room[:, None]
+        columns = np.nonzero(above | level)[1].reshape(-1, count)
+        order = np.argsort(-np.take_along_axis(part, columns, axis=1), axis=1, kind="stable")
+        out[block] = np.take_along_axis(columns, order, axis=1)
+    return out
 
 
 @dataclass(frozen=True)
@@ -594,8 +636,8 @@ class _Adam:
             self._values[block] -= work
 
 
-def _blocks(count: int) -> Iterator[slice]:
-    return (slice(start, min(start + BLOCK_ROWS, count)) for start in range(0, count, BLOCK_ROWS))
+def _blocks(count: int, size: int = BLOCK_ROWS) -> Iterator[slice]:
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
 def check_rows(

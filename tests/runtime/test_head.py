@@ -25,6 +25,7 @@ from zsl_runtime.head import (
     Replay,
     View,
     append_rows,
+    best_columns,
     class_noise,
     fit_head,
     fitting_rows,
@@ -210,6 +211,18 @@ def test_log_softmax_is_that_of_scipy_and_does_not_feel_a_shift(row, shift):
     logits = np.array([row], dtype=np.float64)
     np.testing.assert_allclose(log_softmax(logits), scipy_log_softmax(logits, axis=1), atol=1e-9)
     np.testing.assert_allclose(log_softmax(logits + shift), log_softmax(logits), atol=1e-9)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 400), st.data())
+@settings(max_examples=60)
+def test_the_best_columns_are_those_of_a_whole_stable_sort(seed, n, c, data):
+    """Few different scores, so that ties fall on the border, and some classes left out."""
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, data.draw(st.sampled_from([2, 5, 10**6])), (n, c)).astype(np.float32)
+    scores[:, rng.random(c) < 0.2] = -np.inf
+    count = data.draw(st.integers(0, c))
+    expected = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    np.testing.assert_array_equal(best_columns(scores, count), expected)
 
 
 def test_seen_flags_of_another_length_are_refused():
