@@ -110,13 +110,13 @@ def _add_group(rows: _Rows, old: ClassTable, head: Head, new: ClassTable, seed: 
     rows.keep(new, own, seed)
     flat = own.reshape(-1, own.shape[2])
     chances, own_sums = _old_scores(head, old, flat)
-    sample = _sample(rows, old, head, chances.reshape(len(new), count, -1).mean(axis=1))
-    x = np.concatenate([sample.x, flat])
+    sample, x = _sample(rows, old, head, chances.reshape(len(new), count, -1).mean(axis=1), flat)
     labels = np.concatenate([sample.labels, len(old) + np.repeat(np.arange(len(new)), count)])
     counts = np.concatenate([sample.counts, np.full(len(flat), rows.count / count, dtype=np.float32)])
     frozen = [np.concatenate([sample.sums[:, k], own_sums[:, k]]) for k in range(len(head.views))]
     whole = extend_head(head, x, labels, len(new), counts=counts, frozen=frozen)
     more = whole.take(np.arange(len(old), len(whole)))
+    rows.remember(head, sample, sample.sums)
     rows.remember(whole, sample, _with_new(sample, more))
     return Added(whole, _own_shares(whole, old.append(new), flat, count))
 
@@ -165,7 +165,7 @@ class _Sample:
     blocks: list[tuple[str, int]]
 
 
-def _sample(rows: _Rows, table: ClassTable, head: Head, confusion: Floats) -> _Sample:
+def _sample(rows: _Rows, table: ClassTable, head: Head, confusion: Floats, own: Floats) -> tuple[_Sample, Floats]:
     """Many rows of the rivals, a few of the others.
 
     Args:
@@ -173,6 +173,10 @@ def _sample(rows: _Rows, table: ClassTable, head: Head, confusion: Floats) -> _S
         table: C old classes.
         head: of these.
         confusion: (n, C) mean probability that the new classes' features have of being an old class.
+        own: (m', D) the new classes' features.
+
+    Returns:
+        The sample, and its rows followed by `own`, (m + m', D) float32: one array, of which the sample's is a part.
 
     """
     many = min(len(table), RIVALS + MORE_RIVALS * (len(confusion) - 1))
@@ -195,8 +199,12 @@ def _sample(rows: _Rows, table: ClassTable, head: Head, confusion: Floats) -> _S
         labels.append(np.full(some, j, dtype=np.int64))
         share = first[1].total / some * (1.0 if place < len(rivals) else scale)
         counts.append(np.full(some, share, dtype=np.float32))
-    x = np.concatenate(parts).astype(np.float32)
-    return _Sample(x, np.concatenate(labels), np.concatenate(counts), rows.sums(head, x, sources), sources)
+    some = sum(len(part) for part in parts)
+    whole = np.empty((some + len(own), own.shape[1]), dtype=np.float32)
+    np.concatenate(parts, out=whole[:some], casting="unsafe")
+    whole[some:] = own
+    x = whole[:some]
+    return _Sample(x, np.concatenate(labels), np.concatenate(counts), rows.sums(head, x, sources), sources), whole
 
 
 def _spread(table: ClassTable, others: Integers) -> Integers:
