@@ -114,7 +114,7 @@ def _add_group(rows: _Rows, old: ClassTable, head: Head, new: ClassTable, seed: 
     labels = np.concatenate([sample.labels, len(old) + np.repeat(np.arange(len(new)), count)])
     counts = np.concatenate([sample.counts, np.full(len(flat), rows.count / count, dtype=np.float32)])
     frozen = [np.concatenate([sample.sums[:, k], own_sums[:, k]]) for k in range(len(head.views))]
-    whole = extend_head(head, x, labels, len(new), counts=counts, frozen=frozen)
+    whole = extend_head(head, x, labels, len(new), counts=counts, frozen=frozen, seed=seed)
     more = whole.take(np.arange(len(old), len(whole)))
     rows.remember(head, sample, sample.sums)
     rows.remember(whole, sample, _with_new(sample, more))

@@ -1,44 +1,40 @@
-"""The rows of new classes, fitted while the rows of the old ones stay: a small convex problem, solved as one.
+"""The rows of new classes, fitted while the rows of the old ones stay.
 
 Of the old classes only the log-sum-exp of their logits is needed, once for each row of features; what is left is a
-softmax regression of the new rows alone. It is minimised by L-BFGS (Nocedal and Wright 2006, algorithms 7.4 and 7.5),
-which needs some thirty passes over the rows, where the stochastic steps of `fit_head` need thousands for the same.
+softmax regression of the new rows alone, fitted as all rows were (Adam, with the view's own settings) on batches that
+are every n-th row of what is given, so that each has its part of every class.
 
-An optimum, unlike a schedule that ends early, has to be told how far to go: separable rows have none at all. The old
-rows tell it. The L2 penalty is chosen so that the new rows of weights are LENGTH times as long as those of the other
-classes (root mean square), so neither scale of the features nor schedule of the first fit has to be known here.
+How long to go on? The published schedules count epochs over all rows, which are not there here, and a row that moves
+alone stops too early by them: two rows that are fitted together both move away from what is the other's, so that their
+difference, which is the boundary between the two classes, is longer than either by the root of 2. A new row does this
+alone. So it is fitted until it is LENGTH times as long as the old rows are.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from zsl_runtime.errors import UsageError
-from zsl_runtime.head import check_rows, fitted_settings
+from zsl_runtime.head import Adam, check_rows, fitted_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from zsl_runtime.head import Head
+    from zsl_runtime.head import FitSettings, Head
 
     Floats = NDArray[np.float32]
 
-PASSES = 48  # over the rows, at most, in a fit of one view
-MEMORY = 8  # pairs of steps that L-BFGS remembers
-STRIP_BYTES = 1 << 20  # rows read from memory once and used twice while they lie in the cache
-# The rows of two classes that were fitted together both move away from what is the other's; a new row does it alone.
-LENGTH = 1.25  # of the new rows, relative to the old ones
-LENGTH_TOLERANCE = 0.03  # of the new rows against the old ones, relative
-SLOPE_TOLERANCE = 2e-3  # of the gradient against the one at the start, relative
-RETUNE = 6  # iterations between two looks at the length
-LENGTH_POWER = 3.0  # the penalty has to change by about this power of the length's ratio
+LENGTH = math.sqrt(2)  # of the new rows, relative to the old ones (root mean squares)
+BATCH = 128  # rows a step
+STEPS = 2500  # at most
+SCHEDULES = 3  # as often as this may the schedule be exceeded that the view was fitted with
+STRIP_BYTES = 1 << 20  # of logits that are looked at together
 
 
 def extend_head(
@@ -49,6 +45,7 @@ def extend_head(
     *,
     counts: Floats | None = None,
     frozen: Sequence[Floats] | None = None,
+    seed: int = 0,
 ) -> Head:
     """Append `n_new` classes to a head; the rows of the old classes stay as they are, bit for bit.
 
@@ -59,9 +56,10 @@ def extend_head(
         n_new: how many classes are new; they get the columns C, C + 1, ...
         counts: (N,) how many rows each row stands for, positive; None for 1 each.
         frozen: per view, (N,) `log_sum_exp` of the old classes' logits; None to compute them.
+        seed: at least 0; view k draws first weights and the order of the batches from (seed, k).
 
     Returns:
-        A head of C + n_new classes with the same views, gamma and temperature. Nothing is drawn.
+        A head of C + n_new classes with the same views, gamma and temperature.
 
     Raises:
         UsageError: E-HEAD-ROWS and E-HEAD-RULE as in `fit_head`.
@@ -72,14 +70,20 @@ def extend_head(
     counts = np.ones(len(x), dtype=np.float32) if counts is None else counts
     if counts.shape != (len(x),) or not (counts > 0).all():
         raise UsageError("E-HEAD-ROWS", f"counts {counts.shape} of {len(x)} rows; expected a positive number for each")
-    shares = (counts / counts.sum(dtype=np.float64)).astype(np.float32)
+    total = float(counts.sum(dtype=np.float64))
     weights, biases = [], []
     for k, view in enumerate(head.views):
-        fitted_settings(view)
+        settings = fitted_settings(view)
         columns = x[:, view.start : view.stop]
         sums = log_sum_exp(columns, head.weights[k], head.biases[k]) if frozen is None else frozen[k]
-        problem = NewRows(columns, labels - old, shares, sums, n_new)
-        weight, bias = problem.solve(LENGTH * _length(head.weights[k]))
+        weight, bias = _fit_new(
+            Rows(columns, labels - old, (counts / total).astype(np.float32), sums),
+            n_new,
+            settings,
+            length=LENGTH * _length(head.weights[k]),
+            limit=min(STEPS, SCHEDULES * settings.epochs * math.ceil(total / settings.batch_size)),
+            rng=np.random.default_rng([seed, k]),
+        )
         weights.append(np.concatenate([head.weights[k], weight]))
         biases.append(np.concatenate([head.biases[k], bias]))
     return replace(head, weights=tuple(weights), biases=tuple(biases))
@@ -108,19 +112,14 @@ def log_sum_exp(x: Floats, weight: Floats, bias: Floats) -> Floats:
     return out
 
 
-@dataclass(frozen=True)
-class NewRows:
-    """The loss of the new rows of one view, as a function of their weights and biases.
-
-    sum_i share_i (log(exp(frozen_i) + sum_j exp z_ij) - z_i,label) + penalty / 2 sum_j |w_j|^2, with z = x W^T + b;
-    for a row of an old class `frozen_i` stands in the place of z_i,label, which changes the loss by a constant.
+class Rows(NamedTuple):
+    """What the new rows of one view are fitted on.
 
     Attributes:
-        x: (N, D_k) float32.
-        labels: (N,) int64; below 0 for a row of an old class.
-        shares: (N,) float32, sums to 1.
-        frozen: (N,) float32, log-sum-exp of the old classes' logits.
-        count: how many rows of weights are new, n.
+        x: (N, D_k).
+        labels: (N,) int64 of the new rows; below 0 for a row of an old class.
+        shares: (N,) how much each row's loss counts.
+        frozen: (N,) log-sum-exp of the logits of the old classes.
 
     """
 
@@ -128,146 +127,66 @@ class NewRows:
     labels: NDArray[np.int64]
     shares: Floats
     frozen: Floats
-    count: int
 
-    def value(self, parameters: Floats, middle: Floats) -> tuple[float, Floats]:
-        """Loss without its penalty, and its gradient.
-
-        Args:
-            parameters: (n, D_k + 1) float32; the last column holds the biases at `middle`.
-            middle: (D_k,) float32, taken off every x: with it weights and biases hardly pull at each other.
-
-        Returns:
-            The loss and the gradient (n, D_k + 1) float32.
-
-        """
-        weight = np.ascontiguousarray(parameters[:, :-1])
-        bias = parameters[:, -1] - weight @ middle
-        slope = np.zeros_like(weight)
-        residual_sum = np.zeros(self.count, dtype=np.float64)
-        loss = 0.0
-        for strip in _strips(len(self.x), 4 * self.x.shape[1]):
-            x, frozen = self.x[strip], self.frozen[strip]
-            logits = x @ weight.T
-            logits += bias
-            top = np.maximum(logits.max(axis=1), frozen)
-            chances = np.exp(logits - top[:, None])
-            total = np.exp(frozen - top) + chances.sum(axis=1)
-            own = np.flatnonzero(self.labels[strip] >= 0)
-            label = self.labels[strip][own]
-            target = frozen.copy()
-            target[own] = logits[own, label]
-            losses = top + np.log(total) - target
-            loss += float(self.shares[strip].astype(np.float64) @ losses)
-            chances /= total[:, None]
-            chances[own, label] -= 1
-            chances *= self.shares[strip][:, None]
-            slope += chances.T @ x
-            residual_sum += chances.sum(axis=0, dtype=np.float64)
-        short = residual_sum.astype(np.float32)
-        slope -= short[:, None] * middle
-        return loss, np.concatenate([slope, short[:, None]], axis=1)
-
-    def solve(self, length: float) -> tuple[Floats, Floats]:
-        """Weights (n, D_k) and biases (n,), float32, of least loss among those of root mean square length `length`.
-
-        Where the least loss of all is shorter than that, it is the answer.
-
-        Args:
-            length: positive; 0 means that there is nothing to go by, and stands for a length of 1.
-
-        """
-        length = length or 1.0
-        middle = (self.shares @ self.x).astype(np.float32)
-        at = self._start()
-        loss, slope = self.value(at, middle)
-        first = float(np.linalg.norm(slope[:, :-1])) or 1.0
-        penalty = 0.05 * first / (length * math.sqrt(self.count))
-        least, memory = 1e-4 * penalty, _Memory()
-        passes = 1
-        loss, slope = _penalised(loss, slope, at, penalty)
-        start = float(np.linalg.norm(slope)) or 1.0
-        step = length * math.sqrt(self.count) / (2 * first)
-        iteration = 0
-        while passes < PASSES:
-            direction = memory.direction(slope) if memory else slope * np.float32(-step)
-            move, gain, tried = 1.0, float(np.vdot(slope, direction)), False
-            while True:
-                there = at + np.float32(move) * direction
-                new_loss, new_slope = _penalised(*self.value(there, middle), there, penalty)
-                passes += 1
-                # Losses are float32 sums: a step that is right may seem to gain nothing at the very end.
-                if new_loss <= loss + 1e-4 * move * gain + 1e-7 * abs(loss) or passes >= PASSES:
-                    tried = new_loss <= loss + 1e-7 * abs(loss)
-                    break
-                move *= 0.3
-            if not tried:
-                break
-            memory.add(there - at, new_slope - slope)
-            at, loss, slope = there, new_loss, new_slope
-            iteration += 1
-            ratio = _length(at[:, :-1]) / length
-            flat = float(np.linalg.norm(slope)) <= SLOPE_TOLERANCE * start
-            right = abs(ratio - 1) <= LENGTH_TOLERANCE or (ratio < 1 and penalty <= least)
-            if flat and right:
-                break
-            if (flat or iteration % RETUNE == 0) and not right:
-                wanted = max(penalty * float(np.clip(ratio, 0.4, 2.5)) ** LENGTH_POWER, least)
-                memory.penalty_changed(wanted - penalty)
-                loss += (wanted - penalty) / 2 * float(np.square(at[:, :-1], dtype=np.float64).sum())
-                slope[:, :-1] += np.float32(wanted - penalty) * at[:, :-1]
-                penalty = wanted
-        weight = np.ascontiguousarray(at[:, :-1])
-        return weight, (at[:, -1] - weight @ middle).astype(np.float32)
-
-    def _start(self) -> Floats:
-        """Weights 0 and the biases at which each class has as much probability, over all rows, as it has rows."""
-        at = np.zeros((self.count, self.x.shape[1] + 1), dtype=np.float32)
-        mass = np.bincount(self.labels[self.labels >= 0], self.shares[self.labels >= 0], minlength=self.count)
-        at[:, -1] = np.log(mass) + np.median(self.frozen) - math.log1p(-min(float(mass.sum()), 0.999))
-        return at
+    def batch(self, first: int, count: int) -> Rows:
+        """Every `count`-th row from `first` on, counting for all: views, no copies."""
+        every = slice(first, None, count)
+        return Rows(self.x[every], self.labels[every], self.shares[every] * np.float32(count), self.frozen[every])
 
 
-class _Memory:
-    """The last steps of L-BFGS and what each changed of the gradient."""
+def _fit_new(
+    rows: Rows, count: int, settings: FitSettings, *, length: float, limit: int, rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """Weights (count, D_k) and biases (count,) fitted until their root mean square length is `length`.
 
-    def __init__(self) -> None:
-        self._pairs: deque[tuple[Floats, Floats]] = deque(maxlen=MEMORY)
+    Args:
+        rows: whose shares sum to 1.
+        count: how many rows of weights are new.
+        settings: of Adam and of the first weights.
+        length: at which to stop; looked at after each pass over the rows.
+        limit: of steps.
+        rng: draws first weights and the order of the batches.
 
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def add(self, step: Floats, change: Floats) -> None:
-        """Keep a pair, unless rounding has eaten its curvature."""
-        if float(np.vdot(step, change)) > 1e-10 * float(np.vdot(change, change)):
-            self._pairs.append((step, change))
-
-    def direction(self, slope: Floats) -> Floats:
-        """Minus the inverse Hessian, as far as it is known, times the gradient."""
-        out, parts = slope.copy(), []
-        for step, change in reversed(self._pairs):
-            curvature = float(np.vdot(step, change))
-            part = float(np.vdot(step, out)) / curvature
-            out -= np.float32(part) * change
-            parts.append((part, curvature))
-        step, change = self._pairs[-1]
-        out *= np.float32(parts[0][1] / float(np.vdot(change, change)))
-        for (step, change), (part, curvature) in zip(self._pairs, reversed(parts), strict=True):
-            out += np.float32(part - float(np.vdot(change, out)) / curvature) * step
-        out *= np.float32(-1)
-        return out
-
-    def penalty_changed(self, by: float) -> None:
-        """The gradient of the penalty is linear, so that old pairs hold for a new one after this."""
-        for step, change in self._pairs:
-            change[:, :-1] += np.float32(by) * step[:, :-1]
-        kept = [pair for pair in self._pairs if float(np.vdot(*pair)) > 0]
-        self._pairs = deque(kept, maxlen=MEMORY)
+    """
+    weight = rng.standard_normal((count, rows.x.shape[1]), dtype=np.float32) * np.float32(settings.init_std)
+    bias = np.zeros(count, dtype=np.float32)
+    update_weight, update_bias = Adam(weight, settings), Adam(bias, settings)
+    out = np.empty_like(weight), np.empty_like(bias)
+    batches = max(1, round(len(rows.x) / BATCH))
+    steps = 0
+    while steps < limit and (steps == 0 or _length(weight) < length):
+        for first in rng.permutation(batches)[: limit - steps]:
+            new_gradient(rows.batch(int(first), batches), weight, bias, out=out)
+            update_weight.step(out[0])
+            update_bias.step(out[1])
+            steps += 1
+    return weight, bias
 
 
-def _penalised(loss: float, slope: Floats, at: Floats, penalty: float) -> tuple[float, Floats]:
-    slope[:, :-1] += np.float32(penalty) * at[:, :-1]
-    return loss + penalty / 2 * float(np.square(at[:, :-1], dtype=np.float64).sum()), slope
+def new_gradient(rows: Rows, weight: Floats, bias: Floats, *, out: tuple[Floats, Floats]) -> None:
+    """Gradient of the weighted cross-entropy of the whole softmax with respect to the new rows.
+
+    Args:
+        rows: a batch.
+        weight: (n, D_k), the new rows.
+        bias: (n,).
+        out: where the gradients (n, D_k) and (n,) are written.
+
+    """
+    x, labels, shares, frozen = rows
+    logits = x @ weight.T
+    logits += bias
+    top = np.maximum(logits.max(axis=1), frozen)
+    logits -= top[:, None]
+    np.exp(logits, out=logits)
+    total = logits.sum(axis=1)
+    total += np.exp(frozen - top)
+    logits /= total[:, None]
+    own = np.flatnonzero(labels >= 0)
+    logits[own, labels[own]] -= 1
+    logits *= shares[:, None]
+    np.matmul(logits.T, x, out=out[0])
+    logits.sum(axis=0, out=out[1])
 
 
 def _length(weight: Floats) -> float:

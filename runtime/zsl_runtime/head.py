@@ -562,8 +562,8 @@ def _fit_view(
     """Weights (n_rows, D_k) and biases (n_rows,)."""
     weight = rng.standard_normal((n_rows, x.shape[1]), dtype=np.float32) * np.float32(settings.init_std)
     bias = np.zeros(n_rows, dtype=np.float32)
-    update_weight = _Adam(weight, settings)
-    update_bias = _Adam(bias, settings)
+    update_weight = Adam(weight, settings)
+    update_bias = Adam(bias, settings)
     size = min(settings.batch_size, len(x))
     out = np.empty_like(weight), np.empty_like(bias)
     for _ in range(settings.epochs):
@@ -599,7 +599,7 @@ def gradient(x: Floats, labels: NDArray[np.int64], weight: Floats, bias: Floats,
     logits.sum(axis=0, out=out[1])
 
 
-class _Adam:
+class Adam:
     """Adam (Kingma and Ba 2015, algorithm 1) on one array, in place, in blocks that fit the cache."""
 
     def __init__(self, values: Floats, settings: FitSettings) -> None:
