@@ -20,7 +20,8 @@ from zsl_runtime.manifest import PARTS
 if TYPE_CHECKING:
     from pathlib import Path
 
-MARGIN = 12.0  # of the logit of a class's own mean over another class's, on average
+LENGTH = 1.5  # of a row of weights without what is left of its first, random ones; as in heads that were fitted
+LEFT = 0.02  # standard deviation of those
 SPREAD = 0.3  # of the synthesizer's noise against its means
 
 
@@ -127,12 +128,16 @@ def make_big_bundle(dest: Path, sizes: Sizes) -> Path:
 
 
 def nearest_mean(means: np.ndarray, view: View) -> Head:
-    """The linear classifier that takes the nearest mean (C, D), as sharp as MARGIN says."""
+    """The linear classifier that takes the nearest mean (C, D), with rows as long as fitted ones are.
+
+    How long the fast fit goes on depends on that length.
+    """
     centred = means - means.mean(axis=0)
     squares = np.einsum("ij,ij->i", centred, centred)
-    sharp = np.float32(MARGIN / max(2 * float(squares.mean()), 1e-6))
+    sharp = np.float32(LENGTH / max(2 * float(np.sqrt(squares.mean())), 1e-6))
     weight = 2 * sharp * centred
     bias = -sharp * squares - weight @ means.mean(axis=0)
+    weight = weight + np.float32(LEFT) * np.random.default_rng(3).standard_normal(weight.shape, dtype=np.float32)
     return Head((view,), (weight.astype(np.float32),), (bias.astype(np.float32),))
 
 
