@@ -51,7 +51,7 @@ from zsl_runtime.storage import (
 from zsl_runtime.threads import usable_cpus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -230,13 +230,13 @@ class Bundle:
     rule: SemanticRule
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
+    def open(cls, path: str | os.PathLike[str], *, verify: bool | Iterable[str] = True) -> Bundle:
         """Open a bundle and check it.
 
         Args:
             path: the bundle's folder or a file inside it.
-            verify: compare the size and sha256 of every file the manifest lists. Manifest, CURRENT and the generation
-                in force are checked in any case.
+            verify: compare the size and sha256 of every file the manifest lists, or only of the graphs named here.
+                Manifest, CURRENT and the generation in force are checked in any case.
 
         Raises:
             UsageError: E-BUNDLE-PATH when nothing is there.
@@ -256,8 +256,11 @@ class Bundle:
             )
         views, rule = check_manifest(manifest, folder)
         bundle = cls(folder, manifest, digest, views, rule)
-        if verify:
+        if verify is True:
             bundle.verify()
+        for name in map(manifest["graphs"].get, () if isinstance(verify, bool) else verify):
+            if name is not None:
+                bundle.verify_file(name)
         bundle.current()
         return bundle
 
@@ -421,9 +424,12 @@ class Bundle:
         return tuple(sorted(int(match[1]) for match in found if match))
 
     def replay(self) -> Replay:
-        """The real features that heads are fitted on; ArtefactError E-BUNDLE-REPLAY, E-BUNDLE-MISSING."""
+        """The real features that heads are fitted on; ArtefactError E-BUNDLE-HASH, -REPLAY or -MISSING."""
         path = self.file(REPLAY)
-        replay = Replay.from_bytes(_read_bytes(path), where=str(path))
+        data = _read_bytes(path)
+        if hashlib.sha256(data).hexdigest() != self.manifest["files"][REPLAY]["sha256"]:
+            raise ArtefactError("E-BUNDLE-HASH", f"{path} is not the exported file; copy or export the bundle again")
+        replay = Replay.from_bytes(data, where=str(path))
         if replay.features.shape[1] != self.manifest["dims"]["F"]:
             raise ArtefactError("E-BUNDLE-REPLAY", f"{path} holds features of another width; export the model again")
         return replay

@@ -15,7 +15,7 @@ from PIL import Image
 from zsl_runtime.backends import open_backend
 from zsl_runtime.bundle import Bundle
 from zsl_runtime.errors import ArtefactError, InputError, UsageError
-from zsl_runtime.head import FoldedHead, fold
+from zsl_runtime.head import FoldedHead, best_columns, fold
 from zsl_runtime.pipeline import BATCHES_AHEAD, Reader, Scored, in_order
 from zsl_runtime.pixels import PixelSpec
 from zsl_runtime.threads import readers, usable_cpus
@@ -112,7 +112,7 @@ class Snapshot:
     def best(self, scores: Floats, topk: int) -> list[Prediction]:
         """The `topk` best classes of each row of scores (N, C), or all that the filter leaves; ties in table order."""
         count = min(topk, int(np.isfinite(self.head.class_bias).sum()))
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :count]  # (N, k)
+        order = best_columns(scores, count)  # (N, k)
         probabilities = np.exp(np.take_along_axis(scores, order, axis=1).astype(np.float64))
         names, seen = self.table.names, self.table.seen.tolist()
         return [

@@ -103,7 +103,8 @@ class GraphBackend(ABC):
         """Inputs (N, ...) -> log-probabilities (N, C) and features (N, F), float32."""
         check_head(head)
         feeds = {"head_weight": head.weight, "head_bias": head.bias, "class_bias": head.class_bias}
-        scores, features = self._run("model", ["scores", "features"], {self.input_port().name: inputs, **feeds})
+        known = HEAD_INPUTS if head.is_finite else ("class_bias",)
+        scores, features = self._run("model", ["scores", "features"], {self.input_port().name: inputs, **feeds}, known)
         return scores, features
 
     def features(self, inputs: NDArray[np.generic]) -> Floats:
@@ -158,10 +159,16 @@ class GraphBackend(ABC):
         check_ports(part, graph, str(path))
         return graph
 
-    def _run(self, part: str, outputs: list[str], feeds: dict[str, NDArray[Any]]) -> list[Floats]:
+    def _run(
+        self,
+        part: str,
+        outputs: list[str],
+        feeds: dict[str, NDArray[Any]],
+        known: Collection[str] = ("class_bias",),
+    ) -> list[Floats]:
         graph = self._graph(part)
         for port in graph.inputs:
-            check_array(port, feeds[port.name])
+            check_array(port, feeds[port.name], known)
         rows = _common_length(part, {name: array for name, array in feeds.items() if name not in HEAD_INPUTS})
         try:
             found = graph(outputs, feeds)
@@ -205,8 +212,8 @@ def check_ports(part: str, graph: LoadedGraph, path: str) -> None:
         )
 
 
-def check_array(port: Port, array: object) -> None:
-    """UsageError E-INPUT-ARRAY unless `array` is what the graph declares for `port`."""
+def check_array(port: Port, array: object, known: Collection[str] = ("class_bias",)) -> None:
+    """UsageError E-INPUT-ARRAY unless `array` is what the graph declares for `port`; `known` ones may be infinite."""
     given = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
     if (
         not isinstance(array, np.ndarray)
@@ -219,8 +226,9 @@ def check_array(port: Port, array: object) -> None:
         raise UsageError(
             "E-INPUT-ARRAY", f"{port.name} is {given}; expected {port.dtype} ({wanted}) with at least one row"
         )
-    # A class filter puts -inf into class_bias; everywhere else it would only surface as NaN in every score.
-    if port.dtype == "float32" and port.name != "class_bias" and not np.isfinite(array).all():
+    # A class filter puts -inf into class_bias; everywhere else it would only surface as NaN in every score. Of a head
+    # that has been looked at: ten thousand rows take longer to look at than to multiply.
+    if port.dtype == "float32" and port.name not in known and not np.isfinite(array).all():
         raise UsageError("E-INPUT-ARRAY", f"{port.name} holds NaN or infinity; expected finite numbers")
 
 
