@@ -71,6 +71,13 @@ def _write_splits(folder: Path, labels: np.ndarray, attributes: np.ndarray) -> N
     scipy.io.savemat(folder / "att_splits.mat", content)
 
 
+def forget(path: Path) -> None:
+    """Take the file's pages out of memory: those that somebody else read before would not count for the group."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def limited(limit: int) -> Path | None:
     """A new control group with that limit of bytes; None where this user can make none."""
     for root in GROUPS:
@@ -128,6 +135,7 @@ def main() -> None:
     program = "import sys; from zsl_train.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "--data", str(data), "--features", "regions.npy", "--method", "sc-egg"]
     command += ["--set=folds=0", *stages, "--out", str(run), "--force"]
+    forget(data / "regions.npy")
     group = limited(int(options.limit_gb * GB))
     try:
         figures = watched(command, group)

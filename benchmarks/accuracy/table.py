@@ -71,6 +71,10 @@ class Row:
         sets = [f"--set={key}={_toml(value)}" for key, value in sorted(({"literature": True} | self.settings).items())]
         return ["--method", self.method, *chosen, *sets]
 
+    def told(self) -> list[str]:
+        """The options as results tell them: recipes relative to the repository."""
+        return [option.removeprefix(f"{ROOT}/") for option in self.options()]
+
     def folder(self, runs: Path, seed: int) -> Path:
         """The run folder: another one as soon as anything that is asked of zsl-train changes."""
         asked = json.dumps(self.options()).replace(str(ROOT), "")
@@ -249,7 +253,7 @@ def collect(row: Row, seeds: list[int], runs: Path) -> dict[str, dict[str, Any]]
     figures["optimistic_H"] = spread([(one.get("best") or {}).get("H") for one in literature])
     for name in ("U", "S", "H"):
         figures[f"last_{name}"] = spread([(one.get("last") or {}).get(name) for one in literature])
-    common = {"seeds": list(found), "setting": "inductive", "options": row.options(), "reference": row.reference}
+    common = {"seeds": list(found), "setting": "inductive", "options": row.told(), "reference": row.reference}
     rows = {row.title: common | {"figures": figures, "steps": [one["length"]["steps"] for one in scores]}}
     files = {seed: row.folder(runs, seed).with_suffix(".cascade.json") for seed in found}
     done = {

@@ -51,7 +51,7 @@ def validate(row: Row, folds: int, images: ImageSet, folder: Path) -> dict[str, 
     began = time.monotonic()
     choice = Trainer(prepared, recipe, config, checkpoints=folder, log=lambda _: None).select(drawn)
     content = {
-        "options": row.options(),
+        "options": row.told(),
         "folds": len(drawn),
         "H": choice.validation_H,
         "stop_at": choice.stop_at,

@@ -133,6 +133,7 @@ def test_a_changed_row_is_another_run(bench, tmp_path):
     by_recipe = bench.Row("sc-egg", recipe=str(recipe))
     assert by_recipe.folder(tmp_path, 0) not in folders
     assert by_recipe.title == "sc-egg, code"
+    assert by_recipe.told()[2:4] == ["--recipe", str(recipe)]  # no folder of somebody's machine
 
 
 def test_finished_runs_are_not_repeated_and_a_failure_stops_nobody_else(bench, tmp_path, monkeypatch, capsys):
