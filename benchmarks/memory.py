@@ -7,7 +7,7 @@ att_splits.mat of 50 classes, 10 unseen, and 85 attributes; then runs `zsl-train
 steps in each of the three stages, test pictures and all, as a process of its own. Linux only: where this user may make
 a control group, the process and all pages of the file that it keeps are held under --limit-gb together, and exceeding
 it kills the process; elsewhere memory is only measured. Figures: the largest resident set, how much of it was not
-pages of files, the time. They go to stdout and benchmarks/results/memory.json.
+pages of files, the time. They go to stdout and benchmarks/results/memory.json; a GB there is 2^30 bytes.
 """
 
 from __future__ import annotations

@@ -70,6 +70,17 @@ def test_snapshots_beyond_the_chosen_share_are_those_of_the_whole_schedule(prepa
     assert whole.literature_seconds > 0
 
 
+def test_what_the_final_training_ran_is_not_run_again(prepared, tmp_path):
+    lines = []
+    one = Trainer(prepared, RECIPE, CONFIG, checkpoints=tmp_path, log=lines.append)
+    one.train(HALF)
+    one.literature()
+    ran = {(line["session"], line["stage"]): line["steps"] for line in lines if "seconds" in line}
+    whole = next(line["of"] for line in lines if line["session"] == "literature" and line["stage"] == "eggn")
+    assert {stage for session, stage in ran if session == "literature"} == {"eggn"}  # earlier stages are read back
+    assert ran["final", "eggn"] + ran["literature", "eggn"] == whole
+
+
 def test_figures_are_those_of_the_files(prepared, tmp_path):
     one = trainer(prepared, tmp_path)
     one.train(WHOLE)

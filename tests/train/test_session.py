@@ -264,6 +264,16 @@ def test_the_last_stage_ends_at_the_chosen_share_and_others_do_not(tmp_path):
 # --- divergence ------------------------------------------------------------------------------------------------------
 
 
+def test_a_shortened_stage_can_be_gone_on_with_but_not_be_taken_back(tmp_path):
+    uninterrupted = run(counting(tmp_path / "whole", []), 8, trained="modules")
+    run(counting(tmp_path / "half", [], stop_at=0.5), 8, trained="modules")
+    log: list = []
+    assert run(counting(tmp_path / "half", log), 8, trained="modules") == uninterrupted
+    assert log[-1]["steps"] == 4
+    with pytest.raises(ArtefactError, match="E-CHECKPOINT"):
+        run(counting(tmp_path / "half", [], stop_at=0.5), 8, trained="modules")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1.01 * DIVERGED, -1.01 * DIVERGED])
 def test_a_loss_that_left_the_earth_stops_the_stage(tmp_path, value):
     ran = []

@@ -85,13 +85,7 @@ class Prepared:
     @property
     def dims(self) -> Dims:
         """The sizes that fix a method's networks."""
-        return Dims(
-            regions=int(self.store.regions.shape[1]),
-            channels=int(self.store.regions.shape[2]),
-            attributes=int(self.semantic.shape[1]),
-            word_width=int(self.words.shape[1]),
-            classes=len(self.images.table),
-        )
+        return Dims.of(self.store.regions, self.semantic, self.words, len(self.images.table))
 
     def rows(self, *roles: str, seen: bool | None = None) -> Ints:
         """Readable pictures with one of these roles, ascending."""

@@ -45,6 +45,17 @@ class Dims:
     word_width: int
     classes: int
 
+    @classmethod
+    def of(cls, regions: NDArray[Any], semantic: NDArray[Any], words: NDArray[Any], classes: int) -> Dims:
+        """From region features (n, R, V), semantic vectors (C, A), word vectors (A, W) and the number of classes."""
+        return cls(
+            regions=int(regions.shape[1]),
+            channels=int(regions.shape[2]),
+            attributes=int(semantic.shape[1]),
+            word_width=int(words.shape[1]),
+            classes=classes,
+        )
+
     def to_dict(self) -> dict[str, int]:
         """Plain data for run.json."""
         return asdict(self)
@@ -76,13 +87,7 @@ class TrainingData:
     @property
     def dims(self) -> Dims:
         """The sizes of this data."""
-        return Dims(
-            regions=int(self.regions.shape[1]),
-            channels=int(self.regions.shape[2]),
-            attributes=int(self.semantic.shape[1]),
-            word_width=int(self.word_vectors.shape[1]),
-            classes=len(self.table),
-        )
+        return Dims.of(self.regions, self.semantic, self.word_vectors, len(self.table))
 
 
 @dataclass
