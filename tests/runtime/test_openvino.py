@@ -156,6 +156,39 @@ def test_a_graph_that_fails_while_running(installed, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+DROPPED_ELSEWHERE = """
+import gc, os, signal, sys, threading
+import numpy as np
+from zsl_runtime.backends.openvino import OpenVinoBackend
+
+held = [OpenVinoBackend({"lift": sys.argv[1]}, 1)]
+held[0].lift(np.zeros((2, 12), np.float32))
+
+
+def drop():
+    held.clear()
+    gc.collect()
+
+
+thread = threading.Thread(target=drop)
+thread.start()
+thread.join()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    signal.pause()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="signals of POSIX")
+def test_ctrl_c_after_a_backend_was_dropped_in_another_thread(installed, graphs):
+    """The device's stack for signals goes with it; it must not have been the main thread's."""
+    command = [sys.executable, "-X", "faulthandler", "-c", DROPPED_ELSEWHERE, str(graphs["lift"])]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "interrupted\n"), ended.stderr
+
+
 def test_arrays_of_any_layout_and_results_that_stay(installed, bundle, graphs):
     """Memory is shared with the caller for the length of a call: neither side may see the other's later changes."""
     head = fold(bundle.current().head, TABLE.seen)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,21 @@ def _without(module: str) -> Iterator[None]:
         sys.modules.pop(module, None)
 
 
+def _open_core(openvino: Any) -> tuple[Any, Collection[str]]:
+    """A Core with its CPU device loaded, and what that device can do; loaded in a thread that ends at once.
+
+    The device gives the thread that loads it a stack for signals, and frees that stack when it is dropped. Dropped in
+    another thread, it would leave the loading one with a stack that is gone, and the next Ctrl-C would end the process.
+    """
+
+    def load() -> tuple[Any, Collection[str]]:
+        core = openvino.Core()
+        return core, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(load).result()
+
+
 class OpenVinoBackend(GraphBackend):
     """Runs graphs with OpenVINO's CPU device, and no other.
 
@@ -90,8 +106,8 @@ class OpenVinoBackend(GraphBackend):
         self._openvino = import_openvino()
         super().__init__(graphs, threads, precision)
         self.library = f"openvino {self._openvino.get_version().partition('-')[0]}"  # without the build
-        self._core = self._openvino.Core()
-        if precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        self._core, capabilities = _open_core(self._openvino)
+        if precision == "bf16" and "BF16" not in capabilities:
             raise BackendError(
                 "E-PRECISION-CPU",
                 "this CPU has no bf16 instructions (AVX512_BF16 or AMX), so bf16 would be slower than fp32; "
