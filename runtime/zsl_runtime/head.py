@@ -564,12 +564,11 @@ def _fit_view(
     bias = np.zeros(n_rows, dtype=np.float32)
     update_weight = Adam(weight, settings)
     update_bias = Adam(bias, settings)
-    size = min(settings.batch_size, len(x))
+    # Of nearly equal size: a short batch at the end would move the weights as far as a full one, on few rows.
+    batches = math.ceil(len(x) / settings.batch_size)
     out = np.empty_like(weight), np.empty_like(bias)
     for _ in range(settings.epochs):
-        order = rng.permutation(len(x))
-        for start in range(0, len(x), size):
-            chosen = order[start : start + size]
+        for chosen in np.array_split(rng.permutation(len(x)), batches):
             gradient(x[chosen], labels[chosen], weight, bias, out=out)
             update_weight.step(out[0])
             update_bias.step(out[1])

@@ -15,8 +15,10 @@ def naive_fit(x, labels, n_rows, settings, rng):
     step = 0
     for _ in range(settings.epochs):
         order = rng.permutation(len(x))
-        for start in range(0, len(x), settings.batch_size):
-            chosen = order[start : start + settings.batch_size]
+        batches = -(-len(x) // settings.batch_size)
+        sizes = [len(x) // batches + (i < len(x) % batches) for i in range(batches)]  # equal, but for one row
+        for i, size in enumerate(sizes):
+            chosen = order[sum(sizes[:i]) : sum(sizes[:i]) + size]
             logits = x[chosen] @ weight.T + bias
             p = np.exp(scipy_log_softmax(logits, axis=1))
             p[np.arange(len(chosen)), labels[chosen]] -= 1
