@@ -1,6 +1,6 @@
 """int8: a float32 model graph becomes static QDQ graphs, per channel, calibrated on training photographs.
 
-Two variants, because the two kinds of engine ask for different files (DEPLOY.md, finding 6):
+Two variants, because the two kinds of engine ask for different files:
 
 - `CPU`: asymmetric uint8 activations, symmetric int8 weights, int32 biases, activation functions folded into the
   ranges; ONNX Runtime turns convolutions and shortcuts into integer kernels (VNNI). Weights use all 8 bits: processors
