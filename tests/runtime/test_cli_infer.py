@@ -674,9 +674,10 @@ def test_an_interrupted_run_is_gone_on_with_to_the_same_bytes(infer, bundle, pho
     interrupt(2)
     code, out, err = infer(*arguments, tmp_path / "out")
     assert (code, out) == (130, "")
-    assert err[0].startswith("error: E-IMAGE-EMPTY")
-    assert re.fullmatch(r"the results of \d+ pictures are in '.*out\.partial'; the same command with .*", err[1])
-    done = int(err[1].split()[3])
+    told = [line for line in err if not line.startswith("error: E-IMAGE-EMPTY")]  # one or two, as far as it got
+    assert 1 <= len(err) - len(told) <= 2
+    assert re.fullmatch(r"the results of \d+ pictures are in '.*out\.partial'; the same command with .*", told[0])
+    done = int(told[0].split()[3])
     assert 4 < done < 50
     assert not (tmp_path / "out").exists()
     code, _, err = infer(*arguments, tmp_path / "out")
