@@ -53,7 +53,7 @@ def lifted_test(bundle: Bundle, images: ImageSet, kept: Path) -> tuple[NDArray[A
                 if images.features is None:
                     inputs = [classifier.read(images.root / images.paths[i]) for i in chosen]
                 else:
-                    inputs = [classifier.read(images.features[i]) for i in chosen]
+                    inputs = [images.features.values[i].astype(np.float32) for i in chosen]
                 parts.append(classifier.score(np.stack(inputs))[1])
         np.save(kept, np.concatenate(parts))
     features = np.load(kept)
