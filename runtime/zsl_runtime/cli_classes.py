@@ -52,11 +52,10 @@ def list_command(engine: str, form: str) -> None:
 )
 @click.option(
     "--fit",
-    type=click.Choice(["new", "warm", "full"]),
+    type=click.Choice(["new", "full"]),
     default="new",
     show_default=True,
-    help="Fit only the rows of the new classes; or then let all rows go on a little; or fit all from the start, as "
-    "training would have done. Where rows are computed from attributes, none.",
+    help="Fit only the rows of the new classes, or the whole head. Where rows are computed from attributes, neither.",
 )
 @SEED
 def add_command(engine: str, attributes: str, fit: Fit, seed: int | None) -> None:
@@ -68,7 +67,7 @@ def add_command(engine: str, attributes: str, fit: Fit, seed: int | None) -> Non
     bundle = Bundle.open(engine, verify=FITTING)
     table = read_class_csv(attributes, attributes=bundle.attributes, need_split=False)
     fitted = bundle.head_rule == "fit"
-    how = f"{fit} fit" if fitted else f"{COMPUTED}: --fit and --seed change nothing"
+    how = f"{fit} fit" if fitted else f"{COMPUTED}: --fit new and full are the same, --seed changes nothing"
     click.echo(f"adding {_classes(len(table))} to {bundle.path} ({how}) ...", err=True)
     with _bar(add_steps(bundle, len(table), fit)) as advance:
         change = add_classes(bundle, table, fit=fit, seed=seed, advance=advance)

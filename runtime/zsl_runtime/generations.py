@@ -17,7 +17,7 @@ import numpy as np
 from zsl_runtime.adding import add_rows, groups, kept_keys
 from zsl_runtime.backends import open_small_graphs
 from zsl_runtime.errors import UsageError
-from zsl_runtime.head import Head, append_rows, fit_head, fitting_rows, fold, rows_head, silent, warm_epochs
+from zsl_runtime.head import Head, append_rows, fit_head, fitting_rows, fold, rows_head, silent
 from zsl_runtime.row_cache import RowCache
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from zsl_runtime.class_table import ClassTable
     from zsl_runtime.head import Advance
 
-FITS = ("new", "warm", "full")
-Fit = Literal["new", "warm", "full"]
+FITS = ("new", "full")
+Fit = Literal["new", "full"]
 
 
 class ClassRow(NamedTuple):
@@ -76,12 +76,9 @@ def fit_epochs(bundle: Bundle) -> int:
 
 def add_steps(bundle: Bundle, count: int, fit: Fit) -> int:
     """How often `add_classes` calls `advance` for `count` new classes."""
-    if bundle.head_rule != "fit" or fit == "full":
-        return fit_epochs(bundle)
-    steps = sum(1 for _ in groups(count))
-    if fit == "warm":
-        steps += sum(warm_epochs(view.fit) for view in bundle.views if view.fit is not None)
-    return steps
+    if fit == "new" and bundle.head_rule == "fit":
+        return sum(1 for _ in groups(count))
+    return fit_epochs(bundle)
 
 
 def list_classes(bundle: Bundle) -> list[ClassRow]:
@@ -102,9 +99,8 @@ def add_classes(
         bundle: to change.
         table: the new classes, all unseen, with the bundle's attributes in the bundle's order.
         fit: `new` fits only the new rows, against a sample of the replay and of synthetic features of every class
-            without photographs (`adding.py`); `warm` lets all rows go on from there, for a part of the epochs; `full`
-            fits the whole head from the start, as training would have done with these classes. All carry gamma and
-            temperature over. By the rule `rows` all append the rows of the new classes.
+            without photographs (`adding.py`); `full` fits the whole head again. Both carry gamma and temperature over.
+            By the rule `rows` both append the rows of the new classes.
         seed: of synthesis and fit; None takes the one of the export, with which a class gets the very features that it
             would have had if it had been there from the start. Only recorded by the rule `rows`.
         advance: called with 1 `add_steps` times.
@@ -142,13 +138,8 @@ def add_classes(
             change = _commit(bundle, generation, table.names, started, fit=fit, fits=added.fits)
             cache.save()
             return change
-        start = None
-        with closing(open_small_graphs(bundle)) as backend:
-            if fit == "warm":
-                added, _ = add_rows(bundle, backend, old.table, old.head, new=table, seed=seed, advance=advance)
-                start = added.head
-            x, labels = bundle_rows(bundle, backend, whole, seed)
-        head = _fitted(old, x, labels, seed, advance=advance, start=start)
+        x, labels = _fitting_rows(bundle, whole, seed)
+        head = _fitted(old, x, labels, seed, advance)
         generation = _next(old, digest, table=whole, head=head, seed=seed, action="add")
         fits = _own_share(generation, x, labels, range(len(old.table), len(whole)))
         return _commit(bundle, generation, table.names, started, fit=fit, fits=fits)
@@ -223,9 +214,7 @@ def refit(bundle: Bundle, *, seed: int | None = None, advance: Advance = silent)
         if bundle.head_rule == "rows":
             head, fit = _recomputed(bundle, old), "rows"
         else:
-            with closing(open_small_graphs(bundle)) as backend:
-                x, labels = bundle_rows(bundle, backend, old.table, seed)
-            head, fit = _fitted(old, x, labels, seed, advance=advance), "full"
+            head, fit = _fitted(old, *_fitting_rows(bundle, old.table, seed), seed, advance), "full"
         generation = _next(old, digest, table=old.table, head=head, seed=seed, action="refit")
         return _commit(bundle, generation, (), started, fit=fit)
 
@@ -314,6 +303,12 @@ def _recomputed(bundle: Bundle, old: Generation) -> Head:
     return replace(head, gamma=old.head.gamma, temperature=old.head.temperature)
 
 
+def _fitting_rows(bundle: Bundle, table: ClassTable, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """`bundle_rows` with a backend for this alone: the model graph is not loaded."""
+    with closing(open_small_graphs(bundle)) as backend:
+        return bundle_rows(bundle, backend, table, seed)
+
+
 def bundle_rows(
     bundle: Bundle, backend: Backend, table: ClassTable, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -341,17 +336,9 @@ def bundle_rows(
     )
 
 
-def _fitted(
-    old: Generation,
-    x: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    seed: int,
-    *,
-    advance: Advance,
-    start: Head | None = None,
-) -> Head:
-    """A head fitted from the beginning, or going on from `start`, with the calibration of the old one."""
-    head = fit_head(x, labels, int(labels.max()) + 1, old.head.views, seed, start=start, advance=advance)
+def _fitted(old: Generation, x: NDArray[np.float32], labels: NDArray[np.int64], seed: int, advance: Advance) -> Head:
+    """A head fitted from the start, with the calibration of the old one."""
+    head = fit_head(x, labels, int(labels.max()) + 1, old.head.views, seed, advance=advance)
     return replace(head, gamma=old.head.gamma, temperature=old.head.temperature)
 
 

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 RULES = ("fit", "rows")  # how a head is made from what the bundle keeps
 ADAM_EPS = 1e-8
-WARM = 0.25  # of the epochs, where a fit goes on from rows that are fitted
 BLOCK_ROWS = 1024  # rows that go through a graph or a large matrix product at once
 TOPK_ROWS = 16  # rows of scores that are partitioned at once
 UPDATE_BLOCK = 1 << 15  # parameters updated at once: five float32 arrays of this length stay in the L2 cache
@@ -461,10 +460,9 @@ def fit_head(
     views: Sequence[View],
     seed: int,
     *,
-    start: Head | None = None,
     advance: Advance = silent,
 ) -> Head:
-    """Fit every view by softmax regression.
+    """Fit every view from the start by softmax regression.
 
     Args:
         x: (N, D) lifted features, float32.
@@ -472,7 +470,6 @@ def fit_head(
         n_classes: C.
         views: K views.
         seed: at least 0; view k draws weights and permutations from (seed, k).
-        start: a head of the same classes and views to go on from, for WARM of the epochs; None draws first weights.
         advance: called with 1 after each epoch of each view.
 
     Returns:
@@ -489,14 +486,7 @@ def fit_head(
         columns = x[:, view.start : view.stop]
         rng = np.random.default_rng([seed, k])
         settings = fitted_settings(view)
-        if start is None:
-            shape = n_classes, columns.shape[1]
-            weight = rng.standard_normal(shape, dtype=np.float32) * np.float32(settings.init_std)
-            bias = np.zeros(n_classes, dtype=np.float32)
-        else:
-            weight, bias = start.weights[k].copy(), start.biases[k].copy()
-            settings = replace(settings, epochs=warm_epochs(settings))
-        _fit_view(columns, labels, settings, weight, bias, rng=rng, advance=advance)
+        weight, bias = _fit_view(columns, labels, settings, n_rows=n_classes, rng=rng, advance=advance)
         weights.append(weight)
         biases.append(bias)
     return Head(tuple(views), tuple(weights), tuple(biases))
@@ -564,13 +554,14 @@ def _fit_view(
     x: Floats,
     labels: NDArray[np.int64],
     settings: FitSettings,
-    weight: Floats,
-    bias: Floats,
     *,
+    n_rows: int,
     rng: np.random.Generator,
     advance: Advance,
-) -> None:
-    """Fit weights (n, D_k) and biases (n,) in place."""
+) -> tuple[Floats, Floats]:
+    """Weights (n_rows, D_k) and biases (n_rows,)."""
+    weight = rng.standard_normal((n_rows, x.shape[1]), dtype=np.float32) * np.float32(settings.init_std)
+    bias = np.zeros(n_rows, dtype=np.float32)
     update_weight = Adam(weight, settings)
     update_bias = Adam(bias, settings)
     # Of nearly equal size: a short batch at the end would move the weights as far as a full one, on few rows.
@@ -582,11 +573,7 @@ def _fit_view(
             update_weight.step(out[0])
             update_bias.step(out[1])
         advance(1)
-
-
-def warm_epochs(settings: FitSettings) -> int:
-    """How many epochs a fit takes that goes on from fitted rows."""
-    return math.ceil(WARM * settings.epochs)
+    return weight, bias
 
 
 def gradient(x: Floats, labels: NDArray[np.int64], weight: Floats, bias: Floats, *, out: tuple[Floats, Floats]) -> None:

@@ -92,7 +92,7 @@ def test_where_rows_come_from_attributes_add_and_refit_say_that_nothing_is_fitte
         "added heron: its row was computed from its attributes",
         "added cuckoo, common: its row was computed from its attributes",
     ]
-    assert "computed from attributes, not fitted: --fit and --seed change nothing" in err
+    assert "computed from attributes, not fitted: --fit new and full are the same, --seed changes nothing" in err
     code, out, err = run(capsys, "refit", "--engine", engine)
     assert (code, out[:26]) == (0, "generation 3: 10 classes, ")
     assert err == "rows of this model are computed from attributes, not fitted: --seed changes nothing\n"

@@ -6,15 +6,11 @@ import numpy as np
 from scipy.special import log_softmax as scipy_log_softmax
 
 
-def naive_fit(x, labels, n_rows, settings, rng, start=None):
+def naive_fit(x, labels, n_rows, settings, rng):
     """The same training in float64, written from the formulas: full softmax, textbook Adam, one row of code a line."""
     x = x.astype(np.float64)
-    if start is None:
-        shape = n_rows, x.shape[1]
-        weight = (rng.standard_normal(shape, dtype=np.float32) * np.float32(settings.init_std)).astype(float)
-        bias = np.zeros(n_rows)
-    else:
-        weight, bias = (array.astype(np.float64) for array in start)
+    weight = (rng.standard_normal((n_rows, x.shape[1]), dtype=np.float32) * np.float32(settings.init_std)).astype(float)
+    bias = np.zeros(n_rows)
     state = {"w": [0.0, 0.0], "b": [0.0, 0.0]}
     step = 0
     for _ in range(settings.epochs):
