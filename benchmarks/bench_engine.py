@@ -11,6 +11,7 @@ file without any rewriting. What int8 costs in accuracy is measured by the expor
 from __future__ import annotations
 
 import shutil
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -213,7 +214,8 @@ def torch_call(network: Network, *, compiled: bool) -> Callable[[], Answer]:
     module = torch.compile(network.graph) if compiled else network.graph
 
     def call() -> Answer:
-        with torch.inference_mode():
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # the compiler uses what torch itself deprecates
             scores, features = module(*inputs)
         return scores.numpy(), features.numpy()
 
