@@ -1,9 +1,10 @@
 """How long does it take to add classes, lift and durable commit included?
 
 Bundles of 2048-d features, of random weights and a head of nearest means: 150 seen classes with 100 Replay rows each
-and 50 (or 4,850) without photographs; without a lift, and with a published one (4,096 more columns). In process, on an open bundle, and as the command `zsl-classes add`, a process of
-its own. `warm` finds the rows of the old classes in the bundle's cache, as every addition but the first does; `cold`
-has to make them. Checked each time: the classes are there, the old rows are untouched, the new class takes its own.
+and 50 (or 4,850) without photographs; without a lift, and with a published one (4,096 more columns). In process, on an
+open bundle, and as the command `zsl-classes add`, a process of its own. `warm` finds the rows of the old classes in the
+bundle's cache, as every addition but the first does; `cold` has to make them. Checked each time: the classes are there,
+the old rows are untouched, the new class takes its own.
 """
 
 from __future__ import annotations
