@@ -11,7 +11,6 @@ file without any rewriting. What int8 costs in accuracy is measured by the expor
 from __future__ import annotations
 
 import shutil
-import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -214,14 +213,15 @@ def torch_call(network: Network, *, compiled: bool) -> Callable[[], Answer]:
     module = torch.compile(network.graph) if compiled else network.graph
 
     def call() -> Answer:
-        with torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # the compiler uses what torch itself deprecates
+        with torch.inference_mode():
             scores, features = module(*inputs)
         return scores.numpy(), features.numpy()
 
     return call
 
 
+# The compiler of torch uses what torch itself deprecates.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")
 @pytest.mark.parametrize("contender", CONTENDERS)
 def bench_engine(measure, network, contender):
     with opened(network, contender) as call:
