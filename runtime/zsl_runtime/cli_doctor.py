@@ -149,7 +149,6 @@ def _precisions(bundle: Bundle) -> Finding:
     """What the model can be run in, and what `auto` stands for."""
     from zsl_runtime.backends import fast, held_precisions
     from zsl_runtime.backends.auto import ROWS, remembered
-    from zsl_runtime.threads import usable_cpus
 
     held, default = held_precisions(bundle), bundle.default_precision
     if default not in held:
@@ -158,7 +157,7 @@ def _precisions(bundle: Bundle) -> Finding:
     candidates = fast(default)
     if len(candidates) < 2:
         return Finding(OK, f"{text}; auto is {candidates[0]}")
-    choice = remembered(bundle, candidates, precision=default, threads=usable_cpus())
+    choice = remembered(bundle, candidates, precision=default)
     if choice is None:
         return Finding(OK, f"{text}; auto will be the faster one of {' and '.join(candidates)}, measured at first use")
     times = [f"{name} {1000 * seconds:.0f} ms" for name, seconds in choice.seconds.items()]

@@ -114,7 +114,7 @@ def choose(bundle: Bundle, candidates: Sequence[str], opener: Open, *, precision
         ArtefactError: E-BUNDLE-... when the probe or the generation in force cannot be read.
 
     """
-    known = remembered(bundle, candidates, precision=precision, threads=threads)
+    known = remembered(bundle, candidates, precision=precision)
     if known is not None:
         return known.chosen
     probe = bundle.probe()
@@ -125,7 +125,7 @@ def choose(bundle: Bundle, candidates: Sequence[str], opener: Open, *, precision
     head = fold(generation.head, generation.table.seen)
     choice = measure(candidates, opener, inputs, probe.features, head, precision=precision)
     _remember(bundle, candidates, choice, precision=precision, threads=threads)
-    kept = remembered(bundle, candidates, precision=precision, threads=threads)
+    kept = remembered(bundle, candidates, precision=precision)
     return (kept or choice).chosen  # another process may have been first
 
 
@@ -209,9 +209,9 @@ def disagreement(found: Answers, wanted: Answers, rows: float, margin: float) ->
     return f"{wrong} of {len(behind)} best classes are others" if wrong else ""
 
 
-def remembered(bundle: Bundle, candidates: Sequence[str], *, precision: str, threads: int) -> Choice | None:
+def remembered(bundle: Bundle, candidates: Sequence[str], *, precision: str) -> Choice | None:
     """What was chosen between just these candidates on this machine; None when nothing readable says so."""
-    facts = _facts(bundle, candidates, precision, threads)
+    facts = _facts(bundle, candidates, precision)
     for folder in _folders(bundle):
         choice = _read(folder / _name(facts), facts)
         if choice is not None:
@@ -231,14 +231,16 @@ def _seconds(backend: Backend, inputs: NDArray[np.generic], head: FoldedHead, cl
     return min(found)
 
 
-def _facts(bundle: Bundle, candidates: Sequence[str], precision: str, threads: int) -> dict[str, Any]:
-    """Everything that a choice depends on, as JSON data."""
+def _facts(bundle: Bundle, candidates: Sequence[str], precision: str) -> dict[str, Any]:
+    """Everything that a choice is kept for, as JSON data.
+
+    The number of threads is not among it: answers would change with --threads where backends round differently.
+    """
     file = bundle.precisions[FILES[precision]]
     return {
         "format": FORMAT,
         "graph": bundle.manifest["files"][file]["sha256"],
         "precision": precision,
-        "threads": threads,
         "cpu": cpu_name(),
         "backends": {name: version_of(BACKENDS[name].packages) or "" for name in candidates},
     }
@@ -291,8 +293,14 @@ def _read(path: Path, facts: dict[str, Any]) -> Choice | None:
 
 def _remember(bundle: Bundle, candidates: Sequence[str], choice: Choice, *, precision: str, threads: int) -> None:
     """Write the choice where it can be written; where nothing can, the next use measures again."""
-    facts = _facts(bundle, candidates, precision, threads)
-    content = {**facts, "chosen": choice.chosen, "seconds": choice.seconds, "left_out": choice.left_out}
+    facts = _facts(bundle, candidates, precision)
+    content = {
+        **facts,
+        "threads": threads,
+        "chosen": choice.chosen,
+        "seconds": choice.seconds,
+        "left_out": choice.left_out,
+    }
     data = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
     for folder in _folders(bundle):
         try:
