@@ -52,7 +52,7 @@ def bundle(line, tmp_path):
     return shutil.copytree(line.bundle, tmp_path / "bundle", copy_function=os.link)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def exported(line):
     """All classes of one test picture of each, as the exported bundle gives them."""
     return label(line.bundle, line.one_of_each(), *ALL)

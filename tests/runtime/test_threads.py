@@ -6,6 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from zsl_runtime import threads
@@ -93,8 +94,10 @@ def test_no_cgroups_and_no_affinity(system, monkeypatch):
 
 def test_numpy_is_told_before_it_is_imported_and_never_after(system, monkeypatch):
     for name in threads.BLAS_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that what is there now comes back afterwards
+        monkeypatch.delenv(name)
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.setitem(sys.modules, "numpy", np)
     threads.limit_blas(2)
     assert "OPENBLAS_NUM_THREADS" not in os.environ  # NumPy is here and would not look
     monkeypatch.delitem(sys.modules, "numpy")
