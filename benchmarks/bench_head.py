@@ -1,14 +1,26 @@
 """How long does it take to fit a head, to add one class to it, and to fold it, at 20 and at 200 classes?
 
-2048 features, 20 rows a class, 5 epochs of batches of 300; published schedules have 25 epochs and more rows.
+2048 features, 20 rows a class, 5 epochs of batches of 300; published schedules have 25 epochs and more rows. And at
+10,000 classes: scores and top 5 of 64 pictures with 2048 and with 6144 features, folding, the CSV, the commands.
 """
 
 from __future__ import annotations
 
+import csv
+import os
+import shutil
+
 import numpy as np
 import pytest
 
-from zsl_runtime.head import FitSettings, View, extend_head, fit_head, fold
+from support.big_bundle import Sizes, make_big_bundle, random_table
+from support.line import succeed
+from zsl_runtime.bundle import Bundle
+from zsl_runtime.class_table import read_class_csv
+from zsl_runtime.cli_classes import main as zsl_classes
+from zsl_runtime.extend import extend_head
+from zsl_runtime.generations import remove_classes
+from zsl_runtime.head import FitSettings, Head, View, best_columns, fit_head, fold
 
 WIDTH, ROWS = 2048, 20
 VIEWS = (View("feature", 0, WIDTH, 1.0, FitSettings(epochs=5)),)
@@ -44,10 +56,10 @@ def bench_extend_by_one_class(measure, rows):
     x, labels = rows
     known = labels < labels[-1]
     old = fit_head(x[known], labels[known], int(labels[-1]), VIEWS, 0)
-    new = extend_head(old, x, labels, 1, 0)
+    new = extend_head(old, x, labels, 1)
     np.testing.assert_array_equal(new.weights[0][:-1], old.weights[0])
     assert accuracy(new, x, labels) > 0.99
-    measure(lambda: extend_head(old, x, labels, 1, 0), things=1, unit="classes")
+    measure(lambda: extend_head(old, x, labels, 1), things=1, unit="classes")
 
 
 def bench_fold(measure, rows, head):
@@ -56,3 +68,89 @@ def bench_fold(measure, rows, head):
     np.testing.assert_array_equal(folded.weight, head.weights[0])
     np.testing.assert_array_equal(folded.bias, head.biases[0])
     measure(lambda: fold(head, seen), things=len(head), unit="classes")
+
+
+# --- ten thousand classes ---
+
+MANY, PICTURES, TOPK = 10_000, 64, 5
+
+
+@pytest.fixture(scope="module", params=[2048, 6144])
+def many(request):
+    """A folded head of 10,000 classes, and features of 64 pictures."""
+    rng = np.random.default_rng(1)
+    weight = rng.standard_normal((MANY, request.param), dtype=np.float32) / np.float32(np.sqrt(request.param))
+    view = View("lifted", 0, request.param, 1.0, FitSettings())
+    head = Head((view,), (weight,), (np.zeros(MANY, dtype=np.float32),), gamma=0.5, temperature=1.2)
+    x = rng.standard_normal((PICTURES, request.param), dtype=np.float32)
+    return head, fold(head, np.arange(MANY) % 2 == 0), x
+
+
+def bench_scores_of_ten_thousand_classes(measure, many):
+    _, folded, x = many
+    logits = x.astype(np.float64) @ folded.weight.T.astype(np.float64) + folded.bias + folded.class_bias
+    logits -= logits.max(axis=1, keepdims=True)
+    expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(folded.scores(x), expected, atol=1e-3)
+    measure(lambda: folded.scores(x), things=PICTURES, unit="pictures")
+
+
+@pytest.mark.parametrize("how", ["partition", "whole sort"])
+def bench_top_5_of_ten_thousand_classes(measure, many, how):
+    _, folded, x = many
+    scores = folded.scores(x)
+
+    def whole_sort():
+        return np.argsort(-scores, axis=1, kind="stable")[:, :TOPK]
+
+    call = whole_sort if how == "whole sort" else lambda: best_columns(scores, TOPK)
+    np.testing.assert_array_equal(call(), whole_sort())
+    measure(call, things=PICTURES, unit="pictures")
+
+
+def bench_fold_ten_thousand_classes(measure, many):
+    head, folded, _ = many
+    seen = np.arange(MANY) % 2 == 0
+    np.testing.assert_allclose(folded.weight, head.weights[0] / np.float32(1.2), rtol=1e-6)
+    measure(lambda: fold(head, seen), things=MANY, unit="classes")
+
+
+def bench_read_a_csv_of_ten_thousand_classes(measure, tmp_path):
+    table = random_table(Sizes(seen=0, unseen=MANY))
+    path = tmp_path / "classes.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", *table.attributes])
+        writer.writerows([name, *row] for name, row in zip(table.names, table.raw.tolist(), strict=True))
+    read = read_class_csv(path, attributes=table.attributes, need_split=False)
+    np.testing.assert_array_equal(read.raw, table.raw)
+    measure(lambda: read_class_csv(path, attributes=table.attributes, need_split=False), things=MANY, unit="classes")
+
+
+@pytest.mark.parametrize("what", ["list", "remove", "undo", "prune"])
+def bench_commands_on_ten_thousand_classes(measure, big, tmp_path, what):
+    """In process, hashes of every file checked."""
+    path = tmp_path / "bundle"
+
+    def fresh():
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(big, path, copy_function=os.link)
+        if what in {"undo", "prune"}:
+            remove_classes(Bundle.open(path), ["class 3"])
+
+    argv = {"remove": ["class 7", "class 9000"], "prune": ["--keep", "1"]}.get(what, [])
+
+    def call():
+        return succeed(zsl_classes, what, "--engine", path, *argv)
+
+    fresh()
+    call()
+    expected = {"list": MANY, "remove": MANY - 2, "undo": MANY, "prune": MANY - 1}[what]
+    assert len(Bundle.open(path).current().table) == expected
+    measure(call, things=1, unit="commands", setup=fresh)
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory):
+    """A bundle of 10,000 classes and 2048-d features."""
+    return make_big_bundle(tmp_path_factory.mktemp("big") / "bundle", Sizes(unseen=MANY - 150, lift=0))

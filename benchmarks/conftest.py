@@ -7,10 +7,13 @@ import os
 import platform
 import time
 from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import zsl_runtime
 from zsl_runtime.threads import usable_cpus
@@ -22,6 +25,7 @@ ROUNDS = (3, 300)  # at least and at most
 SECONDS = 1.0  # that one benchmark measures, where ROUNDS allow it
 QUANTILES = {"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99}
 PACKAGES = ("numpy", "pillow", "onnxruntime")
+PHOTOGRAPHS = 160  # that are drawn where none are given
 LINES = pytest.StashKey[list[str]]()
 
 
@@ -78,6 +82,7 @@ def pytest_benchmark_update_json(config, benchmarks, output_json):
         "zsl-deploy": zsl_runtime.__version__,
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
+        **{package: version(package) for package in ("torch", "openvino") if find_spec(package)},
     }
     output_json["figures"] = figures
 
@@ -91,3 +96,24 @@ def line(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZSL_CACHE", str(folder / "cache"))
         return train_and_export(draw_few_species(folder / "my birds"), folder)
+
+
+@pytest.fixture(scope="session")
+def shipped_bundle(request) -> Path:
+    """The bundle in $ZSL_BENCH_BUNDLE, or the one of `line`."""
+    given = os.environ.get("ZSL_BENCH_BUNDLE")
+    return Path(given) if given else request.getfixturevalue("line").bundle
+
+
+@pytest.fixture(scope="session")
+def photograph_folder(request, tmp_path_factory) -> Path:
+    """The folder in $ZSL_BENCH_PHOTOS, or one of JPEG files of 500 x 375 pixels, the size of CUB's pictures."""
+    given = os.environ.get("ZSL_BENCH_PHOTOS")
+    if given:
+        return Path(given)
+    folder = tmp_path_factory.mktemp("photographs")
+    drawn = sorted((request.getfixturevalue("line").data / "images").rglob("*.jpg"))
+    for number in range(PHOTOGRAPHS):
+        with Image.open(drawn[number % len(drawn)]) as image:
+            image.resize((500, 375), Image.Resampling.BICUBIC).save(folder / f"{number:03d}.jpg", quality=90)
+    return folder

@@ -2,11 +2,26 @@
 
 import signal
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from zsl_runtime import backends
 
 # How long an example takes says nothing here: the machine may be busy.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def auto_has_no_choice():
+    """Where several fast backends are installed, `auto` is the first: what a test sees must not depend on speed here.
+
+    The tests of the choice itself put the table back. Processes that tests start are users', and choose.
+    """
+    alone = {name: kind._replace(fast=name == "ort") for name, kind in backends.BACKENDS.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backends, "BACKENDS", alone)
+        yield
 
 
 def pytest_configure() -> None:

@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "zsl_train": {"zsl_runtime", "zsl_train"},
     "zsl_export": {"zsl_runtime", "zsl_train", "zsl_export"},
 }
-RUNTIME_NEEDS = {"numpy", "PIL", "click", "safetensors", "onnxruntime"}  # the last one by the backend that is named so
+# onnxruntime and openvino by the backends that are named so, simplejpeg where its extra is installed
+RUNTIME_NEEDS = {"numpy", "PIL", "click", "safetensors", "onnxruntime", "openvino", "simplejpeg"}
 
 
 def sources(package: str) -> list[Path]:

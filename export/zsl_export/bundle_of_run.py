@@ -12,14 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import onnx
 import torch
 
+from zsl_export.accuracy import accuracy_gate, measure_accuracy
 from zsl_export.graphs import input_port, lift_graph, model_graph, rows_graph, synthesizer_graph
-from zsl_export.parity import gate, measure
+from zsl_export.half import half_graph, halved
+from zsl_export.parity import gate, measure, measure_half
+from zsl_export.photographs import LEAST, calibration_pictures, find_photographs
+from zsl_export.precisions import FILES, FP16, FP32, INT8, files_of
+from zsl_export.quantize import no_convolutions, quantize_graph
 from zsl_export.to_onnx import OPSET, export_graph
 from zsl_runtime.backends.ort import OrtBackend
 from zsl_runtime.bundle import Probe, check_dest, write_bundle
-from zsl_runtime.errors import from_os_error
+from zsl_runtime.errors import UsageError, from_os_error
 from zsl_runtime.head import fold
 from zsl_runtime.manifest import PARTS, PROBE, REPLAY
 from zsl_runtime.storage import exclusive, temporary_name
@@ -27,7 +33,7 @@ from zsl_train import run_folder
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -47,6 +53,9 @@ def export_run(
     run: Run,
     dest: str | os.PathLike[str],
     *,
+    precisions: tuple[str, ...] = (FP32,),
+    data: str | None = None,
+    max_drop: float | None = None,
     probe_images: bool = True,
     force: bool = False,
     threads: int = 1,
@@ -57,6 +66,10 @@ def export_run(
     Args:
         run: finished, its modules in eval mode on the CPU.
         dest: folder to make.
+        precisions: of the model graph, as `parse_precisions` gives them; the first is the bundle's default.
+        data: where the run's photographs are, if they have moved; int8 is calibrated and lower precisions are measured
+            on them.
+        max_drop: points of accuracy that a lower precision may cost; None takes `accuracy.MAX_DROP`.
         probe_images: keep the probe's pictures in the bundle; without them nobody can run the probe again.
         force: replace a bundle that is there.
         threads: for ONNX Runtime.
@@ -66,38 +79,149 @@ def export_run(
         The bundle's folder.
 
     Raises:
-        UsageError: E-BUNDLE-EXISTS, E-BUNDLE-DEST before any work is done; E-GRAPH-SIZE.
-        GateError: E-GRAPH-CONTRACT, E-PARITY, E-PARITY-EMPTY, E-PARITY-SHAPE; there is no bundle then.
+        UsageError: E-BUNDLE-EXISTS, E-BUNDLE-DEST, E-PRECISION-..., E-CALIBRATION and what `find_photographs` raises
+            before any work is done; E-GRAPH-SIZE.
+        GateError: E-GRAPH-CONTRACT, E-PARITY, E-PARITY-EMPTY, E-PARITY-SHAPE, E-ACCURACY; there is no bundle then.
         SystemProblem: the system said no; there is no bundle then.
 
     """
     target = Path(dest).resolve()
     check_dest(target, force=force)
+    lower = _Lower(run, precisions, data=data, max_drop=max_drop, threads=threads, tell=tell)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with working_folder(target) as work:
             graphs = _export_graphs(run, work, tell)
-            engine = OrtBackend(
-                {**dict.fromkeys(PARTS["rows"] + PARTS["fit"]), **{path.stem: path for path in graphs.values()}},
-                threads,
-            )
+            engine = _engine(graphs, threads)
             with timed(tell, "compared ONNX Runtime with PyTorch"):
                 parity = measure(run, engine)
             for line in parity.lines():
                 tell(line)
             gate(parity)
+            listed = files_of(precisions)
+            lower.make(work)
+            if FP32 not in precisions:  # the default stands where an older runtime looks for the model
+                graphs = {name: path for name, path in graphs.items() if name != FILES[FP32][FP32]}
+                engine.close()
+                engine = _engine({**graphs, "model.onnx": work / next(iter(listed.values()))}, threads)
+            graphs |= lower.graphs
             files: dict[str, Path | bytes] = {
                 **graphs,
                 **({REPLAY: run.replay.to_bytes()} if run.trained.head_rule == "fit" else {}),
                 PROBE: make_probe(run, engine, pictures=probe_images).to_bytes(),
-                PARITY: parity_file(parity),
+                PARITY: parity_file(parity, lower.report),
             }
             engine.close()
             return write_bundle(
-                target, manifest=make_manifest(run, graphs), files=files, generation=run.generation, force=force
+                target,
+                manifest=make_manifest(run, graphs, precisions),
+                files=files,
+                generation=run.generation,
+                force=force,
             )
     except OSError as error:
         raise from_os_error(error, "write the bundle") from error
+
+
+def _engine(graphs: Mapping[str, Path], threads: int) -> OrtBackend:
+    """ONNX Runtime over the float32 graphs (file name -> path); `model.onnx` may stand for any precision."""
+    found = {name.removesuffix(".onnx"): path for name, path in graphs.items()}
+    return OrtBackend({**dict.fromkeys(PARTS["rows"] + PARTS["fit"]), **found}, threads)
+
+
+class _Lower:
+    """The lower precisions of one export: what they need is found before anything is computed.
+
+    Attributes:
+        graphs: file name -> path, once made.
+        report: for parity.json; empty when only fp32 is asked for.
+
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        precisions: tuple[str, ...],
+        *,
+        data: str | None,
+        max_drop: float | None,
+        threads: int,
+        tell: Tell,
+    ) -> None:
+        self.run, self.precisions, self.max_drop, self.threads, self.tell = run, precisions, max_drop, threads, tell
+        self.graphs: dict[str, Path] = {}
+        self.report: dict[str, Any] = {}
+        if precisions == (FP32,):
+            return
+        if INT8 in precisions and run.backbone.pixels is None:
+            raise no_convolutions()
+        self.source = find_photographs(run, data)
+        if FP16 in precisions:
+            self.half = half_graph(run.backbone, run.trained)
+            if not halved(self.half):
+                raise UsageError(
+                    "E-PRECISION-FP16",
+                    "nothing in this model would be in half precision: it was trained on a feature file and has no "
+                    "linear layer; leave fp16 out of --precision",
+                )
+        if INT8 in precisions:
+            with timed(tell, "read the training pictures that calibrate int8"):
+                self.pictures, self.calibration = calibration_pictures(run, self.source)
+            if len(self.pictures) < LEAST:
+                tell(f"note: int8 is calibrated on all {len(self.pictures)} pictures; {LEAST} or more are better")
+
+    def make(self, folder: Path) -> None:
+        """Write the graphs beside `model.onnx`, and let nothing through that has not passed its gates."""
+        if self.precisions == (FP32,):
+            return
+        if FP16 in self.precisions:
+            self._make_half(folder)
+        if INT8 in self.precisions:
+            self._make_int8(folder)
+        keys = files_of((FP32, *(one for one in self.precisions if one != FP32)))
+        engines = {key: OrtBackend({"model": folder / name}, self.threads) for key, name in keys.items()}
+        head = fold(self.run.generation.head, self.run.generation.table.seen)
+        with timed(self.tell, "measured what lower precision costs"):
+            accuracy = measure_accuracy(self.run, engines, head, self.source, self.max_drop)
+        for engine in engines.values():
+            engine.close()
+        for line in accuracy.lines():
+            self.tell(line)
+        accuracy_gate(accuracy)
+        self.report["accuracy"] = {
+            **accuracy.to_dict(),
+            "judged": f"onnxruntime {versions()['onnxruntime']} on the CPU",
+        }
+
+    def _make_half(self, folder: Path) -> None:
+        (name,) = FILES[FP16].values()
+        with timed(self.tell, f"exported {name}"):
+            export_graph(self.half, folder / name, graph_metadata(self.run, name))
+        engine = OrtBackend({"model": folder / name}, self.threads)
+        with timed(self.tell, f"compared {name} with PyTorch"):
+            parity = measure_half(self.run, engine, self.half)
+        engine.close()
+        for line in parity.lines():
+            self.tell(line)
+        gate(parity)
+        self.graphs[name] = folder / name
+        self.report["fp16"] = parity.to_dict()
+
+    def _make_int8(self, folder: Path) -> None:
+        with timed(self.tell, "quantised the model for int8"):
+            found = quantize_graph(
+                model_graph(self.run.backbone, self.run.trained),
+                onnx.load(folder / FILES[FP32][FP32]),
+                self.pictures,
+                folder,
+                lambda name: graph_metadata(self.run, name),
+                threads=self.threads,
+                tell=self.tell,
+            )
+        for one in found:
+            self.tell(str(one))
+            self.graphs[one.path.name] = one.path
+            self.report[one.variant.name] = {"calibration": self.calibration, **one.to_dict()}
 
 
 @contextmanager
@@ -212,20 +336,24 @@ def make_probe(run: Run, engine: OrtBackend, *, pictures: bool) -> Probe:
     )
 
 
-def parity_file(parity: Parity) -> bytes:
-    """parity.json: the verdict with the versions it holds for."""
+def parity_file(parity: Parity, lower: Mapping[str, Any]) -> bytes:
+    """parity.json: the verdict with the versions it holds for; `lower` is what is said of lower precisions."""
     content = {
         **parity.to_dict(),
         "versions": versions(),
         "torch_threads": torch.get_num_threads(),
         "machine": platform.machine(),
+        **({"precisions": dict(lower)} if lower else {}),
     }
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
-def make_manifest(run: Run, graphs: Collection[str]) -> dict[str, Any]:
+def make_manifest(run: Run, graphs: Collection[str], precisions: tuple[str, ...] = (FP32,)) -> dict[str, Any]:
     """manifest.json but for what `write_bundle` fills in (ARCHITECTURE.md, Bundle); `graphs` are its ONNX files."""
     trained, port = run.trained, input_port(run.backbone)
+    listed = files_of(precisions)
+    model = listed.get(FP32, next(iter(listed.values())))
+    names = {part: f"{part}.onnx" for part in PARTS[trained.head_rule]} | {"model": model}
     return {
         "method": run.method,
         "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -233,7 +361,8 @@ def make_manifest(run: Run, graphs: Collection[str]) -> dict[str, Any]:
         "backbone": make_backbone(run),
         "pixels": make_pixels(run),
         "input": {"name": port.name, "dtype": port.dtype, "shape": list(port.shape)},
-        "graphs": {part: name if (name := f"{part}.onnx") in graphs else None for part in PARTS[trained.head_rule]},
+        "graphs": {part: name if name in graphs else None for part, name in names.items()},
+        **({} if precisions == (FP32,) else {"precisions": listed, "default_precision": precisions[0]}),
         "dims": make_dims(run),
         "attributes": list(run.generation.table.attributes),
         "semantic_rule": run.semantic_rule.to_dict(),

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from zsl_export.graphs import EXAMPLE_SIZES
+from zsl_export.half import emulate, run_emulated
 from zsl_runtime.errors import GateError
 from zsl_runtime.head import FoldedHead, fold
 from zsl_train.methods.base import run_batched, run_rows
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from zsl_export.graphs import Graph
     from zsl_runtime.backends import Backend
     from zsl_train.run_folder import Run
 
@@ -40,7 +42,35 @@ MIN_COSINE = 0.999
 MAX_TIE_MARGIN = MAX_ROW_ERROR
 # Log-probabilities of 1 nat and less are compared in nats: a smaller scale would ask for more than float32 holds.
 MIN_SCORE_SCALE = 1.0
+REMEDIES = {
+    "float32": "report this line, it is a bug of zsl-deploy or of one of the two",
+    "float16": "the model needs float32; leave fp16 out of --precision",
+}
 BATCH_SIZES = (1, 3, 16)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a gate lets through.
+
+    Attributes:
+        row_error: largest error of a row, in parts of the scale.
+        cosine_min: smallest cosine between a row and its reference.
+        tie_margin: widest margin of a tie, in parts of the scale.
+
+    """
+
+    row_error: float
+    cosine_min: float
+    tie_margin: float
+
+
+FLOAT32 = Limits(MAX_ROW_ERROR, MIN_COSINE, MAX_TIE_MARGIN)
+# Half precision holds 11 bits: a weight or an activation is off by up to 5e-4 of itself, and layers add up. Measured as
+# above: EfficientNet-Lite2, 64 convolutions, rounded between all layers: rows off by 9e-3 at most and 5e-3 on average,
+# cosine 0.99996. What the limits are there for are overflow and lost weights, which are off by far more than 5e-2; what
+# half precision costs in accuracy is measured by itself (zsl_export.accuracy).
+FLOAT16 = Limits(row_error=5e-2, cosine_min=0.995, tie_margin=5e-2)
 REFERENCE_BATCH = 8  # pictures at once in PyTorch: not one of the sizes above
 RANDOM_ROWS = 70  # not a sum of whole rounds of the batch sizes, so that a remainder is left
 EXTRA_CLASSES = 5
@@ -60,6 +90,7 @@ class Comparison:
         row_error: largest Euclidean length of a row's error, over the root mean square length of the reference rows.
         cosine_min: smallest cosine between a row and its reference.
         passed: whether `row_error` and `cosine_min` are within the limits.
+        limits: those.
 
     """
 
@@ -72,11 +103,13 @@ class Comparison:
     row_error: float
     cosine_min: float
     passed: bool
+    limits: Limits = FLOAT32
 
     def __str__(self) -> str:
         return (
             f"{self.what}: {self.rows} rows, max {self.max:.1e}, mean {self.mean:.1e}, p99 {self.p99:.1e}, "
-            f"row error {self.row_error:.1e} of the scale (limit {MAX_ROW_ERROR:.0e}), cosine {self.cosine_min:.7f}"
+            f"row error {self.row_error:.1e} of the scale (limit {self.limits.row_error:.0e}), "
+            f"cosine {self.cosine_min:.7f}"
         )
 
 
@@ -127,7 +160,10 @@ class Section:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for parity.json."""
-        return asdict(self)
+        plain = asdict(self)
+        for result in plain["results"]:
+            result.pop("limits", None)  # they are those of the whole verdict
+        return plain
 
 
 @dataclass(frozen=True)
@@ -137,11 +173,15 @@ class Parity:
     Attributes:
         engine: name and version of what was judged.
         sections: one per graph and head.
+        precision: what the graphs compute in.
+        limits: of the gate.
 
     """
 
     engine: str
     sections: tuple[Section, ...]
+    precision: str = "float32"
+    limits: Limits = FLOAT32
 
     def faults(self) -> list[str]:
         """What did not pass, in words."""
@@ -165,12 +205,12 @@ class Parity:
         return {
             "passed": not self.faults(),
             "reference": "PyTorch float32 on the CPU, module by module; the head in NumPy float64",
-            "judged": f"{self.engine}, float32 on the CPU",
+            "judged": f"{self.engine}, {self.precision} on the CPU",
             "traced_at": EXAMPLE_SIZES,
             "limits": {
-                "row_error": MAX_ROW_ERROR,
-                "cosine_min": MIN_COSINE,
-                "tie_margin_of_scale": MAX_TIE_MARGIN,
+                "row_error": self.limits.row_error,
+                "cosine_min": self.limits.cosine_min,
+                "tie_margin_of_scale": self.limits.tie_margin,
                 "score_scale_min": MIN_SCORE_SCALE,
             },
             "sections": [section.to_dict() for section in self.sections],
@@ -189,7 +229,9 @@ def batches(count: int, sizes: Sequence[int] = BATCH_SIZES) -> list[slice]:
     raise AssertionError  # cycle never ends
 
 
-def compare(what: str, reference: NDArray[Any], given: NDArray[Any], *, min_scale: float = 0.0) -> Comparison:
+def compare(
+    what: str, reference: NDArray[Any], given: NDArray[Any], *, min_scale: float = 0.0, limits: Limits = FLOAT32
+) -> Comparison:
     """Measure `given` (N, K) against `reference` (N, K).
 
     Entries that are -inf in both (classes a filter left out) agree and are left out of the figures.
@@ -199,6 +241,7 @@ def compare(what: str, reference: NDArray[Any], given: NDArray[Any], *, min_scal
         reference: what is right.
         given: what is judged.
         min_scale: scale to use when the reference's is smaller.
+        limits: what passes.
 
     Raises:
         GateError: E-PARITY-EMPTY when there is nothing to compare: no row, or a reference that is zero everywhere;
@@ -219,7 +262,7 @@ def compare(what: str, reference: NDArray[Any], given: NDArray[Any], *, min_scal
             "not all zero: train again",
         )
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
-        return Comparison(what, len(left), scale, np.inf, np.inf, np.inf, np.inf, -1.0, passed=False)
+        return Comparison(what, len(left), scale, np.inf, np.inf, np.inf, np.inf, -1.0, passed=False, limits=limits)
     errors = np.abs(left - right)[~out]
     length = scale * np.sqrt(counted / len(left))  # root mean square length of a reference row
     row_error = float(np.linalg.norm(left - right, axis=1).max() / length)
@@ -233,7 +276,8 @@ def compare(what: str, reference: NDArray[Any], given: NDArray[Any], *, min_scal
         p99=float(np.quantile(errors, 0.99)),
         row_error=row_error,
         cosine_min=cosine,
-        passed=row_error <= MAX_ROW_ERROR and cosine >= MIN_COSINE,
+        passed=row_error <= limits.row_error and cosine >= limits.cosine_min,
+        limits=limits,
     )
 
 
@@ -249,13 +293,13 @@ def _cosines(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[n
     return np.where(alike, 1.0, dots / np.where(lengths > 0, lengths, 1.0))
 
 
-def agree(what: str, reference: NDArray[Any], given: NDArray[Any]) -> Agreement:
-    """Compare the best class of each row of two (N, C) score arrays of the same shape."""
+def agree(what: str, reference: NDArray[Any], given: NDArray[Any], limits: Limits = FLOAT32) -> Agreement:
+    """Compare the best class of each row of two (N, C) score arrays of the same shape; limits as for `compare`."""
     rows = np.arange(len(reference))
     best, other = reference.argmax(axis=1), given.argmax(axis=1)
     margins = (reference[rows, best] - reference[rows, other])[best != other]
     finite = reference[np.isfinite(reference)].astype(np.float64)
-    tie = MAX_TIE_MARGIN * max(float(np.sqrt(np.mean(np.square(finite)))), MIN_SCORE_SCALE)
+    tie = limits.tie_margin * max(float(np.sqrt(np.mean(np.square(finite)))), MIN_SCORE_SCALE)
     return Agreement(
         what=what,
         rows=len(reference),
@@ -273,7 +317,7 @@ def gate(parity: Parity) -> None:
         raise GateError(
             "E-PARITY",
             f"{parity.engine} and PyTorch {torch.__version__} disagree: {'; '.join(faults)}; no bundle was written: "
-            "report this line, it is a bug of zsl-deploy or of one of the two",
+            f"{REMEDIES[parity.precision]}",
         )
 
 
@@ -313,6 +357,52 @@ def measure(run: Run, engine: Backend) -> Parity:
         lifted = run_batched(run.trained.lift, features)
         sections.append(_rows_section("lift.onnx", engine.lift, (features,), lifted, views))
     return Parity(engine.library, tuple(sections))
+
+
+def measure_half(run: Run, engine: Backend, graph: Graph) -> Parity:
+    """Compare the half-precision model graph with the run it came from, which is float32.
+
+    Twice: as ONNX Runtime computes it, and rounded to half precision behind every layer, as a GPU does.
+
+    Args:
+        run: the run; all its pictures are compared.
+        engine: runs `model.fp16.onnx`.
+        graph: what it was exported from (`zsl_export.half`).
+
+    Raises:
+        GateError: as `measure`.
+
+    """
+    folded = fold(run.generation.head, run.generation.table.seen)
+    features, lifted = reference_rows(run)
+    some = slice(0, sum(BATCH_SIZES) + 1)
+    rounded, rounded_lifted = run_emulated(emulate(graph), run.pictures, REFERENCE_BATCH)
+    wanted, given = (reference_scores(rows, folded) for rows in (lifted, np.nan_to_num(rounded_lifted)))
+    emulated = Section(
+        graph="model.fp16.onnx, every layer rounded in PyTorch",
+        inputs={"probe pictures": run.probe_count, "other pictures": len(run.pictures) - run.probe_count},
+        batch_sizes=_sizes(batches(len(run.pictures), (REFERENCE_BATCH,))),
+        classes=len(folded.bias),
+        results=(
+            compare("features", features, rounded, limits=FLOAT16),
+            compare("lifted features", lifted, rounded_lifted, limits=FLOAT16),
+            agree("best class", wanted, given, FLOAT16),
+        ),
+    )
+    sections = (
+        _model_section(run, engine, folded, features, lifted, name="model.fp16.onnx", limits=FLOAT16),
+        _model_section(
+            run,
+            engine,
+            other_head(folded, run.seed),
+            features[some],
+            lifted[some],
+            name="model.fp16.onnx",
+            limits=FLOAT16,
+        ),
+        emulated,
+    )
+    return Parity(engine.library, sections, "float16", FLOAT16)
 
 
 def reference_rows(run: Run) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -364,7 +454,14 @@ def other_head(head: FoldedHead, seed: int) -> FoldedHead:
 
 
 def _model_section(
-    run: Run, engine: Backend, head: FoldedHead, features: NDArray[np.float32], lifted: NDArray[np.float32]
+    run: Run,
+    engine: Backend,
+    head: FoldedHead,
+    features: NDArray[np.float32],
+    lifted: NDArray[np.float32],
+    *,
+    name: str = "model.onnx",
+    limits: Limits = FLOAT32,
 ) -> Section:
     """The model graph under one head, on the pictures that the reference rows belong to."""
     count = len(features)
@@ -374,14 +471,14 @@ def _model_section(
     wanted = reference_scores(lifted, head)
     probe = min(run.probe_count, count)
     return Section(
-        graph="model.onnx",
+        graph=name,
         inputs={"probe pictures": probe, "other pictures": count - probe},
         batch_sizes=_sizes(blocks),
         classes=len(head.bias),
         results=(
-            compare("features", features, np.concatenate([rows for _, rows in pairs])),
-            compare("scores", wanted, scores, min_scale=MIN_SCORE_SCALE),
-            agree("best class", wanted, scores),
+            compare("features", features, np.concatenate([rows for _, rows in pairs]), limits=limits),
+            compare("scores", wanted, scores, min_scale=MIN_SCORE_SCALE, limits=limits),
+            agree("best class", wanted, scores, limits),
         ),
     )
 

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -47,9 +48,10 @@ from zsl_runtime.storage import (
     tensor_bytes,
     write_synced,
 )
+from zsl_runtime.threads import usable_cpus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -228,13 +230,13 @@ class Bundle:
     rule: SemanticRule
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
+    def open(cls, path: str | os.PathLike[str], *, verify: bool | Iterable[str] = True) -> Bundle:
         """Open a bundle and check it.
 
         Args:
             path: the bundle's folder or a file inside it.
-            verify: compare the size and sha256 of every file the manifest lists. Manifest, CURRENT and the generation
-                in force are checked in any case.
+            verify: compare the size and sha256 of every file the manifest lists, or only of the graphs named here.
+                Manifest, CURRENT and the generation in force are checked in any case.
 
         Raises:
             UsageError: E-BUNDLE-PATH when nothing is there.
@@ -254,8 +256,10 @@ class Bundle:
             )
         views, rule = check_manifest(manifest, folder)
         bundle = cls(folder, manifest, digest, views, rule)
-        if verify:
-            for name in manifest["files"]:
+        if verify is True:
+            bundle.verify()
+        for name in map(manifest["graphs"].get, () if isinstance(verify, bool) else verify):
+            if name is not None:
                 bundle.verify_file(name)
         bundle.current()
         return bundle
@@ -282,9 +286,56 @@ class Bundle:
         return self.path / name
 
     def graph(self, part: str) -> Path | None:
-        """Path of graph `part` (model, synthesizer, rows, lift), None when the model has none."""
+        """Path of graph `part` (model, synthesizer, rows, lift), None when the model has none.
+
+        The model graph is that of `graphs.model`, in fp32 where the bundle holds it; `model_graph` has the others.
+        """
         name = self.manifest["graphs"].get(part)
         return None if name is None else self.file(name)
+
+    @property
+    def precisions(self) -> dict[str, str]:
+        """Files of the model graph by what they are in: fp32, fp16, int8-cpu, int8-trt; those that the bundle holds."""
+        held = self.manifest.get("precisions") or {"fp32": self.manifest["graphs"]["model"]}
+        return {str(kind): str(name) for kind, name in held.items()}
+
+    @property
+    def default_precision(self) -> str:
+        """The precision that runs where none is asked for: fp32, fp16 or int8."""
+        return str(self.manifest.get("default_precision", "fp32"))
+
+    def model_graph(self, kind: str) -> Path | None:
+        """Path of the model graph in `kind`, a key of `precisions`; None when the bundle has none."""
+        name = self.precisions.get(kind)
+        return None if name is None else self.file(name)
+
+    def verify(self, threads: int | None = None) -> None:
+        """Compare every listed file with the manifest, several at a time; errors as of `verify_file`.
+
+        Args:
+            threads: that may read and hash; None for all CPUs this process may use.
+
+        """
+        with self.verifying(threads):
+            pass
+
+    @contextlib.contextmanager
+    def verifying(self, threads: int | None = None) -> Iterator[None]:
+        """Compare every listed file with the manifest while the block runs, and wait for the result at its end.
+
+        Hashing leaves Python's lock to others, so the block may prepare what does not need the files. Arguments and
+        errors are those of `verify`; of several damaged files the first of the manifest is told.
+        """
+        names = list(self.manifest["files"])
+        largest_first = sorted(names, key=lambda name: -self.manifest["files"][name]["bytes"])
+        pool = ThreadPoolExecutor(max(1, min(threads or usable_cpus(), len(names))), thread_name_prefix="zsl-hash")
+        try:
+            checks = {name: pool.submit(self.verify_file, name) for name in largest_first}
+            yield
+            for name in names:
+                checks[name].result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def verify_file(self, name: str) -> None:
         """Compare one listed file with the manifest.
@@ -373,9 +424,12 @@ class Bundle:
         return tuple(sorted(int(match[1]) for match in found if match))
 
     def replay(self) -> Replay:
-        """The real features that heads are fitted on; ArtefactError E-BUNDLE-REPLAY, E-BUNDLE-MISSING."""
+        """The real features that heads are fitted on; ArtefactError E-BUNDLE-HASH, -REPLAY or -MISSING."""
         path = self.file(REPLAY)
-        replay = Replay.from_bytes(_read_bytes(path), where=str(path))
+        data = _read_bytes(path)
+        if hashlib.sha256(data).hexdigest() != self.manifest["files"][REPLAY]["sha256"]:
+            raise ArtefactError("E-BUNDLE-HASH", f"{path} is not the exported file; copy or export the bundle again")
+        replay = Replay.from_bytes(data, where=str(path))
         if replay.features.shape[1] != self.manifest["dims"]["F"]:
             raise ArtefactError("E-BUNDLE-REPLAY", f"{path} holds features of another width; export the model again")
         return replay

@@ -7,6 +7,8 @@ import io
 import math
 import unicodedata
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,11 +104,16 @@ class ClassTable:
     def __len__(self) -> int:
         return len(self.names)
 
+    @cached_property
+    def _columns(self) -> dict[str, int]:
+        """Name -> column; made once, so that looking all names up is not quadratic."""
+        return {name: j for j, name in enumerate(self.names)}
+
     def index(self, name: str) -> int:
         """Column of class `name`; UsageError E-CLASS-UNKNOWN when it is not there."""
         try:
-            return self.names.index(name)
-        except ValueError:
+            return self._columns[name]
+        except KeyError:
             raise UsageError(
                 "E-CLASS-UNKNOWN", f"class {name!r} is not in this model; it knows {len(self.names)} classes"
             ) from None
@@ -197,11 +204,19 @@ def read_class_csv(
     _check_attributes(given, wanted, where)
     if len(rows) == 1:
         raise UsageError("E-CLASSES-EMPTY", f"{where} has a line of column names and no classes; add one row per class")
-    records = [(line, dict(zip(columns, cells, strict=True))) for line, cells in rows[1:]]
-    names = tuple(_class_name(record["name"], where, line) for line, record in records)
+    place = columns.index("name")
+    names = tuple(_class_name(cells[place], where, line) for line, cells in rows[1:])
     refuse_duplicates(names, code="E-CLASS-DUPLICATE", what=f"classes in {where}")
-    seen = np.array([_is_seen(record, where, line, need_split=need_split) for line, record in records], dtype=np.bool_)
-    raw = _attribute_values(records, names, wanted, where)
+    splits = [cells[columns.index("split")] for _, cells in rows[1:]] if "split" in columns else ["unseen"] * len(names)
+    lines = [line for line, _ in rows[1:]]
+    seen = np.array(
+        [
+            _is_seen(split, f"{where}, line {line}, class {name!r}", need_split=need_split)
+            for split, line, name in zip(splits, lines, names, strict=True)
+        ],
+        dtype=np.bool_,
+    )
+    raw = _attribute_values(rows[1:], [columns.index(name) for name in wanted], names, wanted, where)
     return ClassTable(names, seen, raw, wanted)
 
 
@@ -284,46 +299,59 @@ def _class_name(cell: str, where: str, line: int) -> str:
         raise UsageError(error.code, f"{where}, line {line}: {error.message}") from None
 
 
-def _is_seen(record: Mapping[str, str], where: str, line: int, *, need_split: bool) -> bool:
-    split = record.get("split", "unseen").strip()
+def _is_seen(cell: str, where: str, *, need_split: bool) -> bool:
+    split = cell.strip()
     if split not in SPLITS:
-        raise UsageError(
-            "E-CLASSES-SPLIT",
-            f"{where}, line {line}, class {record['name']!r}: split is {split!r}; expected 'seen' or 'unseen'",
-        )
+        raise UsageError("E-CLASSES-SPLIT", f"{where}: split is {split!r}; expected 'seen' or 'unseen'")
     if split == "seen" and not need_split:
         raise UsageError(
             "E-CLASSES-SPLIT",
-            f"{where}, line {line}, class {record['name']!r}: split is 'seen', but classes added from attributes alone "
-            "are unseen; write 'unseen' or remove the column",
+            f"{where}: split is 'seen', but classes added from attributes alone are unseen; "
+            "write 'unseen' or remove the column",
         )
     return split == "seen"
 
 
 def _attribute_values(
-    records: Sequence[tuple[int, Mapping[str, str]]], names: Sequence[str], attributes: Sequence[str], where: str
+    rows: Sequence[tuple[int, list[str]]],
+    places: Sequence[int],
+    names: Sequence[str],
+    attributes: Sequence[str],
+    where: str,
 ) -> NDArray[np.float64]:
-    """The (C, A) numbers; one error names the first bad cell and counts the others."""
-    raw = np.empty((len(records), len(attributes)), dtype=np.float64)
+    """The (C, A) numbers of the cells at `places`; one error names the first bad cell and counts the others."""
+    pick = itemgetter(*places) if len(places) > 1 else lambda cells: (cells[places[0]],)
+    raw = np.empty((len(rows), len(places)), dtype=np.float64)
     bad: list[str] = []
-    for row, (line, record) in enumerate(records):
-        for column, attribute in enumerate(attributes):
-            value = _number(record[attribute])
-            raw[row, column] = value
-            if not math.isfinite(value):
-                cell = record[attribute]
-                bad.append(f"line {line}, class {names[row]!r}, column {attribute!r} holds {_short(cell)}")
+    for row, (line, cells) in enumerate(rows):
+        chosen = pick(cells)
+        # Ten thousand classes of 312 attributes are 3 million cells: most rows hold nothing but numbers.
+        raw[row] = _numbers(chosen)
+        bad += [
+            f"line {line}, class {names[row]!r}, column {attributes[int(k)]!r} holds {_short(chosen[int(k)])}"
+            for k in np.flatnonzero(~np.isfinite(raw[row]))
+        ]
     if bad:
         more = f" (and {len(bad) - 1} more such cells)" if len(bad) > 1 else ""
         raise UsageError("E-ATTRIBUTE-VALUE", f"{where}, {bad[0]}; expected a finite number such as 0.25{more}")
-    for row, (line, _) in enumerate(records):
-        if not raw[row].any():
-            raise UsageError(
-                "E-ATTRIBUTE-ZERO",
-                f"{where}, line {line}: every attribute of class {names[row]!r} is 0, so nothing describes it; "
-                "give it at least one attribute",
-            )
+    empty = np.flatnonzero(~raw.any(axis=1))
+    if empty.size:
+        raise UsageError(
+            "E-ATTRIBUTE-ZERO",
+            f"{where}, line {rows[int(empty[0])][0]}: every attribute of class {names[int(empty[0])]!r} is 0, so "
+            "nothing describes it; give it at least one attribute",
+        )
     return raw
+
+
+def _numbers(cells: Sequence[str]) -> list[float]:
+    """The numbers in cells; NaN where there is none."""
+    try:
+        if not any("_" in cell for cell in cells):
+            return list(map(float, cells))
+    except ValueError:
+        pass
+    return [_number(cell) for cell in cells]
 
 
 def _number(cell: str) -> float:

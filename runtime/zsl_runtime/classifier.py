@@ -15,10 +15,10 @@ from PIL import Image
 from zsl_runtime.backends import open_backend
 from zsl_runtime.bundle import Bundle
 from zsl_runtime.errors import ArtefactError, InputError, UsageError
-from zsl_runtime.head import FoldedHead, fold
-from zsl_runtime.pipeline import Scored, check_row, in_order
-from zsl_runtime.pixels import PixelSpec, prepare
-from zsl_runtime.threads import usable_cpus
+from zsl_runtime.head import FoldedHead, best_columns, fold
+from zsl_runtime.pipeline import BATCHES_AHEAD, Reader, Scored, in_order
+from zsl_runtime.pixels import PixelSpec
+from zsl_runtime.threads import readers, usable_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -112,7 +112,7 @@ class Snapshot:
     def best(self, scores: Floats, topk: int) -> list[Prediction]:
         """The `topk` best classes of each row of scores (N, C), or all that the filter leaves; ties in table order."""
         count = min(topk, int(np.isfinite(self.head.class_bias).sum()))
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :count]  # (N, k)
+        order = best_columns(scores, count)  # (N, k)
         probabilities = np.exp(np.take_along_axis(scores, order, axis=1).astype(np.float64))
         names, seen = self.table.names, self.table.seen.tolist()
         return [
@@ -133,6 +133,7 @@ class Classifier:
         self._threads = threads
         self._port = backend.input_port()
         self._pixels = _pixels(bundle, self._port)
+        self._reader = reader_of(bundle)
         self._snapshot = _read(bundle)
         self._reloading = threading.Lock()
         self._closed = False
@@ -140,27 +141,34 @@ class Classifier:
     @classmethod
     def open(
         cls,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Bundle,
         backend: str = "auto",
         device: str = "auto",
         threads: int | None = None,
+        precision: str | None = None,
     ) -> Classifier:
         """Open a bundle: check every hash, load the graph and the generation in force.
 
         Args:
-            path: the bundle's folder.
-            backend: `auto`, `ort` or `reference`.
+            path: the bundle's folder; or a Bundle, whose hashes were checked when or after it was opened.
+            backend: `auto`, `ort`, `openvino` or `reference`. `auto` is the fastest one that is installed, measured
+                when the bundle is first used on this machine (some seconds) and then remembered beside it.
             device: `auto` or `cpu`.
             threads: for the graph, and as many that decode pictures; None for all CPUs this process may use.
+            precision: `fp32`, `fp16`, `bf16` or `int8`, as far as the bundle holds it; None for the bundle's default.
+                `backend.precision` says which it is.
 
         Raises:
-            UsageError: E-BUNDLE-PATH, E-BACKEND-NAME, E-THREADS.
-            BackendError: E-BACKEND-MISSING, E-BACKEND-LOAD, E-DEVICE.
+            UsageError: E-BUNDLE-PATH, E-BACKEND-NAME, E-THREADS, E-PRECISION-NAME; E-PRECISION when the bundle does
+                not hold it.
+            BackendError: E-BACKEND-MISSING, E-BACKEND-LOAD, E-BACKEND-PROBE, E-DEVICE; E-PRECISION-BACKEND and
+                E-PRECISION-CPU when backend or CPU do not run this precision.
             ArtefactError: E-BUNDLE-..., when the bundle is damaged or does not fit together.
 
         """
-        bundle = Bundle.open(path)
-        return cls(bundle, open_backend(backend, bundle, device=device, threads=threads), threads or usable_cpus())
+        bundle = path if isinstance(path, Bundle) else Bundle.open(path)
+        opened = open_backend(backend, bundle, device=device, threads=threads, precision=precision)
+        return cls(bundle, opened, threads or usable_cpus())
 
     @property
     def generation(self) -> int:
@@ -180,7 +188,7 @@ class Classifier:
     @property
     def feature_file(self) -> str:
         """Name of the feature file that a model of feature vectors was trained on; '' where the bundle has none."""
-        return str(self._bundle.manifest["backbone"].get("file", ""))
+        return self._reader.like
 
     @property
     def input_port(self) -> InputPort:
@@ -317,9 +325,7 @@ class Classifier:
             InputError: E-IMAGE-..., or E-ROW-SHAPE, E-ROW-VALUE for a model of feature vectors.
 
         """
-        if self._pixels is not None:
-            return prepare(cast("ImageSource", source), self._pixels)
-        return check_row(source, self._port.shape, self.feature_file)
+        return self._reader(source)
 
     def reload(self) -> bool:
         """Take over the generation that is now in force in the bundle; graphs are not loaded again.
@@ -364,7 +370,8 @@ class Classifier:
             except InputError as error:
                 raise InputError(error.code, f"image {index}: {error.message}") from None
 
-        rows = in_order(read, enumerate(images), workers=self._threads, ahead=size)
+        ahead = BATCHES_AHEAD * size
+        rows = in_order(read, enumerate(images), workers=readers(self._threads), ahead=ahead)
         with closing(rows):
             while batch := list(islice(rows, size)):
                 yield np.stack(batch)
@@ -387,6 +394,18 @@ def check_counts(topk: int, batch_size: int | None) -> None:
 def _read(bundle: Bundle) -> Snapshot:
     generation = bundle.current()
     return Snapshot(generation, fold(generation.head, generation.table.seen))
+
+
+def reader_of(bundle: Bundle) -> Reader:
+    """What reads pictures or rows for a bundle, by its manifest alone: reading may begin before the graph is loaded.
+
+    Raises:
+        ArtefactError: E-BUNDLE-PIXELS.
+
+    """
+    declared, like = bundle.manifest["input"], str(bundle.manifest["backbone"].get("file", ""))
+    pixels = PixelSpec.from_dict(bundle.manifest["pixels"]) if declared["name"] == "images" else None
+    return Reader(pixels, tuple(declared["shape"][1:]), like)
 
 
 def _pixels(bundle: Bundle, port: InputPort) -> PixelSpec | None:

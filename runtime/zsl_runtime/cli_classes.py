@@ -15,12 +15,14 @@ from zsl_runtime.errors import run_command
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from zsl_runtime.bundle import Bundle
     from zsl_runtime.generations import Change, ClassRow, Fit
     from zsl_runtime.head import Advance
 
 ENGINE = click.option("--engine", required=True, metavar="BUNDLE", help="The bundle, or a file in it.")
 SEED = click.option("--seed", type=int, help="Of synthesis and fit. Default: the seed of the export.")
+# What adding and fitting read. The model's graph is not among them: it need not be hashed for a change of classes.
+# The replay is checked where it is read.
+FITTING = ("synthesizer", "lift", "rows")
 COMPUTED = "rows of this model are computed from attributes, not fitted"
 
 
@@ -60,14 +62,14 @@ def add_command(engine: str, attributes: str, fit: Fit, seed: int | None) -> Non
     """Add classes described by their attributes."""
     from zsl_runtime.bundle import Bundle
     from zsl_runtime.class_table import read_class_csv
-    from zsl_runtime.generations import add_classes
+    from zsl_runtime.generations import add_classes, add_steps
 
-    bundle = Bundle.open(engine)
+    bundle = Bundle.open(engine, verify=FITTING)
     table = read_class_csv(attributes, attributes=bundle.attributes, need_split=False)
     fitted = bundle.head_rule == "fit"
     how = f"{fit} fit" if fitted else f"{COMPUTED}: --fit new and full are the same, --seed changes nothing"
     click.echo(f"adding {_classes(len(table))} to {bundle.path} ({how}) ...", err=True)
-    with _bar(bundle) as advance:
+    with _bar(add_steps(bundle, len(table), fit)) as advance:
         change = add_classes(bundle, table, fit=fit, seed=seed, advance=advance)
     _report(change, [f"added {name}: {_measure(change, name)}" for name in change.names])
 
@@ -103,12 +105,12 @@ def undo_command(engine: str) -> None:
 def refit_command(engine: str, seed: int | None) -> None:
     """Fit the whole head again for the classes in force, or compute its rows again."""
     from zsl_runtime.bundle import Bundle
-    from zsl_runtime.generations import refit
+    from zsl_runtime.generations import fit_epochs, refit
 
-    bundle = Bundle.open(engine)
+    bundle = Bundle.open(engine, verify=FITTING)
     if bundle.head_rule == "rows":
         click.echo(f"{COMPUTED}: --seed changes nothing", err=True)
-    with _bar(bundle) as advance:
+    with _bar(fit_epochs(bundle)) as advance:
         change = refit(bundle, seed=seed, advance=advance)
     _report(change, [])
 
@@ -133,12 +135,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _bar(bundle: Bundle) -> Iterator[Advance]:
-    """A bar over the epochs of a fit, on a terminal only."""
-    from zsl_runtime.generations import fit_epochs
-    from zsl_runtime.pipeline import Progress
+def _bar(steps: int) -> Iterator[Advance]:
+    """A bar over the steps of a fit, on a terminal only."""
+    from zsl_runtime.progress import Progress
 
-    progress = Progress(fit_epochs(bundle), "epochs", sys.stderr)
+    progress = Progress(steps, "steps", sys.stderr)
     try:
         yield progress.advance
     finally:

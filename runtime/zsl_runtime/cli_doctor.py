@@ -56,7 +56,7 @@ def machine() -> Iterator[Finding]:
     yield Finding(OK, f"{usable_cpus()} CPUs usable of {os.cpu_count()}, {memory_bytes() / 2**30:.1f} GiB of memory")
     yield Finding(OK, f"Pillow {PIL.__version__}, NumPy {np.__version__}")
     yield _core()
-    yield _backends()
+    yield from _backends()
 
 
 def memory_bytes(limits: Sequence[str] = CGROUP_LIMITS) -> int:
@@ -94,6 +94,7 @@ def examine(path: str) -> Iterator[Finding]:
         f"{len(current.table) - seen} unseen",
     )
     yield Finding(OK, _takes(bundle))
+    yield _precisions(bundle)
     files = list(_files(bundle))
     yield from files
     first, generations = _generations(bundle, current)
@@ -122,25 +123,50 @@ def _core() -> Finding:
     return Finding(OK, "compiled core present")
 
 
-def _backends() -> Finding:
-    from importlib.metadata import PackageNotFoundError, version
+def _backends() -> Iterator[Finding]:
+    """Each backend with its library and what it runs, or the line that installs it."""
+    from zsl_runtime.backends import BACKENDS, ORT_PACKAGES, open_graphs, version_of
 
-    from zsl_runtime.backends import BACKENDS
-    from zsl_runtime.backends.ort import import_onnxruntime
-
-    both = []
-    for package in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            both.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
+    both = [found for package in ORT_PACKAGES if (found := version_of([package]))]
     if len(both) == 2:
-        return Finding(NOTE, f"{' and '.join(both)} overwrite each other's files: uninstall both, then install one")
-    try:
-        library = f"onnxruntime {import_onnxruntime().__version__}"
-    except BackendError as error:
-        return Finding(NOTE, f"no backend: {error.message}")
-    return Finding(OK, f"backends {', '.join(BACKENDS)} on the CPU, by {library}")
+        yield Finding(NOTE, f"{' and '.join(both)} overwrite each other's files: uninstall both, then install one")
+    for name, kind in BACKENDS.items():
+        try:
+            able = []
+            for precision in kind.precisions:
+                try:
+                    library = open_graphs(name, {}, 1, precision).library
+                    able.append(precision)
+                except BackendError as error:
+                    if error.code != "E-PRECISION-CPU":
+                        raise
+            yield Finding(OK, f"backend {name} on the CPU, by {library}: {', '.join(able)}")
+        except BackendError as error:
+            yield Finding(NOTE, f"no backend {name}: {error.message}")
+
+
+def _precisions(bundle: Bundle) -> Finding:
+    """What the model can be run in, and what `auto` stands for."""
+    from zsl_runtime.backends import fast, held_precisions
+    from zsl_runtime.backends.auto import ROWS, remembered
+
+    held, default = held_precisions(bundle), bundle.default_precision
+    if default not in held:
+        return Finding(NOTE, f"holds no {default} model for a CPU ({', '.join(bundle.precisions)})")
+    text = f"holds {', '.join(held)}, and runs {default} by default"
+    candidates = fast(default)
+    if len(candidates) < 2:
+        return Finding(OK, f"{text}; auto is {candidates[0]}")
+    choice = remembered(bundle, candidates, precision=default)
+    if choice is None:
+        return Finding(OK, f"{text}; auto will be the faster one of {' and '.join(candidates)}, measured at first use")
+    times = [f"{name} {1000 * seconds:.0f} ms" for name, seconds in choice.seconds.items()]
+    others = [f"{name} left out: {why}" for name, why in choice.left_out.items()]
+    return Finding(
+        OK if not others else NOTE,
+        f"{text}; auto is {choice.chosen} ({', '.join([*times, *others])}; {ROWS} inputs a batch), "
+        f"remembered in {choice.path}",
+    )
 
 
 def _files(bundle: Bundle) -> Iterator[Finding]:
@@ -211,7 +237,7 @@ def _probe(bundle: Bundle, first: Generation | None) -> Iterator[Finding]:
     """Run the probe and compare with what the exported model gave."""
     import numpy as np
 
-    from zsl_runtime.backends import open_backend
+    from zsl_runtime.backends import fast, held_precisions, open_backend
     from zsl_runtime.head import fold
 
     try:
@@ -224,8 +250,11 @@ def _probe(bundle: Bundle, first: Generation | None) -> Iterator[Finding]:
         kind = "pictures" if bundle.manifest["pixels"] is not None else "rows"
         yield Finding(NOTE, f"probe: no {kind} were kept at export, so the model's answers cannot be checked")
         return
+    if "fp32" not in held_precisions(bundle):
+        yield Finding(NOTE, "probe: its answers are those of fp32, which the bundle does not hold")
+        return
     try:
-        backend = open_backend("ort", bundle)
+        backend = open_backend(fast("fp32")[0], bundle, precision="fp32")
     except BackendError as error:
         yield Finding(NOTE, f"probe: not run, {error.message}")
         return

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import IO, TYPE_CHECKING
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from zsl_runtime.backends import BACKENDS, PRECISIONS
 from zsl_runtime.errors import InputError, UsageError, listed, run_command
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
+    from zsl_runtime.bundle import Bundle
     from zsl_runtime.cascade import Cascade, Refit
-    from zsl_runtime.classifier import Classifier
-    from zsl_runtime.pipeline import Found, Item, Labelled, Progress, Scored
+    from zsl_runtime.classifier import Classifier, Snapshot
+    from zsl_runtime.inputs import Found, Item, Tally
+    from zsl_runtime.pipeline import Labelled, Reader, Scored
+    from zsl_runtime.profiling import NoProfile
+    from zsl_runtime.progress import Progress
+    from zsl_runtime.results import PartialFile, Sink
+    from zsl_runtime.stop import Stop
+
+# What changes no answer; all other options must be the same for --resume. Which pictures they were is checked by name.
+NO_MATTER = frozenset({"paths", "engine", "output", "resume", "null", "threads", "batch_size", "profile", "confident"})
 
 
 @click.command("zsl-infer", context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,7 +34,11 @@ if TYPE_CHECKING:
 @click.option("--engine", required=True, metavar="BUNDLE", help="The folder that zsl-export wrote.")
 @click.option("--topk", type=click.IntRange(min=1), default=5, show_default=True, help="Classes per picture.")
 @click.option("--format", "format_", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
-@click.option("--output", metavar="FILE", help="Write here instead of stdout; appears when complete.")
+@click.option("--output", metavar="FILE", help="Write here instead of stdout; it is FILE.partial until it is complete.")
+@click.option("--resume", is_flag=True, help="With --output: go on with FILE.partial where a run was interrupted.")
+@click.option(
+    "--null", "-0", is_flag=True, help="Paths of a list on stdin end with NUL (find -print0), not with a line."
+)
 @click.option(
     "--classes",
     type=click.Choice(["all", "seen", "unseen"]),
@@ -48,13 +63,19 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu", help="Where the model runs.")
 @click.option(
     "--backend",
-    type=click.Choice(["auto", "ort", "reference"]),
+    type=click.Choice(["auto", *BACKENDS]),
     default="auto",
     show_default=True,
-    help="What runs it.",
+    help="What runs it; auto: the fastest here, measured once.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="Of the model, if the bundle holds it; bf16 runs fp32's file with openvino [default: the bundle's].",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all that this process may use].")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Pictures in the model at once [default: 8].")
+@click.option("--profile", is_flag=True, help="At the end, print to stderr where the time went.")
 def command(
     *,
     paths: tuple[str, ...],
@@ -62,109 +83,274 @@ def command(
     topk: int,
     format_: str,
     output: str | None,
+    resume: bool,
+    null: bool,
     classes: str,
     min_probability: float,
     cascade: bool,
     confident: float | None,
     device: str,
     backend: str,
+    precision: str | None,
     threads: int | None,
     batch_size: int | None,
+    profile: bool,
 ) -> int:
-    """Label pictures: PATHS are files, folders (searched to any depth) or quoted patterns.
+    """Label pictures: PATHS are files, folders (searched to any depth), quoted patterns, or - for a list on stdin.
 
     Results go to stdout as CSV with the columns path, rank, class, split, probability; probabilities of a picture sum
     to 1 over all classes that compete. A model of feature vectors takes .npy files (N, V), and .mat files with
     `features` (V, N), in place of pictures; their rows are called FILE#ROW.
 
+    A list has one path a line (with --null: paths that end with NUL), each a file or a folder. Zip and tar files (.zip,
+    .tar, .tar.gz, .tgz) are read where they are named or match a pattern, not where they merely lie in a folder;
+    nothing is extracted, and a picture in one is called FILE/MEMBER.
+
+    Ctrl-C ends after the pictures that are in the model: what is finished is written. With --output FILE it is in
+    FILE.partial, and the same command with --resume goes on there; without one, --resume begins at the first picture.
+
     With --cascade a picture's label depends on which others are labelled with it. JSON lines say so of each picture
     (`transductive`, and `pass`: confident or relabelled); CSV has no place for it, so prefer --format jsonl. Features
-    lie in $TMPDIR meanwhile: 4 bytes a number, some 10 to 30 kB a picture.
+    lie in $TMPDIR meanwhile: 4 bytes a number, some 10 to 30 kB a picture. Such a run cannot be resumed.
 
     Exit code 6 says that some pictures could not be read; the others were labelled all the same.
     """
+    _check(min_probability, confident, cascade=cascade, output=output, resume=resume)
+    if null and "-" not in paths:
+        raise UsageError("E-LIST", "--null is for a list of paths on stdin; give - as a path, too")
     import warnings
-    from contextlib import ExitStack, closing
 
-    from zsl_runtime import pipeline
+    from zsl_runtime.threads import limit_blas, usable_cpus
+
+    limit_blas(threads)
+
+    from zsl_runtime.bundle import Bundle
     from zsl_runtime.classifier import BATCH_SIZE, CONFIDENT, Classifier
-    from zsl_runtime.threads import usable_cpus
+    from zsl_runtime.profiling import NO_PROFILE, Profile
+    from zsl_runtime.stop import Stop, stopping
 
-    if math.isnan(min_probability):  # it is in every range
-        raise UsageError("E-MIN-PROBABILITY", "--min-probability is nan; give a number from 0 to 1")
-    if confident is not None and not cascade:
-        raise UsageError("E-CONFIDENT", "--confident is for a cascade; give --cascade too or leave it out")
-    confident = CONFIDENT if confident is None else confident
-    if math.isnan(confident):
-        raise UsageError("E-CONFIDENT", "--confident is nan; give a number from 0 to 1")
     # What Pillow has to say about odd metadata is no concern of whoever labels a folder.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     threads = threads or usable_cpus()
-    with Classifier.open(engine, backend=backend, device=device, threads=threads) as classifier:
+    options = {name: value for name, value in click.get_current_context().params.items() if name not in NO_MATTER}
+    notes = Profile() if profile else NO_PROFILE
+    bundle = Bundle.open(engine, verify=False)
+    with ExitStack() as stack, Stop() as stop:
+        run = _Run(bundle, stack, stop, notes, threads=threads, batch_size=batch_size or BATCH_SIZE)
+        with bundle.verifying(threads):  # hashing goes on while inputs are counted and the first ones are read
+            run.find(paths, null=null)
+            if not cascade:
+                stack.enter_context(stopping(stop))
+            run.open_output(output, options, resume=resume, whole=cascade)
+            run.begin_to_read()
+        opened = Classifier.open(bundle, backend=backend, device=device, threads=threads, precision=precision)
+        classifier = stack.enter_context(opened)
         snapshot = classifier.snapshot(classes)
-        items, total, skipped = _find(paths, classifier)
-        unit = "pictures" if classifier.pixels else "rows"
-        progress = pipeline.Progress(total, unit, sys.stderr)
-        if skipped:
-            progress.line(f"files of other kinds skipped: {skipped}")
-        batch_size = batch_size or BATCH_SIZE
-        labelling = {"batch_size": batch_size, "workers": threads}
-        with ExitStack() as stack:
-            if cascade:
-                two = stack.enter_context(classifier.open_cascade(snapshot, confident))
-                scored = pipeline.score(classifier, snapshot, items, **labelling)
-                answers = _cascade(two, scored, pipeline.Progress(total, unit, sys.stderr), topk=topk)
-            else:
-                answers = pipeline.label(classifier, snapshot, items, topk=topk, **labelling)
-            stream = stack.enter_context(pipeline.open_output(output))
-            stack.enter_context(closing(answers))
-            unreadable = _write(answers, stream, progress, format_=format_, min_probability=min_probability)
-        progress.line(
-            f"labelled {total - unreadable} of {total} {unit}, {progress.rate:.1f} {unit}/s, "
-            f"backend {classifier.backend.name} ({classifier.backend.library}), generation {snapshot.generation.number}"
+        run.begin(classifier, snapshot)
+        if cascade:
+            answers = run.cascade(CONFIDENT if confident is None else confident, topk=topk)
+        else:
+            answers = run.label(topk=topk)
+        return run.write(answers, format_=format_, min_probability=min_probability)
+
+
+def _check(min_probability: float, confident: float | None, *, cascade: bool, output: str | None, resume: bool) -> None:
+    """UsageError for options that do not go together, and for numbers that are none: NaN is in every range."""
+    if math.isnan(min_probability):
+        raise UsageError("E-MIN-PROBABILITY", "--min-probability is nan; give a number from 0 to 1")
+    if confident is not None and not cascade:
+        raise UsageError("E-CONFIDENT", "--confident is for a cascade; give --cascade too or leave it out")
+    if confident is not None and math.isnan(confident):
+        raise UsageError("E-CONFIDENT", "--confident is nan; give a number from 0 to 1")
+    if resume and output is None:
+        raise UsageError("E-RESUME", "--resume goes on with a file; give the --output of the interrupted run, too")
+    if resume and cascade:
+        raise UsageError("E-RESUME", "a cascade labels all pictures together and cannot be resumed; leave --resume out")
+
+
+class _Run:
+    """One run of the command, step by step in the order of the methods; `stack` closes what it opens."""
+
+    def __init__(
+        self, bundle: Bundle, stack: ExitStack, stop: Stop, profile: NoProfile, *, threads: int, batch_size: int
+    ) -> None:
+        from zsl_runtime.classifier import reader_of
+        from zsl_runtime.inputs import Tally
+
+        self._bundle, self._stack, self._stop, self._profile = bundle, stack, stop, profile
+        self._threads, self._batch_size = threads, batch_size
+        self._reader = reader_of(bundle)
+        self._unit = "pictures" if self._reader.pixels else "rows"
+        self._tally = Tally()
+        self._partial: PartialFile | None = None
+
+    def find(self, paths: Sequence[str], *, null: bool) -> None:
+        """Find out what the paths stand for, and how many things to label that is."""
+        suffixes, others, takes = _kinds(self._reader)
+        entries = None
+        if "-" in paths:
+            from zsl_runtime.inputs import list_entries
+
+            handle = _stdin(paths)
+            entries = list_entries(handle, suffixes, null=null, stop=self._stop, tally=self._tally)
+        self._found = _only(paths, suffixes, others, entries, takes=takes)
+        self._items, self._total = _items(self._found, self._reader, self._tally)
+
+    def open_output(self, path: str | None, options: dict[str, Any], *, resume: bool, whole: bool) -> None:
+        """Open stdout or a file; `whole` is for answers that all come at the end, so that there is no part to keep."""
+        import os
+
+        from zsl_runtime import __version__
+        from zsl_runtime.results import Sink, open_output, open_partial, undone
+
+        self._sink: Sink
+        if not resume and (whole or path is None or (os.path.exists(path) and not os.path.isfile(path))):  # noqa: PTH110, PTH113
+            self._sink = Sink(self._stack.enter_context(open_output(path)))
+            return
+        assert path is not None
+        self._generation = self._bundle.pointer()[0]
+        known = {f"--{name.strip('_').replace('_', '-')}": value for name, value in options.items()}
+        known |= {"bundle": self._bundle.manifest_sha256, "generation": self._generation, "zsl-deploy": __version__}
+        self._partial = self._stack.enter_context(open_partial(path, known, resume=resume))
+        self._sink = self._partial
+        self._items = undone(self._items, self._partial.state)
+
+    def begin_to_read(self) -> None:
+        """Begin to list, decode and resize, in threads, before the graph is there."""
+        from zsl_runtime.pipeline import read_ahead
+        from zsl_runtime.threads import readers
+
+        rows = read_ahead(
+            self._reader,
+            self._items,
+            workers=readers(self._threads),
+            batch_size=self._batch_size,
+            stop=self._stop,
+            profile=self._profile,
         )
-    return InputError.exit_code if unreadable else 0
+        self._rows = self._stack.enter_context(rows)
+        self._stack.callback(self._stop.request)  # before `rows` is closed: whoever waits for a list looks at this
 
+    def begin(self, classifier: Classifier, snapshot: Snapshot) -> None:
+        """The graph is there; from now on the time counts."""
+        from zsl_runtime.progress import Progress
 
-def _write(
-    answers: Iterable[list[Labelled]], stream: IO[bytes], progress: Progress, *, format_: str, min_probability: float
-) -> int:
-    """Write all answers, say on stderr what could not be read, and return how many that were."""
-    from zsl_runtime.pipeline import csv_header, encode_csv, encode_jsonl
+        number = snapshot.generation.number
+        if self._partial is not None and number != self._generation:
+            raise UsageError("E-RESUME", f"the classes of {self._bundle.path} were changed just now; run it again")
+        self._classifier, self._snapshot = classifier, snapshot
+        done = self._partial.state.items if self._partial else 0
+        self._progress = Progress(self._total, self._unit, sys.stderr, done)
+        if self._found.skipped:
+            archives = f" ({self._found.shards} zip or tar: name them to read them)" if self._found.shards else ""
+            self._progress.line(f"files of other kinds skipped: {self._found.skipped}{archives}")
+        if done:
+            self._progress.line(f"going on after {done} {self._unit}")
+        self._profile.begin()
 
-    encode = encode_csv if format_ == "csv" else encode_jsonl
-    if format_ == "csv":
-        stream.write(csv_header())
-    unreadable = 0
-    try:
-        for batch in answers:
-            for error in (result for _, result in batch if isinstance(result, InputError)):
-                unreadable += 1
-                progress.line(f"error: {error}")
-            stream.write(encode(batch, min_probability))
-            stream.flush()
-            progress.advance(len(batch))
-    finally:
-        progress.clear()
-    return unreadable
+    def _scored(self) -> Generator[Scored]:
+        from zsl_runtime.pipeline import score
+
+        return score(
+            self._classifier,
+            self._snapshot,
+            self._rows,
+            batch_size=self._batch_size,
+            stop=self._stop,
+            profile=self._profile,
+        )
+
+    def label(self, *, topk: int) -> Generator[list[Labelled]]:
+        """Answers in batches; the engine runs in a thread, so that it does not wait while answers are written."""
+        from zsl_runtime.pipeline import Ahead, label
+
+        self._batches: Ahead[Scored] = self._stack.enter_context(Ahead(self._scored(), depth=1))
+        self._stack.callback(self._stop.request)
+        return label(self._snapshot, self._batches, topk=topk, profile=self._profile)
+
+    def cascade(self, confident: float, *, topk: int) -> Generator[list[Labelled]]:
+        """Answers of a cascade: none before all pictures went through the engine."""
+        from zsl_runtime.pipeline import Ahead
+        from zsl_runtime.progress import Progress
+
+        two = self._stack.enter_context(self._classifier.open_cascade(self._snapshot, confident))
+        self._batches = self._stack.enter_context(Ahead(self._scored(), depth=1))
+        self._stack.callback(self._stop.request)
+        return _cascade(two, self._batches, Progress(self._total, self._unit, sys.stderr), topk=topk)
+
+    def write(self, answers: Generator[list[Labelled]], *, format_: str, min_probability: float) -> int:
+        """Write all answers, say on stderr what could not be read and how it went, and return the exit code."""
+        from zsl_runtime.profiling import OUTPUT
+        from zsl_runtime.results import csv_header, encode_csv, encode_jsonl
+
+        encode = encode_csv if format_ == "csv" else encode_jsonl
+        before = self._partial.state if self._partial else None
+        unreadable = before.unreadable if before else 0
+        try:
+            with closing(answers):
+                if format_ == "csv" and not (before and before.items):
+                    self._sink.write(csv_header(), [])
+                for batch in answers:
+                    with self._profile.stage(OUTPUT):
+                        errors = [result for _, result in batch if isinstance(result, InputError)]
+                        for error in errors:
+                            self._progress.line(f"error: {error}")
+                        self._sink.write(encode(batch, min_probability), batch)
+                    unreadable += len(errors)
+                    self._progress.advance(len(batch))
+            self._stop.check()
+        except BaseException as error:
+            self._tell_what_is_kept(error)
+            raise
+        finally:
+            self._progress.clear()
+        if self._partial is not None:
+            self._partial.complete = True
+        self._tell_the_end(unreadable)
+        return InputError.exit_code if unreadable else 0
+
+    def _tell_what_is_kept(self, error: BaseException) -> None:
+        """After an interruption or an error in the middle."""
+        if self._partial is not None and self._partial.state.items:
+            self._progress.line(
+                f"the results of {self._partial.state.items} {self._unit} are in {self._partial.path!r}; the same "
+                "command with --resume goes on"
+            )
+        elif isinstance(error, KeyboardInterrupt) and self._stop.requested and self._progress.done:
+            self._progress.line(f"stopped after {self._progress.done} {self._unit}, whose results are written")
+
+    def _tell_the_end(self, unreadable: int) -> None:
+        progress, classifier = self._progress, self._classifier
+        if self._tally.skipped:
+            progress.line(f"files of other kinds skipped in lists and shards: {self._tally.skipped}")
+        progress.line(
+            f"labelled {progress.done - unreadable} of {progress.done} {self._unit}, {progress.rate:.1f} "
+            f"{self._unit}/s, backend {classifier.backend.name} ({classifier.backend.library}), "
+            f"{classifier.backend.precision}, generation {self._snapshot.generation.number}"
+        )
+        for line in self._profile.end(
+            progress.done - progress.before,
+            self._unit,
+            first=self._rows.first,
+            starved=self._rows.starved,
+            blocked=self._batches.blocked,
+        ):
+            progress.line(line)
 
 
 def _cascade(
-    cascade: Cascade, batches: Generator[Scored], progress: Progress, *, topk: int
+    cascade: Cascade, batches: Iterable[Scored], progress: Progress, *, topk: int
 ) -> Generator[list[Labelled]]:
     """Both passes: nothing comes before the first is over. What was decided is said on stderr."""
-    from contextlib import closing
-
-    with closing(batches):
-        try:
-            for batch in batches:
-                cascade.add(batch)
-                progress.advance(len(batch.entries))
-        finally:
-            progress.clear()
-        done = cascade.refit()
-        progress.line(_told(done))
-        yield from cascade.answers(topk)
+    try:
+        for batch in batches:
+            cascade.add(batch)
+            progress.advance(len(batch.entries))
+    finally:
+        progress.clear()
+    done = cascade.refit()
+    progress.line(_told(done))
+    yield from cascade.answers(topk)
 
 
 def _told(done: Refit) -> str:
@@ -179,38 +365,80 @@ def _told(done: Refit) -> str:
     return f"{text}; transductive: labels depend on what else is labelled in this run"
 
 
-def _find(paths: Sequence[str], classifier: Classifier) -> tuple[Iterator[Item], int, int]:
-    """Items to label, how many, and how many files were left out."""
-    from zsl_runtime.pipeline import ROW_SUFFIXES, Item, row_items
-    from zsl_runtime.pixels import SUFFIXES
-
-    if classifier.pixels is None:
-        shape, like = classifier.input_port.shape, classifier.feature_file
-        width = f"(N, {shape[1]})" if shape[0] == 1 else f"(N, {shape[0]}, {shape[1]})"
-        taken = f"rows of features {width}{f' as in {like}' if like else ''} in {' or '.join(ROW_SUFFIXES)} files"
-        found = _only(paths, ROW_SUFFIXES, SUFFIXES, takes=f"{taken}, not pictures")
-        items, total = row_items(found.files, shape, like)
-        return items, total, found.skipped
-    found = _only(paths, SUFFIXES, ROW_SUFFIXES, takes="pictures, not files of features")
-    return (Item(path, path) for path in found.files), len(found.files), found.skipped
+# --- inputs ---------------------------------------------------------------------------------------------------------
 
 
-def _only(paths: Sequence[str], suffixes: Sequence[str], others: Sequence[str], *, takes: str) -> Found:
-    """The files with `suffixes`; UsageError E-INPUT-KIND when some with `others`, of another model, are named."""
-    from zsl_runtime.pipeline import find_files
+def _kinds(reader: Reader) -> tuple[Sequence[str], Sequence[str], str]:
+    """Suffixes of the files that a model takes, those of files that only other models take, and both in words."""
+    from zsl_runtime import pixels
+    from zsl_runtime.inputs import SHARD_SUFFIXES
+    from zsl_runtime.rows import ROW_SUFFIXES
 
+    if reader.pixels is not None:
+        return pixels.SUFFIXES, ROW_SUFFIXES, "pictures, not files of features"
+    shape, like = reader.shape, f" as in {reader.like}" if reader.like else ""
+    width = f"(N, {shape[1]})" if shape[0] == 1 else f"(N, {shape[0]}, {shape[1]})"
+    takes = f"rows of features {width}{like} in {' or '.join(ROW_SUFFIXES)} files, not pictures"
+    return ROW_SUFFIXES, (*pixels.SUFFIXES, *SHARD_SUFFIXES), takes
+
+
+def _stdin(paths: Sequence[str]) -> int:
+    """The handle of stdin; UsageError E-LIST when it is closed or wanted twice."""
+    if list(paths).count("-") > 1:
+        raise UsageError("E-LIST", "- stands for the list on stdin and was given twice; give it once")
     try:
-        found = find_files(paths, suffixes)
+        return sys.stdin.fileno()
+    except (AttributeError, OSError, ValueError):
+        raise UsageError("E-LIST", "- stands for a list of paths on stdin, which is closed; pipe a list in") from None
+
+
+def _only(
+    paths: Sequence[str],
+    suffixes: Sequence[str],
+    others: Sequence[str],
+    entries: Callable[[], Iterator[str]] | None,
+    *,
+    takes: str,
+) -> Found:
+    """The files with `suffixes`; UsageError E-INPUT-KIND when some with `others`, of another model, are named."""
+    from zsl_runtime import pixels
+    from zsl_runtime.inputs import SHARD_SUFFIXES, find_files
+
+    archives = SHARD_SUFFIXES if suffixes == pixels.SUFFIXES else ()
+    try:
+        found = find_files(paths, suffixes, archives, entries)
     except UsageError as error:
         if error.code == "E-NO-IMAGES":
             raise UsageError(error.code, f"{error.message}; this model takes {takes}") from None
         raise
-    wrong = [name for name in found.files if name.lower().endswith(tuple(others))]
+    wrong = [name for name in found.named if name.lower().endswith(tuple(others))]
     if wrong:
         raise UsageError(
             "E-INPUT-KIND", f"{listed(wrong)}: this model takes {takes}; give those, or a bundle trained on such files"
         )
     return found
+
+
+def _items(found: Found, reader: Reader, tally: Tally) -> tuple[Generator[Item], int | None]:
+    """What to label, one after the other, and how many that is, where it can be known."""
+    from zsl_runtime.inputs import pictures
+    from zsl_runtime.pixels import SUFFIXES
+    from zsl_runtime.rows import RowFiles
+
+    if reader.pixels is None:
+        files = RowFiles(reader.shape, reader.like)
+        return files.items(found), None if found.count is None else files.count(found)
+    total = found.count
+    for path in found.archives:
+        from zsl_runtime.shards import count_members
+
+        members = count_members(path, SUFFIXES)
+        total = None if total is None or members is None else total - 1 + members
+    if total == 0:
+        raise UsageError(
+            "E-NO-IMAGES", f"there are no pictures in {listed(found.archives)}; expected {' '.join(SUFFIXES)}"
+        )
+    return pictures(found, SUFFIXES, tally), total
 
 
 def main(argv: Sequence[str] | None = None) -> int:

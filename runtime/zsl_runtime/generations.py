@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from zsl_runtime.backends import open_backend
+from zsl_runtime.adding import add_rows, groups, kept_keys
+from zsl_runtime.backends import open_small_graphs
 from zsl_runtime.errors import UsageError
-from zsl_runtime.head import Head, append_rows, extend_head, fit_head, fitting_rows, fold, rows_head, silent
+from zsl_runtime.head import Head, append_rows, fit_head, fitting_rows, fold, rows_head, silent
+from zsl_runtime.row_cache import RowCache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,6 +74,13 @@ def fit_epochs(bundle: Bundle) -> int:
     return sum(view.fit.epochs for view in bundle.views if view.fit is not None)
 
 
+def add_steps(bundle: Bundle, count: int, fit: Fit) -> int:
+    """How often `add_classes` calls `advance` for `count` new classes."""
+    if fit == "new" and bundle.head_rule == "fit":
+        return sum(1 for _ in groups(count))
+    return fit_epochs(bundle)
+
+
 def list_classes(bundle: Bundle) -> list[ClassRow]:
     """The classes of the generation in force, in the order of their columns."""
     table = bundle.current().table
@@ -89,12 +98,12 @@ def add_classes(
     Args:
         bundle: to change.
         table: the new classes, all unseen, with the bundle's attributes in the bundle's order.
-        fit: `new` fits only the new rows, against replay and synthetic features of every class without photographs;
-            `full` fits the whole head again. Gamma and temperature are carried over by both. By the rule `rows` both
-            append the rows of the new classes.
+        fit: `new` fits only the new rows, against a sample of the replay and of synthetic features of every class
+            without photographs (`adding.py`); `full` fits the whole head again. Both carry gamma and temperature over.
+            By the rule `rows` both append the rows of the new classes.
         seed: of synthesis and fit; None takes the one of the export, with which a class gets the very features that it
             would have had if it had been there from the start. Only recorded by the rule `rows`.
-        advance: called with 1 after each epoch of the fit; there are `fit_epochs` of them.
+        advance: called with 1 `add_steps` times.
 
     Raises:
         UsageError: E-CLASS-EXISTS, E-ATTRIBUTES, E-ATTRIBUTE-ZERO, E-CLASSES-SPLIT, E-FIT, E-SEED.
@@ -108,7 +117,8 @@ def add_classes(
     with bundle.lock():
         started = time.perf_counter()
         old, digest = _current(bundle)
-        known = [name for name in table.names if name in set(old.table.names)]
+        there = set(old.table.names)
+        known = [name for name in table.names if name in there]
         if known:
             raise UsageError(
                 "E-CLASS-EXISTS",
@@ -117,15 +127,19 @@ def add_classes(
             )
         whole = old.table.append(table)
         if bundle.head_rule == "rows":
-            with closing(open_backend("auto", bundle)) as backend:
+            with closing(open_small_graphs(bundle)) as backend:
                 head = append_rows(old.head, table, rule=bundle.rule, rows=backend.rows)
             generation = _next(old, digest, table=whole, head=head, seed=seed, action="add")
             return _commit(bundle, generation, table.names, started, fit="rows")
-        x, labels = _fitting_rows(bundle, whole, seed)
         if fit == "new":
-            head = extend_head(old.head, x, labels, len(table), seed, advance=advance)
-        else:
-            head = _fitted(old, x, labels, seed, advance)
+            with closing(open_small_graphs(bundle)) as backend:
+                added, cache = add_rows(bundle, backend, old.table, old.head, new=table, seed=seed, advance=advance)
+            generation = _next(old, digest, table=whole, head=added.head, seed=seed, action="add")
+            change = _commit(bundle, generation, table.names, started, fit=fit, fits=added.fits)
+            cache.save()
+            return change
+        x, labels = _fitting_rows(bundle, whole, seed)
+        head = _fitted(old, x, labels, seed, advance)
         generation = _next(old, digest, table=whole, head=head, seed=seed, action="add")
         fits = _own_share(generation, x, labels, range(len(old.table), len(whole)))
         return _commit(bundle, generation, table.names, started, fit=fit, fits=fits)
@@ -141,7 +155,8 @@ def remove_classes(bundle: Bundle, names: Sequence[str]) -> Change:
     with bundle.lock():
         started = time.perf_counter()
         old, digest = _current(bundle)
-        gone = {old.table.index(name) for name in names}
+        column = {name: j for j, name in enumerate(old.table.names)}
+        gone = {column[name] if name in column else old.table.index(name) for name in names}
         rows = np.array([j for j in range(len(old.table)) if j not in gone], dtype=np.int64)
         if not gone or not rows.size:
             raise UsageError(
@@ -186,7 +201,7 @@ def refit(bundle: Bundle, *, seed: int | None = None, advance: Advance = silent)
     Args:
         bundle: to change.
         seed: of synthesis and fit; None takes the one of the export. Only recorded by the rule `rows`.
-        advance: as in `add_classes`.
+        advance: called with 1 after each epoch of the fit; there are `fit_epochs` of them.
 
     Raises:
         UsageError: E-SEED; otherwise as `add_classes`.
@@ -221,14 +236,18 @@ def prune(bundle: Bundle, keep: int) -> tuple[int, ...]:
         raise UsageError("E-PRUNE", f"--keep {keep}: at least the generation in force is kept; give 1 or more")
     with bundle.lock():
         generation, _ = _current(bundle)
-        kept = {1, generation.number}
+        tables, kept = [generation.table], {1, generation.number}
         for _ in range(keep - 1):
             if not bundle.generation_path(generation.parent).exists():
                 break
             generation = bundle.generation(generation.parent, generation.parent_sha256)
             kept.add(generation.number)
+            tables.append(generation.table)
         dropped = tuple(number for number in bundle.generation_numbers() if number not in kept)
         bundle.drop(dropped)
+        if dropped and bundle.head_rule == "fit":
+            cache = RowCache(bundle.path, bundle.manifest_sha256, bundle.manifest["dims"]["D"])
+            cache.keep_only(kept_keys(bundle, tables))
     return dropped
 
 
@@ -279,14 +298,14 @@ def _next(old: Generation, digest: str, *, table: ClassTable, head: Head, seed: 
 
 def _recomputed(bundle: Bundle, old: Generation) -> Head:
     """The rows of all classes computed again, with the calibration of the old head."""
-    with closing(open_backend("auto", bundle)) as backend:
+    with closing(open_small_graphs(bundle)) as backend:
         head = rows_head(old.table, rule=bundle.rule, rows=backend.rows, view=bundle.views[0])
     return replace(head, gamma=old.head.gamma, temperature=old.head.temperature)
 
 
 def _fitting_rows(bundle: Bundle, table: ClassTable, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """`bundle_rows` with a backend for this alone: the model graph is not loaded."""
-    with closing(open_backend("auto", bundle)) as backend:
+    with closing(open_small_graphs(bundle)) as backend:
         return bundle_rows(bundle, backend, table, seed)
 
 

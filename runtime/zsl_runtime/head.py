@@ -1,4 +1,4 @@
-"""The classifier on top of the features: views, fitting, extending by new classes, folding into one matrix.
+"""The classifier on top of the features: views, fitting, folding into one matrix; `extend.py` adds classes to it.
 
 A head is made by one of two rules (DESIGN.md section 5): `fit`, softmax regression on Replay and synthetic features, or
 `rows`, a graph that turns a class's semantic vector into its row of weights.
@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 RULES = ("fit", "rows")  # how a head is made from what the bundle keeps
 ADAM_EPS = 1e-8
 BLOCK_ROWS = 1024  # rows that go through a graph or a large matrix product at once
+TOPK_ROWS = 16  # rows of scores that are partitioned at once
 UPDATE_BLOCK = 1 << 15  # parameters updated at once: five float32 arrays of this length stay in the L2 cache
 
 
@@ -206,6 +208,11 @@ class FoldedHead:
     bias: Floats
     class_bias: Floats
 
+    @cached_property
+    def is_finite(self) -> bool:
+        """Whether weight and bias hold numbers only; looked at once."""
+        return bool(np.isfinite(self.weight).all() and np.isfinite(self.bias).all())
+
     def only(self, keep: NDArray[np.bool_]) -> FoldedHead:
         """The head restricted to the classes where `keep` (C,) is True: the others get probability 0.
 
@@ -221,7 +228,9 @@ class FoldedHead:
 
     def scores(self, x: Floats) -> Floats:
         """Log-probabilities (N, C) float32 of lifted features x (N, D) float32."""
-        return log_softmax(x @ self.weight.T + self.bias + self.class_bias)
+        scores: Floats = x @ self.weight.T
+        scores += self.bias + self.class_bias
+        return log_softmax(scores)
 
 
 def fold(head: Head, seen: NDArray[np.bool_]) -> FoldedHead:
@@ -244,7 +253,9 @@ def fold(head: Head, seen: NDArray[np.bool_]) -> FoldedHead:
     bias = np.zeros(len(head), dtype=np.float64)
     for view, view_weight, view_bias in zip(head.views, head.weights, head.biases, strict=True):
         share = view.weight / head.temperature
-        weight[:, view.start : view.stop] += np.float32(share) * view_weight
+        part = weight[:, view.start : view.stop]
+        for block in _blocks(len(head)):
+            part[block] += np.float32(share) * view_weight[block]
         bias += share * view_bias
     class_bias = np.where(seen, -head.gamma / head.temperature, 0.0)
     return FoldedHead(weight, bias.astype(np.float32), class_bias.astype(np.float32))
@@ -252,9 +263,40 @@ def fold(head: Head, seen: NDArray[np.bool_]) -> FoldedHead:
 
 def log_softmax(logits: Floats) -> Floats:
     """Log-softmax over the last axis, any real dtype and shape (..., C); -inf entries stay -inf."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    total: Floats = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return total
+    shifted: Floats = logits - logits.max(axis=-1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return shifted
+
+
+def best_columns(scores: Floats, count: int) -> NDArray[np.int64]:
+    """The columns of the `count` largest scores of each row, largest first, ties in column order.
+
+    Where many more columns than that are there, the rest is cut off by a partition first, in blocks of rows.
+
+    Args:
+        scores: (N, C) without NaN; -inf comes last.
+        count: from 0 to C.
+
+    Returns:
+        (N, count) int64.
+
+    """
+    width = scores.shape[1]
+    if count == 0 or width <= max(64, 4 * count):
+        return np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    out = np.empty((len(scores), count), dtype=np.int64)
+    for block in _blocks(len(scores), TOPK_ROWS):
+        part = scores[block]
+        # The least score that gets in; what is equal to it may or may not, by its column.
+        least = np.partition(part, width - count, axis=1)[:, width - count]
+        above = part > least[:, None]
+        room = count - above.sum(axis=1)
+        level = part == least[:, None]
+        level &= np.cumsum(level, axis=1) <= room[:, None]
+        columns = np.nonzero(above | level)[1].reshape(-1, count)
+        order = np.argsort(-np.take_along_axis(part, columns, axis=1), axis=1, kind="stable")
+        out[block] = np.take_along_axis(columns, order, axis=1)
+    return out
 
 
 @dataclass(frozen=True)
@@ -385,17 +427,18 @@ def fitting_rows(
     x = np.empty((len(rows) + count * len(unseen), width), dtype=np.float32)
     labels = np.concatenate([targets, np.repeat(unseen, count)])
     for block in _blocks(len(rows)):
-        x[block] = _lifted(replay.features[rows[block]].astype(np.float32), lift, x[block].shape, "the replay")
+        x[block] = lifted(replay.features[rows[block]].astype(np.float32), lift, x[block].shape, "the replay")
     semantic = rule.apply(table.raw)
     for place, j in enumerate(unseen):
         noise = class_noise(seed, table.names[int(j)], count, noise_dim)
         features = synthesize(np.repeat(semantic[j : j + 1], count, axis=0), noise)
         start = len(rows) + place * count
-        x[start : start + count] = _lifted(features, lift, (count, width), f"class {table.names[int(j)]!r}")
+        x[start : start + count] = lifted(features, lift, (count, width), f"class {table.names[int(j)]!r}")
     return x, labels
 
 
-def _lifted(features: Floats, lift: Lift | None, shape: tuple[int, ...], of: str) -> Floats:
+def lifted(features: Floats, lift: Lift | None, shape: tuple[int, ...], of: str) -> Floats:
+    """Lifted features of `shape`; ArtefactError E-GRAPH-OUTPUT for another shape or numbers that are not finite."""
     x = features if lift is None else lift(features)
     if x.shape != shape or not np.isfinite(x).all():
         raise ArtefactError(
@@ -437,53 +480,16 @@ def fit_head(
             view that is not fitted.
 
     """
-    x, labels = _check_rows(x, labels, n_classes, views, new_from=0)
+    x, labels = check_rows(x, labels, n_classes, views, new_from=0)
     weights, biases = [], []
     for k, view in enumerate(views):
         columns = x[:, view.start : view.stop]
         rng = np.random.default_rng([seed, k])
-        settings = _settings(view)
-        weight, bias = _fit_view(columns, labels, settings, n_rows=n_classes, frozen=None, rng=rng, advance=advance)
+        settings = fitted_settings(view)
+        weight, bias = _fit_view(columns, labels, settings, n_rows=n_classes, rng=rng, advance=advance)
         weights.append(weight)
         biases.append(bias)
     return Head(tuple(views), tuple(weights), tuple(biases))
-
-
-def extend_head(
-    head: Head, x: Floats, labels: NDArray[np.integer[Any]], n_new: int, seed: int, *, advance: Advance = silent
-) -> Head:
-    """Append `n_new` classes to a head; the rows of the old classes stay as they are, bit for bit.
-
-    The loss is the same softmax over all classes; only the new rows move, so of the old logits only their log-sum-exp
-    per row of x is needed, and it is computed once.
-
-    Args:
-        head: of C classes.
-        x: (N, D) lifted features of old and new classes, float32.
-        labels: (N,) in [0, C + n_new); every new class must occur.
-        n_new: how many classes are new; they get the columns C, C + 1, ...
-        seed: as in `fit_head`.
-        advance: as in `fit_head`.
-
-    Returns:
-        A head of C + n_new classes with the same views, gamma and temperature.
-
-    Raises:
-        UsageError: E-HEAD-ROWS and E-HEAD-RULE as in `fit_head`.
-
-    """
-    old = len(head)
-    x, labels = _check_rows(x, labels, old + n_new, head.views, new_from=old)
-    weights, biases = [], []
-    for k, view in enumerate(head.views):
-        columns = x[:, view.start : view.stop]
-        frozen = _log_sum_exp(columns, head.weights[k], head.biases[k])
-        rng = np.random.default_rng([seed, k])
-        settings = _settings(view)
-        weight, bias = _fit_view(columns, labels - old, settings, n_rows=n_new, frozen=frozen, rng=rng, advance=advance)
-        weights.append(np.concatenate([head.weights[k], weight]))
-        biases.append(np.concatenate([head.biases[k], bias]))
-    return replace(head, weights=tuple(weights), biases=tuple(biases))
 
 
 def rows_head(table: ClassTable, *, rule: SemanticRule, rows: Rows, view: View) -> Head:
@@ -550,68 +556,49 @@ def _fit_view(
     settings: FitSettings,
     *,
     n_rows: int,
-    frozen: Floats | None,
     rng: np.random.Generator,
     advance: Advance,
 ) -> tuple[Floats, Floats]:
-    """Weights (n_rows, D_k) and biases (n_rows,); labels and `frozen` as in `gradient`."""
+    """Weights (n_rows, D_k) and biases (n_rows,)."""
     weight = rng.standard_normal((n_rows, x.shape[1]), dtype=np.float32) * np.float32(settings.init_std)
     bias = np.zeros(n_rows, dtype=np.float32)
-    update_weight = _Adam(weight, settings)
-    update_bias = _Adam(bias, settings)
-    size = min(settings.batch_size, len(x))
+    update_weight = Adam(weight, settings)
+    update_bias = Adam(bias, settings)
+    # Of nearly equal size: a short batch at the end would move the weights as far as a full one, on few rows.
+    batches = math.ceil(len(x) / settings.batch_size)
     out = np.empty_like(weight), np.empty_like(bias)
     for _ in range(settings.epochs):
-        order = rng.permutation(len(x))
-        for start in range(0, len(x), size):
-            chosen = order[start : start + size]
-            part = None if frozen is None else frozen[chosen]
-            gradient(x[chosen], labels[chosen], weight, bias, frozen=part, out=out)
+        for chosen in np.array_split(rng.permutation(len(x)), batches):
+            gradient(x[chosen], labels[chosen], weight, bias, out=out)
             update_weight.step(out[0])
             update_bias.step(out[1])
         advance(1)
     return weight, bias
 
 
-def gradient(
-    x: Floats,
-    labels: NDArray[np.int64],
-    weight: Floats,
-    bias: Floats,
-    *,
-    frozen: Floats | None,
-    out: tuple[Floats, Floats],
-) -> None:
+def gradient(x: Floats, labels: NDArray[np.int64], weight: Floats, bias: Floats, *, out: tuple[Floats, Floats]) -> None:
     """Gradient of the mean cross-entropy with respect to the rows being fitted.
 
     Args:
         x: (B, D_k).
-        labels: (B,) int64 rows of `weight`; below 0 for a class among the frozen ones.
+        labels: (B,) int64 rows of `weight`.
         weight: (n, D_k), the rows being fitted.
         bias: (n,).
-        frozen: (B,) log-sum-exp of the logits of the frozen classes, or None without any.
         out: where the gradients (n, D_k) and (n,) are written.
 
     """
     logits = x @ weight.T
     logits += bias
-    top = logits.max(axis=1)
-    if frozen is not None:
-        np.maximum(top, frozen, out=top)
-    logits -= top[:, None]
+    logits -= logits.max(axis=1)[:, None]
     np.exp(logits, out=logits)
-    total = logits.sum(axis=1)
-    if frozen is not None:
-        total += np.exp(frozen - top)
-    logits /= total[:, None]
-    own = np.flatnonzero(labels >= 0)
-    logits[own, labels[own]] -= 1
+    logits /= logits.sum(axis=1)[:, None]
+    logits[np.arange(len(x)), labels] -= 1
     logits /= x.dtype.type(len(x))
     np.matmul(logits.T, x, out=out[0])
     logits.sum(axis=0, out=out[1])
 
 
-class _Adam:
+class Adam:
     """Adam (Kingma and Ba 2015, algorithm 1) on one array, in place, in blocks that fit the cache."""
 
     def __init__(self, values: Floats, settings: FitSettings) -> None:
@@ -648,24 +635,14 @@ class _Adam:
             self._values[block] -= work
 
 
-def _log_sum_exp(x: Floats, weight: Floats, bias: Floats) -> Floats:
-    """log(sum_c exp(x W^T + b)) per row of x, in blocks so that (N, C) never stands whole."""
-    out = np.empty(len(x), dtype=np.float32)
-    for block in _blocks(len(x)):
-        logits = x[block] @ weight.T + bias
-        top = logits.max(axis=1)
-        out[block] = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
-    return out
+def _blocks(count: int, size: int = BLOCK_ROWS) -> Iterator[slice]:
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
-def _blocks(count: int) -> Iterator[slice]:
-    return (slice(start, min(start + BLOCK_ROWS, count)) for start in range(0, count, BLOCK_ROWS))
-
-
-def _check_rows(
+def check_rows(
     x: Floats, labels: NDArray[np.integer[Any]], n_classes: int, views: Sequence[View], *, new_from: int
 ) -> tuple[Floats, NDArray[np.int64]]:
-    """Give x as float32 and labels as int64, after checking that they can be fitted."""
+    """Give x as float32 and labels as int64, after checking that they can be fitted; UsageError E-HEAD-ROWS."""
     width = max(view.stop for view in views)
     if x.ndim != 2 or len(x) == 0 or x.shape[1] < width or labels.shape != (len(x),):
         raise UsageError(
@@ -684,7 +661,7 @@ def _check_rows(
     return np.asarray(x, dtype=np.float32), labels.astype(np.int64)
 
 
-def _settings(view: View) -> FitSettings:
+def fitted_settings(view: View) -> FitSettings:
     """The view's fit settings; UsageError E-HEAD-RULE when it is not fitted at all."""
     if view.fit is None:
         raise UsageError(

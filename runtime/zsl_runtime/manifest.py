@@ -21,6 +21,9 @@ FORMAT_VERSION = 2
 PARTS = {"fit": ("model", "synthesizer", "lift"), "rows": ("model", "rows", "lift")}  # graphs by the rule of the head
 INPUTS = {"images": "uint8", "backbone_features": "float32"}  # name of the graph's input -> its dtype
 MANIFEST, CLASSES, CURRENT, HISTORY = "manifest.json", "classes", "CURRENT", "history.jsonl"
+# What the optional `precisions` may name, and by which of them each `default_precision` is answered.
+PRECISIONS = ("fp32", "fp16", "int8-cpu", "int8-trt")
+PRECISION_FILES = {"fp32": ("fp32",), "fp16": ("fp16",), "int8": ("int8-cpu", "int8-trt")}
 REPLAY, PROBE = "replay.safetensors", "probe.safetensors"
 
 MANIFEST_TYPES: dict[str, tuple[type, ...]] = {
@@ -68,6 +71,7 @@ def check_manifest(manifest: Mapping[str, Any], folder: Path) -> tuple[tuple[Vie
             require(isinstance(manifest.get(key, ...), types), f"`{key}` is {given}, expected {kinds}")
         _check_files(manifest["files"], folder)
         _check_graphs(manifest)
+        _check_precisions(manifest)
         _check_sizes(manifest)
         views = _check_head(manifest)
         rule = SemanticRule.from_dict(manifest["semantic_rule"])
@@ -128,6 +132,28 @@ def _check_graphs(manifest: Mapping[str, Any]) -> None:
         isinstance(given.get("shape"), list) and len(given["shape"]) in {3, 4}, "`input` has no shape of 3 or 4 axes"
     )
     require(given["name"] != "images" or manifest["pixels"] is not None, "a model of pictures needs `pixels`")
+
+
+def _check_precisions(manifest: Mapping[str, Any]) -> None:
+    """The optional keys `precisions` and `default_precision`; without them there is fp32, and it is `graphs.model`."""
+    model = manifest["graphs"]["model"]
+    given = manifest.get("precisions", {"fp32": model})
+    require(isinstance(given, dict) and given, "`precisions` is not an object that names a file for each precision")
+    unknown = sorted(set(given) - set(PRECISIONS))
+    require(not unknown, f"`precisions` names {unknown}, expected some of {', '.join(PRECISIONS)}")
+    for key, name in given.items():
+        require(isinstance(name, str) and name in manifest["files"], f"precision {key!r} is {name!r}, not a file of it")
+    require(len(set(given.values())) == len(given), "`precisions` names one file twice")
+    require(
+        given.get("fp32", model) == model, f"precision 'fp32' is {given.get('fp32')!r}, the model graph is {model!r}"
+    )
+    require(model in given.values(), f"the model graph {model!r} is none of `precisions`")
+    chosen = manifest.get("default_precision", "fp32")
+    keys = PRECISION_FILES.get(chosen, ()) if isinstance(chosen, str) else ()
+    require(
+        any(key in given for key in keys),
+        f"`default_precision` is {chosen!r}, expected one whose file is among {', '.join(given)}",
+    )
 
 
 def _check_sizes(manifest: Mapping[str, Any]) -> None:

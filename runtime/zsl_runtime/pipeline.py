@@ -1,59 +1,58 @@
-"""From paths on a command line to lines of results: find, read ahead, label in batches, write in input order."""
+"""From things to label to their labels: read ahead in threads, full batches for the engine, answers in input order.
+
+    items --(one thread lists; a pool decodes)--> rows --(one thread: the engine)--> scores --(the caller)--> answers
+
+Each arrow holds a bounded number of things and makes whoever is ahead wait, so memory does not depend on how many
+items there are, and the slowest stage sets the pace while the others are idle.
+"""
 
 from __future__ import annotations
 
-import csv
-import glob
-import io
-import json
-import os
-import sys
+import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from itertools import islice
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from zsl_runtime.errors import InputError, UsageError, from_os_error
-from zsl_runtime.matfile import MatError, read_matrix
-from zsl_runtime.storage import replacing
+from zsl_runtime.errors import InputError
+from zsl_runtime.pixels import decode, prepare, resize_crop
+from zsl_runtime.profiling import DECODE, ENGINE, FIND, HEAD, NO_PROFILE, PIXELS, NoProfile
+from zsl_runtime.rows import check_row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable
     from concurrent.futures import Future
+    from typing import Self
 
     from numpy.typing import NDArray
 
     from zsl_runtime.classifier import Classifier, Prediction, Snapshot, Source
+    from zsl_runtime.inputs import Item
+    from zsl_runtime.pixels import ImageSource, PixelSpec
+    from zsl_runtime.stop import Stop
 
     Floats = NDArray[np.float32]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-CSV_HEADER = ("path", "rank", "class", "split", "probability")
-ROW_SUFFIXES = (".npy", ".mat")
-MATRIX = "features"  # the variable of a .mat file that holds the rows, as in the published files
-BAR_INTERVAL = 0.1  # seconds between two drawings of the progress bar
-BAR_WIDTH = 24
+# Read and waiting for the engine: one batch that it takes next, and one so that a slow picture does not make it wait.
+BATCHES_AHEAD = 2
+WAITING_BYTES = (
+    256 << 20
+)  # of files in memory that wait to be decoded; those of a folder are read when it is their turn
+ERRORS_AT_ONCE = 256  # unreadable items that may wait for the batch around them to fill up
 
 
-class Found(NamedTuple):
-    """Files to read, in order, and how many files of folders and patterns were left out for their names."""
-
-    files: list[str]
-    skipped: int
-
-
-class Item(NamedTuple):
-    """One thing to label: its name in the results, and what `Classifier.read` takes, or why there is nothing."""
+class Row(NamedTuple):
+    """One thing that was read: as the engine takes it, or why it could not be read."""
 
     name: str
-    source: Source | InputError
+    value: NDArray[np.generic] | InputError
 
 
 class Labelled(NamedTuple):
@@ -84,398 +83,292 @@ class Scored(NamedTuple):
         return [Labelled(name, next(following) if error is None else error) for name, error in entries]
 
 
-# --- finding --------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------------------------
 
 
-def find_files(paths: Sequence[str], suffixes: Sequence[str]) -> Found:
-    """Expand files, folders and patterns.
+@dataclass(frozen=True)
+class Reader:
+    """Reads one thing as the engine takes it.
 
-    A file named in full is taken whatever its suffix. Folders are walked recursively, links to folders included, each
-    real folder once; hidden files and other suffixes are skipped. A pattern (`*`, `?`, `[...]`, `**` for any depth)
-    that is not itself a name stands for its matches.
-
-    Args:
-        paths: as typed; names that are not valid UTF-8 hold surrogate escapes.
-        suffixes: wanted in folders and patterns, in lower case with the dot.
-
-    Returns:
-        Files in the order of `paths`, sorted within a folder or pattern.
-
-    Raises:
-        UsageError: E-INPUT-MISSING, E-NO-IMAGES when nothing is left.
-        SystemProblem: a folder cannot be listed.
-
-    """
-    files: list[str] = []
-    skipped = 0
-    for path in paths:
-        found = _expand(path)
-        wanted = [name for name in found if name == path or _has_suffix(name, suffixes)]
-        files += wanted
-        skipped += len(found) - len(wanted)
-    if not files:
-        raise UsageError(
-            "E-NO-IMAGES",
-            f"nothing to label in {', '.join(map(repr, paths[:3]))} ({skipped} files of other kinds); "
-            f"expected files that end in {' '.join(suffixes)}",
-        )
-    return Found(files, skipped)
-
-
-def _expand(path: str) -> list[str]:
-    if os.path.isdir(path):  # noqa: PTH112  # plain strings keep undecodable names and the user's spelling
-        return sorted(walk(path), key=_parts)
-    if os.path.exists(path):  # noqa: PTH110
-        return [path]
-    matches = sorted(glob.glob(path, recursive=True), key=_parts) if glob.has_magic(path) else []  # noqa: PTH207
-    if not matches:
-        raise UsageError("E-INPUT-MISSING", f"there is no {path!r}; give files, folders or patterns that exist")
-    files: list[str] = []
-    for match in matches:
-        if not os.path.isdir(match):  # noqa: PTH112
-            files.append(match)
-        elif "**" not in path:  # that one lists what is in its folders by itself
-            files += sorted(walk(match), key=_parts)
-    return files
-
-
-def walk(folder: str) -> Iterator[str]:
-    """Every file below a folder, hidden folders left out, links to folders followed, each real folder once.
-
-    Raises:
-        SystemProblem: a folder cannot be listed.
+    Attributes:
+        pixels: how pictures are prepared; None for a model of feature vectors.
+        shape: (R, V) of such a model's rows.
+        like: name of the feature file that it was trained on, for messages; '' where it is not known.
 
     """
 
-    def fail(error: OSError) -> None:
-        raise from_os_error(error, "list the folder") from error
+    pixels: PixelSpec | None
+    shape: tuple[int, ...]
+    like: str = ""
 
-    visited: set[tuple[int, int]] = set()
-    for root, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        status = os.stat(root)  # noqa: PTH116
-        if (status.st_dev, status.st_ino) in visited:  # a link to a folder that was or is being walked
-            folders.clear()
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (os.path.join(root, name) for name in names)  # noqa: PTH118
+    def __call__(self, source: Source) -> NDArray[np.generic]:
+        """uint8 (P, P, 3), or float32 (R, V).
+
+        Raises:
+            InputError: E-IMAGE-..., or E-ROW-SHAPE, E-ROW-VALUE for a model of feature vectors.
+
+        """
+        if self.pixels is None:
+            return check_row(source, self.shape, self.like)
+        return prepare(cast("ImageSource", source), self.pixels)
+
+    def profiled(self, source: Source, profile: NoProfile) -> NDArray[np.generic]:
+        """The same, the two halves of it noted one by one."""
+        if self.pixels is None:
+            with profile.stage(DECODE):
+                return check_row(source, self.shape, self.like)
+        with profile.stage(DECODE):
+            picture = decode(cast("ImageSource", source))
+        with profile.stage(PIXELS):
+            return resize_crop(picture, self.pixels)
+
+    def row(self, item: Item, profile: NoProfile = NO_PROFILE) -> Row:
+        """Read an item; what cannot be read is an answer, too."""
+        if isinstance(item.source, InputError):
+            return Row(item.name, item.source)
+        try:
+            if profile is NO_PROFILE:
+                return Row(item.name, self(item.source))
+            return Row(item.name, self.profiled(item.source, profile))
+        except InputError as error:
+            known = isinstance(item.source, str)  # the message has the path then
+            return Row(item.name, error if known else InputError(error.code, f"{item.name!r}: {error.message}"))
 
 
-def _parts(path: str) -> tuple[str, ...]:
-    return Path(path).parts
+def in_order(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    workers: int,
+    ahead: int,
+    weigh: Callable[[T], int] = lambda _item: 0,
+) -> Generator[R]:
+    """Apply `function` to items in threads; results in the order of the items.
 
-
-def _has_suffix(path: str, suffixes: Sequence[str]) -> bool:
-    name = os.path.basename(path)  # noqa: PTH119
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes  # noqa: PTH122
-
-
-# --- rows of feature files ------------------------------------------------------------------------------------------
-
-
-def row_items(files: Iterable[str], shape: tuple[int, ...], like: str = "") -> tuple[Iterator[Item], int]:
-    """The rows of feature files, named FILE#ROW; rows of .npy files are not read before their turn.
-
-    Args:
-        files: .npy files of floats (N, R, V), or (N, V) where R is 1; then also .mat files with `features` (V, N).
-        shape: (R, V).
-        like: name of the feature file that the model was trained on, for messages; '' when it is not known.
-
-    Returns:
-        The items, and how many there are. A file that cannot be read is one item.
-
+    At most `ahead + workers` items are taken before their result is wanted, fewer when they weigh more than
+    WAITING_BYTES together, so memory is bounded. An exception of `function` is raised at its item's turn, one of
+    `items` behind the results of the items before it; however the iteration ends, no thread is left running.
     """
-    opened = [(path, _open_rows(path, shape, like)) for path in files]
-    total = sum(1 if isinstance(rows, InputError) else len(rows) for _, rows in opened)
-
-    def items() -> Iterator[Item]:
-        for path, rows in opened:
-            if isinstance(rows, InputError):
-                yield Item(path, rows)
-            else:
-                yield from (Item(f"{path}#{i}", row) for i, row in enumerate(rows))
-
-    return items(), total
-
-
-def _open_rows(path: str, shape: tuple[int, ...], like: str) -> NDArray[np.floating[Any]] | InputError:
-    """The array of one file, memory-mapped where that can be; rows first."""
-    if path.lower().endswith(".mat"):
-        return _open_matrix(path, shape, like)
+    waiting: deque[tuple[Future[R], int]] = deque()
+    weight = 0
+    failures: list[Exception] = []
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="zsl-read")
     try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        return InputError("E-ROW-FILE", f"{path!r} is not a readable .npy file ({reason}); save it with numpy.save")
-    allowed = [shape] + ([shape[1:]] if shape[0] == 1 else [])
-    if not isinstance(rows, np.ndarray) or rows.ndim < 2 or rows.shape[1:] not in allowed or rows.dtype.kind != "f":
-        given = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else "an archive"
-        wanted = " or ".join(f"(N, {', '.join(map(str, axes))})" for axes in allowed)
-        return InputError("E-ROW-SHAPE", f"{path!r} holds {given}; this model takes floats {wanted}{_as_in(like)}")
-    return rows
+        for item in _until_failure(items, failures):
+            waiting.append((pool.submit(function, item), weigh(item)))
+            weight += waiting[-1][1]
+            while waiting and (len(waiting) >= ahead + workers or weight > WAITING_BYTES):
+                future, lighter = waiting.popleft()
+                weight -= lighter
+                yield future.result()
+        while waiting:
+            yield waiting.popleft()[0].result()
+        for failure in failures:
+            raise failure
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _open_matrix(path: str, shape: tuple[int, ...], like: str) -> NDArray[np.floating[Any]] | InputError:
-    """The columns of `features` (V, N) of a .mat file as rows (N, V)."""
+def _until_failure(items: Iterable[T], failures: list[Exception]) -> Generator[T]:
+    """The items up to an exception, which is put into `failures`: what came before it is not lost."""
     try:
-        matrix = read_matrix(path, MATRIX)
-    except (OSError, MatError, MemoryError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or "too large for the memory here"
-        wanted = f"expected a matrix {MATRIX} (V, N), saved with '-v7' or by scipy.io.savemat"
-        return InputError("E-ROW-FILE", f"{path!r} cannot be read: {reason}; {wanted}")
-    if shape[0] != 1 or matrix.ndim != 2 or matrix.shape[0] != shape[1] or matrix.dtype.kind != "f":
-        turned = "; it is transposed" if matrix.ndim == 2 and matrix.shape[1] == shape[1] else ""
-        given = f"{matrix.dtype} {matrix.shape}{turned}"
-        wanted = f"({shape[1]}, N)" if shape[0] == 1 else f"(N, {shape[0]}, {shape[1]}) in an .npy file"
-        return InputError(
-            "E-ROW-SHAPE",
-            f"{path!r}: {MATRIX} is {given}; this model takes floats {wanted}{_as_in(like)}",
-        )
-    rows: NDArray[np.floating[Any]] = matrix.T
-    return rows
+        yield from items
+    except Exception as error:  # raised again by the caller
+        failures.append(error)
 
 
-def _as_in(like: str) -> str:
-    return f", features as in {like}" if like else ""
+class Ahead(Generic[T]):
+    """Iterates in a thread of its own, from now on, and holds what is not taken yet.
 
-
-def check_row(row: object, shape: tuple[int, ...], like: str = "") -> Floats:
-    """One row of features as the graph takes it.
+    An exception is raised at its turn. Use it in a `with` block or with `close`, which ends the thread.
 
     Args:
-        row: a float array (R, V), or (V,) where R is 1.
-        shape: (R, V).
-        like: as of `row_items`.
+        items: closed in that thread, whatever ends the iteration.
+        depth: how many to hold before the thread waits.
 
-    Returns:
-        float32 (R, V).
-
-    Raises:
-        InputError: E-ROW-SHAPE, E-ROW-VALUE for NaN, infinity or what float32 cannot hold.
+    Attributes:
+        first: seconds that the consumer waited for the first item.
+        starved: seconds that it waited for later ones, and for the end.
+        blocked: seconds that the thread waited because `depth` items were not taken.
 
     """
-    fits = isinstance(row, np.ndarray) and (row.shape == shape or (shape[0] == 1 and row.shape == shape[1:]))
-    if not isinstance(row, np.ndarray) or not fits or row.dtype.kind != "f":
-        given = f"{row.dtype} {row.shape}" if isinstance(row, np.ndarray) else type(row).__name__
-        raise InputError("E-ROW-SHAPE", f"got {given}; this model takes float rows {shape}{_as_in(like)}")
-    with np.errstate(over="ignore"):
-        values = np.asarray(row, dtype=np.float32).reshape(shape)
-    if not np.isfinite(values).all():
-        raise InputError("E-ROW-VALUE", "the row holds NaN, infinity or a number beyond float32; extract it again")
-    return values
+
+    def __init__(self, items: Generator[T], depth: int) -> None:
+        self._items = items
+        self._depth = depth
+        self._held: deque[T] = deque()
+        self._failure: BaseException | None = None
+        self._ended = self._closed = False
+        self._changed = threading.Condition()
+        self._taken = 0
+        self.first = self.starved = self.blocked = 0.0
+        self._thread = threading.Thread(target=self._run, name="zsl-ahead", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        with self._changed:
+            if not self._held and not self._ended:
+                begin = time.perf_counter()
+                self._changed.wait_for(lambda: self._held or self._ended)
+                waited = time.perf_counter() - begin
+                if self._taken:
+                    self.starved += waited
+                else:
+                    self.first += waited
+            if self._held:
+                self._taken += 1
+                self._changed.notify_all()
+                return self._held.popleft()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+        raise StopIteration
+
+    def close(self) -> None:
+        """Let the thread finish the item that it is at, and end it; what was not taken is dropped."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._held.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        try:
+            with closing(self._items):
+                for item in self._items:
+                    if not self._hold(item):
+                        return
+        except BaseException as error:  # it is the consumer's, whatever it is
+            self._failure = error
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _hold(self, item: T) -> bool:
+        """Keep an item for the consumer, when there is space; False when nobody wants it any more."""
+        with self._changed:
+            if len(self._held) >= self._depth and not self._closed:
+                begin = time.perf_counter()
+                self._changed.wait_for(lambda: self._closed or len(self._held) < self._depth)
+                self.blocked += time.perf_counter() - begin
+            if not self._closed:
+                self._held.append(item)
+                self._changed.notify_all()
+            return not self._closed
+
+
+def read_ahead(
+    reader: Reader,
+    items: Generator[Item],
+    *,
+    workers: int,
+    batch_size: int,
+    stop: Stop,
+    profile: NoProfile = NO_PROFILE,
+) -> Ahead[Row]:
+    """Begin to read items in threads; some batches are ready before they are wanted, and no more.
+
+    Args:
+        reader: of the model.
+        items: what to read; taken in a thread of its own, so that neither listing a folder nor unpacking a shard makes
+            the engine wait.
+        workers: threads that decode.
+        batch_size: items that are wanted at once.
+        stop: ends it early.
+        profile: takes notes.
+
+    """
+
+    def wanted() -> Generator[Item]:
+        with closing(profile.over(FIND, items)) as found:
+            for item in found:
+                if stop.requested:
+                    return
+                yield item
+
+    def weigh(item: Item) -> int:
+        return len(item.source) if isinstance(item.source, bytes) else 0
+
+    def rows() -> Generator[Row]:
+        ahead = BATCHES_AHEAD * batch_size
+        with closing(wanted()) as found:
+            yield from in_order(
+                lambda item: reader.row(item, profile), found, workers=workers, ahead=ahead, weigh=weigh
+            )
+
+    return Ahead(rows(), depth=batch_size)
 
 
 # --- labelling ------------------------------------------------------------------------------------------------------
 
 
-def in_order(function: Callable[[T], R], items: Iterable[T], *, workers: int, ahead: int) -> Generator[R]:
-    """Apply `function` to items in threads; results in the order of the items.
-
-    At most `ahead + workers` items are taken before their result is wanted, so memory is bounded. An exception of
-    `function` is raised at its item's turn; however the iteration ends, no thread is left running.
-    """
-    waiting: deque[Future[R]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="zsl-read")
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= ahead + workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
 def score(
-    classifier: Classifier, snapshot: Snapshot, items: Iterable[Item], *, batch_size: int, workers: int
+    classifier: Classifier,
+    snapshot: Snapshot,
+    rows: Iterable[Row],
+    *,
+    batch_size: int,
+    stop: Stop | None = None,
+    profile: NoProfile = NO_PROFILE,
 ) -> Generator[Scored]:
-    """Score items in batches, those ahead being read meanwhile.
+    """Score rows in full batches.
 
     Args:
-        classifier: reads and scores.
+        classifier: scores.
         snapshot: of it, with the class filter; one for the whole run.
-        items: what to score.
-        batch_size: items at once.
-        workers: threads that read.
+        rows: what was read, in input order.
+        batch_size: rows in the engine at once; only the last batch has fewer, unless ERRORS_AT_ONCE items in a row
+            cannot be read, which are told then and not kept for ever.
+        stop: ends it after the batch that is in the engine.
+        profile: takes notes.
 
     Yields:
-        Up to `batch_size` items in input order, those that cannot be read among them.
+        Items in input order, those that cannot be read among them.
 
     """
-
-    def read(item: Item) -> tuple[str, NDArray[np.generic] | InputError]:
-        if isinstance(item.source, InputError):
-            return item.name, item.source
-        try:
-            return item.name, classifier.read(item.source)
-        except InputError as error:
-            known = isinstance(item.source, str)  # the message has the path then
-            return item.name, error if known else InputError(error.code, f"{item.name!r}: {error.message}")
-
     empty = np.empty((0, len(snapshot.table)), np.float32), np.empty((0, 0), np.float32)
-    with closing(in_order(read, items, workers=workers, ahead=batch_size)) as entries:
-        while batch := list(islice(entries, batch_size)):
-            rows = [value for _, value in batch if not isinstance(value, InputError)]
-            scores, features = classifier.score_with(snapshot, np.stack(rows)) if rows else empty
-            yield Scored([(name, v if isinstance(v, InputError) else None) for name, v in batch], scores, features)
+    for batch in _batches(rows, batch_size):
+        if stop is not None and stop.requested:
+            return
+        readable = [value for _, value in batch if not isinstance(value, InputError)]
+        with profile.stage(ENGINE):
+            scores, features = classifier.score_with(snapshot, np.stack(readable)) if readable else empty
+        entries = [(name, value if isinstance(value, InputError) else None) for name, value in batch]
+        yield Scored(entries, scores, features)
+
+
+def _batches(rows: Iterable[Row], batch_size: int) -> Generator[list[Row]]:
+    """Groups with `batch_size` readable rows, except the last; an exception of `rows` comes behind it."""
+    batch: list[Row] = []
+    readable = 0
+    failures: list[Exception] = []
+    for row in _until_failure(rows, failures):
+        batch.append(row)
+        readable += not isinstance(row.value, InputError)
+        if readable == batch_size or len(batch) - readable >= ERRORS_AT_ONCE:
+            yield batch
+            batch, readable = [], 0
+    if batch:
+        yield batch
+    for failure in failures:
+        raise failure
 
 
 def label(
-    classifier: Classifier, snapshot: Snapshot, items: Iterable[Item], *, topk: int, batch_size: int, workers: int
+    snapshot: Snapshot, batches: Iterable[Scored], *, topk: int, profile: NoProfile = NO_PROFILE
 ) -> Generator[list[Labelled]]:
-    """Label items in batches: `score`, and the `topk` best classes of each item."""
-    with closing(score(classifier, snapshot, items, batch_size=batch_size, workers=workers)) as batches:
-        for entries, scores, _ in batches:
-            yield Scored.fill(entries, snapshot.best(scores, topk))
-
-
-# --- writing --------------------------------------------------------------------------------------------------------
-
-
-def encode_csv(answers: Iterable[Labelled], min_probability: float) -> bytes:
-    """Lines of `path,rank,class,split,probability`; a picture that could not be read has none.
-
-    A path that is not valid UTF-8 comes out with the bytes it has on the disk.
-    """
-    text = io.StringIO()
-    plain = csv.writer(text, lineterminator="\n")
-    # Python before 3.13 quotes a lone carriage return only if it is the line terminator; readers end the line there.
-    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    for name, result in answers:
-        if not isinstance(result, InputError):
-            writer = quoted if "\r" in name else plain
-            writer.writerows((name, *row) for row in _rows(result, min_probability))
-    return text.getvalue().encode("utf-8", errors="surrogateescape")
-
-
-def csv_header() -> bytes:
-    """The first line of the CSV."""
-    return (",".join(CSV_HEADER) + "\n").encode()
-
-
-def encode_jsonl(answers: Iterable[Labelled], min_probability: float) -> bytes:
-    """One JSON object a line: `path` and `predictions`, or `path` and `error`.
-
-    An answer of a cascade also says `"transductive": true` and in which `pass` its label was found.
-    A path that is not valid UTF-8 has its odd bytes as lone surrogates, escaped: JSON cannot hold them otherwise.
-    """
-    lines = []
-    for name, result in answers:
-        if isinstance(result, InputError):
-            content: dict[str, Any] = {"error": {"code": result.code, "message": result.message}}
-        else:
-            rows = _rows(result, min_probability)
-            content = {"predictions": [dict(zip(CSV_HEADER[1:], row, strict=True)) for row in rows]}
-            if result.confident is not None:
-                content |= {"transductive": True, "pass": "confident" if result.confident else "relabelled"}
-        line = json.dumps({"path": name, **content}, ensure_ascii=False)
-        if not _is_utf8(line):
-            line = json.dumps({"path": name, **content})
-        lines.append(line + "\n")
-    return "".join(lines).encode()
-
-
-def _rows(prediction: Prediction, min_probability: float) -> list[tuple[int, str, str, float]]:
-    """Rank, class, split and probability; six significant digits are what float32 holds of a probability."""
-    parts = zip(prediction.names, prediction.seen, prediction.probabilities, strict=True)
-    return [
-        (rank, name, "seen" if seen else "unseen", float(f"{probability:.6g}"))
-        for rank, (name, seen, probability) in enumerate(parts, start=1)
-        if probability >= min_probability
-    ]
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-@contextmanager
-def open_output(path: str | None) -> Iterator[IO[bytes]]:
-    """The stream that results go to: stdout, or a file that appears under its name only when it is complete.
-
-    Args:
-        path: the file, or None for stdout. A device or pipe is written to directly.
-
-    Raises:
-        UsageError: E-OUTPUT for a folder.
-        SystemProblem: the system said no. Whatever is raised inside the block, an existing file is left as it was.
-
-    """
-    if path is None:
-        yield sys.stdout.buffer
-        return
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise UsageError("E-OUTPUT", f"--output {path!r} is a folder; give the name of a file")
-    try:
-        if target.exists() and not target.is_file():
-            with target.open("wb") as stream:
-                yield stream
-            return
-        with replacing(target) as partial, partial.open("xb") as stream:
-            yield stream
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise from_os_error(error, f"write the results to {path!r}:") from error
-
-
-class Progress:
-    """Lines on stderr and, when that is a terminal, a bar with a rate below them.
-
-    Args:
-        total: items to come.
-        unit: what they are called, in the plural.
-        stream: where to draw.
-
-    """
-
-    def __init__(self, total: int, unit: str, stream: IO[str]) -> None:
-        self._total = total
-        self._unit = unit
-        self._stream = stream
-        self._draws = stream.isatty()
-        self._done = 0
-        self._begin = time.monotonic()
-        self._drawn = 0.0
-
-    @property
-    def rate(self) -> float:
-        """Items per second so far."""
-        return self._done / max(time.monotonic() - self._begin, 1e-9)
-
-    def advance(self, count: int) -> None:
-        """Count `count` more items, and draw if it is time."""
-        self._done += count
-        now = time.monotonic()
-        if self._draws and (now - self._drawn >= BAR_INTERVAL or self._done == self._total):
-            self._drawn = now
-            filled = BAR_WIDTH * self._done // max(self._total, 1)
-            left = (self._total - self._done) / max(self.rate, 1e-9)
-            bar = "#" * filled + "-" * (BAR_WIDTH - filled)
-            text = f"[{bar}] {self._done}/{self._total} {self.rate:.1f} {self._unit}/s, {_clock(left)} left"
-            self._stream.write(f"\r\x1b[K{text}")
-            self._stream.flush()
-
-    def line(self, text: str) -> None:
-        """Print one line above the bar."""
-        self.clear()
-        self._stream.write(f"{text}\n")
-        self._stream.flush()
-        self._drawn = 0.0
-
-    def clear(self) -> None:
-        """Take the bar away."""
-        if self._draws:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+    """The `topk` best classes of each item that was scored with `snapshot`."""
+    for entries, scores, _ in batches:
+        with profile.stage(HEAD):
+            answers = Scored.fill(entries, snapshot.best(scores, topk))
+        yield answers

@@ -12,7 +12,7 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -21,8 +21,11 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from zsl_runtime.errors import ArtefactError, BackendError, InputError, UsageError
+from zsl_runtime.jpeg import decode_jpeg
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from numpy.typing import NDArray
 
 PIXELS_VERSION = 1
@@ -193,7 +196,7 @@ def _decode_stream(stream: io.BytesIO | io.BufferedReader, name: str) -> NDArray
     except Exception as error:
         raise _damaged(name, error) from None
     with image:
-        return _decode_image(image, name)
+        return _decode_image(image, name, stream)
 
 
 def _damaged(name: str, error: Exception) -> InputError:
@@ -201,7 +204,10 @@ def _damaged(name: str, error: Exception) -> InputError:
     return InputError("E-IMAGE-DECODE", f"{name} is damaged or truncated: {reason}; replace the file")
 
 
-def _decode_image(image: Image.Image, name: str) -> NDArray[np.uint8]:
+def _decode_image(
+    image: Image.Image, name: str, stream: io.BytesIO | io.BufferedReader | None = None
+) -> NDArray[np.uint8]:
+    """`stream` is what the image was opened from, when it was opened here and is not loaded yet."""
     width, height = image.size
     _check_size(width, height, name)
     if width == 0 or height == 0:
@@ -212,8 +218,10 @@ def _decode_image(image: Image.Image, name: str) -> NDArray[np.uint8]:
             f"{name} is floating-point grey, whose white is unknown; save it with 8 or 16 bits a sample",
         )
     try:
-        image.load()
-        rgb = _to_rgb(image)
+        rgb = None if stream is None else decode_jpeg(image, stream)
+        if rgb is None:
+            image.load()
+            rgb = _to_rgb(image)
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
         raise _damaged(name, error) from None
     return np.ascontiguousarray(_upright(rgb, _orientation(image)))
@@ -227,7 +235,7 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         white = Image.new("RGB", image.size, (255, 255, 255))
         white.paste(rgba, mask=rgba.getchannel("A"))
         return np.asarray(white)
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _wide_grey_to_rgb(image: Image.Image) -> NDArray[np.uint8]:
@@ -351,9 +359,98 @@ def resize_crop(pixels: NDArray[np.uint8], spec: PixelSpec) -> NDArray[np.uint8]
 
     Raises:
         InputError: E-IMAGE-ARRAY, E-IMAGE-HUGE.
+        UsageError: E-PIXELS-SIMD, when $ZSL_SIMD names kernels that this machine cannot run.
         BackendError: E-NATIVE, when the compiled core is not installed.
 
     """
+    native = load_native()
+    out = np.empty((spec.crop, spec.crop, 3), dtype=np.uint8)
+    native.resize_crop_batch([_check_array(pixels)], spec.resize, out[None], 1, _kernels(native))
+    return out
+
+
+def resize_crop_batch(
+    pictures: Sequence[NDArray[np.uint8]],
+    spec: PixelSpec,
+    threads: int = 1,
+    out: NDArray[np.uint8] | None = None,
+) -> NDArray[np.uint8]:
+    """Resize and crop a list of decoded pictures of any sizes, in one call of the compiled core.
+
+    The interpreter lock is released once, for all of them. Each picture becomes the same bytes as by `resize_crop`.
+
+    Args:
+        pictures: N arrays uint8 (H, W, 3), each with a size of its own; N may be 0.
+        spec: sizes.
+        threads: C++ threads that share the pictures, the calling one included; at least 1.
+        out: where to write: uint8 (N, P, P, 3), C-contiguous, writable, no memory in common with a picture. None
+            makes a new array.
+
+    Returns:
+        `out`, uint8 (N, P, P, 3) with P = spec.crop.
+
+    Raises:
+        InputError: E-IMAGE-ARRAY, E-IMAGE-HUGE; the message says which picture. Nothing has been written then.
+        UsageError: E-PIXELS-OUT for an `out` that cannot be written to as described, E-PIXELS-THREADS for threads
+            below 1, E-PIXELS-SIMD as `resize_crop`.
+        BackendError: E-NATIVE, when the compiled core is not installed.
+
+    """
+    native = load_native()
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise UsageError("E-PIXELS-THREADS", f"got threads={threads!r}; expected a whole number of at least 1")
+    arrays = check_pictures(pictures)
+    squares = check_out(out, arrays, spec)
+    native.resize_crop_batch(arrays, spec.resize, squares, threads, _kernels(native))
+    return squares
+
+
+def check_pictures(pictures: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    """Every picture as C-contiguous uint8 (H, W, 3).
+
+    Raises:
+        InputError: E-IMAGE-ARRAY, E-IMAGE-HUGE, with the picture's place in the list.
+
+    """
+    arrays = []
+    for place, picture in enumerate(pictures):
+        if not isinstance(picture, np.ndarray):
+            raise InputError(
+                "E-IMAGE-ARRAY",
+                f"picture {place}: got {type(picture).__name__}; expected a decoded picture, uint8 (H, W, 3)",
+            )
+        try:
+            arrays.append(_check_array(picture))
+        except InputError as error:
+            raise InputError(error.code, f"picture {place}: {error.message}") from None
+    return arrays
+
+
+def check_out(
+    out: NDArray[np.uint8] | None, pictures: Sequence[NDArray[np.uint8]], spec: PixelSpec
+) -> NDArray[np.uint8]:
+    """`out` itself, or a new array uint8 (N, P, P, 3) where it is None.
+
+    Raises:
+        UsageError: E-PIXELS-OUT.
+
+    """
+    shape = (len(pictures), spec.crop, spec.crop, 3)
+    if out is None:
+        return np.empty(shape, dtype=np.uint8)
+    if not isinstance(out, np.ndarray) or out.dtype != np.uint8 or out.shape != shape:
+        got = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise UsageError("E-PIXELS-OUT", f"`out` is {got}; expected an array uint8 {shape}")
+    if not (out.flags.c_contiguous and out.flags.writeable):
+        raise UsageError("E-PIXELS-OUT", "`out` is strided or read-only; expected a C-contiguous array to write to")
+    # Both are one block of memory each, so that comparing their bounds is exact.
+    if any(np.may_share_memory(out, picture) for picture in pictures):
+        raise UsageError("E-PIXELS-OUT", "`out` shares memory with a picture; give memory of its own")
+    return out
+
+
+def load_native() -> ModuleType:
+    """The compiled core; BackendError E-NATIVE where it is not installed."""
     try:
         import zsl_runtime._native as native
     except ImportError as error:
@@ -362,9 +459,18 @@ def resize_crop(pixels: NDArray[np.uint8], spec: PixelSpec) -> NDArray[np.uint8]
             f"the compiled part of zsl-deploy cannot be loaded ({error}); install it with `pip install zsl-deploy`, "
             "or `pip install .` in a clone",
         ) from None
-    pixels = _check_array(pixels)
-    rows, columns = _axes(pixels.shape[0], pixels.shape[1], spec)
-    return native.resize_crop(pixels, *coefficients(*columns), *coefficients(*rows))
+    return native
+
+
+def _kernels(native: ModuleType) -> str:
+    """Which kernels to use: "" for the fastest. All of them give the same bytes; $ZSL_SIMD is there to show it."""
+    name = os.environ.get("ZSL_SIMD", "")
+    if name and name not in native.kernels():
+        raise UsageError(
+            "E-PIXELS-SIMD",
+            f"ZSL_SIMD is {name!r}; expected one of {', '.join(native.kernels())} on this machine, or unset it",
+        )
+    return name
 
 
 def prepare(source: ImageSource, spec: PixelSpec) -> NDArray[np.uint8]:

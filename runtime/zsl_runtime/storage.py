@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import hashlib
 import json
@@ -107,6 +106,8 @@ def exchange(first: Path, second: Path) -> bool:
         OSError: the system refused for another reason.
 
     """
+    import ctypes
+
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except AttributeError:

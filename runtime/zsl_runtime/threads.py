@@ -7,10 +7,13 @@ pool sized for the machine then runs slower than a single thread, because the ke
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
+BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+READERS = 32
 
 
 def usable_cpus() -> int:
@@ -75,3 +78,30 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
+
+
+def readers(threads: int) -> int:
+    """Threads that decode beside an engine of `threads` threads.
+
+    As many: where pictures are large and the engine is quick, decoding needs all CPUs; where the engine is what takes
+    long, the readers are ahead and sleep, and what they use of its time is the work there is, whatever their number.
+    More than READERS would only wait for Python's lock.
+    """
+    return max(1, min(threads, READERS))
+
+
+def limit_blas(threads: int | None) -> None:
+    """Let NumPy's matrix products use as many threads as the command, instead of one for each CPU of the machine.
+
+    The libraries read their environment when NumPy is imported, so this is for the beginning of a command; where NumPy
+    is there already it does nothing. What a user has set stays, unless a number was asked for.
+
+    Args:
+        threads: asked for, or None for all CPUs that this process may use.
+
+    """
+    if "numpy" in sys.modules:
+        return
+    for name in BLAS_VARIABLES:
+        if threads is not None or name not in os.environ:
+            os.environ[name] = str(threads or usable_cpus())

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from support.tiny_photographs import lay_out_photographs
 from support.tiny_run import make_tiny_run
 from zsl_export import bundle_of_run
 from zsl_export.bundle_of_run import export_run
 from zsl_runtime.backends.ort import OrtBackend
+from zsl_runtime.bundle import Bundle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,5 +46,38 @@ def traced_before(exported, monkeypatch) -> None:
 
     def copy(graph, path, metadata) -> None:
         shutil.copyfile(exported.bundle / path.name, path)
+
+    monkeypatch.setattr(bundle_of_run, "export_graph", copy)
+
+
+class Precise(NamedTuple):
+    """A tiny run with photographs, its bundle in every precision, and what the export told the user."""
+
+    run: Run
+    data: Path
+    bundle: Path
+    told: str
+
+    def engine(self, precision: str) -> OrtBackend:
+        """ONNX Runtime over the model graph in one precision, by its key in the manifest."""
+        name = Bundle.open(self.bundle).manifest["precisions"][precision]
+        return OrtBackend({"model": self.bundle / name}, 1)
+
+
+@pytest.fixture(scope="session")
+def precise(tmp_path_factory) -> Precise:
+    run, told = make_tiny_run(), []
+    folder = tmp_path_factory.mktemp("precise")
+    data = lay_out_photographs(run, folder / "data", folder / "run")
+    bundle = export_run(run, folder / "bundle", precisions=("fp32", "fp16", "int8"), max_drop=100.0, tell=told.append)
+    return Precise(run, data, bundle, "\n".join(told))
+
+
+@pytest.fixture
+def precise_before(precise, monkeypatch) -> None:
+    """Let `export_run` of a tiny run copy the graphs of `precise`, the half-precision one too."""
+
+    def copy(graph, path, metadata) -> None:
+        shutil.copyfile(precise.bundle / path.name, path)
 
     monkeypatch.setattr(bundle_of_run, "export_graph", copy)

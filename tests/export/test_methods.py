@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from support.tiny_run import DIMS, make_tiny_run
+from zsl_export import accuracy
 from zsl_export.bundle_of_run import export_run
 from zsl_export.parity import reference_rows, reference_scores
+from zsl_runtime.backends.ort import OrtBackend
 from zsl_runtime.bundle import Bundle
 from zsl_runtime.class_table import ClassTable
 from zsl_runtime.classifier import Classifier
@@ -65,11 +67,15 @@ def shaken(trained):
 @pytest.mark.parametrize(
     ("name", "preset"), [pytest.param(*case, marks=[pytest.mark.slow] if i else []) for i, case in enumerate(CASES)]
 )
-def test_a_method_exports_and_its_bundle_answers_as_pytorch_does(name, preset, tmp_path):
+def test_a_method_exports_and_its_bundle_answers_as_pytorch_does(name, preset, tmp_path, monkeypatch):
     method = METHODS[name]
     config = method.Config(**{**method.PRESETS[preset], **SMALL[name]})
     run = make_tiny_run(trained=shaken(method.build(config, DIMS)))
-    bundle = Bundle.open(export_run(run, tmp_path / "bundle"))
+    run.scores = {**run.scores, "protocol": {"pictures": {"train": len(run.pictures)}}}  # they calibrate int8
+    every = ("fp32", "fp16", "int8")
+    monkeypatch.setattr(accuracy, "LEAST_AGREEMENT", dict.fromkeys(accuracy.LEAST_AGREEMENT, 0.0))  # weights are random
+    bundle = Bundle.open(export_run(run, tmp_path / "bundle", precisions=every))
+    loads_in_every_precision(bundle, run)
     _, lifted = reference_rows(run)
     wanted = reference_scores(lifted, fold(run.generation.head, run.generation.table.seen))
     with Classifier.open(bundle.path) as classifier:
@@ -79,6 +85,19 @@ def test_a_method_exports_and_its_bundle_answers_as_pytorch_does(name, preset, t
     for given, expected in zip(refit(bundle).generation.head.weights, run.generation.head.weights, strict=True):
         np.testing.assert_allclose(given, expected, atol=1e-3)
     adds_and_undoes(bundle, run)
+
+
+def loads_in_every_precision(bundle: Bundle, run) -> None:
+    """Each model graph takes and gives the same, at another batch size than it was traced with."""
+    head = fold(run.generation.head, run.generation.table.seen)
+    for name in bundle.manifest["precisions"].values():
+        engine = OrtBackend({"model": bundle.path / name}, 1)
+        scores, features = engine.run(run.pictures[:5], head)
+        assert scores.shape == (5, len(run.generation.table))
+        assert features.shape == (5, run.trained.feature_width)
+        assert scores.dtype == features.dtype == np.float32
+        np.testing.assert_allclose(np.exp(scores).sum(axis=1), 1, atol=1e-4)
+        engine.close()
 
 
 def adds_and_undoes(bundle: Bundle, run) -> None:

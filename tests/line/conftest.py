@@ -15,7 +15,7 @@ no_cub20 = pytest.mark.skipif(not (DATA / "cub20").is_dir(), reason="cub20 is no
 PHOTOGRAPHS = ["drawn", pytest.param("cub20", marks=[pytest.mark.slow, pytest.mark.needs_data, no_cub20])]
 
 
-@pytest.fixture(scope="session", params=PHOTOGRAPHS)
+@pytest.fixture(scope="module", params=PHOTOGRAPHS)
 def line(request, tmp_path_factory):
     """The line on a few species of the field guide, and on photographs of 20 real ones."""
     folder = tmp_path_factory.mktemp("line")

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -338,11 +339,38 @@ def put(*keys_and_value):
         put("files", "model.onnx", "0"),
         put("files", "model.onnx", "sha256", "x"),
         put("files", "model.onnx", "bytes", -1),
+        *(put("precisions", value) for value in (None, {}, [], "fp32", {"fp32": "lift.onnx"}, {"fp16": "lift.onnx"})),
+        put("precisions", {"fp32": "model.onnx", "fp8": "lift.onnx"}),
+        put("precisions", {"fp32": "model.onnx", "fp16": "model.onnx"}),
+        put("precisions", {"fp32": "model.onnx", "fp16": "other.onnx"}),
+        put("precisions", {"fp32": "model.onnx", "fp16": ["lift.onnx"]}),
+        *(put("default_precision", value) for value in ("fp16", "int8-cpu", "bf16", "", None, 3, ["fp32"])),
     ],
 )
 def test_a_signed_manifest_with_wrong_content_is_refused(path, change):
     edit_manifest(path, change)
     assert broken(path).code == "E-BUNDLE-MANIFEST"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"default_precision": "fp32"},
+        {"precisions": {"fp32": "model.onnx"}},
+        {"precisions": {"fp32": "model.onnx", "int8-cpu": "lift.onnx"}, "default_precision": "int8"},
+        {"precisions": {"int8-trt": "model.onnx"}, "default_precision": "int8"},
+        {"precisions": {"fp16": "model.onnx"}, "default_precision": "fp16"},
+    ],
+)
+def test_precisions_that_fit_are_taken(path, keys):
+    edit_manifest(path, lambda manifest: manifest.update(keys))
+    sign(path)
+    assert keys.items() <= Bundle.open(path).manifest.items()
+
+
+def test_a_default_precision_needs_its_file(path):
+    edit_manifest(path, lambda manifest: manifest.update(precisions={"fp16": "model.onnx"}))
+    assert "`default_precision` is 'fp32', expected one whose file is among fp16" in str(broken(path))
 
 
 @pytest.mark.parametrize(
@@ -1069,3 +1097,26 @@ def test_a_system_that_cannot_swap_names_is_told_from_one_that_fails(tmp_path, m
         exchange(tmp_path, tmp_path)
     monkeypatch.setattr(ctypes, "CDLL", lambda *_args, **_kwargs: object())
     assert not exchange(tmp_path, tmp_path)
+
+
+# --- verifying several files at a time ------------------------------------------------------------------------------
+
+
+def test_of_several_damaged_files_the_first_of_the_manifest_is_told(tmp_path):
+    bundle = Bundle.open(make_tiny_bundle(tmp_path / "b"))
+    names = list(bundle.manifest["files"])
+    before = threading.active_count()
+    for name in names[1:]:
+        (bundle.path / name).write_bytes(b"changed")
+    for threads in (1, 4, None):
+        with pytest.raises(ArtefactError, match=re.escape(names[1])) as caught:
+            bundle.verify(threads)
+        assert caught.value.code == "E-BUNDLE-HASH"
+    assert threading.active_count() == before
+
+
+def test_what_fails_while_files_are_verified_comes_first(tmp_path):
+    bundle = Bundle.open(make_tiny_bundle(tmp_path / "b"))
+    (bundle.path / "model.onnx").write_bytes(b"changed")
+    with pytest.raises(KeyError), bundle.verifying():
+        raise KeyError

@@ -108,7 +108,7 @@ def test_a_terminal_sees_a_bar_and_it_is_taken_away(capsys, monkeypatch, engine,
     code, out, err = run(capsys, command, "--engine", engine, *options)
     assert code == 0
     assert "\r" not in out
-    assert "80/80" in err  # two views of 40 epochs
+    assert ("1/1" if command == "add" else "80/80") in err  # one group of new classes; two views of 40 epochs
     assert err.endswith("\r\x1b[K")
 
 

@@ -6,14 +6,18 @@ import csv
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
+import zipfile
 import zlib
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +30,8 @@ from support.tiny_bundle import SEEN, UNSEEN, as_regions, class_table, draw_pict
 from zsl_runtime.bundle import Bundle
 from zsl_runtime.classifier import BATCH_SIZE, Classifier
 from zsl_runtime.cli_infer import main
+from zsl_runtime.errors import BackendError
+from zsl_runtime.results import Sink
 
 TABLE = class_table()
 PICTURES = draw_pictures(TABLE, np.arange(8), seed=21)
@@ -95,7 +101,7 @@ def test_a_folder_is_labelled_as_csv(infer, bundle, photos):
     assert len(err) == 1
     assert err[0].startswith("labelled 8 of 8 pictures, ")
     assert " pictures/s, backend ort (onnxruntime " in err[0]
-    assert err[0].endswith("), generation 1")
+    assert err[0].endswith("), fp32, generation 1")
 
 
 @pytest.mark.parametrize("backend", ["auto", "ort", "reference"])
@@ -426,23 +432,34 @@ def test_no_write_permission_is_said_in_one_line(bundle, photos, open_folder):
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, b"interrupted"), (signal.SIGTERM, 143, b"terminated")]
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_interrupted_in_the_middle_leaves_nothing_behind(row_bundle, tmp_path, number, code, word):
-    np.save(tmp_path / "many.npy", np.zeros((400_000, 4, 3), np.float16))
+def test_interrupted_in_the_middle_keeps_what_is_finished(row_bundle, tmp_path, number, code, word):
+    np.save(tmp_path / "many.npy", np.random.default_rng(0).random((400_000, 4, 3)))
     folder = tmp_path / "results"
     folder.mkdir()
+    (folder / "out.csv").write_text("old")
+    partial = folder / "out.csv.partial"
     arguments = [str(tmp_path / "many.npy"), "--engine", row_bundle, "--output", str(folder / "out.csv")]
-    with subprocess.Popen([*PROGRAM, *arguments], stderr=subprocess.PIPE) as child:
+    with subprocess.Popen([*PROGRAM, *arguments, "--topk", "1"], stderr=subprocess.PIPE, text=True) as child:
         deadline = time.monotonic() + 60
-        while not any(path.stat().st_size for path in folder.iterdir()):
+        while not partial.exists() or partial.stat().st_size < 200:
             assert time.monotonic() < deadline
             assert child.poll() is None
             time.sleep(0.01)
         child.send_signal(number)
         _, err = child.communicate(timeout=60)
-    assert (child.returncode, err) == (code, word + b"\n")
-    assert list(folder.iterdir()) == []
+    kept = partial.read_text()
+    count = len(rows_of(kept))
+    assert child.returncode == code
+    assert err.splitlines() == [
+        f"the results of {count} rows are in {str(partial)!r}; the same command with --resume goes on",
+        word,
+    ]
+    assert count % BATCH_SIZE == 0
+    assert kept.endswith("\n")
+    assert (folder / "out.csv").read_text() == "old"
+    assert json.loads((folder / "out.csv.partial.state").read_text().splitlines()[-1])["items"] == count
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(row_bundle, tmp_path):
@@ -471,20 +488,21 @@ def test_results_are_utf8_whatever_the_locale(bundle, photos, tmp_path):
     assert b"E-INPUT-MISSING" in done.stderr
 
 
-def test_help_is_instant_because_it_imports_nothing_heavy():
-    program = (
-        "import sys\n"
-        "from zsl_runtime.cli_infer import main\n"
-        "code = main(['--help'])\n"
-        "heavy = {'numpy', 'PIL', 'onnxruntime', 'torch', 'safetensors'} & set(sys.modules)\n"
-        "sys.exit(f'imported {heavy}' if heavy else code)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    for flag in ("--engine", "--topk", "--format", "--output", "--classes", "--min-probability", "--device"):
-        assert flag in done.stdout
-    for flag in ("--backend", "--threads", "--batch-size", f"[default: {BATCH_SIZE}]", "PATHS"):
-        assert flag in done.stdout
+def test_the_help_names_every_option(infer):
+    code, out, err = infer("--help")
+    assert (code, err) == (0, [])
+    for flag in ("--engine", "--topk", "--format", "--output", "--resume", "--null", "--classes", "--min-probability"):
+        assert flag in out
+    for flag in (
+        "--device",
+        "--backend",
+        "--threads",
+        "--batch-size",
+        f"[default: {BATCH_SIZE}]",
+        "--profile",
+        "PATHS",
+    ):
+        assert flag in out
 
 
 def test_a_terminal_sees_a_bar(bundle, photos):
@@ -513,3 +531,255 @@ def test_it_runs_where_torch_and_onnx_cannot_be_imported(bundle, photos):
     arguments = [str(photos), "--engine", bundle, "--topk", "1"]
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
     assert [row["class"] for row in rows_of(done.stdout)] == list(SEEN + UNSEEN)
+
+
+# --- lists and shards -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def listed(monkeypatch, tmp_path):
+    """Put a list on stdin."""
+    with ExitStack() as stack:
+
+        def put(data: bytes) -> None:
+            (tmp_path / "list").write_bytes(data)
+            monkeypatch.setattr(sys, "stdin", stack.enter_context((tmp_path / "list").open()))
+
+        yield put
+
+
+@pytest.fixture
+def shard(photos, tmp_path) -> Path:
+    """The same pictures in a tar file, with something else."""
+    path = tmp_path / "birds.tar"
+    with tarfile.open(path, "w") as archive:
+        for picture in sorted(photos.iterdir()):
+            archive.add(picture, f"in/{picture.name}")
+        archive.addfile(tarfile.TarInfo("in/notes.txt"))
+    return path
+
+
+def test_a_list_on_stdin_is_labelled(infer, bundle, photos, listed):
+    listed(os.fsencode(f"{photos}/6.png\n{photos}/none.png\n{photos}/1.png\n"))
+    code, out, err = infer("-", "--engine", bundle, "--topk", 1)
+    assert code == 6
+    assert [row["class"] for row in rows_of(out)] == ["eagle owl", "tit"]
+    assert err[0].startswith(f"error: E-IMAGE-OPEN: '{photos}/none.png' cannot be read")
+    assert err[1].startswith("labelled 2 of 3 pictures, ")
+
+
+def test_a_list_with_nul_and_more_paths_beside_it(infer, bundle, photos, listed):
+    shutil.copy(photos / "5.png", photos / "new\nline.png")
+    (photos / "notes.txt").touch()
+    listed(os.fsencode(f"{photos}/new\nline.png\0{photos}\0"))
+    code, out, err = infer(photos / "7.png", "-0", "-", "--engine", bundle, "--topk", 1)
+    assert code == 0
+    names = [f"{photos}/7.png", f"{photos}/new\nline.png", *(f"{photos}/{i}.png" for i in range(8))]
+    assert [row["path"] for row in rows_of(out)] == [*names, f"{photos}/new\nline.png"]
+    assert err[0] == "files of other kinds skipped in lists and shards: 1"
+
+
+def test_a_list_of_feature_files(infer, row_bundle, tmp_path, listed):
+    np.save(tmp_path / "a.npy", as_regions(PICTURES))
+    listed(os.fsencode(f"{tmp_path}/a.npy\n"))
+    code, out, _ = infer("-", "--engine", row_bundle, "--topk", 1)
+    assert code == 0
+    assert [row["path"] for row in rows_of(out)] == [f"{tmp_path}/a.npy#{i}" for i in range(8)]
+
+
+def test_lists_that_are_none(infer, bundle, photos, listed, monkeypatch):
+    listed(b"")
+    code, out, err = infer("-", "--engine", bundle)
+    assert (code, len(rows_of(out))) == (0, 0)
+    assert err[0].startswith("labelled 0 of 0 pictures, ")
+    assert "E-LIST" in error_line(infer("-", "-", "--engine", bundle)[2])
+    assert "E-LIST" in error_line(infer(photos, "--null", "--engine", bundle)[2])
+    monkeypatch.setattr(sys, "stdin", None)
+    code, _, err = infer("-", "--engine", bundle)
+    assert code == 2
+    assert "E-LIST" in error_line(err)
+    listed(os.fsencode(f"{photos}/0.png\n") + b"x" * 100_000)
+    code, out, err = infer("-", "--engine", bundle, "--batch-size", 1, "--topk", 1)
+    assert code == 2
+    assert [row["class"] for row in rows_of(out)] == ["robin"]  # what came before is answered
+    assert "E-LIST" in error_line(err)
+
+
+def test_a_shard_gives_what_its_pictures_give(infer, bundle, photos, shard):
+    _, wanted, _ = infer(photos, "--engine", bundle)
+    code, out, err = infer(shard, "--engine", bundle)
+    assert code == 0
+    assert out.replace(f"{shard}/in/", f"{photos}/") == wanted
+    assert err[0] == "files of other kinds skipped in lists and shards: 1"
+    code, out, err = infer(shard.parent, "--engine", bundle)
+    assert (code, out) == (0, wanted)
+    assert err[0] == "files of other kinds skipped: 1 (1 zip or tar: name them to read them)"
+
+
+def test_a_damaged_shard_is_one_line_and_what_is_before_is_labelled(infer, bundle, shard):
+    data = shard.read_bytes()
+    shard.write_bytes(data[: len(data) // 2 - 100])
+    code, out, err = infer(shard, "--engine", bundle, "--format", "jsonl", "--topk", 1)
+    assert code == 6
+    *before, last = map(json.loads, out.splitlines())
+    assert [answer["path"] for answer in before] == [f"{shard}/in/{i}.png" for i in range(len(before))]
+    assert 2 <= len(before) <= 5
+    assert f"{len(before)} pictures before that were read" in err[0]
+    assert (last["path"], last["error"]["code"]) == (str(shard), "E-SHARD-DAMAGED")
+    assert err[0].startswith(f"error: E-SHARD-DAMAGED: '{shard}' is damaged or cut off")
+    assert len(err) == 2
+
+
+def test_a_zip_file_without_pictures_and_a_shard_for_a_model_of_features(infer, bundle, row_bundle, shard, tmp_path):
+    with zipfile.ZipFile(tmp_path / "none.zip", "w") as archive:
+        archive.writestr("notes.txt", "none")
+    code, out, err = infer(tmp_path / "none.zip", "--engine", bundle)
+    assert (code, out) == (2, "")
+    assert "E-NO-IMAGES: there are no pictures in" in error_line(err)
+    assert "E-INPUT-KIND" in error_line(infer(shard, "--engine", row_bundle)[2])
+
+
+# --- resume ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Send a signal to this process while the batch of a number is written."""
+
+    def after(count: int, number: int = signal.SIGINT) -> None:
+        real, calls = Sink.write, []
+
+        def write(self, data, batch):
+            real(self, data, batch)
+            calls.append(len(batch))
+            if len([call for call in calls if call]) == count:
+                monkeypatch.setattr(Sink, "write", real)
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(Sink, "write", write)
+
+    return after
+
+
+@pytest.mark.parametrize("format_", ["csv", "jsonl"])
+def test_an_interrupted_run_is_gone_on_with_to_the_same_bytes(infer, bundle, photos, tmp_path, interrupt, format_):
+    (photos / "1b.jpg").touch()
+    (photos / "6b.jpg").touch()
+    for i in range(40):
+        shutil.copy(photos / f"{i % 8}.png", photos / f"more{i:02d}.png")
+    arguments = [photos, "--engine", bundle, "--format", format_, "--batch-size", 2, "--output"]
+    code, _, err = infer(*arguments, tmp_path / "whole")
+    assert code == 6
+    assert err[-1].startswith("labelled 48 of 50 pictures")
+    interrupt(2)
+    code, out, err = infer(*arguments, tmp_path / "out")
+    assert (code, out) == (130, "")
+    told = [line for line in err if not line.startswith("error: E-IMAGE-EMPTY")]  # one or two, as far as it got
+    assert 1 <= len(err) - len(told) <= 2
+    assert re.fullmatch(r"the results of \d+ pictures are in '.*out\.partial'; the same command with .*", told[0])
+    done = int(told[0].split()[3])
+    assert 4 < done < 50
+    assert not (tmp_path / "out").exists()
+    code, _, err = infer(*arguments, tmp_path / "out")
+    assert code == 2
+    assert f"E-PARTIAL: '{tmp_path}/out.partial' holds the results of {done} pictures" in error_line(err)
+    code, _, err = infer(*arguments, tmp_path / "out", "--resume", "--topk", 2)
+    assert code == 2
+    assert "E-RESUME" in error_line(err)
+    assert "--topk was 5 and is 2" in err[0]
+    code, _, err = infer(*arguments[:4], format_, "--output", tmp_path / "out", "--resume", "--batch-size", 5)
+    assert code == 6  # what could not be read before the interruption still counts
+    assert err[0] == f"going on after {done} pictures"
+    assert err[-1].startswith("labelled 48 of 50 pictures")
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert [path.name for path in tmp_path.glob("out*")] == ["out"]
+
+
+def test_an_interruption_on_stdout_ends_with_whole_lines(infer, bundle, photos, interrupt):
+    for i in range(40):
+        shutil.copy(photos / f"{i % 8}.png", photos / f"more{i:02d}.png")
+    interrupt(3, signal.SIGTERM)
+    code, out, err = infer(photos, "--engine", bundle, "--batch-size", 2, "--topk", 1)
+    assert code == 143
+    count = len(rows_of(out))
+    assert count in {6, 8, 10}  # what was in the engine and what waited to be written is written, too
+    assert [row["class"] for row in rows_of(out)][:8] == list(SEEN + UNSEEN)[:count]
+    assert err == [f"stopped after {count} pictures, whose results are written", "terminated"]
+
+
+def test_a_run_that_fails_in_the_middle_is_gone_on_with(infer, bundle, photos, tmp_path, monkeypatch):
+    arguments = [photos, "--engine", bundle, "--batch-size", 2, "--output", tmp_path / "out"]
+    real, calls = Classifier.score_with, []
+
+    def fail(self, snapshot, inputs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise BackendError("E-BACKEND-RUN", "no memory")
+        return real(self, snapshot, inputs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "score_with", fail)
+        code, _, err = infer(*arguments)
+    assert code == 4
+    assert err[0].startswith("the results of 4 pictures are in ")
+    assert "E-BACKEND-RUN" in error_line(err[1:])
+    assert infer(*arguments, "--resume")[0] == 0
+    assert [row["class"] for row in rows_of((tmp_path / "out").read_text())][::5] == list(SEEN + UNSEEN)
+
+
+def test_other_pictures_cannot_be_gone_on_with(infer, bundle, photos, tmp_path, interrupt):
+    for i in range(40):
+        shutil.copy(photos / f"{i % 8}.png", photos / f"more{i:02d}.png")
+    arguments = [photos, "--engine", bundle, "--batch-size", 2, "--output", tmp_path / "out", "--resume"]
+    interrupt(2)
+    assert infer(*arguments)[0] == 130
+    (photos / "0.png").unlink()
+    code, _, err = infer(*arguments)
+    assert code == 2
+    assert "E-RESUME: the first" in err[-1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--resume"], "give the --output"),
+        (["--resume", "--output", "out", "--cascade"], "a cascade labels all pictures together"),
+        (["--resume", "--output", "/dev/null"], "is no plain file"),
+    ],
+)
+def test_what_cannot_be_resumed_is_a_usage_error(infer, bundle, photos, tmp_path, monkeypatch, flags, told):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = infer(photos, "--engine", bundle, *flags)
+    assert (code, out) == (2, "")
+    assert told in error_line(err)
+
+
+# --- profile and threads --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [[], ["--cascade"]])
+def test_a_profile_is_printed_at_the_end_and_changes_no_answer(infer, bundle, photos, flags):
+    _, wanted, _ = infer(photos, "--engine", bundle, *flags)
+    code, out, err = infer(photos, "--engine", bundle, "--profile", *flags)
+    assert (code, out) == (0, wanted)
+    assert [line.split()[0] for line in err[-9:-2]] == [
+        "stage",
+        *("find", "decode", "pixels", "engine", "head", "output"),
+    ]
+    assert re.match(r"8 pictures in [\d.]+ s, [\d.]+ pictures/s; the work of all stages takes \d+ CPUs at", err[-1])
+    assert all(float(line.split()[1]) >= 0 for line in err[-8:-2])
+
+
+def test_threads_are_those_of_numpy_too(bundle, photos):
+    program = (
+        "import os, sys\n"
+        "from zsl_runtime.cli_infer import main\n"
+        "code = main(sys.argv[1:])\n"
+        "print(os.environ['OPENBLAS_NUM_THREADS'], os.environ['MKL_NUM_THREADS'], file=sys.stderr)\n"
+    )
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "7"}
+    arguments = [str(photos / "0.png"), "--engine", bundle, "--threads", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stderr.splitlines()[-1] == "1 1"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from zsl_runtime import threads
-from zsl_runtime.threads import cgroup_cpu_limit, usable_cpus
+from zsl_runtime.threads import cgroup_cpu_limit, readers, usable_cpus
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,6 +90,27 @@ def test_no_cgroups_and_no_affinity(system, monkeypatch):
     assert usable_cpus() == 5
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert usable_cpus() == 1
+
+
+def test_numpy_is_told_before_it_is_imported_and_never_after(system, monkeypatch):
+    for name in threads.BLAS_VARIABLES:
+        monkeypatch.setenv(name, "")  # so that what is there now comes back afterwards
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.setitem(sys.modules, "numpy", np)
+    threads.limit_blas(2)
+    assert "OPENBLAS_NUM_THREADS" not in os.environ  # NumPy is here and would not look
+    monkeypatch.delitem(sys.modules, "numpy")
+    threads.limit_blas(None)
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "8"
+    assert os.environ["OMP_NUM_THREADS"] == "5"  # the user's own
+    threads.limit_blas(2)
+    assert {os.environ[name] for name in threads.BLAS_VARIABLES} == {"2"}
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(1, 1), (2, 2), (16, 16), (256, 32)])
+def test_as_many_threads_read_as_the_engine_has_within_reason(given, wanted):
+    assert readers(given) == wanted
 
 
 def test_this_machine_gives_between_one_and_all_cpus():

@@ -59,6 +59,7 @@ class Run:
         probe_count: number of probe pictures.
         seed: the seed heads are fitted with.
         info: content of run.json.
+        folder: the run folder; None for a run that was not read from one.
 
     """
 
@@ -76,6 +77,7 @@ class Run:
     probe_count: int
     seed: int
     info: dict[str, Any]
+    folder: Path | None = None
 
 
 def read_info(folder: Path) -> dict[str, Any]:
@@ -345,6 +347,8 @@ def save_run(
             "semantic_rule": rule.to_dict(),
             "probe_pictures": recipe.probe_pictures,
             "seed": recipe.seed,
+            # Where the photographs were, for what an export may want to read again; no part of the fingerprint.
+            **({} if images.directory is None else {"data": str(images.directory)}),
         },
     )
 
@@ -425,6 +429,7 @@ def _rebuild(path: Path, info: dict[str, Any], blobs: dict[str, bytes]) -> Run:
         probe_count=info["probe_pictures"],
         seed=info["seed"],
         info=info,
+        folder=path,
     )
 
 

@@ -539,14 +539,14 @@ def keep_pictures(
     wanted = recipe.probe_pictures + recipe.parity_pictures
     rng = np.random.default_rng([recipe.seed, 13])
     train, test = rng.permutation(prepared.rows("train", "val")), rng.permutation(prepared.rows("test"))
-    order = np.concatenate([_in_turns(rows, prepared.images.labels[rows]) for rows in (train, test)])[:wanted]
+    order = np.concatenate([in_turns(rows, prepared.images.labels[rows]) for rows in (train, test)])[:wanted]
     if backbone.pixels is None:
         return prepared.store.regions[order].astype(np.float32), prepared.images.labels[order]
     pixels = [prepare_pixels(prepared.images.root / prepared.images.paths[int(i)], backbone.pixels) for i in order]
     return np.stack(pixels), prepared.images.labels[order]
 
 
-def _in_turns(rows: Ints, labels: Ints) -> Ints:
+def in_turns(rows: Ints, labels: Ints) -> Ints:
     """The same rows, one of each class, then the second of each, and so on; classes in the order they first come."""
     turn = np.zeros(len(rows), np.int64)
     for one in np.unique(labels):

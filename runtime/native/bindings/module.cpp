@@ -1,10 +1,17 @@
 // The Python module zsl_runtime._native: checks types, owns results, releases the GIL; no arithmetic here.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
 #include <cstdint>
 #include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
 
+#include "cuda_resize.h"
 #include "zsl/resize.h"
 
 namespace nb = nanobind;
@@ -13,37 +20,129 @@ using namespace nb::literals;
 namespace {
 
 using Pixels = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 3>, nb::c_contig, nb::device::cpu>;
-using First = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Squares = nb::ndarray<std::uint8_t, nb::shape<-1, -1, -1, 3>, nb::c_contig, nb::device::cpu>;
+using Numbers = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Taps = nb::ndarray<const std::int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Result = nb::ndarray<nb::numpy, std::uint8_t, nb::ndim<3>>;
+using Coefficients = std::tuple<nb::ndarray<nb::numpy, std::int32_t, nb::ndim<1>>,
+                                nb::ndarray<nb::numpy, std::int32_t, nb::ndim<2>>>;
 
-zsl::Axis to_axis(const First& first, const Taps& taps) {
+zsl::Axis to_axis(const Numbers& first, const Taps& taps) {
   if (first.shape(0) != taps.shape(0)) {
     throw std::invalid_argument("`first` and `taps` have different lengths");
   }
   return {first.data(), taps.data(), taps.shape(0), taps.shape(1)};
 }
 
-Result resize_crop(const Pixels& pixels, const First& column_first, const Taps& column_taps, const First& row_first,
-                   const Taps& row_taps) {
+std::vector<zsl::Picture> to_pictures(const std::vector<Pixels>& arrays) {
+  std::vector<zsl::Picture> pictures;
+  pictures.reserve(arrays.size());
+  for (const Pixels& array : arrays) {
+    pictures.push_back({array.data(), array.shape(0), array.shape(1)});
+  }
+  return pictures;
+}
+
+// Side of the squares. Throws std::invalid_argument unless there are as many as pictures.
+std::size_t side_of(const Squares& out, std::size_t pictures) {
+  if (out.shape(0) != pictures || out.shape(1) != out.shape(2)) {
+    throw std::invalid_argument("`out` is not one square for each of the " + std::to_string(pictures) + " pictures");
+  }
+  return out.shape(1);
+}
+
+template <class T>
+nb::capsule owner_of(T* data) {
+  return nb::capsule(data, [](void* pointer) noexcept { delete[] static_cast<T*>(pointer); });
+}
+
+Result resize_crop(const Pixels& pixels, const Numbers& column_first, const Taps& column_taps,
+                   const Numbers& row_first, const Taps& row_taps, const std::string& kernels) {
   const zsl::Axis columns = to_axis(column_first, column_taps);
   const zsl::Axis rows = to_axis(row_first, row_taps);
+  const zsl::Kernels& chosen = zsl::kernels_named(kernels);
   auto* data = new std::uint8_t[rows.count * columns.count * 3];
-  nb::capsule owner(data, [](void* pointer) noexcept { delete[] static_cast<std::uint8_t*>(pointer); });
+  const nb::capsule owner = owner_of(data);
   {
     nb::gil_scoped_release release;
-    zsl::resize_crop(pixels.data(), pixels.shape(0), pixels.shape(1), columns, rows, data);
+    zsl::Scratch scratch;
+    zsl::resize_crop({pixels.data(), pixels.shape(0), pixels.shape(1)}, columns, rows, chosen, scratch, data);
   }
   return Result(data, {rows.count, columns.count, 3}, owner);
+}
+
+void resize_crop_batch(const std::vector<Pixels>& pictures, std::size_t resize, const Squares& out,
+                       std::size_t threads, const std::string& kernels) {
+  const std::size_t crop = side_of(out, pictures.size());
+  const std::vector<zsl::Picture> given = to_pictures(pictures);
+  const zsl::Kernels& chosen = zsl::kernels_named(kernels);
+  nb::gil_scoped_release release;
+  zsl::resize_crop_batch(given, resize, crop, threads, chosen, out.data());
+}
+
+Coefficients coefficients(std::int64_t source, std::int64_t target, std::int64_t start, std::int64_t count) {
+  if (source < 1 || target < 1 || start < 0 || count < 1 || count > target - start) {
+    throw std::invalid_argument("outputs outside the resized axis");
+  }
+  const zsl::Resampling axis = zsl::coefficients(source, target, start, count);
+  auto* first = new std::int32_t[axis.first.size()];
+  const nb::capsule first_owner = owner_of(first);
+  auto* taps = new std::int32_t[axis.taps.size()];
+  const nb::capsule taps_owner = owner_of(taps);
+  std::copy(axis.first.begin(), axis.first.end(), first);
+  std::copy(axis.taps.begin(), axis.taps.end(), taps);
+  return {{first, {axis.first.size()}, first_owner}, {taps, {axis.first.size(), axis.width}, taps_owner}};
+}
+
+std::vector<std::string> kernel_names() {
+  std::vector<std::string> names;
+  for (const zsl::Kernels* kernels : zsl::usable_kernels()) {
+    names.emplace_back(kernels->name);
+  }
+  return names;
+}
+
+void cuda_batch(zsl::CudaResizer& resizer, const std::vector<Pixels>& pictures, std::size_t resize,
+                const Squares& out) {
+  const std::size_t crop = side_of(out, pictures.size());
+  const std::vector<zsl::Picture> given = to_pictures(pictures);
+  nb::gil_scoped_release release;
+  resizer.resize_crop_batch_copied(given, resize, crop, out.data());
+}
+
+void cuda_pointers(zsl::CudaResizer& resizer,
+                   const std::vector<std::tuple<std::uint64_t, std::size_t, std::size_t>>& pictures,
+                   std::size_t resize, std::size_t crop, std::uint64_t out, std::uint64_t stream) {
+  std::vector<zsl::Picture> given;
+  given.reserve(pictures.size());
+  for (const auto& [pointer, height, width] : pictures) {
+    given.push_back({reinterpret_cast<const std::uint8_t*>(pointer), height, width});
+  }
+  nb::gil_scoped_release release;
+  resizer.resize_crop_batch(given, resize, crop, out, stream);
 }
 
 }  // namespace
 
 NB_MODULE(_native, module) {
   module.doc() = "Compiled core of zsl_runtime: fixed-point resize and crop. Used through zsl_runtime.pixels.";
+  module.def("kernels", &kernel_names, "Names of the kernels that this CPU can run, fastest first.");
+  module.def("coefficients", &coefficients, "source"_a, "target"_a, "start"_a, "count"_a,
+             "What zsl_runtime.pixels.coefficients computes, bit for bit.");
   module.def("resize_crop", &resize_crop, "pixels"_a.noconvert(), "column_first"_a.noconvert(),
-             "column_taps"_a.noconvert(), "row_first"_a.noconvert(), "row_taps"_a.noconvert(),
+             "column_taps"_a.noconvert(), "row_first"_a.noconvert(), "row_taps"_a.noconvert(), "kernels"_a = "",
              "Resample columns, then rows, of uint8 (H, W, 3) with int32 taps of 22 fractional bits.\n\n"
              "column_first (P,), column_taps (P, T), row_first (Q,), row_taps (Q, U); returns uint8 (Q, P, 3).\n"
              "Raises TypeError for other dtypes or layouts, ValueError for a window outside the picture.");
+  module.def("resize_crop_batch", &resize_crop_batch, "pictures"_a.noconvert(), "resize"_a, "out"_a.noconvert(),
+             "threads"_a = 1, "kernels"_a = "",
+             "Resize and crop a list of uint8 (H, W, 3) into `out` (N, P, P, 3), which must not overlap them.\n\n"
+             "Raises TypeError for other dtypes or layouts, ValueError for sizes that do not fit.");
+
+  nb::exception<zsl::CudaError>(module, "CudaError", PyExc_RuntimeError);
+  module.def("has_cuda_kernels", [] { return !zsl::kernel_image().empty(); });
+  nb::class_<zsl::CudaResizer>(module, "CudaResizer")
+      .def(nb::init<int>(), "device"_a)
+      .def("resize_crop_batch", &cuda_batch, "pictures"_a.noconvert(), "resize"_a, "out"_a.noconvert())
+      .def("resize_crop_pointers", &cuda_pointers, "pictures"_a, "resize"_a, "crop"_a, "out"_a, "stream"_a = 0);
 }

@@ -1,98 +1,171 @@
 #include "zsl/resize.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
-#include <stdexcept>
-#include <string>
-#include <vector>
+#include <atomic>
+#include <cstring>
+#include <exception>
+#include <mutex>
+#include <system_error>
+#include <thread>
 
 namespace zsl {
 namespace {
 
-constexpr int kFractionBits = 22;
-constexpr std::int32_t kRounding = 1 << (kFractionBits - 1);
-// 255 * 2^23 + 2^21 < 2^31: weights that sum to one (2^22) leave room for their own rounding and no more is needed.
-constexpr std::int64_t kLargestSum = std::int64_t{1} << (kFractionBits + 1);
-constexpr std::size_t kChannels = 3;
+constexpr std::size_t kMostRowsAtOnce = 4;
+// A load of 16 bytes begins at a pixel of the row, so that it ends at most 13 bytes behind the row.
+constexpr std::size_t kReadBehind = kLoadBytes - kChannels;
 
-void check(const Axis& axis, std::size_t source, const char* name) {
-  if (source == 0 || axis.count == 0 || axis.width == 0 || axis.width > source) {
-    throw std::invalid_argument(std::string(name) + ": " + std::to_string(axis.count) + " outputs of " +
-                                std::to_string(axis.width) + " taps do not fit a source of " + std::to_string(source));
+constexpr std::size_t round_up(std::size_t value, std::size_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+// Taps split and padded as kernels.h describes.
+class SplitTaps {
+ public:
+  explicit SplitTaps(const Axis& axis)
+      : axis_(axis),
+        outputs_(round_up(axis.count, kOutputsAtOnce)),
+        pairs_(round_up(axis.width, kTapsAtOnce) / 2),
+        first_(outputs_),
+        high_(outputs_ * pairs_),
+        low_(outputs_ * pairs_) {
+    std::copy_n(axis.first, axis.count, first_.begin());
+    for (std::size_t i = 0; i < axis.count; ++i) {
+      for (std::size_t t = 0; t < axis.width; ++t) {
+        const auto tap = axis.taps[i * axis.width + t];
+        const std::size_t pair = i * pairs_ + t / 2;
+        const int half = t % 2 == 0 ? 0 : 16;
+        high_[pair] |= static_cast<std::int32_t>((static_cast<std::uint32_t>(tap >> kLowBits) & 0xffffu) << half);
+        low_[pair] |= (tap & ((1 << kLowBits) - 1)) << half;
+      }
+    }
   }
-  const auto last = static_cast<std::int64_t>(source - axis.width);
-  for (std::size_t i = 0; i < axis.count; ++i) {
-    std::int64_t sum = 0;
-    for (std::size_t t = 0; t < axis.width; ++t) {
-      sum += std::abs(static_cast<std::int64_t>(axis.taps[i * axis.width + t]));
+
+  Windows windows() const { return {axis_, first_.data(), high_.data(), low_.data(), outputs_, pairs_}; }
+
+ private:
+  Axis axis_;
+  std::size_t outputs_, pairs_;
+  std::vector<std::int32_t> first_, high_, low_;
+};
+
+// Source rows that a kernel may read kReadBehind bytes past their end: those near the picture's end are copies.
+class ReadableRows {
+ public:
+  explicit ReadableRows(const Picture& picture) : picture_(picture), row_bytes_(picture.width * kChannels) {}
+
+  const std::uint8_t* row(std::size_t y, std::size_t slot) {
+    const std::uint8_t* data = picture_.pixels + y * row_bytes_;
+    if ((picture_.height - 1 - y) * row_bytes_ >= kReadBehind) {
+      return data;
     }
-    if (axis.first[i] < 0 || axis.first[i] > last || sum >= kLargestSum) {
-      throw std::invalid_argument(std::string(name) + ": output " + std::to_string(i) + " begins at " +
-                                  std::to_string(axis.first[i]) + " with taps of sum " + std::to_string(sum) +
-                                  "; the source has " + std::to_string(source));
+    std::vector<std::uint8_t>& copy = copies_[slot];
+    copy.assign(data, data + row_bytes_);
+    copy.resize(row_bytes_ + kReadBehind);
+    return copy.data();
+  }
+
+ private:
+  const Picture& picture_;
+  std::size_t row_bytes_;
+  std::vector<std::uint8_t> copies_[kMostRowsAtOnce];
+};
+
+// Rows top ... bottom - 1 of the picture to rows of `narrow`, `stride` bytes apart.
+void narrow_rows(const Picture& picture, std::size_t top, std::size_t bottom, const Windows& windows,
+                 const Kernels& kernels, std::uint8_t* narrow, std::size_t stride) {
+  ReadableRows source(picture);
+  for (std::size_t y = top; y < bottom; y += kernels.rows_at_once) {
+    const std::uint8_t* rows[kMostRowsAtOnce];
+    std::uint8_t* out[kMostRowsAtOnce];
+    for (std::size_t slot = 0; slot < kernels.rows_at_once; ++slot) {
+      // The last row again where too few are left: it is computed again and is the same.
+      const std::size_t from = std::min(y + slot, bottom - 1);
+      rows[slot] = source.row(from, slot);
+      out[slot] = narrow + (from - top) * stride;
     }
+    kernels.resample_columns(rows, windows, out);
   }
 }
 
-std::uint8_t to_byte(std::int32_t sum) {
-  return static_cast<std::uint8_t>(std::clamp(sum >> kFractionBits, 0, 255));
-}
-
-// One source row to one row of axis.count pixels.
-void resample_columns(const std::uint8_t* row, const Axis& axis, std::uint8_t* out) {
-  for (std::size_t i = 0; i < axis.count; ++i) {
-    const std::uint8_t* pixel = row + static_cast<std::size_t>(axis.first[i]) * kChannels;
-    const std::int32_t* taps = axis.taps + i * axis.width;
-    std::int32_t red = kRounding, green = kRounding, blue = kRounding;
-    for (std::size_t t = 0; t < axis.width; ++t) {
-      red += taps[t] * pixel[0];
-      green += taps[t] * pixel[1];
-      blue += taps[t] * pixel[2];
-      pixel += kChannels;
+// Calls work(i, scratch) for each i < count on up to `threads` threads; throws again what a call threw first.
+template <class Work>
+void share_out(std::size_t count, std::size_t threads, const Work& work) {
+  std::atomic<std::size_t> next{0};
+  std::exception_ptr failure;
+  std::mutex mutex;
+  const auto take = [&] {
+    try {
+      Scratch scratch;
+      for (std::size_t i = next++; i < count; i = next++) {
+        work(i, scratch);
+      }
+    } catch (...) {
+      next = count;
+      const std::lock_guard lock(mutex);
+      if (!failure) {
+        failure = std::current_exception();
+      }
     }
-    out[0] = to_byte(red);
-    out[1] = to_byte(green);
-    out[2] = to_byte(blue);
-    out += kChannels;
-  }
-}
-
-// One output row from the `width` rows that begin at `source`; `sums` is scratch of `stride` sums.
-void resample_rows(const std::uint8_t* source, std::size_t stride, const std::int32_t* taps, std::size_t width,
-                   std::int32_t* sums, std::uint8_t* out) {
-  std::fill(sums, sums + stride, kRounding);
-  for (std::size_t t = 0; t < width; ++t) {
-    const std::uint8_t* row = source + t * stride;
-    const std::int32_t tap = taps[t];
-    for (std::size_t j = 0; j < stride; ++j) {
-      sums[j] += tap * row[j];
+  };
+  std::vector<std::thread> others;
+  others.reserve(std::min(threads, count));
+  try {
+    while (others.size() + 1 < std::min(threads, count)) {
+      others.emplace_back(take);
     }
+  } catch (const std::system_error&) {
+    // A limit on processes: those that run do the work.
   }
-  std::transform(sums, sums + stride, out, to_byte);
+  take();  // does not throw
+  for (std::thread& other : others) {
+    other.join();
+  }
+  if (failure) {
+    std::rethrow_exception(failure);
+  }
 }
 
 }  // namespace
 
-void resize_crop(const std::uint8_t* pixels, std::size_t height, std::size_t width, const Axis& columns,
-                 const Axis& rows, std::uint8_t* out) {
-  check(columns, width, "columns");
-  check(rows, height, "rows");
+std::uint8_t* Scratch::reserve(std::size_t bytes) {
+  if (bytes > size_) {
+    size_ = 0;
+    data_.reset();
+    data_ = std::make_unique_for_overwrite<std::uint8_t[]>(bytes);
+    size_ = bytes;
+  }
+  return data_.get();
+}
+
+void resize_crop(const Picture& picture, const Axis& columns, const Axis& rows, const Kernels& kernels,
+                 Scratch& scratch, std::uint8_t* out) {
+  check(columns, picture.width, "columns");
+  check(rows, picture.height, "rows");
   const auto [lowest, highest] = std::minmax_element(rows.first, rows.first + rows.count);
   const auto top = static_cast<std::size_t>(*lowest);
   const std::size_t bottom = static_cast<std::size_t>(*highest) + rows.width;
-  const std::size_t stride = columns.count * kChannels;
 
-  const auto narrow = std::make_unique_for_overwrite<std::uint8_t[]>((bottom - top) * stride);
-  for (std::size_t y = top; y < bottom; ++y) {
-    resample_columns(pixels + y * width * kChannels, columns, narrow.get() + (y - top) * stride);
-  }
-  std::vector<std::int32_t> sums(stride);
+  const SplitTaps column_taps(columns), row_taps(rows);
+  const Windows column_windows = column_taps.windows(), row_windows = row_taps.windows();
+  const std::size_t bytes = columns.count * kChannels;
+  const std::size_t stored = (column_windows.outputs - kOutputsAtOnce) * kChannels + kLoadBytes;
+  const std::size_t stride = round_up(stored, kLargestVector);
+  std::uint8_t* narrow = scratch.reserve((bottom - top) * stride);
+  narrow_rows(picture, top, bottom, column_windows, kernels, narrow, stride);
   for (std::size_t i = 0; i < rows.count; ++i) {
     const std::size_t begin = static_cast<std::size_t>(rows.first[i]) - top;
-    resample_rows(narrow.get() + begin * stride, stride, rows.taps + i * rows.width, rows.width, sums.data(),
-                  out + i * stride);
+    kernels.resample_rows(narrow + begin * stride, stride, row_windows, i, bytes, out + i * bytes);
   }
+}
+
+void resize_crop_batch(const std::vector<Picture>& pictures, std::size_t resize, std::size_t crop, std::size_t threads,
+                       const Kernels& kernels, std::uint8_t* out) {
+  share_out(pictures.size(), threads, [&](std::size_t i, Scratch& scratch) {
+    const Picture& picture = pictures[i];
+    const SquareAxes axes = square_axes(picture.height, picture.width, resize, crop);
+    resize_crop(picture, axes.columns.axis(), axes.rows.axis(), kernels, scratch, out + i * crop * crop * kChannels);
+  });
 }
 
 }  // namespace zsl

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU.
+"""ONNX Runtime on the CPU: fp32, and the files of other precisions that it can run as they are.
 
 Its defaults suit a machine of one's own: as many threads as the machine has, which spin while they wait. In a
 container, or beside any other process, that is about twice as slow as a single thread, so both are set explicitly here.
@@ -6,46 +6,28 @@ container, or beside any other process, that is about twice as slow as a single 
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from zsl_runtime.backends import InputPort
-from zsl_runtime.errors import ArtefactError, BackendError, UsageError
+from zsl_runtime.backends.graphs import GraphBackend, Port
+from zsl_runtime.errors import BackendError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
-
-    from zsl_runtime.bundle import Bundle
-    from zsl_runtime.head import FoldedHead
 
     Floats = NDArray[np.float32]
 
 INSTALL = 'pip install "zsl-deploy[cpu]"'
-HEAD_INPUTS = ("head_weight", "head_bias", "class_bias")
-INPUTS = {  # of each graph; either set, where there are two
-    "model": ({"images", *HEAD_INPUTS}, {"backbone_features", *HEAD_INPUTS}),
-    "synthesizer": ({"semantic", "noise"},),
-    "rows": ({"semantic"},),
-    "lift": ({"features"},),
-}
-OUTPUTS = {
-    "model": {"scores", "features"},
-    "synthesizer": {"features"},
-    "rows": {"weight", "bias"},
-    "lift": {"lifted"},
-}
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 SILENT = 4  # ONNX Runtime's severity "fatal": what it would log, it also raises, and we print that once
 
 
-def open_bundle(bundle: Bundle, threads: int) -> OrtBackend:
+def open_graphs(graphs: Mapping[str, Path | None], threads: int, precision: str) -> OrtBackend:
     """Open the graphs of a bundle; BackendError E-BACKEND-MISSING when onnxruntime is not installed."""
-    return OrtBackend({part: bundle.graph(part) for part in INPUTS}, threads)
+    return OrtBackend(graphs, threads, precision)
 
 
 def import_onnxruntime() -> Any:
@@ -59,12 +41,13 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-class OrtBackend:
+class OrtBackend(GraphBackend):
     """Runs graphs with ONNX Runtime's CPU provider, and no other: nothing can fall back silently.
 
     Args:
         graphs: `model`, `synthesizer`, `rows`, `lift` -> ONNX file, or None where there is none.
         threads: inside one operator; operators run one after the other.
+        precision: of the file behind `model`.
         optimize: let ONNX Runtime rewrite the graphs before it runs them.
 
     Raises:
@@ -73,67 +56,17 @@ class OrtBackend:
     """
 
     name = "ort"
+    install = INSTALL
 
-    def __init__(self, graphs: Mapping[str, Path | None], threads: int, *, optimize: bool = True) -> None:
+    def __init__(
+        self, graphs: Mapping[str, Path | None], threads: int, precision: str = "fp32", *, optimize: bool = True
+    ) -> None:
         self._ort = import_onnxruntime()
+        super().__init__(graphs, threads, precision)
         self.library = f"onnxruntime {self._ort.__version__}"
-        self._graphs = dict(graphs)
-        self._threads = threads
         self._optimize = optimize
-        self._sessions: dict[str, Any] = {}
-        self._lock = threading.Lock()
 
-    def input_port(self) -> InputPort:
-        """What `run` and `features` take, as the model graph itself says."""
-        (port,) = (port for port in self._session("model").get_inputs() if port.name not in HEAD_INPUTS)
-        return InputPort(port.name, DTYPES.get(port.type, port.type), tuple(port.shape[1:]))
-
-    def run(self, inputs: NDArray[np.generic], head: FoldedHead) -> tuple[Floats, Floats]:
-        """Inputs (N, ...) -> log-probabilities (N, C) and features (N, F), float32."""
-        feeds = {"head_weight": head.weight, "head_bias": head.bias, "class_bias": head.class_bias}
-        scores, features = self._run("model", ["scores", "features"], {self.input_port().name: inputs, **feeds})
-        return scores, features
-
-    def features(self, inputs: NDArray[np.generic]) -> Floats:
-        """Inputs (N, ...) -> features (N, F) float32."""
-        width = next(port.shape[1] for port in self._session("model").get_inputs() if port.name == "head_weight")
-        one_class = np.zeros((1, width), dtype=np.float32), np.zeros(1, dtype=np.float32), np.zeros(1, dtype=np.float32)
-        feeds = dict(zip(HEAD_INPUTS, one_class, strict=True))
-        (features,) = self._run("model", ["features"], {self.input_port().name: inputs, **feeds})
-        return features
-
-    def synthesize(self, semantic: Floats, noise: Floats) -> Floats:
-        """Semantic vectors (M, A) and noise (M, Z) -> features (M, F), all float32."""
-        (features,) = self._run("synthesizer", ["features"], {"semantic": semantic, "noise": noise})
-        return features
-
-    def rows(self, semantic: Floats) -> tuple[Floats, Floats]:
-        """Semantic vectors (M, A) -> weights (M, D) and biases (M,) of the classes' rows, all float32."""
-        weight, bias = self._run("rows", ["weight", "bias"], {"semantic": semantic})
-        return weight, bias
-
-    def lift(self, features: Floats) -> Floats:
-        """Features (M, F) -> lifted features (M, D), float32; the features themselves when there is no lift."""
-        if self._graphs.get("lift") is None:
-            return features
-        (lifted,) = self._run("lift", ["lifted"], {"features": features})
-        return lifted
-
-    def close(self) -> None:
-        """Let go of the loaded graphs."""
-        with self._lock:
-            self._sessions.clear()
-
-    def _session(self, part: str) -> Any:
-        with self._lock:
-            if part not in self._sessions:
-                self._sessions[part] = self._load(part)
-            return self._sessions[part]
-
-    def _load(self, part: str) -> Any:
-        path = self._graphs.get(part)
-        if path is None:
-            raise ArtefactError("E-BUNDLE-GRAPH", f"this bundle has no {part} graph; export the model again")
+    def _load(self, part: str, path: Path) -> _Session:  # noqa: ARG002  # one kind of session for all graphs
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
@@ -141,63 +74,22 @@ class OrtBackend:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
         options.log_severity_level = SILENT
-        if not self._optimize:
-            options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            session = self._ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # one class per status code, none of them public
-            raise BackendError(
-                "E-BACKEND-LOAD",
-                f"{self.library} cannot load {str(path)!r}: {_first_line(error)}; upgrade it with: {INSTALL} --upgrade",
-            ) from None
-        _check_ports(part, session, str(path))
-        return session
-
-    def _run(self, part: str, outputs: list[str], feeds: dict[str, NDArray[Any]]) -> list[Floats]:
-        session = self._session(part)
-        for port in session.get_inputs():
-            _check_array(port, feeds[port.name])
-        lengths = {name: len(array) for name, array in feeds.items() if name not in HEAD_INPUTS}
-        if len(set(lengths.values())) != 1:
-            raise UsageError("E-INPUT-ARRAY", f"inputs of the {part} graph have different lengths: {lengths}")
-        try:
-            return list(session.run(outputs, feeds))
-        except Exception as error:
-            raise BackendError(
-                "E-BACKEND-RUN", f"{self.library} failed in the {part} graph: {_first_line(error)}; try a smaller batch"
-            ) from None
+        # All is its default, but what runs must not depend on a default. The rewritten graph is not kept on the disk:
+        # it may only be run on the CPU that made it, and loading the original costs little more.
+        levels = self._ort.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if self._optimize else levels.ORT_DISABLE_ALL
+        return _Session(self._ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
 
 
-def _check_ports(part: str, session: Any, path: str) -> None:
-    """ArtefactError E-BUNDLE-GRAPH unless the graph's inputs and outputs are those of ARCHITECTURE.md, Graphs."""
-    inputs = {port.name for port in session.get_inputs()}
-    outputs = {port.name for port in session.get_outputs()}
-    if inputs not in INPUTS[part] or outputs != OUTPUTS[part]:
-        wanted = " or ".join(str(sorted(names)) for names in INPUTS[part])
-        raise ArtefactError(
-            "E-BUNDLE-GRAPH",
-            f"{path!r} goes from {sorted(inputs)} to {sorted(outputs)}; expected {wanted} to {sorted(OUTPUTS[part])}; "
-            "export the model again",
+class _Session:
+    """A loaded graph."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.inputs = tuple(
+            Port(port.name, DTYPES.get(port.type, port.type), tuple(port.shape)) for port in session.get_inputs()
         )
+        self.outputs = tuple(port.name for port in session.get_outputs())
 
-
-def _check_array(port: Any, array: object) -> None:
-    """UsageError E-INPUT-ARRAY unless `array` is what the graph declares for `port`."""
-    dtype = DTYPES.get(port.type, port.type)
-    given = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-    if (
-        not isinstance(array, np.ndarray)
-        or array.dtype != dtype
-        or len(array) == 0
-        or len(array.shape) != len(port.shape)
-        or any(isinstance(axis, int) and axis != size for axis, size in zip(port.shape, array.shape, strict=True))
-    ):
-        wanted = ", ".join(str(axis) for axis in port.shape)
-        raise UsageError("E-INPUT-ARRAY", f"{port.name} is {given}; expected {dtype} ({wanted}) with at least one row")
-    # A class filter puts -inf into class_bias; everywhere else it would only surface as NaN in every score.
-    if dtype == "float32" and port.name != "class_bias" and not np.isfinite(array).all():
-        raise UsageError("E-INPUT-ARRAY", f"{port.name} holds NaN or infinity; expected finite numbers")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    def __call__(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[Floats]:
+        return list(self.session.run(list(outputs), dict(feeds)))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zsl_runtime.backends.ort import INPUTS, OrtBackend
+from zsl_runtime.backends.graphs import check_head
+from zsl_runtime.backends.ort import OrtBackend
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,15 +19,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zsl_runtime.backends import InputPort
-    from zsl_runtime.bundle import Bundle
     from zsl_runtime.head import FoldedHead
 
     Floats = NDArray[np.float32]
 
 
-def open_bundle(bundle: Bundle, threads: int) -> ReferenceBackend:
+def open_graphs(graphs: Mapping[str, Path | None], threads: int, precision: str) -> ReferenceBackend:
     """Open the graphs of a bundle; BackendError E-BACKEND-MISSING when onnxruntime is not installed."""
-    return ReferenceBackend({part: bundle.graph(part) for part in INPUTS}, threads)
+    return ReferenceBackend(graphs, threads, precision)
 
 
 class ReferenceBackend:
@@ -35,6 +35,7 @@ class ReferenceBackend:
     Args:
         graphs: `model`, `synthesizer`, `rows`, `lift` -> ONNX file, or None where there is none.
         threads: inside one operator.
+        precision: of the file behind `model`; a quantised one is computed in float32 between its roundings.
 
     Raises:
         BackendError: E-BACKEND-MISSING when onnxruntime is not installed.
@@ -43,8 +44,9 @@ class ReferenceBackend:
 
     name = "reference"
 
-    def __init__(self, graphs: Mapping[str, Path | None], threads: int) -> None:
-        self._graphs = OrtBackend(graphs, threads, optimize=False)
+    def __init__(self, graphs: Mapping[str, Path | None], threads: int, precision: str = "fp32") -> None:
+        self.precision = precision
+        self._graphs = OrtBackend(graphs, threads, precision, optimize=False)
         self.library = f"NumPy {np.__version__} over unoptimised graphs in {self._graphs.library}"
 
     def input_port(self) -> InputPort:
@@ -53,6 +55,7 @@ class ReferenceBackend:
 
     def run(self, inputs: NDArray[np.generic], head: FoldedHead) -> tuple[Floats, Floats]:
         """Inputs (N, ...) -> log-probabilities (N, C) and features (N, F), float32."""
+        check_head(head)
         features = self._graphs.features(inputs)
         x = self._graphs.lift(features).astype(np.float64)
         logits = x @ head.weight.T.astype(np.float64) + head.bias + head.class_bias  # (N, C)

@@ -89,7 +89,8 @@ class Backbone(nn.Module, ABC):
             (N, R, V) float32; region r is row r // width, column r % width of the grid.
 
         """
-        x = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std  # (N, 3, P, P)
+        # Floats first: TensorRT transposes no bytes.
+        x = (images.float().permute(0, 3, 1, 2) - self.mean) / self.std  # (N, 3, P, P)
         return self.feature_map(x).flatten(2).transpose(1, 2)
 
     def train(self, mode: bool = True) -> Self:  # noqa: ARG002  # the signature is torch's

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from zsl_runtime.errors import UsageError, listed
-from zsl_runtime.pipeline import walk
+from zsl_runtime.inputs import walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,6 +53,7 @@ class ImageSet:
             are then ``FILE#ROW``, counted from 0.
         attribute_source: what the attributes are, for the protocol of every score; '' says no more than their number.
         data_set: the published data set that this is or looks like (CUB, SUN, AWA1, AWA2, APY, FLO), or ''.
+        directory: what `open_image_set` was given, absolute; None for a set that was put together by hand.
 
     """
 
@@ -68,6 +69,7 @@ class ImageSet:
     features: FeatureFile | None = None
     attribute_source: str = ""
     data_set: str = ""
+    directory: Path | None = None
 
     @property
     def unit(self) -> str:
@@ -114,12 +116,17 @@ def open_image_set(
             otherwise what the reader of the layout raises.
 
     """
+    where = Path(directory)
+    chosen = None if splits is None else Path(splits)
+    found = _open(where, chosen, seed, features=features, attributes=attributes)
+    return replace(found, directory=where.resolve())
+
+
+def _open(where: Path, chosen: Path | None, seed: int, *, features: str | Path | None, attributes: str) -> ImageSet:
     from zsl_train.data import archives, cub, folder, xlsa17
     from zsl_train.data.att_splits import FILE
     from zsl_train.data.feature_file import feature_files
 
-    where = Path(directory)
-    chosen = None if splits is None else Path(splits)
     if not where.is_dir():
         raise UsageError("E-DATA-LAYOUT", f"{where} is not a folder; expected {LAYOUTS}")
     if features is not None:

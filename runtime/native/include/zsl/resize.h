@@ -1,29 +1,48 @@
-// Resize and crop of 8-bit RGB pictures in fixed point. Knows no Python: pointers and sizes only.
-// The arithmetic is defined in ARCHITECTURE.md ("Pixels"); runtime/zsl_runtime/pixels.py holds the reference.
+// Resize and crop of 8-bit RGB pictures in fixed point: the order of the passes, around the kernels of kernels.h.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "zsl/axis.h"
+#include "zsl/kernels.h"
 
 namespace zsl {
 
-// Resampling of one axis: output i is the sum over t < width of taps[i * width + t] * source[first[i] + t],
-// where a tap has 22 fractional bits.
-struct Axis {
-  const std::int32_t* first;  // (count,)
-  const std::int32_t* taps;   // (count, width), row-major
-  std::size_t count;
+// pixels: (height, width, 3), row-major.
+struct Picture {
+  const std::uint8_t* pixels;
+  std::size_t height;
   std::size_t width;
+};
+
+// Memory between the passes, kept from one picture to the next.
+class Scratch {
+ public:
+  // At least `bytes` bytes, uninitialised; what an earlier call returned is gone.
+  std::uint8_t* reserve(std::size_t bytes);
+
+ private:
+  std::unique_ptr<std::uint8_t[]> data_;
+  std::size_t size_ = 0;
 };
 
 // Resamples columns, rounds to 8 bits, then resamples rows and rounds again.
 //
-// pixels: (height, width, 3), row-major. out: (rows.count, columns.count, 3), row-major, not overlapping `pixels`.
-// Only the source rows under some window of `rows` are read.
+// out: (rows.count, columns.count, 3), row-major, not overlapping the picture.
+// Only the source rows under some window of `rows` are read, and no byte outside the picture.
 //
-// Throws std::invalid_argument when a size is zero, a window leaves the picture, or taps are so large that a sum could
-// leave 32 bits; then `out` is untouched. Throws std::bad_alloc.
-void resize_crop(const std::uint8_t* pixels, std::size_t height, std::size_t width, const Axis& columns,
-                 const Axis& rows, std::uint8_t* out);
+// Throws std::invalid_argument as `check`; then `out` is untouched. Throws std::bad_alloc.
+void resize_crop(const Picture& picture, const Axis& columns, const Axis& rows, const Kernels& kernels,
+                 Scratch& scratch, std::uint8_t* out);
+
+// Pictures of any sizes to squares by `square_axes`, shared out over `threads` threads, of which the caller's is one;
+// fewer where the system starts no more. out: (pictures.size(), crop, crop, 3), row-major, not overlapping a picture.
+//
+// Throws std::invalid_argument as `square_axes`, std::bad_alloc; then `out` may be written in part.
+void resize_crop_batch(const std::vector<Picture>& pictures, std::size_t resize, std::size_t crop, std::size_t threads,
+                       const Kernels& kernels, std::uint8_t* out);
 
 }  // namespace zsl

@@ -1,0 +1,327 @@
+"""`auto`: which of the installed backends is fastest here, measured when a bundle is first used and then remembered.
+
+The choice is between backends that give the same answers in the same precision; it never changes the precision. It is a
+small file in the bundle's engines folder or, where the bundle cannot be written, in the user's cache folder. Its name
+stands for everything the choice depends on, so another machine or another version measures for itself. Whoever
+comes first decides: what is remembered stays until the file is removed, and so do the last bits of the scores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from zsl_runtime.backends import BACKENDS, FILES, version_of
+from zsl_runtime.cache import cache_folder
+from zsl_runtime.errors import ArtefactError, BackendError, UsageError
+from zsl_runtime.head import fold
+from zsl_runtime.storage import stage, sync_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from zsl_runtime.backends import Backend
+    from zsl_runtime.bundle import Bundle
+    from zsl_runtime.head import FoldedHead
+
+    Floats = NDArray[np.float32]
+
+Open: TypeAlias = "Callable[[str], Backend]"
+
+ENGINES = "engines"
+FORMAT = 1
+ROWS = 8  # inputs in one timed batch: what a Classifier gives the graph at once
+BUDGET = 1.0  # seconds that one backend is timed for, after two runs that do not count
+MOST_RUNS = 20
+MARGIN = 0.97  # of the time of a backend that stands before it in BACKENDS, at most, makes another one faster
+CPUINFO = Path("/proc/cpuinfo")
+
+
+class Tolerance(NamedTuple):
+    """How far a backend may be off before it is not chosen.
+
+    Attributes:
+        probe: Euclidean distance of a row of features from the probe's, in root mean square lengths of the rows.
+        rows: the same from what the first backend gives, where that is the yardstick.
+        margin: another best class is a tie when its log-probability is nearer than this to the right one's.
+
+    """
+
+    probe: float
+    rows: float
+    margin: float
+
+
+# Two backends round other sums. In int8 a rounding moves an activation by 1 part in 256, and 100 layers pass that on.
+# What a precision costs in accuracy is measured by the export; from the probe's features, which are of fp32, it is only
+# seen here that they are not something else altogether.
+TOLERANCES = {
+    "fp32": Tolerance(1e-3, 1e-3, 1e-3),
+    "fp16": Tolerance(0.1, 0.05, 0.05),
+    "bf16": Tolerance(0.2, 0.1, 0.1),
+    "int8": Tolerance(1.0, 0.15, 0.25),
+}
+
+
+class Choice(NamedTuple):
+    """What was measured and chosen.
+
+    Attributes:
+        chosen: name of a backend.
+        seconds: for a batch of ROWS inputs, of each backend that could be chosen.
+        left_out: why each of the others could not.
+        path: the file that remembers it; None when it is not remembered.
+
+    """
+
+    chosen: str
+    seconds: dict[str, float]
+    left_out: dict[str, str]
+    path: Path | None = None
+
+
+class Answers(NamedTuple):
+    """Log-probabilities (n, C) and features (n, F) of the probe's n inputs, float32."""
+
+    scores: Floats
+    features: Floats
+
+
+def choose(bundle: Bundle, candidates: Sequence[str], opener: Open, *, precision: str, threads: int) -> str:
+    """The backend that `auto` stands for: the remembered one, or the fastest that agrees with the probe.
+
+    Where the probe has no inputs nothing can be checked, and it is the first candidate.
+
+    Args:
+        bundle: whose model graph is to be run.
+        candidates: installed backends that run `precision`, in order of preference; two or more.
+        opener: opens one of them; each is opened, timed and closed again before the next.
+        precision: of the model graph.
+        threads: that one call may use.
+
+    Raises:
+        BackendError: E-BACKEND-PROBE when no candidate gives the probe's answers.
+        ArtefactError: E-BUNDLE-... when the probe or the generation in force cannot be read.
+
+    """
+    known = remembered(bundle, candidates, precision=precision)
+    if known is not None:
+        return known.chosen
+    probe = bundle.probe()
+    inputs = probe.pixels if probe.pixels is not None else probe.inputs
+    if inputs is None or len(inputs) == 0:
+        return candidates[0]
+    generation = bundle.current()
+    head = fold(generation.head, generation.table.seen)
+    choice = measure(candidates, opener, inputs, probe.features, head, precision=precision)
+    _remember(bundle, candidates, choice, precision=precision, threads=threads)
+    kept = remembered(bundle, candidates, precision=precision)
+    return (kept or choice).chosen  # another process may have been first
+
+
+def measure(
+    candidates: Sequence[str],
+    opener: Open,
+    inputs: NDArray[np.generic],
+    expected: Floats,
+    head: FoldedHead,
+    *,
+    precision: str,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Choice:
+    """Check and time each candidate, one after the other.
+
+    In fp32 each must give the probe's features and best classes. In other precisions the first must be near the probe's
+    features, and the others must agree with the first.
+
+    Args:
+        candidates: names of backends, in order of preference.
+        opener: opens one of them.
+        inputs: (n, ...) of the probe, as the model graph takes them.
+        expected: features (n, F) float32 of the probe.
+        head: folded, of the generation in force.
+        precision: a key of TOLERANCES.
+        clock: seconds.
+
+    Raises:
+        BackendError: E-BACKEND-PROBE when no candidate agrees.
+
+    """
+    wanted: Answers | None = None
+    allowed = TOLERANCES[precision]
+    seconds: dict[str, float] = {}
+    left_out: dict[str, str] = {}
+    for name in candidates:
+        try:
+            with closing(opener(name)) as backend:
+                found = Answers(*backend.run(inputs, head))
+                if wanted is None:
+                    scores = head.scores(backend.lift(expected)) if precision == "fp32" else found.scores
+                    wanted = Answers(scores, expected)
+                first = wanted.features is expected
+                difference = disagreement(found, wanted, allowed.probe if first else allowed.rows, allowed.margin)
+                if difference:
+                    left_out[name] = difference
+                    wanted = wanted if seconds or precision == "fp32" else None
+                    continue
+                if precision != "fp32" and not seconds:
+                    wanted = found
+                seconds[name] = _seconds(backend, inputs, head, clock)
+        except (BackendError, ArtefactError, UsageError) as error:  # the last one: the probe is not what it takes
+            left_out[name] = str(error)
+    if not seconds:
+        reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        raise BackendError(
+            "E-BACKEND-PROBE",
+            f"no installed backend gives the answers this bundle was shipped with ({reasons}); "
+            "examine it with zsl-doctor BUNDLE, or choose one with --backend",
+        )
+    best = next(iter(seconds))
+    for name, needed in seconds.items():
+        if needed < MARGIN * seconds[best]:
+            best = name
+    return Choice(best, seconds, left_out)
+
+
+def disagreement(found: Answers, wanted: Answers, rows: float, margin: float) -> str:
+    """How `found` differs from `wanted` by more than a Tolerance allows, in words; '' when it does not."""
+    if found.features.shape != wanted.features.shape or found.scores.shape != wanted.scores.shape:
+        return f"features {found.features.shape} and scores {found.scores.shape} are not of the expected shapes"
+    if not np.isfinite(found.features).all() or np.isnan(found.scores).any():
+        return "its features or scores are not numbers"
+    scale = float(np.sqrt((wanted.features.astype(np.float64) ** 2).sum(axis=1).mean())) or 1.0
+    apart = np.linalg.norm(found.features.astype(np.float64) - wanted.features, axis=1)  # (n,)
+    if apart.max() > rows * scale:
+        return f"its features differ by {apart.max() / scale:.1e} of their length"
+    top = found.scores.argmax(axis=1, keepdims=True)  # (n, 1)
+    behind = wanted.scores.max(axis=1) - np.take_along_axis(wanted.scores, top, axis=1)[:, 0]
+    wrong = int((behind > margin).sum())
+    return f"{wrong} of {len(behind)} best classes are others" if wrong else ""
+
+
+def remembered(bundle: Bundle, candidates: Sequence[str], *, precision: str) -> Choice | None:
+    """What was chosen between just these candidates on this machine; None when nothing readable says so."""
+    facts = _facts(bundle, candidates, precision)
+    for folder in _folders(bundle):
+        choice = _read(folder / _name(facts), facts)
+        if choice is not None:
+            return choice
+    return None
+
+
+def _seconds(backend: Backend, inputs: NDArray[np.generic], head: FoldedHead, clock: Callable[[], float]) -> float:
+    """Of the fastest of a few runs of one batch: what else runs here only ever makes a run slower."""
+    batch = np.ascontiguousarray(inputs[np.arange(ROWS) % len(inputs)])
+    backend.run(batch, head)
+    found: list[float] = []
+    while len(found) < MOST_RUNS and sum(found) < BUDGET:
+        started = clock()
+        backend.run(batch, head)
+        found.append(clock() - started)
+    return min(found)
+
+
+def _facts(bundle: Bundle, candidates: Sequence[str], precision: str) -> dict[str, Any]:
+    """Everything that a choice is kept for, as JSON data.
+
+    The number of threads is not among it: answers would change with --threads where backends round differently.
+    """
+    file = bundle.precisions[FILES[precision]]
+    return {
+        "format": FORMAT,
+        "graph": bundle.manifest["files"][file]["sha256"],
+        "precision": precision,
+        "cpu": cpu_name(),
+        "backends": {name: version_of(BACKENDS[name].packages) or "" for name in candidates},
+    }
+
+
+def cpu_name(cpuinfo: Path = CPUINFO) -> str:
+    """The processor's name and, where it can be read, a digest of its instruction sets: virtual machines hide some."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    said: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        said.setdefault(name.strip(), value.strip())  # of the first processor
+    name = said.get("model name") or platform.processor() or platform.machine()
+    flags = said.get("flags") or said.get("Features")
+    return f"{name} {hashlib.sha256(flags.encode()).hexdigest()[:8]}" if flags else name
+
+
+def _name(facts: dict[str, Any]) -> str:
+    return f"auto-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]}.json"
+
+
+def _folders(bundle: Bundle) -> Iterator[Path]:
+    """Where a choice is looked for and written, in this order."""
+    yield bundle.path / ENGINES
+    yield cache_folder() / ENGINES
+
+
+def _read(path: Path, facts: dict[str, Any]) -> Choice | None:
+    """The choice of one file; None unless it is whole and of these very facts."""
+    try:
+        said = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(said, dict) or any(said.get(name) != value for name, value in facts.items()):
+        return None
+    seconds, left_out = said.get("seconds"), said.get("left_out")
+    if not isinstance(seconds, dict) or not isinstance(left_out, dict) or not isinstance(said.get("chosen"), str):
+        return None
+    if (
+        said["chosen"] not in seconds
+        or {*seconds, *left_out} != set(facts["backends"])
+        or not all(type(value) is float for value in seconds.values())
+    ):
+        return None
+    return Choice(said["chosen"], seconds, {name: str(why) for name, why in left_out.items()}, path)
+
+
+def _remember(bundle: Bundle, candidates: Sequence[str], choice: Choice, *, precision: str, threads: int) -> None:
+    """Write the choice where it can be written; where nothing can, the next use measures again."""
+    facts = _facts(bundle, candidates, precision)
+    content = {
+        **facts,
+        "threads": threads,
+        "chosen": choice.chosen,
+        "seconds": choice.seconds,
+        "left_out": choice.left_out,
+    }
+    data = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+    for folder in _folders(bundle):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _put(folder / _name(facts), data, facts)
+        except OSError:
+            continue
+        return
+
+
+def _put(path: Path, data: bytes, facts: dict[str, Any]) -> None:
+    """Give `path` this content, whole, unless it has a readable choice by now."""
+    partial = stage(path.parent, data)
+    try:
+        try:
+            os.link(partial, path)  # fails where there is one, as a rename does not
+        except FileExistsError:
+            if _read(path, facts) is None:
+                partial.replace(path)
+        except OSError:  # a file system without links
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync_folder(path.parent)

@@ -1,0 +1,380 @@
+"""Encoding and writing answers; files that an interruption leaves unfinished."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import stat
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zsl_runtime.classifier import Prediction
+from zsl_runtime.errors import InputError, SystemProblem, UsageError
+from zsl_runtime.inputs import Item
+from zsl_runtime.pipeline import Labelled
+from zsl_runtime.results import (
+    CSV_HEADER,
+    NOTHING_DONE,
+    State,
+    csv_header,
+    encode_csv,
+    encode_jsonl,
+    open_output,
+    open_partial,
+    undone,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# --- encoding -------------------------------------------------------------------------------------------------------
+
+BIRD = Prediction(("wren", 'owl, "eagle"', "übersee-ente"), (False, True, False), (0.75, 0.2499999, 1.25e-7))
+ERROR = InputError("E-IMAGE-FORMAT", "'b.jpg' is not a picture")
+
+
+def test_csv_has_the_agreed_columns_and_no_row_for_an_error():
+    assert csv_header() == b"path,rank,class,split,probability\n"
+    lines = encode_csv([Labelled("a.jpg", BIRD), Labelled("b.jpg", ERROR)], 0.0).decode().splitlines()
+    assert lines == [
+        "a.jpg,1,wren,unseen,0.75",
+        'a.jpg,2,"owl, ""eagle""",seen,0.25',
+        "a.jpg,3,übersee-ente,unseen,1.25e-07",
+    ]
+
+
+def test_jsonl_has_an_object_a_picture_and_one_for_an_error():
+    text = encode_jsonl([Labelled("a.jpg", BIRD), Labelled("b.jpg", ERROR)], 0.1).decode()
+    assert "übersee" not in text  # below 0.1
+    first, second = map(json.loads, text.splitlines())
+    assert first == {
+        "path": "a.jpg",
+        "predictions": [
+            {"rank": 1, "class": "wren", "split": "unseen", "probability": 0.75},
+            {"rank": 2, "class": 'owl, "eagle"', "split": "seen", "probability": 0.25},
+        ],
+    }
+    assert second == {"path": "b.jpg", "error": {"code": "E-IMAGE-FORMAT", "message": "'b.jpg' is not a picture"}}
+
+
+def test_min_probability_drops_rows_below_it_and_keeps_equal_ones():
+    assert encode_csv([Labelled("a", BIRD)], 0.75).count(b"\n") == 1
+    assert encode_csv([Labelled("a", BIRD)], 0.76) == b""
+    assert json.loads(encode_jsonl([Labelled("a", BIRD)], 1.0)) == {"path": "a", "predictions": []}
+
+
+def test_an_undecodable_path_keeps_its_bytes_in_csv_and_survives_json():
+    name = os.fsdecode(b"caf\xe9.jpg")
+    assert encode_csv([Labelled(name, BIRD)], 0.5) == b"caf\xe9.jpg,1,wren,unseen,0.75\n"
+    line = encode_jsonl([Labelled(name, BIRD)], 0.0)
+    assert line.isascii()
+    assert os.fsencode(json.loads(line)["path"]) == b"caf\xe9.jpg"
+    assert "übersee-ente".encode() in encode_jsonl([Labelled("é.jpg", BIRD)], 0.0)
+
+
+# File systems give any bytes but NUL; names of classes have no control characters (class_table.check_class_name).
+paths = st.binary(min_size=1, max_size=12).filter(lambda b: b"\0" not in b).map(os.fsdecode)
+names = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=8)
+
+
+@settings(max_examples=200, deadline=None)
+@given(paths, names, st.floats(0, 1, width=32))
+def test_what_is_written_can_be_read_back(path, name, probability):
+    answers = [Labelled(path, Prediction((name,), (True,), (probability,)))]
+    data = (csv_header() + encode_csv(answers, 0.0)).decode("utf-8", errors="surrogateescape")
+    header, row = csv.reader(io.StringIO(data, newline=""))
+    assert tuple(header) == CSV_HEADER
+    assert row[:4] == [path, "1", name, "seen"]
+    assert float(row[4]) == pytest.approx(probability, rel=1e-5)
+    value = json.loads(encode_jsonl(answers, 0.0))
+    assert value["path"] == path
+    assert value["predictions"][0]["class"] == name
+
+
+# --- output ---------------------------------------------------------------------------------------------------------
+
+
+def test_output_appears_when_it_is_complete(tmp_path):
+    path = tmp_path / "out.csv"
+    path.write_text("old")
+    with open_output(str(path)) as stream:
+        stream.write(b"new")
+        assert path.read_text() == "old"
+        assert len(list(tmp_path.iterdir())) == 2
+    assert path.read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["out.csv"]
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, OSError(28, "No space left on device")])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "out.csv"
+    path.write_text("old")
+
+    def fail() -> None:
+        with open_output(str(path)) as stream:
+            stream.write(b"new")
+            raise error
+
+    with pytest.raises(SystemProblem if isinstance(error, OSError) else error):
+        fail()
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["out.csv"]
+
+
+def test_a_link_is_written_through(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "real" / "out.csv")
+    with open_output(str(tmp_path / "link.csv")) as stream:
+        stream.write(b"new")
+    assert (tmp_path / "real" / "out.csv").read_text() == "new"
+    assert (tmp_path / "link.csv").is_symlink()
+
+
+def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    with open_output(str(pipe)) as stream:
+        stream.write(b"rows")
+    reader.join()
+    assert read == [b"rows"]
+    assert pipe.is_fifo()
+
+
+def test_a_folder_or_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(UsageError) as caught, open_output(str(tmp_path)):
+        pass
+    assert caught.value.code == "E-OUTPUT"
+    with pytest.raises(SystemProblem, match="could not write the results"), open_output(str(tmp_path / "no" / "a.csv")):
+        pass
+
+
+# --- files that an interruption leaves unfinished -------------------------------------------------------------------
+
+OPTIONS = {"--topk": 5, "--format": "csv"}
+STRANGE_NOTES = [
+    b"",
+    b'{"items": 4, "unre',
+    b"null\n",
+    b'{"items": 4}\n',
+    b'{"items": "4", "unreadable": 0, "bytes": 9, "names": "", "data": ""}\n',
+    b"\xff\xfe\n",
+]
+NAMES = ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]
+
+
+class RunInterruptedError(Exception):
+    pass
+
+
+def batch_of(names: list[str]) -> tuple[bytes, list[Labelled]]:
+    """A line a name, and what it is the line of; a name with a b cannot be read."""
+    answers = [Labelled(name, ERROR if "b" in name else BIRD) for name in names]
+    return "".join(f"{name}\n" for name in names).encode(), answers
+
+
+def write_some(path: Path, *batches: list[str], resume: bool = False, options=OPTIONS, end: bool = False) -> State:
+    """Write batches, then be interrupted unless `end`; gives the state at the beginning."""
+    with suppress(RunInterruptedError), open_partial(str(path), options, resume=resume) as partial:
+        before = partial.state
+        if not before.items:
+            partial.write(b"header\n", [])
+        for names in batches:
+            partial.write(*batch_of(names))
+        if not end:
+            raise RunInterruptedError
+        partial.complete = True
+    return before
+
+
+def left(path: Path, state: State) -> list[str]:
+    """Names of what is still to do."""
+    items = (Item(name, b"") for name in NAMES)
+    return [item.name for item in undone(items, state)]
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    return folder / "out.csv"
+
+
+def files(out: Path) -> list[str]:
+    return sorted(path.name for path in out.parent.iterdir())
+
+
+def test_a_complete_file_leaves_nothing_else(out):
+    out.write_text("old")
+    write_some(out, NAMES[:2], NAMES[2:], end=True)
+    assert out.read_text() == "header\n" + "".join(f"{name}\n" for name in NAMES)
+    assert files(out) == ["out.csv"]
+
+
+def test_an_interrupted_run_goes_on_where_it_was(out):
+    out.write_text("old")
+    write_some(out, NAMES[:2])
+    assert out.read_text() == "old"
+    assert files(out) == ["out.csv", "out.csv.partial", "out.csv.partial.state"]
+    state = write_some(out, NAMES[2:3], resume=True)
+    assert (state.items, state.unreadable) == (2, 1)
+    assert left(out, state) == NAMES[2:]
+    state = write_some(out, NAMES[3:], resume=True, end=True)
+    assert (state.items, state.unreadable) == (3, 1)
+    assert out.read_text() == "header\n" + "".join(f"{name}\n" for name in NAMES)
+    assert files(out) == ["out.csv"]
+
+
+def test_resume_without_anything_begins_at_the_beginning(out):
+    assert write_some(out, NAMES, resume=True, end=True) == NOTHING_DONE
+    assert out.read_text().startswith("header\na.jpg\n")
+
+
+def test_nothing_finished_leaves_nothing(out):
+    write_some(out)
+    assert files(out) == []
+    with pytest.raises(UsageError), open_partial(str(out), OPTIONS, resume=False):
+        raise UsageError("E-FILTER-EMPTY", "no class")
+    assert files(out) == []
+
+
+@pytest.mark.parametrize("torn", [b"", b"d.jpg,1,wr", b"d.jpg,1,wren,seen,1\nhalf of ano"])
+@pytest.mark.parametrize("torn_state", STRANGE_NOTES)
+def test_a_killed_run_loses_at_most_what_was_not_noted(out, torn, torn_state):
+    """SIGKILL, a crash of the machine: lines behind the last note may be there, whole or torn."""
+    write_some(out, NAMES[:2], NAMES[2:3])
+    partial, state = out.with_name("out.csv.partial"), out.with_name("out.csv.partial.state")
+    for path, more in ((partial, torn), (state, torn_state)):
+        with path.open("ab") as stream:
+            stream.write(more)
+    found = write_some(out, NAMES[3:], resume=True, end=True)
+    assert left(out, found) == NAMES[3:]
+    assert out.read_text() == "header\n" + "".join(f"{name}\n" for name in NAMES)
+
+
+def test_notes_are_written_while_it_runs(out, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    state = out.with_name("out.csv.partial.state")
+    with suppress(RunInterruptedError), open_partial(str(out), OPTIONS, resume=False) as partial:
+        for count, name in enumerate(NAMES):
+            clock[0] += 0.5
+            partial.write(*batch_of([name]))
+            lines = state.read_text().splitlines()
+            assert len(lines) == 1 + (count + 1) // 2  # the options, and a note every second
+        assert json.loads(lines[-1])["items"] == 4
+        raise RunInterruptedError
+    assert json.loads(state.read_text().splitlines()[-1])["items"] == 5
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "told"),
+    [
+        (lambda path: None, "E-PARTIAL", "holds the results of 2 pictures of an interrupted run; add --resume"),
+        (lambda path: path.with_name("out.csv.partial.state").unlink(), "E-PARTIAL", "is not of an interrupted run"),
+        (lambda path: path.with_name("out.csv.partial.state").write_text("mine"), "E-PARTIAL", "is not of an inter"),
+    ],
+)
+def test_without_resume_nothing_that_is_there_is_lost(out, spoil, code, told):
+    write_some(out, NAMES[:2])
+    spoil(out)
+    before = {path.name: path.read_bytes() for path in out.parent.iterdir()}
+    with pytest.raises(UsageError, match=told) as caught, open_partial(str(out), OPTIONS, resume=False):
+        pass
+    assert caught.value.code == code
+    assert {path.name: path.read_bytes() for path in out.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({**OPTIONS, "--topk": 3}, "--topk was 5 and is 3"),
+        ({"--format": "csv"}, "--topk was 5 and is None"),
+        ({**OPTIONS, "bundle": "f00"}, "bundle was None and is 'f00'"),
+    ],
+)
+def test_other_options_are_an_error_that_names_them(out, options, told):
+    write_some(out, NAMES[:2])
+    with pytest.raises(UsageError, match=told) as caught, open_partial(str(out), options, resume=True):
+        pass
+    assert caught.value.code == "E-RESUME"
+    assert write_some(out, NAMES[2:], resume=True, end=True).items == 2
+
+
+@pytest.mark.parametrize("content", [b"header\nA.jpg\nb.jpg\n", b"header\n", b""])
+def test_a_file_that_was_changed_is_not_gone_on_with(out, content):
+    write_some(out, NAMES[:2])
+    out.with_name("out.csv.partial").write_bytes(content)
+    with pytest.raises(UsageError, match="was changed since") as caught, open_partial(str(out), OPTIONS, resume=True):
+        pass
+    assert caught.value.code == "E-RESUME"
+
+
+@pytest.mark.parametrize("names", [[], ["a.jpg"], ["b.jpg", "a.jpg", "c.jpg"], ["a.jpg", "new.jpg", "b.jpg"]])
+def test_other_pictures_are_an_error(out, names):
+    write_some(out, NAMES[:2])
+    with open_partial(str(out), OPTIONS, resume=True) as partial:
+        items = (Item(name, b"") for name in names)
+        with pytest.raises(UsageError, match="the first 2 pictures are not those") as caught:
+            list(undone(items, partial.state))
+    assert caught.value.code == "E-RESUME"
+
+
+def test_two_runs_cannot_write_the_same_file(out):
+    with open_partial(str(out), OPTIONS, resume=False) as partial:
+        partial.write(*batch_of(NAMES))
+        for resume in (False, True):
+            with pytest.raises(UsageError, match="is being written by another run") as caught:  # noqa: SIM117
+                with open_partial(str(out), OPTIONS, resume=resume):
+                    pass
+            assert caught.value.code == "E-PARTIAL"
+        partial.complete = True
+    assert files(out) == ["out.csv"]
+
+
+def test_a_pipe_or_a_folder_cannot_be_resumed(out):
+    os.mkfifo(out.parent / "pipe")
+    for path in (out.parent / "pipe", out.parent):
+        with pytest.raises(UsageError, match="is no plain file") as caught, open_partial(str(path), {}, resume=True):
+            pass
+        assert caught.value.code == "E-OUTPUT"
+
+
+def test_a_link_is_gone_on_with_where_it_leads(out):
+    (out.parent / "link.csv").symlink_to(out)
+    write_some(out.parent / "link.csv", NAMES[:2])
+    assert write_some(out, NAMES[2:], resume=True, end=True).items == 2
+    assert files(out) == ["link.csv", "out.csv"]
+
+
+@settings(max_examples=50)
+@given(st.lists(st.lists(st.sampled_from(NAMES), max_size=3), max_size=4), st.binary(max_size=40), st.integers(0, 200))
+def test_whatever_happens_to_the_state_what_is_resumed_is_a_beginning(tmp_path_factory, batches, more, cut):
+    out = tmp_path_factory.mktemp("resume") / "out.csv"
+    write_some(out, *batches)
+    state = out.with_name("out.csv.partial.state")
+    if not state.exists():
+        return
+    state.write_bytes(state.read_bytes()[: -cut or None] + more)
+    whole = b"header\n" + b"".join(batch_of(names)[0] for names in batches)
+    try:
+        with open_partial(str(out), OPTIONS, resume=True) as partial:
+            done = out.with_name("out.csv.partial").read_bytes()
+            assert whole.startswith(done)
+            assert done.count(b"\n") == partial.state.items + bool(done)
+    except UsageError as error:
+        refused = error.code
+        assert refused in {"E-RESUME", "E-PARTIAL"}  # it may be refused and need not
