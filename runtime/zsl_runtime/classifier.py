@@ -169,17 +169,18 @@ class Classifier:
 
         Args:
             path: the bundle's folder; or a Bundle, whose hashes were checked when or after it was opened.
-            backend: `auto`, `ort`, `openvino` or `reference`. `auto` is the fastest one that is installed, measured
-                when the bundle is first used on this machine (some seconds) and then remembered beside it.
-            device: `auto` or `cpu`.
+            backend: `auto` or a key of `zsl_runtime.backends.BACKENDS`. `auto` is the fastest one that can be used on
+                `device`, measured when the bundle is first used on this machine (some seconds) and then remembered.
+            device: `cpu`, `cuda:N` for the card N, or `auto`, which looks at the CPU and at card 0. A card that is
+                named is used or is an error; with `auto`, one that cannot be used is passed over.
             threads: for the graph, and as many that decode pictures; None for all CPUs this process may use.
             precision: `fp32`, `fp16`, `bf16` or `int8`, as far as the bundle holds it; None for the bundle's default.
                 `backend.precision` says which it is.
             trust_engine: load a TensorRT engine that was not built here by this user; loading one runs its code.
 
         Raises:
-            UsageError: E-BUNDLE-PATH, E-BACKEND-NAME, E-THREADS, E-PRECISION-NAME; E-PRECISION when the bundle does
-                not hold it.
+            UsageError: E-BUNDLE-PATH, E-BACKEND-NAME, E-THREADS, E-PRECISION-NAME, E-DEVICE-NAME; E-DEVICE-BACKEND
+                for a backend that does not run there; E-PRECISION when the bundle does not hold it.
             BackendError: E-BACKEND-MISSING, E-BACKEND-LOAD, E-BACKEND-PROBE, E-DEVICE; E-PRECISION-BACKEND and
                 E-PRECISION-CPU when backend or CPU do not run this precision.
             ArtefactError: E-BUNDLE-..., when the bundle is damaged or does not fit together.

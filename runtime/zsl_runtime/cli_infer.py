@@ -83,7 +83,13 @@ ENGINE_SUFFIX = ".engine"
     metavar="SHARE",
     help="With --cascade: how many of the pictures are confident, those of lowest entropy [default: 0.5].",
 )
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu", help="Where the model runs.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda:N",
+    help="Where the model runs; a card that is named is used or is an error (exit code 4).",
+)
 @click.option(
     "--backend",
     type=click.Choice(["auto", *BACKENDS]),
@@ -393,13 +399,13 @@ class _Run:
             self._progress.line(f"stopped after {self._progress.done} {self._unit}, whose results are written")
 
     def _tell_the_end(self, unreadable: int) -> None:
-        progress, classifier = self._progress, self._classifier
+        progress, backend = self._progress, self._classifier.backend
         if self._tally.skipped:
             progress.line(f"files of other kinds skipped in lists and shards: {self._tally.skipped}")
         progress.line(
             f"labelled {progress.done - unreadable} of {progress.done} {self._unit}, {progress.rate:.1f} "
-            f"{self._unit}/s, backend {classifier.backend.name} ({classifier.backend.library}), "
-            f"{classifier.backend.precision}, generation {self._snapshot.generation.number}"
+            f"{self._unit}/s, backend {backend.name} ({backend.library}) on {backend.device}, {backend.precision}, "
+            f"generation {self._snapshot.generation.number}"
         )
         for line in self._profile.end(
             progress.done - progress.before,

@@ -10,7 +10,8 @@ import pytest
 
 from support.tiny_bundle import class_table, draw_pictures, features_of, lift_of, make_tiny_bundle
 from support.tiny_precisions import add_precisions, quantised_features_of
-from zsl_runtime.backends import BACKENDS, held_precisions, open_backend, open_small_graphs, version_of
+from support.usable import usable_backend
+from zsl_runtime.backends import BACKENDS, held_precisions, open_backend, open_small_graphs
 from zsl_runtime.bundle import Bundle
 from zsl_runtime.classifier import Classifier
 from zsl_runtime.cli_doctor import main as doctor
@@ -39,9 +40,7 @@ def copy(original, tmp_path) -> Path:
 
 @pytest.fixture(params=sorted(BACKENDS))
 def name(request) -> str:
-    if version_of(BACKENDS[request.param].packages) is None:
-        pytest.skip(f"backend {request.param}: its library is not installed")
-    return request.param
+    return usable_backend(request.param)
 
 
 @pytest.mark.parametrize(

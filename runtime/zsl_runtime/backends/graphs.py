@@ -84,6 +84,7 @@ class GraphBackend(ABC):
     """
 
     name: ClassVar[str]
+    device: str = "cpu"
     install: ClassVar[str]  # the line that installs the library
     library: str  # its name and version
 
