@@ -18,7 +18,7 @@ import numpy as np
 
 from zsl_export.compare import FLOAT16, MIN_SCORE_SCALE, Limits, agree, batches, compare, reference_scores
 from zsl_runtime import cards
-from zsl_runtime.backends import BACKENDS, FILES, PRECISIONS, Backend, open_backend, open_small_graphs, version_of
+from zsl_runtime.backends import BACKENDS, PRECISIONS, Backend, file_key, open_backend, open_small_graphs, version_of
 from zsl_runtime.backends.devices import Device, check_card, parse_device, trouble
 from zsl_runtime.errors import BackendError, GateError, SystemProblem, ZslError, from_os_error
 from zsl_runtime.head import fold
@@ -284,7 +284,7 @@ def contenders(bundle: Bundle, where: Device) -> tuple[list[tuple[str, str]], di
     skipped: dict[str, str] = {}
     card = None if where.kind == "cpu" else cards.driver().card(where.card)
     for name, kind in sorted(BACKENDS.items(), key=lambda item: item[1].device != "cpu"):
-        held = [one for one in PRECISIONS if _file_key(name, one) in bundle.precisions]
+        held = [one for one in PRECISIONS if file_key(name, one) in bundle.precisions]
         for precision in (one for one in held if one in kind.precisions):
             why = ""
             if kind.device == "cpu":
@@ -302,15 +302,6 @@ def contenders(bundle: Bundle, where: Device) -> tuple[list[tuple[str, str]], di
             else:
                 found.append((name, precision))
     return found, skipped
-
-
-def _file_key(name: str, precision: str) -> str:
-    """Key of Bundle.precisions for the file that a backend runs `precision` from."""
-    if name == "tensorrt":
-        from zsl_runtime.trt.engines import TENSORRT_FILES
-
-        return TENSORRT_FILES.get(precision, "")
-    return FILES[precision]
 
 
 def _device_of(name: str, where: Device) -> str:
@@ -430,7 +421,7 @@ def _compare(name: str, right: _Set, features: Floats, scores: Floats, limits: L
 
 def recorded(bundle: Bundle) -> dict[str, Any]:
     """How far ONNX Runtime was from PyTorch when the bundle was exported; empty where parity.json does not say."""
-    with suppress(OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         said = json.loads((bundle.path / PARITY).read_bytes())
         results = {one["what"]: one for one in said["sections"][0]["results"]}
         return {
@@ -454,11 +445,12 @@ def keep(bundle: Bundle, verified: Verified) -> str:
     try:
         with bundle.lock():
             said: dict[str, Any] = {}
-            with suppress(FileNotFoundError, ValueError):
+            with suppress(FileNotFoundError, ValueError, RecursionError):
                 found = json.loads(path.read_bytes())
                 said = found if isinstance(found, dict) else {}
             before = said.get("verified")
-            others = [one for one in before if one.get("machine") != machine] if isinstance(before, list) else []
+            entries = [one for one in before if isinstance(one, dict)] if isinstance(before, list) else []
+            others = [one for one in entries if one.get("machine") != machine]
             said["verified"] = [*others, {"machine": machine, **verified.to_dict()}]
             write_whole(path, (json.dumps(said, indent=1, allow_nan=False) + "\n").encode())
     except SystemProblem as error:
