@@ -47,6 +47,14 @@ AT_EXPORT = {
 }
 
 
+WORDS = ("sections", "results", "what", "verified", "machine")
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=3),
+    max_leaves=8,
+)
+
+
 def sign(path: Path, change) -> None:
     """Change the manifest and let CURRENT know it, as an export would have written both."""
     manifest = json.loads((path / "manifest.json").read_text())
@@ -169,7 +177,7 @@ def test_a_graph_that_gives_something_else_fails(path, tmp_path, capsys):
     assert "E-PARITY: " in err
     assert "ort fp16: probe: features" in err
     assert "ort fp32:" not in err
-    assert [line for line in out.splitlines() if line.split()[:3] == ["ort", "cpu", "fp16"]][0].count("FAIL") == 1
+    assert next(line for line in out.splitlines() if line.split()[:3] == ["ort", "cpu", "fp16"]).count("FAIL") == 1
     (entry,) = json.loads((path / "parity.json").read_text())["verified"]
     assert entry["passed"] is False  # what was found is kept, too
 
@@ -308,18 +316,7 @@ def test_a_read_only_bundle_is_compared_all_the_same(path, capsys):
     assert "parity.json was not updated" in err
 
 
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.floats() | st.text(max_size=5),
-        lambda inner: (
-            st.lists(inner, max_size=3)
-            | st.dictionaries(
-                st.sampled_from(["sections", "results", "what", "verified", "machine"]), inner, max_size=3
-            )
-        ),
-        max_leaves=8,
-    )
-)
+@given(JSON)
 def test_whatever_parity_json_holds_it_does_not_stop_a_comparison(original, tmp_path_factory, content):
     path = tmp_path_factory.mktemp("odd") / "b"
     shutil.copytree(original, path)

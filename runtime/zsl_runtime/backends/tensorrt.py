@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+
 from zsl_runtime.backends.graphs import HEAD_INPUTS, check_array, check_head
 from zsl_runtime.cuda_topk import MOST, CudaTopK, has_kernels
 from zsl_runtime.errors import ArtefactError, UsageError
