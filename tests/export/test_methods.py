@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from support.tiny_run import DIMS, make_tiny_run
 from zsl_export import accuracy
 from zsl_export.bundle_of_run import export_run
 from zsl_export.parity import reference_rows, reference_scores
+from zsl_export.shapes import shape_arithmetic
 from zsl_runtime.backends.ort import OrtBackend
 from zsl_runtime.bundle import Bundle
 from zsl_runtime.class_table import ClassTable
@@ -96,6 +98,7 @@ def loads_in_every_precision(bundle: Bundle, run) -> None:
         assert scores.shape == (5, len(run.generation.table))
         assert features.shape == (5, run.trained.feature_width)
         assert scores.dtype == features.dtype == np.float32
+        assert shape_arithmetic(onnx.load(bundle.path / name)) == []  # or no card would run all of it
         np.testing.assert_allclose(np.exp(scores).sum(axis=1), 1, atol=1e-4)
         engine.close()
 
