@@ -160,7 +160,10 @@ class _Builder:
         self.fake.note("create_network", flags)
         inputs, outputs = (self.fake.tensors(ports) for ports in self.fake.ports)
         return SimpleNamespace(
-            num_inputs=len(inputs), num_outputs=len(outputs), get_input=inputs.__getitem__, get_output=outputs.__getitem__
+            num_inputs=len(inputs),
+            num_outputs=len(outputs),
+            get_input=inputs.__getitem__,
+            get_output=outputs.__getitem__,
         )
 
     def create_builder_config(self) -> Any:

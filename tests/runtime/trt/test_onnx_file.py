@@ -58,7 +58,7 @@ def test_data_in_another_file_is_named(tmp_path):
     "data", [b"", b"not a model", b"\x00" * 20, b"\xff" * 20, b"<html>", b"PK\x03\x04", b"\x08\x07", b"\x3a\x05\x0a"]
 )
 def test_what_is_no_model(data):
-    with pytest.raises(ArtefactError, match="^E-BUNDLE-GRAPH: it ") as caught:
+    with pytest.raises(ArtefactError, match=r"^E-BUNDLE-GRAPH: it ") as caught:
         read_onnx(data, where="it")
     assert caught.value.exit_code == 5
 
@@ -76,12 +76,18 @@ def test_graphs_in_graphs_without_end():
         read_onnx(model(inner).SerializeToString(), where="it")
 
 
+def code_of(data: bytes) -> str:
+    """Of the error that these bytes give; '' when they are a model."""
+    try:
+        read_onnx(data, where="it")
+    except ArtefactError as error:
+        return error.code
+    return ""
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_model_or_are_not(data):
-    try:
-        assert isinstance(read_onnx(data, where="it"), OnnxFile)
-    except ArtefactError as error:
-        assert error.code == "E-BUNDLE-GRAPH"
+    assert code_of(data) in {"", "E-BUNDLE-GRAPH"}
 
 
 @given(st.data())
@@ -91,7 +97,4 @@ def test_a_damaged_model_is_read_or_refused(data):
     whole[at] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(whole)))
     for damaged in (bytes(whole), bytes(whole[:cut])):
-        try:
-            read_onnx(damaged, where="it")
-        except ArtefactError as error:
-            assert error.code == "E-BUNDLE-GRAPH"
+        assert code_of(damaged) in {"", "E-BUNDLE-GRAPH"}
