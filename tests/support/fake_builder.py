@@ -186,7 +186,7 @@ class _Builder:
         monitor.phase_finish("Building")
         if fake.fails == "build":
             self.logger.log(Severity.WARNING, "this is only a warning")
-            self.logger.log(Severity.ERROR, f"Error Code 10:\n {fake.said}")
+            self.logger.log(Severity.ERROR, f"Error Code 10:\n {fake.said}")  # noqa: G004  # not logging
             return None
         return b"" if fake.fails == "empty" else b"ftrt a plan"
 

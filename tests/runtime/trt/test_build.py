@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -35,6 +36,9 @@ from zsl_runtime.trt.engines import Port, Ports, Profile, find, ports_of, read_p
 from zsl_runtime.trt.library import Library, find_library
 from zsl_runtime.trt.progress import BuildProgress
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 CARD = Card(0, "NVIDIA L4", "8.9", 24 << 30)
 PROFILES = (Profile(1, 1, 8), Profile(1, 64, 64))
 PORTS = Ports(
@@ -56,8 +60,6 @@ def made(tmp_path_factory) -> Path:
 @pytest.fixture
 def bundle(made, tmp_path, monkeypatch) -> Bundle:
     """A tiny bundle, a cache folder of its own, and no card."""
-    import shutil
-
     monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(building, "driver", lambda: Driver("", "", (), "there is no NVIDIA driver"))
     return Bundle.open(shutil.copytree(made, tmp_path / "bundle"))
