@@ -33,7 +33,7 @@ from zsl_runtime.trt.build import (
     ranges,
 )
 from zsl_runtime.trt.engines import Port, Ports, Profile, find, ports_of, read_plan
-from zsl_runtime.trt.library import Library, find_library
+from zsl_runtime.trt.library import find_library
 from zsl_runtime.trt.progress import BuildProgress
 
 if TYPE_CHECKING:
@@ -192,11 +192,11 @@ def test_profiles_of_a_plan_are_compared(bundle):
         check_engine(library_of(module), engine, PORTS, PROFILES[:1], 20_000)
 
 
-def test_a_changed_file_is_not_built_from(bundle):
-    with (bundle.path / "model.onnx").open("r+b") as file:
+def test_a_changed_file_is_not_built_from(with_card):
+    with (with_card.path / "model.onnx").open("r+b") as file:
         file.write(b"\x09")
     with pytest.raises(ArtefactError, match="E-BUNDLE-HASH"):
-        build_for_bundle(bundle, Library("tensorrt-rtx", "1.7.1.116", fake()), "fp32", compute_capabilities=())
+        build_for_bundle(with_card, library_of(fake()), "fp32")
 
 
 def test_weights_in_another_file_are_refused(tmp_path):
