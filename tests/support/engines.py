@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zsl_runtime.bundle import Bundle
 from zsl_runtime.trt.engines import Facts, Profile
 from zsl_runtime.trt.library import Library, installed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zsl_runtime.bundle import Bundle
 
 RTX = next(state for state in installed() if state.name == "tensorrt-rtx")
 needs_rtx = pytest.mark.skipif(

@@ -160,7 +160,10 @@ class _Builder:
         self.fake.note("create_network", flags)
         inputs, outputs = (self.fake.tensors(ports) for ports in self.fake.ports)
         return SimpleNamespace(
-            num_inputs=len(inputs), num_outputs=len(outputs), get_input=inputs.__getitem__, get_output=outputs.__getitem__
+            num_inputs=len(inputs),
+            num_outputs=len(outputs),
+            get_input=inputs.__getitem__,
+            get_output=outputs.__getitem__,
         )
 
     def create_builder_config(self) -> Any:
@@ -183,7 +186,7 @@ class _Builder:
         monitor.phase_finish("Building")
         if fake.fails == "build":
             self.logger.log(Severity.WARNING, "this is only a warning")
-            self.logger.log(Severity.ERROR, f"Error Code 10:\n {fake.said}")
+            self.logger.log(Severity.ERROR, f"Error Code 10:\n {fake.said}")  # noqa: G004  # not logging
             return None
         return b"" if fake.fails == "empty" else b"ftrt a plan"
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from zsl_runtime.errors import ArtefactError
+from zsl_runtime.trt import onnx_file
 from zsl_runtime.trt.onnx_file import OnnxFile, read_onnx
 
 VALUE = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
@@ -58,7 +59,7 @@ def test_data_in_another_file_is_named(tmp_path):
     "data", [b"", b"not a model", b"\x00" * 20, b"\xff" * 20, b"<html>", b"PK\x03\x04", b"\x08\x07", b"\x3a\x05\x0a"]
 )
 def test_what_is_no_model(data):
-    with pytest.raises(ArtefactError, match="^E-BUNDLE-GRAPH: it ") as caught:
+    with pytest.raises(ArtefactError, match=r"^E-BUNDLE-GRAPH: it ") as caught:
         read_onnx(data, where="it")
     assert caught.value.exit_code == 5
 
@@ -68,20 +69,27 @@ def test_a_node_without_an_operator():
         read_onnx(model([onnx.NodeProto()]).SerializeToString(), where="it")
 
 
-def test_graphs_in_graphs_without_end():
+def test_graphs_in_graphs_without_end(monkeypatch):
+    monkeypatch.setattr(onnx_file, "_DEEPEST", 5)  # the package itself ends at about 33
     inner = [helper.make_node("Neg", ["x"], ["z"])]
-    for _ in range(40):
+    for _ in range(7):
         inner = [helper.make_node("If", ["x"], ["z"], then_branch=helper.make_graph(inner, "deeper", [], [OUT]))]
     with pytest.raises(ArtefactError, match="nested more than"):
         read_onnx(model(inner).SerializeToString(), where="it")
 
 
+def code_of(data: bytes) -> str:
+    """Of the error that these bytes give; '' when they are a model."""
+    try:
+        read_onnx(data, where="it")
+    except ArtefactError as error:
+        return error.code
+    return ""
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_model_or_are_not(data):
-    try:
-        assert isinstance(read_onnx(data, where="it"), OnnxFile)
-    except ArtefactError as error:
-        assert error.code == "E-BUNDLE-GRAPH"
+    assert code_of(data) in {"", "E-BUNDLE-GRAPH"}
 
 
 @given(st.data())
@@ -91,7 +99,4 @@ def test_a_damaged_model_is_read_or_refused(data):
     whole[at] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(whole)))
     for damaged in (bytes(whole), bytes(whole[:cut])):
-        try:
-            read_onnx(damaged, where="it")
-        except ArtefactError as error:
-            assert error.code == "E-BUNDLE-GRAPH"
+        assert code_of(damaged) in {"", "E-BUNDLE-GRAPH"}
