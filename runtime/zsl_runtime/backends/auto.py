@@ -239,7 +239,7 @@ def _seconds(backend: Backend, inputs: NDArray[np.generic], head: FoldedHead, cl
 
 def _facts(bundle: Bundle, candidates: Sequence[str], precision: str, threads: int, card: int = 0) -> dict[str, Any]:
     """Everything that a choice depends on, as JSON data."""
-    file = bundle.precisions[FILES[precision]]
+    file = bundle.precisions.get(FILES[precision]) or bundle.precisions[f"{precision}-trt"]
     facts = {
         "format": FORMAT,
         "graph": bundle.manifest["files"][file]["sha256"],
