@@ -1,6 +1,5 @@
 """A ResNet-101 bundle at 224 px with 200 classes for the benchmarks of cards: real graphs, random weights.
 
-
 Its labels mean nothing, but every graph goes through the real export: the same operators, sizes and precisions as a
 trained model's. BatchNorm has the statistics of the pictures, so that features are neither zero nor huge.
 """

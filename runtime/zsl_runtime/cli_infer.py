@@ -103,7 +103,9 @@ ENGINE_SUFFIX = ".engine"
     help="Of the model, if the bundle holds it; bf16 runs fp32's file with openvino [default: the bundle's].",
 )
 @click.option(
-    "--rebuild", is_flag=True, help="With TensorRT: build the engine when there is none that fits this card and version."
+    "--rebuild",
+    is_flag=True,
+    help="With TensorRT: build the engine when there is none that fits this card and version.",
 )
 @click.option(
     "--trust-engine",
@@ -176,7 +178,9 @@ def command(
     bundle = Bundle.open(engine, verify=False)
     backend = "tensorrt" if backend == "auto" and engine.endswith(ENGINE_SUFFIX) else backend
     if rebuild and backend != "tensorrt":
-        raise UsageError("E-REBUILD", "--rebuild builds TensorRT engines; give --backend tensorrt, too, or leave it out")
+        raise UsageError(
+            "E-REBUILD", "--rebuild builds TensorRT engines; give --backend tensorrt, too, or leave it out"
+        )
     with ExitStack() as stack, Stop() as stop:
         run = _Run(bundle, stack, stop, notes, threads=threads, batch_size=batch_size or BATCH_SIZE)
         with bundle.verifying(threads):  # hashing goes on while inputs are counted and the first ones are read
@@ -188,7 +192,7 @@ def command(
         opener = partial(
             Classifier.open, bundle, backend, device, threads, precision=precision, trust_engine=trust_engine
         )
-        opened = opener() if not rebuild else _rebuilding(opener, bundle, device, precision)
+        opened = opener() if not rebuild else _rebuilding(opener, bundle, device, precision, batch_size or BATCH_SIZE)
         classifier = stack.enter_context(opened)
         snapshot = classifier.snapshot(classes)
         run.begin(classifier, snapshot)
@@ -200,7 +204,7 @@ def command(
 
 
 def _rebuilding(
-    opener: Callable[[], Classifier], bundle: Bundle, device: str, precision: str | None
+    opener: Callable[[], Classifier], bundle: Bundle, device: str, precision: str | None, batch_size: int
 ) -> Classifier:
     """Open; where no engine fits, build one, tell on stderr, and open again."""
     from zsl_runtime.errors import ArtefactError
@@ -213,7 +217,7 @@ def _rebuilding(
         print(f"{error.code}: {error.message}; building an engine now", file=sys.stderr, flush=True)  # noqa: T201
     from zsl_runtime.backends.tensorrt import rebuild
 
-    rebuild(bundle, device, precision, sys.stderr)
+    rebuild(bundle, device, precision, batch_size, sys.stderr)
     return opener()
 
 

@@ -106,7 +106,9 @@ class CudaTopK:
 
 def _check(rows: int, columns: int, count: int) -> None:
     if rows < 1 or not 1 <= count <= columns:
-        raise UsageError("E-TOPK", f"{count} best of {columns} columns in {rows} rows; expected 1 to {columns}, and rows")
+        raise UsageError(
+            "E-TOPK", f"{count} best of {columns} columns in {rows} rows; expected 1 to {columns}, and rows"
+        )
 
 
 @contextmanager

@@ -1,9 +1,9 @@
+# ruff: noqa: N801, N802, N815, N818  # CUDA's names, and a word that reads better without Error
 """A CUDA runtime that is none: it stands where `cuda.bindings.runtime` would, and is stricter than a card.
 
 The card's memory is ordinary memory under invented addresses. What is queued on a stream is done when somebody waits
-for it, or by chance somewhat earlier: a program that does not wait, or that reuses memory too early, gives wrong answers
-here, or is told. `Misuse` is raised, and kept in `misuses`, for what NVIDIA's documentation forbids or leaves undefined:
-memory that is not there or too small, memory given back while queued work needs it, two streams at the same memory
+for it, or by chance somewhat earlier: a program that does not wait, or that reuses memory too early, gives wrong
+answers here, or is told. `Misuse` is raised, and kept in `misuses`, for what NVIDIA's documentation forbids: memory that is not there or too small, memory given back while queued work needs it, two streams at the same memory
 without waiting for each other, another card than the thread's, a capture that is not ended, anything given back twice.
 """
 
@@ -33,7 +33,7 @@ class Misuse(AssertionError):
     """What a real card would answer with a crash, or with wrong numbers now and then."""
 
 
-class cudaError_t(IntEnum):  # noqa: N801  # CUDA's names, here and below
+class cudaError_t(IntEnum):
     cudaSuccess = 0
     cudaErrorInvalidValue = 1
     cudaErrorMemoryAllocation = 2
@@ -49,12 +49,12 @@ class cudaError_t(IntEnum):  # noqa: N801  # CUDA's names, here and below
     cudaErrorStreamCaptureWrongThread = 908
 
 
-class cudaMemcpyKind(IntEnum):  # noqa: N801
+class cudaMemcpyKind(IntEnum):
     cudaMemcpyHostToDevice = 1
     cudaMemcpyDeviceToHost = 2
 
 
-class cudaStreamCaptureMode(IntEnum):  # noqa: N801
+class cudaStreamCaptureMode(IntEnum):
     cudaStreamCaptureModeGlobal = 0
     cudaStreamCaptureModeThreadLocal = 1
     cudaStreamCaptureModeRelaxed = 2

@@ -245,7 +245,7 @@ class IExecutionContext:
         self._state.version += 1
 
     def _refuse(self, text: str) -> bool:
-        self._logger.log(Severity.ERROR, f"[E] {text}")
+        self._logger.log(Severity.ERROR, text)
         return False
 
     def set_optimization_profile_async(self, profile_index, stream_handle):

@@ -43,9 +43,13 @@ class Kind(NamedTuple):
 
 
 ORT_PACKAGES = ("onnxruntime", "onnxruntime-gpu")  # never both: they overwrite each other's files
+TENSORRT_PACKAGES = ("tensorrt", "tensorrt-cu13-bindings", "tensorrt-rtx", "tensorrt-rtx-cu13-bindings")
 
 # In the order in which they are preferred where nothing was measured.
 BACKENDS = {
+    "tensorrt": Kind(
+        "zsl_runtime.backends.tensorrt", TENSORRT_PACKAGES, ("fp32", "fp16", "int8"), fast=True, device="cuda"
+    ),
     "ort-cuda": Kind("zsl_runtime.backends.ort_cuda", ("onnxruntime-gpu",), ("fp32", "fp16"), fast=True, device="cuda"),
     "ort": Kind("zsl_runtime.backends.ort", ORT_PACKAGES, ("fp32", "fp16", "int8"), fast=True),
     "openvino": Kind("zsl_runtime.backends.openvino", ("openvino",), ("fp32", "fp16", "bf16", "int8"), fast=True),
@@ -130,7 +134,13 @@ class Backend(Protocol):
 
 
 def open_backend(
-    name: str, bundle: Bundle, *, device: str = "auto", threads: int | None = None, precision: str | None = None
+    name: str,
+    bundle: Bundle,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    precision: str | None = None,
+    trust_engine: bool = False,
 ) -> Backend:
     """Open one way to run the graphs of a bundle.
 
@@ -143,6 +153,8 @@ def open_backend(
             of the CPU and those of card 0 that can be used: a card that cannot be used is passed over.
         threads: that one call may use; None for all CPUs this process may use.
         precision: of the model graph, one of PRECISIONS; None for the bundle's default.
+        trust_engine: load an engine of TensorRT, where that is named, though this user did not build it here; loading
+            one runs its code.
 
     Raises:
         UsageError: E-BACKEND-NAME, E-THREADS, E-PRECISION-NAME, E-DEVICE-NAME; E-DEVICE-BACKEND for a backend that does
@@ -166,7 +178,7 @@ def open_backend(
                 "E-DEVICE-BACKEND",
                 f"backend {name} does not run on {where}; leave --device out, or use --backend {' or '.join(able)}",
             )
-        return _open(name, bundle, where.card, threads, precision)
+        return _open(name, bundle, where.card, threads, precision, trust_engine=trust_engine)
     candidates, _ = candidates_for(bundle, device, precision)
     opener: Open = lambda one: _open(one, bundle, where.card, threads, precision)  # noqa: E731
     if len(candidates) == 1:
@@ -212,17 +224,23 @@ def candidates_for(bundle: Bundle, device: str, precision: str) -> tuple[list[st
                 raise no_backend(where, problem, left_out)
             return found, left_out
     if not found or _installed(_fast(precision, "cpu")):
-        model_file(bundle, precision)  # or says what there is
+        try:
+            model_file(bundle, precision)  # or says what there is
+        except UsageError:
+            if not found:
+                raise
+            return found, left_out  # a bundle exported for cards alone
         found += fast(precision)
     return found, left_out
 
 
-def _open(name: str, bundle: Bundle, card: int, threads: int, precision: str) -> Backend:
+def _open(name: str, bundle: Bundle, card: int, threads: int, precision: str, *, trust_engine: bool = False) -> Backend:
     """Open the backend `name` on the CPU or on a card, whichever it runs on."""
     if BACKENDS[name].device == "cpu":
         return open_graphs(name, {**_small_graphs(bundle), "model": model_file(bundle, precision)}, threads, precision)
     check_precision(name, precision)
-    return cast("Backend", import_module(BACKENDS[name].module).open_on_card(bundle, threads, precision, card))
+    trust = {"trusted": True} if trust_engine and name == "tensorrt" else {}
+    return cast("Backend", import_module(BACKENDS[name].module).open_on_card(bundle, threads, precision, card, **trust))
 
 
 def open_small_graphs(bundle: Bundle, *, threads: int | None = None) -> Backend:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from zsl_runtime.backends import Backend
 
@@ -63,7 +63,6 @@ class Done(NamedTuple):
         return self.answer
 
 
-@runtime_checkable
 class Overlapping(Backend, Protocol):
     """A backend that works on a batch while the caller prepares the next one."""
 
@@ -97,3 +96,8 @@ class Overlapping(Backend, Protocol):
     def hold(self, head: FoldedHead) -> None:
         """Make ready for a head, so that the first batch with it does not wait; errors as of `run`."""
         ...
+
+
+def overlapping(backend: Backend) -> Overlapping | None:
+    """The backend, when it works beside the caller."""
+    return cast("Overlapping", backend) if hasattr(backend, "begin") else None

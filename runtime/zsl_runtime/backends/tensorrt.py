@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-
 from zsl_runtime.backends.graphs import HEAD_INPUTS, check_array, check_head
 from zsl_runtime.cuda_topk import MOST, CudaTopK, has_kernels
 from zsl_runtime.errors import ArtefactError, UsageError
 from zsl_runtime.head import FoldedHead, fold
 from zsl_runtime.trt.cuda import Cuda
 from zsl_runtime.trt.engines import build_command, check_trust, find, mark_verified, read_plan
-from zsl_runtime.trt.execution import Engine, Session, SessionClosedError
+from zsl_runtime.trt.execution import OVERLAP, Engine, Session, SessionClosedError
 from zsl_runtime.trt.library import find_library
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import IO
 
     from numpy.typing import NDArray
 
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from zsl_runtime.trt.library import Library
 
     Floats = NDArray[np.float32]
-
-OVERLAP = 2  # batches of one caller: one is computed, the next is copied to the card
 
 
 def check(bundle: Bundle | None, precision: str, card: Card | None) -> None:
@@ -71,6 +69,43 @@ def check(bundle: Bundle | None, precision: str, card: Card | None) -> None:
         check_trust(stored, False)
 
 
+def rebuild(bundle: Bundle, device: str, precision: str | None, batch_size: int, stream: IO[str]) -> Stored:
+    """Build the engine of a bundle's model for the card that it is to run on, and keep it beside the bundle.
+
+    Args:
+        bundle: open.
+        device: as of `open_backend`.
+        precision: fp32, fp16 or int8; None for the bundle's default.
+        batch_size: the engine takes batches of this size or larger ones.
+        stream: where to say what is being built, and how far it is.
+
+    Raises:
+        ZslError: what `zsl_runtime.trt.build.build_for_bundle` raises; BackendError E-BACKEND-MISSING, E-DEVICE.
+
+    """
+    from zsl_runtime.backends.devices import parse_device
+    from zsl_runtime.trt.build import DEFAULT_MAX_BATCH, MAX_BATCH, Shape, build_for_bundle
+    from zsl_runtime.trt.progress import BuildProgress
+
+    library = find_library()
+    cuda = Cuda(parse_device(device).card)
+    precision = precision or bundle.default_precision
+    stream.write(f"building the {precision} engine with {library} for {cuda.name}; this may take minutes\n")
+    stream.flush()
+    with cuda.current():
+        stored = build_for_bundle(
+            bundle,
+            library,
+            precision,
+            shape=Shape(max_batch=max(DEFAULT_MAX_BATCH, min(batch_size, MAX_BATCH))),
+            compute_capabilities=(cuda.compute_capability,),
+            progress=BuildProgress(stream, f"engine in {precision}"),
+        )
+    stream.write(f"wrote {stored.path} ({stored.bytes / 1e6:.1f} MB) in {stored.build_seconds:.1f} s\n")
+    stream.flush()
+    return stored
+
+
 def open_on_card(
     bundle: Bundle, threads: int, precision: str, card: int, *, trusted: bool = False, graphs: bool = True
 ) -> TensorRtBackend:
@@ -99,6 +134,7 @@ def open_on_card(
         compute_capability=cuda.compute_capability,
         precision=precision,
         gpu=cuda.name,
+        classes=len(bundle.current().table),
     )
     check_trust(stored, trusted)
     return TensorRtBackend(bundle, stored, library, cuda, threads, precision, graphs=graphs)
@@ -124,7 +160,7 @@ class TensorRtBackend:
     name = "tensorrt"
     in_flight = OVERLAP
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  # in the order of their making
         self,
         bundle: Bundle,
         stored: Stored,
@@ -334,5 +370,3 @@ def _check(engine: Engine, rows: NDArray[np.generic] | Sequence[NDArray[np.gener
         else:
             for row in rows:
                 check_array(port, row[None] if isinstance(row, np.ndarray) else row)
-
-

@@ -96,7 +96,7 @@ class Cuda:
         if not 0 <= self.index < count:
             raise BackendError(
                 "E-DEVICE",
-                f"cuda:{self.index} cannot be used: there {'is 1 card' if count == 1 else f'are {count} cards'}, counted "
+                f"cuda:{self.index} cannot be used: the driver shows {count} card{'' if count == 1 else 's'}, counted "
                 "from 0; choose another one, or run with --device cpu",
             )
 
@@ -167,7 +167,7 @@ class Cuda:
         """Queue a copy of `count` bytes; what is at `to` may be read when the stream is through."""
         self._copy(to, source, count, "cudaMemcpyDeviceToHost", stream, "copy from the card")
 
-    def _copy(self, to: int, source: int, count: int, kind: str, stream: Stream, doing: str) -> None:
+    def _copy(self, to: int, source: int, count: int, kind: str, stream: Stream, doing: str) -> None:  # noqa: PLR0917
         direction = getattr(self.api.cudaMemcpyKind, kind)
         self.call("cudaMemcpyAsync", to, source, count, direction, stream.handle, doing=doing)
 

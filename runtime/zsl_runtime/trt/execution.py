@@ -10,7 +10,7 @@ What NVIDIA's documentation asks for, and what follows from it here:
   bucket of batch sizes and one head, and is never changed while it has a graph. It has run once before it is recorded,
   for a change of shapes leaves work behind that a recording must not hold. The contexts of a lane run one after the
   other, so they share the memory for what is between layers.
-- What is queued uses memory until the stream is through: a lane takes no other batch, and no head is given back, before.
+- What is queued uses memory until the stream is through: a lane takes no other batch, and no head is given back, first.
 - Graphs go before contexts, contexts before the engine, the engine before its runtime.
 """
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     Rows = NDArray[np.generic] | Sequence[NDArray[np.generic]]
 
 LANES = 4  # at most; made when they are needed, so one thread that overlaps two batches has two
+OVERLAP = 2  # batches of one caller: one is computed, the next is copied to the card
 CONTEXTS = 8  # a lane: buckets x heads that are ready to run, those used last
 HEADS = 2  # on the card beside those in use
 SPIN_ROWS = 8  # for batches up to this the host waits without sleeping: waking up takes longer than is left to do
@@ -117,7 +118,8 @@ class Engine:
         wrong = [port for port in ports.values() if port.name != "images" and port.dtype != "float32"]
         if wrong:
             raise ArtefactError(
-                "E-BUNDLE-GRAPH", f"{where!r} has {wrong[0].name} in {wrong[0].dtype}, expected float32; export it again"
+                "E-BUNDLE-GRAPH",
+                f"{where!r} has {wrong[0].name} in {wrong[0].dtype}, expected float32; export it again",
             )
         (port,) = (port for port in self.inputs if port.name not in HEAD_INPUTS)
         self.input = InputPort(port.name, port.dtype, tuple(int(axis or 0) for axis in port.shape[1:]))
@@ -146,7 +148,7 @@ class Engine:
         return min(one.most_classes for one in self._ranges)
 
     def fit(self, rows: int) -> Fit:
-        """The narrowest profile that takes `rows` (at most `most_rows`), and the power of two that they are padded to."""
+        """The narrowest profile that takes `rows`, at most `most_rows`, and the power of two that they are padded to."""
         able = [index for index, one in enumerate(self._ranges) if one.most >= rows]
         profile = min(able, key=lambda index: (self._ranges[index].most, index))
         one = self._ranges[profile]
@@ -739,7 +741,11 @@ class Session:
         step = self.engine.most_rows
         parts = [rows] if len(rows) <= step else [rows[at : at + step] for at in range(0, len(rows), step)]
         with self.cuda.current():
-            begun = [self._begin(part, head, best, scores=scores, features=features) for part in parts]
+            begun: list[Pending] = []
+            for part in parts:
+                if len(begun) >= OVERLAP:
+                    begun[-OVERLAP].finish()
+                begun.append(self._begin(part, head, best, scores=scores, features=features))
         return begun[0] if len(begun) == 1 else Parts(begun)
 
     def close(self) -> None:
@@ -800,9 +806,7 @@ class Session:
                 self._put_back(lane)
                 raise
 
-    def _submit(
-        self, lane: Lane, rows: Rows, head: FoldedHead, best: int, *, scores: bool, features: bool
-    ) -> Pending:
+    def _submit(self, lane: Lane, rows: Rows, head: FoldedHead, best: int, *, scores: bool, features: bool) -> Pending:
         on_card = self._acquire(head)
         job = Job(len(rows), on_card, head.class_bias, best, scores, features)
         try:
