@@ -161,7 +161,7 @@ def cli(
 
 
 def _flags(given: dict[str, Any]) -> str:
-    return " and ".join(f"--{name.replace('_', '-')}" for name in given)
+    return " and ".join(f"--{name.replace('_', '-')}" for name in sorted(given))
 
 
 def _build_in_place(folder: str, precisions: tuple[str, ...] | None, options: dict[str, Any]) -> None:

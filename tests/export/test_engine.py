@@ -116,7 +116,7 @@ def test_what_can_be_wrong_with_the_options(bundle, capfd, options, exit_code, w
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--max-batch", "4", "--trt", "rtx"], ["--trt and --max-batch: only for engines; add --format engine"]),
+        (["--max-batch", "4", "--trt", "rtx"], ["--max-batch and --trt: only for engines; add --format engine"]),
         ([], ["Missing option '--out'"]),
         (["--format", "triton"], ["--format"]),
     ],

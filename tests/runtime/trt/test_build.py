@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.engines import facts_of, library_of, needs_rtx
@@ -239,6 +239,7 @@ def test_nonsense_is_refused_before_the_library_sees_it(shape):
     assert (caught.value.code, caught.value.exit_code) == ("E-ENGINE-PROFILE", 2)
 
 
+@settings(max_examples=50)
 @given(st.integers(-2, 5000), st.none() | st.integers(-2, 5000), st.integers(-2, 5000), st.integers(-2, 30_000))
 def test_profiles_are_in_order_or_refused(least, best, most, classes):
     shape = Shape(least, best, most, classes)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.engines import FACTS, facts_of, real_trusted
@@ -372,6 +372,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=30)
 @given(st.data())
 def test_any_sidecar_is_read_or_refused(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("sidecar")
