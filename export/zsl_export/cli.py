@@ -1,6 +1,6 @@
-"""`zsl-export`: turn a run into a bundle, or build the engines of a bundle.
+"""`zsl-export`: turn a run into a bundle, build the engines of a bundle, or compare all that can run one.
 
-What was made goes to stdout, the bundle's path or the engines'; everything else to stderr.
+What was made goes to stdout: the bundle's path, the engines', or the table of the comparison; all else to stderr.
 """
 
 from __future__ import annotations
@@ -66,7 +66,11 @@ def _points(_: click.Context, __: click.Parameter, value: float | None) -> float
     metavar="LIST",
     help="Cards to build engines for, such as 8.6,8.9 (with --trt rtx).  [default: the card at hand, else all]",
 )
-@click.option("--data", metavar="DIR", help="The data the run was trained on, if it has moved.")
+@click.option(
+    "--verify", is_flag=True, help="Make nothing: compare everything that can run BUNDLE here with what was exported."
+)
+@click.option("--device", metavar="auto|cpu|cuda:N", help="With --verify: where it is compared.  [default: auto]")
+@click.option("--data", metavar="DIR", help="The data the run was trained on, if it has moved; labelled pictures.")
 @click.option(
     "--max-drop",
     type=float,
@@ -82,6 +86,8 @@ def cli(
     *,
     precision: tuple[str, ...] | None,
     kind: str,
+    verify: bool,
+    device: str | None,
     data: str | None,
     max_drop: float | None,
     no_probe_images: bool,
@@ -100,8 +106,24 @@ def cli(
     With --format engine and without --out, BUNDLE gets TensorRT engines in the precisions that it holds. Each has two
     profiles, one that is fastest for a single picture and one for large batches. Adding classes leaves engines as they
     are.
+
+    With --verify every backend and precision that can run BUNDLE on this machine is compared with what was recorded at
+    its export, and with --data DIR on labelled pictures: a data folder, or folders that are called like classes. A
+    table says how far features and scores are off, how often the best class is the same, and what it does to accuracy.
+    Exit code 3 when one is off, or when there was nothing to compare.
     """
     given = {name: value for name, value in engine.items() if value is not None}
+    if verify:
+        makes = {"--out": out, "--precision": precision, "--no-probe-images": no_probe_images, "--force": force}
+        wrong = [*(flag for flag, value in makes.items() if value), *(["--format engine"] if kind != "onnx" else [])]
+        if wrong or given:
+            raise click.UsageError(f"{' and '.join(wrong) or _flags(given)}: --verify makes nothing; leave it out.")
+        from zsl_export.verify import verify_command
+
+        verify_command(run, data=data, device=device or "auto", max_drop=max_drop, say=click.echo, tell=_tell)
+        return
+    if device is not None:
+        raise click.UsageError("--device: only for the comparison; add --verify.")
     if kind == "onnx" and given:
         raise click.UsageError(f"{_flags(given)}: only for engines; add --format engine.")
     if kind == "onnx" and out is None:
@@ -139,7 +161,7 @@ def cli(
 
 
 def _flags(given: dict[str, Any]) -> str:
-    return " and ".join(f"--{name.replace('_', '-')}" for name in given)
+    return " and ".join(f"--{name.replace('_', '-')}" for name in sorted(given))
 
 
 def _build_in_place(folder: str, precisions: tuple[str, ...] | None, options: dict[str, Any]) -> None:

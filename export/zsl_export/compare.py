@@ -7,6 +7,7 @@ Used by the gate of an export (`zsl_export.parity`) and by the comparison of bac
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,11 @@ import numpy as np
 from zsl_runtime.errors import GateError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
+
+    from zsl_runtime.head import FoldedHead
 
 # Largest error of a row as a share of the scale: its Euclidean length over the root mean square length of the reference
 # rows. Length, because a linear head follows; single elements of sparse or min-max scaled features may be off by more.
@@ -28,6 +33,7 @@ MIN_COSINE = 0.999
 MAX_TIE_MARGIN = MAX_ROW_ERROR
 # Log-probabilities of 1 nat and less are compared in nats: a smaller scale would ask for more than float32 holds.
 MIN_SCORE_SCALE = 1.0
+BATCH_SIZES = (1, 3, 16)
 
 
 @dataclass(frozen=True)
@@ -197,3 +203,24 @@ def agree(what: str, reference: NDArray[Any], given: NDArray[Any], limits: Limit
         tie=tie,
         passed=bool((margins <= tie).all()),
     )
+
+
+def batches(count: int, sizes: Sequence[int] = BATCH_SIZES) -> list[slice]:
+    """Cut `count` rows into blocks of `sizes` in turn; the last block is the remainder."""
+    blocks: list[slice] = []
+    start = 0
+    for size in cycle(sizes):
+        if start >= count:
+            return blocks
+        blocks.append(slice(start, min(start + size, count)))
+        start += size
+    raise AssertionError  # cycle never ends
+
+
+def reference_scores(lifted: NDArray[np.float32], head: FoldedHead) -> NDArray[np.float64]:
+    """(N, C) log-probabilities, written out in float64."""
+    logits: NDArray[np.float64] = lifted.astype(np.float64) @ head.weight.T.astype(np.float64)
+    logits += head.bias.astype(np.float64) + head.class_bias
+    logits -= logits.max(axis=1, keepdims=True)
+    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return logits

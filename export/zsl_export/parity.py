@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from zsl_export.compare import (
+    BATCH_SIZES,
     FLOAT16,
     FLOAT32,
     MIN_SCORE_SCALE,
@@ -23,7 +23,9 @@ from zsl_export.compare import (
     Comparison,
     Limits,
     agree,
+    batches,
     compare,
+    reference_scores,
     shape_error,
 )
 from zsl_export.graphs import EXAMPLE_SIZES
@@ -45,7 +47,6 @@ REMEDIES = {
     "float32": "report this line, it is a bug of zsl-deploy or of one of the two",
     "float16": "the model needs float32; leave fp16 out of --precision",
 }
-BATCH_SIZES = (1, 3, 16)
 REFERENCE_BATCH = 8  # pictures at once in PyTorch: not one of the sizes above
 RANDOM_ROWS = 70  # not a sum of whole rounds of the batch sizes, so that a remainder is left
 EXTRA_CLASSES = 5
@@ -127,18 +128,6 @@ class Parity:
             },
             "sections": [section.to_dict() for section in self.sections],
         }
-
-
-def batches(count: int, sizes: Sequence[int] = BATCH_SIZES) -> list[slice]:
-    """Cut `count` rows into blocks of `sizes` in turn; the last block is the remainder."""
-    blocks: list[slice] = []
-    start = 0
-    for size in cycle(sizes):
-        if start >= count:
-            return blocks
-        blocks.append(slice(start, min(start + size, count)))
-        start += size
-    raise AssertionError  # cycle never ends
 
 
 def gate(parity: Parity) -> None:
@@ -253,15 +242,6 @@ def reference_rows(run: Run) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
             features.append(rows.numpy())
             lifted.append((rows if trained.lift is None else trained.lift(rows)).numpy())
     return np.concatenate(features), np.concatenate(lifted)
-
-
-def reference_scores(lifted: NDArray[np.float32], head: FoldedHead) -> NDArray[np.float64]:
-    """(N, C) log-probabilities, written out in float64."""
-    logits: NDArray[np.float64] = lifted.astype(np.float64) @ head.weight.T.astype(np.float64)
-    logits += head.bias.astype(np.float64) + head.class_bias
-    logits -= logits.max(axis=1, keepdims=True)
-    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    return logits
 
 
 def other_head(head: FoldedHead, seed: int) -> FoldedHead:

@@ -56,9 +56,10 @@ def machine() -> Iterator[Finding]:
     yield Finding(OK, f"{usable_cpus()} CPUs usable of {os.cpu_count()}, {memory_bytes() / 2**30:.1f} GiB of memory")
     yield Finding(OK, f"Pillow {PIL.__version__}, NumPy {np.__version__}")
     yield _core()
-    from zsl_runtime.doctor_cards import cards
+    from zsl_runtime.doctor_cards import cards, libraries
 
     yield from cards()
+    yield from libraries()
     yield from _backends()
 
 
@@ -82,6 +83,7 @@ def examine(path: str) -> Iterator[Finding]:
 
     """
     from zsl_runtime.bundle import Bundle
+    from zsl_runtime.doctor_cards import engines
 
     try:
         bundle = Bundle.open(path, verify=False)
@@ -98,6 +100,7 @@ def examine(path: str) -> Iterator[Finding]:
     )
     yield Finding(OK, _takes(bundle))
     yield _precisions(bundle)
+    yield from engines(bundle)
     files = list(_files(bundle))
     yield from files
     first, generations = _generations(bundle, current)

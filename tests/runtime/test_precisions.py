@@ -119,7 +119,7 @@ def test_the_command_says_what_ran_and_what_it_could_run(original, tmp_path, cap
     assert infer([str(rows), "--engine", str(original), "--precision", "int8", "--backend", "ort"]) == 0
     out, err = capfd.readouterr()
     assert out.splitlines()[1].split(",")[2] == "robin"
-    assert "), int8, generation 1" in err
+    assert ") on cpu, int8, generation 1" in err
     assert infer([str(rows), "--engine", str(original), "--precision", "bf16", "--backend", "ort"]) == 4
     assert capfd.readouterr().err.startswith("error: E-PRECISION-BACKEND: ")
     assert infer(["--help"]) == 0

@@ -300,6 +300,15 @@ def version_of(packages: Iterable[str]) -> str | None:
     return None
 
 
+def file_key(name: str, precision: str) -> str:
+    """Key of Bundle.precisions for the file that the backend `name` runs `precision` from; '' for none."""
+    if name == "tensorrt":
+        from zsl_runtime.trt.engines import TENSORRT_FILES
+
+        return TENSORRT_FILES.get(precision, "")
+    return FILES.get(precision, "")
+
+
 def model_file(bundle: Bundle, precision: str) -> Path:
     """The file that the model graph runs from in `precision`; UsageError E-PRECISION-NAME, E-PRECISION."""
     if precision not in PRECISIONS:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from zsl_runtime import cards
-from zsl_runtime.backends import BACKENDS, FILES, version_of
+from zsl_runtime.backends import BACKENDS, file_key, version_of
 from zsl_runtime.cache import cache_folder
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError
 from zsl_runtime.head import fold
@@ -239,10 +239,11 @@ def _seconds(backend: Backend, inputs: NDArray[np.generic], head: FoldedHead, cl
 
 def _facts(bundle: Bundle, candidates: Sequence[str], precision: str, threads: int, card: int = 0) -> dict[str, Any]:
     """Everything that a choice depends on, as JSON data."""
-    file = bundle.precisions.get(FILES[precision]) or bundle.precisions[f"{precision}-trt"]
+    held = bundle.precisions
+    keys = sorted({key for name in candidates if (key := file_key(name, precision)) in held})
     facts = {
         "format": FORMAT,
-        "graph": bundle.manifest["files"][file]["sha256"],
+        "graph": "+".join(bundle.manifest["files"][held[key]]["sha256"] for key in keys),
         "precision": precision,
         "threads": threads,
         "cpu": cpu_name(),

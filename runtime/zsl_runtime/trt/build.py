@@ -134,6 +134,7 @@ def build_for_bundle(  # each is an option of the command
         workspace_bytes=workspace_bytes,
         progress=progress,
     )
+    check_header(library, plan)
     # A plan for another card cannot be loaded here; TensorRT-RTX loads none without a card.
     if card is not None and card.compute_capability in capabilities:
         check_plan(library, plan, ports, profiles, shape.max_classes)
@@ -321,6 +322,27 @@ def check_network(network: Any, ports: Ports, *, where: str) -> None:
     problem = _differs(inputs, ports.inputs, "input") or _differs(outputs, ports.outputs, "output")
     if problem:
         raise ArtefactError("E-BUNDLE-GRAPH", f"{where}: {problem}; export the model again")
+
+
+def check_header(library: Library, plan: bytes) -> None:
+    """Let the library look at a plan's first bytes, which it does without a card too, where it can (TensorRT-RTX).
+
+    Raises:
+        BackendError: E-ENGINE-LOAD when it takes them for damaged, or for those of another version.
+
+    """
+    if not hasattr(library.module.Runtime, "get_engine_validity"):
+        return
+    messages = Messages(library)
+    runtime = _made("runtime", messages, lambda: library.module.Runtime(messages.logger))
+    # Its verdict is about the card as well, and there may be none; the reasons tell what is wrong with the plan.
+    _, reasons = runtime.get_engine_validity(plan[: runtime.engine_header_size])
+    known = library.module.EngineInvalidityDiagnostics
+    for name in ("MALFORMED_ENGINE", "VERSION_MISMATCH"):
+        if int(reasons) & int(getattr(known, name)):
+            raise BackendError(
+                "E-ENGINE-LOAD", f"{library} does not take the header of the plan it built: {name}; see zsl-doctor"
+            )
 
 
 def check_plan(library: Library, plan: bytes, ports: Ports, profiles: Sequence[Profile], max_classes: int) -> None:

@@ -177,7 +177,7 @@ class Messages:
         errors, warnings = self.errors, self.warnings
         severe = (base.Severity.INTERNAL_ERROR, base.Severity.ERROR)
 
-        class Logger(base):  # type: ignore[misc, valid-type]  # known when the library is
+        class Logger(base):  # type: ignore[misc]  # known when the library is
             """Keeps errors and warnings, and prints nothing."""
 
             def __init__(self) -> None:

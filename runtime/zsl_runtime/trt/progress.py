@@ -89,7 +89,7 @@ def monitor_for(library: Library, progress: BuildProgress) -> Any:
     """
     base: Any = library.module.IProgressMonitor
 
-    class Monitor(base):  # type: ignore[misc, valid-type]  # known when the library is
+    class Monitor(base):  # type: ignore[misc]  # known when the library is
         """Hands on what the library tells."""
 
         def __init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import threading
 
 import numpy as np
@@ -46,8 +47,10 @@ def head(bundle) -> FoldedHead:
 
 
 @pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
+def own_cache_and_no_engines(monkeypatch, tmp_path, bundles):
     monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "cache"))
+    for bundle in bundles.values():
+        shutil.rmtree(bundle.path / "engines", ignore_errors=True)
 
 
 @pytest.fixture(params=[0, 1, None])
@@ -326,7 +329,7 @@ def test_heads_come_and_go_and_the_engine_stays(bundle, head, card):
         if seed == 2:
             used = card.cuda.used()
     assert card.cuda.used() <= used + 4096  # class counts grow a little; heads do not pile up
-    assert card.trt.contexts == 1  # one context, made ready six times
+    assert card.trt.contexts <= 1 + execution.HEADS  # those of heads that are gone are made ready again
     check_scores(backend.run(PICTURES[:9], head)[0], 9, head)
     backend.close()
 
