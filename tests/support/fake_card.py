@@ -77,16 +77,14 @@ class FakeCard:
             profiles=tuple(Profile(*one) for one in profiles),
             max_classes=how.get("classes", 20_000),
         )
-        plan = make_plan(
-            bundle.file(name), profiles, classes=facts.max_classes, shift=how.get("shift", 0.0)
-        ) + how.get("tail", b"")
+        plan = make_plan(bundle.file(name), profiles, classes=facts.max_classes, shift=how.get("shift", 0.0)) + how.get(
+            "tail", b""
+        )
         return store(bundle.path, facts, plan, ports_of(bundle, "model"), trusted=how.get("trusted", True))
 
     def check(self) -> None:
         """Nothing was misused, and everything was given back."""
         gc.collect()
-        assert self.cuda.misuses == []
-        assert self.cuda.held() == {}
-        assert self.trt.alive == {"runtime": 0, "engine": 0, "context": 0}
-
-
+        assert self.cuda.misuses == [], self.cuda.misuses
+        assert self.cuda.held() == {}, self.cuda.held()
+        assert not any(self.trt.alive.values()), self.trt.alive

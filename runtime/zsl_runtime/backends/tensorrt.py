@@ -218,10 +218,11 @@ class TensorRtBackend:
 
     def hold(self, head: FoldedHead) -> None:
         """Copy a head to the card, beside those that are in use."""
-        check_head(head)
         while True:
+            session = self._opened()
+            _check_head(session.engine, head)
             try:
-                self._opened().hold(head)
+                session.hold(head)
             except SessionClosedError:  # by another thread, just now
                 continue
             return
@@ -357,16 +358,22 @@ class TensorRtBackend:
 
 def _check(engine: Engine, rows: NDArray[np.generic] | Sequence[NDArray[np.generic]], head: FoldedHead) -> None:
     """UsageError E-INPUT-ARRAY unless rows and head are what the engine takes."""
+    _check_head(engine, head)
+    (port,) = (port for port in engine.inputs if port.name not in HEAD_INPUTS)
+    if isinstance(rows, np.ndarray):
+        check_array(port, rows)
+    elif not isinstance(rows, (list, tuple)) or not rows:
+        raise UsageError("E-INPUT-ARRAY", f"{port.name} is {type(rows).__name__}; expected rows, at least one")
+    else:
+        for row in rows:
+            check_array(port, row[None] if isinstance(row, np.ndarray) else row)
+
+
+def _check_head(engine: Engine, head: FoldedHead) -> None:
+    """UsageError E-INPUT-ARRAY unless the head is what the engine takes."""
     check_head(head)
     given = dict(zip(HEAD_INPUTS, (head.weight, head.bias, head.class_bias), strict=True))
     known = HEAD_INPUTS if head.is_finite else ("class_bias",)
     for port in engine.inputs:
         if port.name in given:
             check_array(port, given[port.name], known)
-        elif isinstance(rows, np.ndarray):
-            check_array(port, rows)
-        elif not isinstance(rows, (list, tuple)) or not rows:
-            raise UsageError("E-INPUT-ARRAY", f"{port.name} is {type(rows).__name__}; expected rows, at least one")
-        else:
-            for row in rows:
-                check_array(port, row[None] if isinstance(row, np.ndarray) else row)

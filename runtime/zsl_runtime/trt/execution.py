@@ -172,6 +172,7 @@ class Engine:
             config.dynamic_shapes_kernel_specialization_strategy = eager
             context = self._engine.create_execution_context(config)
         if context is None or not context.set_optimization_profile_async(profile, stream.address):
+            context = None  # whoever keeps the error keeps this frame
             raise self.failure("make a context")
         return context
 
@@ -211,9 +212,10 @@ class CardHead:
         self.users = 0
 
     def close(self) -> None:
-        """Give the memory back."""
-        self.weight.close()
-        self.bias.close()
+        """Give the memory back; nothing is raised."""
+        for memory in (self.weight, self.bias):
+            with suppress(BackendError):
+                memory.close()
 
 
 class Heads:
@@ -285,8 +287,7 @@ class Heads:
 
     def _drop(self, heads: list[CardHead]) -> None:
         for head in heads:
-            with suppress(BackendError):
-                head.close()
+            head.close()
 
     def _upload(self, head: FoldedHead) -> CardHead:
         arrays = [np.ascontiguousarray(array, np.float32) for array in (head.weight, head.bias)]
@@ -331,13 +332,28 @@ class Job(NamedTuple):
 
 
 class _Ready:
-    """A context with its shapes and addresses, and its CUDA graph when there is one."""
+    """A context with its shapes and addresses, and its CUDA graph when there is one.
+
+    Nothing else refers to the context, so that it is gone when this says so: frames that an error keeps refer to this.
+    """
 
     def __init__(self, context: Any, profile: int) -> None:
         self.context = context
         self.profile = profile
         self.graph: Graph | None = None
         self.runs = 0
+
+    def retire(self) -> None:
+        """Drop the graph; the context may then be made ready for something else. BackendError E-CUDA-..."""
+        graph, self.graph, self.runs = self.graph, None, 0
+        if graph is not None:
+            graph.close()
+
+    def close(self) -> None:
+        """Drop the graph and then the context; nothing is raised."""
+        with suppress(BackendError):
+            self.retire()
+        self.context = None
 
 
 class Lane:
@@ -357,7 +373,7 @@ class Lane:
         self._memory: dict[str, DeviceMemory] = {}
         self._pinned: dict[str, PinnedMemory] = {}
         self._ready: OrderedDict[tuple[int, ...], _Ready] = OrderedDict()
-        self._spare: dict[int, list[Any]] = {}  # contexts of a profile that were made for another bucket or head
+        self._spare: dict[int, list[_Ready]] = {}  # of a profile: contexts that were made ready for something else
         self._class_bias: Floats | None = None  # what is on the card
         self._stream = Stream(cuda)
         try:
@@ -504,16 +520,16 @@ class Lane:
         while len(self._ready) >= CONTEXTS:
             self._retire(self._ready.popitem(last=False)[1])
         spare = self._spare.get(fit.profile)
-        context = spare.pop() if spare else self._engine.make_context(fit.profile, self._stream)
-        self._prepare(context, fit, job)
-        self._ready[key] = _Ready(context, fit.profile)
-        return self._ready[key]
+        ready = spare.pop() if spare else _Ready(self._engine.make_context(fit.profile, self._stream), fit.profile)
+        self._ready[key] = ready
+        self._prepare(ready, fit, job)
+        return ready
 
-    def _prepare(self, context: Any, fit: Fit, job: Job) -> None:
+    def _prepare(self, ready: _Ready, fit: Fit, job: Job) -> None:
         """Give a context its memory, shapes and addresses."""
         port, classes, (width, features) = self._engine.input, job.head.classes, self._engine.widths
         between = self._memory["between"]
-        context.set_device_memory(between.address, between.bytes)
+        ready.context.set_device_memory(between.address, between.bytes)
         shapes = {
             port.name: (fit.rows, *port.shape),
             "head_weight": (classes, width),
@@ -528,16 +544,16 @@ class Lane:
         }
         self._engine.messages.clear()
         for name, shape in shapes.items():
-            if not context.set_input_shape(name, shape):
+            if not ready.context.set_input_shape(name, shape):
                 raise self._engine.failure(f"take {name} of shape {shape}")
         for name, address in addresses.items():
-            if not context.set_tensor_address(name, address):
+            if not ready.context.set_tensor_address(name, address):
                 raise self._engine.failure(f"use the memory of {name}")
-        missing = context.infer_shapes()
+        missing = ready.context.infer_shapes()
         if missing:
             raise self._engine.failure(f"find out the shapes that follow from {', '.join(missing)}")
         for name, expected in {"scores": (fit.rows, classes), "features": (fit.rows, features)}.items():
-            found = tuple(context.get_tensor_shape(name))
+            found = tuple(ready.context.get_tensor_shape(name))
             if found != expected:
                 raise BackendError(
                     "E-BACKEND-RUN",
@@ -589,13 +605,13 @@ class Lane:
             self._retire(self._ready.pop(key))
 
     def _retire(self, ready: _Ready) -> None:
-        """Drop the graph of a context, which may then be made ready for something else. Nothing of it is queued."""
-        graph, ready.graph = ready.graph, None
-        if graph is not None:
-            graph.close()
+        """Keep a context to be made ready for something else. Nothing of it is queued."""
         spare = self._spare.setdefault(ready.profile, [])
         if len(spare) < CONTEXTS:
-            spare.append(ready.context)
+            spare.append(ready)
+            ready.retire()
+        else:
+            ready.close()
 
     def _retire_contexts(self) -> None:
         while self._ready:
@@ -603,10 +619,8 @@ class Lane:
 
     def _drop_contexts(self) -> None:
         """Graphs, then contexts; nothing is raised."""
-        for ready in self._ready.values():
-            if ready.graph is not None:
-                with suppress(BackendError):
-                    ready.graph.close()
+        for ready in (*self._ready.values(), *(one for spare in self._spare.values() for one in spare)):
+            ready.close()
         self._ready.clear()
         self._spare.clear()
 
@@ -652,7 +666,7 @@ class Pending:
                     answer = self._lane.collect(self._job)
             except Exception as error:
                 self._session.note(error)
-                self._error = error
+                self._error = error.with_traceback(None)  # whose frames would keep what is being given back
             else:
                 self._answer = answer
             self._session.finished(self, self._lane, self._job.head)
@@ -771,7 +785,7 @@ class Session:
     def note(self, error: Exception) -> None:
         """Remember that the card is lost, when that is what happened."""
         if isinstance(error, BackendError) and error.code == LOST:
-            self._lost = error
+            self._lost = BackendError(error.code, error.message)
 
     def finished(self, pending: Pending, lane: Lane, head: CardHead) -> None:
         """A batch is done: its lane is free, and its head is not used any more."""
