@@ -10,7 +10,7 @@ import pytest
 
 from support.tiny_bundle import class_table, draw_pictures, features_of, lift_of, make_tiny_bundle
 from support.tiny_precisions import add_precisions, quantised_features_of
-from support.usable import usable_backend
+from support.usable import FROM_GRAPHS, usable_backend
 from zsl_runtime.backends import BACKENDS, held_precisions, open_backend, open_small_graphs
 from zsl_runtime.bundle import Bundle
 from zsl_runtime.classifier import Classifier
@@ -38,7 +38,7 @@ def copy(original, tmp_path) -> Path:
     return Path(shutil.copytree(original, tmp_path / "b"))
 
 
-@pytest.fixture(params=sorted(BACKENDS))
+@pytest.fixture(params=FROM_GRAPHS)
 def name(request) -> str:
     return usable_backend(request.param)
 

@@ -7,11 +7,11 @@ import pytest
 from zsl_runtime.backends import BACKENDS, version_of
 from zsl_runtime.backends.devices import find_card, trouble
 
+FROM_GRAPHS = sorted(set(BACKENDS) - {"tensorrt"})  # that one runs engines: tests/runtime/trt
+
 
 def usable_backend(name: str) -> str:
     """`name`; the test is skipped, by name, where that backend cannot be used."""
-    if name == "tensorrt":
-        pytest.skip("backend tensorrt: it runs engines, which these bundles do not hold (tests/runtime/trt has them)")
     if BACKENDS[name].device == "cuda":
         card, problem = find_card(0)
         error = trouble(name, None, "fp32", card)
