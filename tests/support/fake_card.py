@@ -82,9 +82,7 @@ class FakeCard:
             profiles=tuple(Profile(*one) for one in profiles),
             max_classes=how.get("classes", 20_000),
         )
-        plan = make_plan(bundle.file(name), profiles, classes=facts.max_classes, shift=how.get("shift", 0.0)) + how.get(
-            "tail", b""
-        )
+        plan = make_plan(bundle.file(name), profiles, classes=facts.max_classes, shift=how.get("shift", 0.0))
         return store(bundle.path, facts, plan, ports_of(bundle, "model"), trusted=how.get("trusted", True))
 
     def _build(self, library, path, *, profiles, max_classes, progress, **how) -> bytes:
