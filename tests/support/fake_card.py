@@ -13,6 +13,7 @@ from zsl_runtime import cards
 from zsl_runtime.backends import tensorrt
 from zsl_runtime.bundle import Bundle
 from zsl_runtime.cards import Card, Driver
+from zsl_runtime.trt import build
 from zsl_runtime.trt.engines import TENSORRT_FILES, Facts, Profile, ports_of, store
 from zsl_runtime.trt.library import Library
 
@@ -59,7 +60,11 @@ class FakeCard:
         patch.setattr(tensorrt, "has_kernels", lambda: kernels)
         patch.setattr(tensorrt, "CudaTopK", lambda device: FakeTopK(self.cuda, device))
         shown = tuple(Card(i, f"Fake {i}", capability, 1 << 30) for i, capability in enumerate(devices))
-        patch.setattr(cards, "driver", lambda: Driver("580.1", "13.0", shown, ""))
+        driver = Driver("580.1", "13.0", shown, "")
+        for module in (cards, build):
+            patch.setattr(module, "driver", lambda: driver)
+        self.built: list[dict] = []
+        patch.setattr(build, "build", self._build)
 
     def add_engine(self, bundle: Path | Bundle, precision: str = "fp32", **how) -> Path:
         """Store an engine of a bundle's model; returns its plan. `how`: profiles, classes, gpu, version, shift ..."""
@@ -77,10 +82,16 @@ class FakeCard:
             profiles=tuple(Profile(*one) for one in profiles),
             max_classes=how.get("classes", 20_000),
         )
-        plan = make_plan(bundle.file(name), profiles, classes=facts.max_classes, shift=how.get("shift", 0.0)) + how.get(
-            "tail", b""
-        )
+        plan = make_plan(bundle.file(name), profiles, classes=facts.max_classes, shift=how.get("shift", 0.0))
         return store(bundle.path, facts, plan, ports_of(bundle, "model"), trusted=how.get("trusted", True))
+
+    def _build(self, library, path, *, profiles, max_classes, progress, **how) -> bytes:
+        """In place of the real builder, which is tested elsewhere."""
+        self.built.append(how | {"profiles": profiles, "path": path})
+        progress.start("Building Engine", 2)
+        progress.finish("Building Engine")
+        progress.clear()
+        return make_plan(path, [(one.min_batch, one.opt_batch, one.max_batch) for one in profiles], classes=max_classes)
 
     def check(self) -> None:
         """Nothing was misused, and everything was given back."""

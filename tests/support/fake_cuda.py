@@ -3,7 +3,8 @@
 
 The card's memory is ordinary memory under invented addresses. What is queued on a stream is done when somebody waits
 for it, or by chance somewhat earlier: a program that does not wait, or that reuses memory too early, gives wrong
-answers here, or is told. `Misuse` is raised, and kept in `misuses`, for what NVIDIA's documentation forbids: memory that is not there or too small, memory given back while queued work needs it, two streams at the same memory
+answers here, or is told. `Misuse` is raised, and kept in `misuses`, for what NVIDIA's documentation forbids:
+memory that is not there or too small, memory given back while queued work needs it, two streams at the same memory
 without waiting for each other, another card than the thread's, a capture that is not ended, anything given back twice.
 """
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from support.fake_cuda import POISON, Work
+from zsl_runtime.trt.build import OPT_CLASSES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -147,7 +148,7 @@ class _Model:
         """Least, best and largest shape."""
         shape = self.ports[name].shape
         heads = {"head_weight", "head_bias", "class_bias"}
-        firsts = (1, 50, self.classes) if name in heads else self.profiles[profile]
+        firsts = (1, min(OPT_CLASSES, self.classes), self.classes) if name in heads else self.profiles[profile]
         return [(first, *shape[1:]) for first in firsts]
 
     def scratch_bytes(self, profile: int) -> int:

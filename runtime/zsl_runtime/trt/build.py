@@ -361,7 +361,10 @@ def check_plan(library: Library, plan: bytes, ports: Ports, profiles: Sequence[P
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise BackendError("E-ENGINE-LOAD", f"{library} does not load the plan it built: {messages.text()}")
-    check_engine(library, engine, ports, profiles, max_classes)
+    try:
+        check_engine(library, engine, ports, profiles, max_classes)
+    finally:
+        del engine  # before its runtime
 
 
 def check_engine(library: Library, engine: Any, ports: Ports, profiles: Sequence[Profile], max_classes: int) -> None:

@@ -148,7 +148,7 @@ class Engine:
         return min(one.most_classes for one in self._ranges)
 
     def fit(self, rows: int) -> Fit:
-        """The narrowest profile that takes `rows`, at most `most_rows`, and the power of two that they are padded to."""
+        """The narrowest profile that takes `rows` (at most `most_rows`), and the power of two they are padded to."""
         able = [index for index, one in enumerate(self._ranges) if one.most >= rows]
         profile = min(able, key=lambda index: (self._ranges[index].most, index))
         one = self._ranges[profile]

@@ -362,7 +362,10 @@ def test_a_head_that_is_held_is_not_copied_again(bundle, head, one):
 # --- failures -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("calls_before", range(12))
+NEEDED = 6  # pieces of memory for a larger batch with a larger head: weight, bias, rows, scores, features, between
+
+
+@pytest.mark.parametrize("calls_before", range(NEEDED + 1))
 def test_out_of_memory_is_told_and_the_next_batch_runs(bundle, head, one, calls_before):
     one.add_engine(bundle)
     backend = open_on_card(bundle, 1, "fp32", 0)
@@ -375,12 +378,12 @@ def test_out_of_memory_is_told_and_the_next_batch_runs(bundle, head, one, calls_
 
     one.cuda.cudaMalloc = malloc
     wide = other_head(head, 1, 30)
-    try:
+    if calls_before >= NEEDED:
         check_scores(backend.run(PICTURES[:30], wide)[0], 30, wide)
-        assert calls_before > 4
-    except BackendError as error:
-        assert (error.code, error.exit_code) == ("E-CUDA-MEMORY", 4)
-        assert "smaller --batch-size" in error.message
+    else:
+        with pytest.raises(BackendError, match="smaller --batch-size") as caught:
+            backend.run(PICTURES[:30], wide)
+        assert (caught.value.code, caught.value.exit_code) == ("E-CUDA-MEMORY", 4)
     one.cuda.cudaMalloc = real
     for rows in (30, 30, 2, 1):
         check_scores(backend.run(PICTURES[:rows], head)[0], rows, head)
@@ -439,35 +442,24 @@ def test_a_card_that_is_lost_is_told_at_once_and_ever_after(bundle, head, card, 
     if warm:
         for _ in range(3):
             backend.begin(PICTURES[:4], head, 2).result()
-    begun = backend.begin(PICTURES[:4], head, 2) if warm else None
     card.cuda.break_down(kind)
-    failed = 0
     for _ in range(3):
-        try:
+        with pytest.raises(BackendError, match="go on with a backend of the CPU") as caught:
             backend.begin(PICTURES[:4], head, 2).result()
-        except BackendError as error:
-            failed += 1
-            assert (error.code, error.exit_code) == ("E-CUDA-LOST", 4)
-            assert "go on with a backend of the CPU" in error.message
-    assert failed >= 2
+        assert (caught.value.code, caught.value.exit_code) == ("E-CUDA-LOST", 4)
     with pytest.raises(BackendError, match="E-CUDA-LOST"):
         backend.hold(other_head(head, 1))
-    if begun is not None:
-        try:
-            assert np.array_equal(begun.result().best.columns[:, 0], log_probabilities(FEATURES[:4], head).argmax(1))
-        except BackendError as error:
-            assert error.code == "E-CUDA-LOST"
     backend.close()  # raises nothing
     on_cpu = open_backend("ort", bundle, threads=1)
     check_scores(on_cpu.run(PICTURES[:4], head)[0], 4, head)
-    with pytest.raises(BackendError, match="E-CUDA-LOST|E-DEVICE"):
+    with pytest.raises(BackendError, match=r"E-CUDA-LOST|E-DEVICE"):
         backend.run(PICTURES[:4], head)
     card.cuda.lost = None
 
 
 def test_an_engine_that_is_none_is_told_with_the_library_s_words(bundle, one, tmp_path):
     path = one.add_engine(bundle)
-    one.trt.Runtime = lambda logger: _Refusing(logger)
+    one.trt.Runtime = _Refusing
     backend = open_on_card(bundle, 1, "fp32", 0)
     with pytest.raises(ArtefactError, match=r"E-ENGINE-LOAD: tensorrt 11.4.0.106 does not load .* magicTag") as caught:
         backend.input_port()
