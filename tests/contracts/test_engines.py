@@ -5,12 +5,14 @@ All graphs in all precisions, through the whole export, are in tests/export/test
 
 from __future__ import annotations
 
+import onnx
 import pytest
 import torch
 
 from support.engines import needs_rtx
 from support.tiny_run import DIMS, TinyBackbone
 from zsl_export.graphs import model_graph, rows_graph, synthesizer_graph
+from zsl_export.shapes import shape_arithmetic
 from zsl_export.to_onnx import export_graph
 from zsl_runtime.trt.build import build, check_header
 from zsl_runtime.trt.engines import Port, Ports, Profile
@@ -44,6 +46,7 @@ def test_the_graphs_of_a_method_build_as_engines(name, tmp_path):
     assert {"synthesizer", "rows"} & set(graphs)
     for part, graph in graphs.items():
         export_graph(graph, tmp_path / "graph.onnx", {})
+        assert shape_arithmetic(onnx.load(tmp_path / "graph.onnx")) == []  # ONNX Runtime would leave it to the CPU
         plan = build(
             library,
             tmp_path / "graph.onnx",
