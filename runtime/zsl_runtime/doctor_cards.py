@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from zsl_runtime.trt.engines import Stored
     from zsl_runtime.trt.library import Installed
 
-INSTALL_BINDINGS = 'pip install "zsl-deploy[tensorrt]"'
-
 
 def cards() -> Iterator[Finding]:
     """The driver, and each card that it shows."""
@@ -40,11 +38,13 @@ def libraries() -> Iterator[Finding]:
             yield Finding(OK, f"{one.name} {one.version} builds and runs engines")
         else:
             yield Finding(NOTE, f"no {one.name}: {one.reason}; install it with: {one.install}")
+    from zsl_runtime.trt.cuda import INSTALL
+
     version, reason = bindings()
     if not reason:
         yield Finding(OK, f"cuda.bindings {version}")
     else:
-        yield Finding(NOTE, f"no cuda.bindings: {reason}; install them with: {INSTALL_BINDINGS}")
+        yield Finding(NOTE, f"no cuda.bindings: {reason}; install them with: {INSTALL}")
 
 
 def bindings() -> tuple[str, str]:

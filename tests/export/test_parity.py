@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from support.tiny_run import make_tiny_run
+from zsl_export.compare import MAX_ROW_ERROR, MAX_TIE_MARGIN
 from zsl_export.graphs import EXAMPLE_SIZES
 from zsl_export.parity import (
     BATCH_SIZES,
     EXTRA_CLASSES,
-    MAX_ROW_ERROR,
-    MAX_TIE_MARGIN,
     agree,
     batches,
     compare,

@@ -22,7 +22,7 @@ from support.tiny_bundle import (
     rows_of,
     synthesize_of,
 )
-from support.usable import usable_backend
+from support.usable import FROM_GRAPHS, usable_backend
 from zsl_runtime.backends import BACKENDS, InputPort, open_backend
 from zsl_runtime.backends.ort import OrtBackend
 from zsl_runtime.bundle import Bundle
@@ -43,7 +43,7 @@ def bundles(tmp_path_factory) -> dict[tuple[str, bool], Bundle]:
     }
 
 
-@pytest.fixture(params=sorted(BACKENDS))
+@pytest.fixture(params=FROM_GRAPHS)
 def name(request) -> str:
     return usable_backend(request.param)
 

@@ -7,6 +7,8 @@ import pytest
 from zsl_runtime.backends import BACKENDS, version_of
 from zsl_runtime.backends.devices import find_card, trouble
 
+FROM_GRAPHS = sorted(set(BACKENDS) - {"tensorrt"})  # that one runs engines: tests/runtime/trt
+
 
 def usable_backend(name: str) -> str:
     """`name`; the test is skipped, by name, where that backend cannot be used."""

@@ -62,10 +62,14 @@ def find_card(index: int) -> tuple[Card | None, str]:
 
 
 def check_card(index: int) -> Card:
-    """The card `index`; BackendError E-DEVICE, with what to do, when there is none."""
+    """The card `index`; BackendError E-DEVICE, with all that is missing and what to do, when there is none."""
+    from zsl_runtime.backends import BACKENDS
+
     card, problem = find_card(index)
     if card is None:
-        raise no_backend(Device(CUDA, index), problem, {})
+        on_cards = (name for name, kind in BACKENDS.items() if kind.device == CUDA)
+        errors = ((name, trouble(name, None, "", None)) for name in on_cards)
+        raise no_backend(Device(CUDA, index), problem, {name: error.message for name, error in errors if error})
     return card
 
 

@@ -572,6 +572,14 @@ def check_trust(stored: Stored, trusted: bool) -> None:
     """
     if trusted or stored.sha256 in _noted(TRUSTED):
         return
+    record = cache_folder() / TRUSTED
+    if record.exists() and not _own(record):
+        raise ArtefactError(
+            "E-ENGINE-TRUST",
+            f"{stored.path} is not trusted, because others can write the list of the engines you built, {record}, or "
+            f"its folder; close them (chmod go-w {shlex.quote(str(record.parent))} {shlex.quote(str(record))}) and "
+            "build the engine again with zsl-export BUNDLE --format engine, or add --trust-engine",
+        )
     raise ArtefactError(
         "E-ENGINE-TRUST",
         f"{stored.path} was not built by you on this machine ({stored.builder}, {stored.built_at}), and loading an "
@@ -607,8 +615,11 @@ def _own(path: Path) -> bool:
     """Whether a file and its folder are this user's, and nobody else may write them (where the system has owners)."""
     if not hasattr(os, "getuid"):
         return True
-    states = (path.stat(), path.parent.stat())
-    return all(one.st_uid == os.getuid() and not one.st_mode & (stat.S_IWGRP | stat.S_IWOTH) for one in states)
+    file, folder = path.stat(), path.parent.stat()
+    closed = not folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    own_folder = closed and folder.st_uid == os.getuid()
+    sticky = bool(folder.st_mode & stat.S_ISVTX) and folder.st_uid in {0, os.getuid()}  # others cannot replace a file
+    return file.st_uid == os.getuid() and not file.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and (own_folder or sticky)
 
 
 def _verified_on(sha256: str) -> Iterator[str]:

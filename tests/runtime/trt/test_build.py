@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import shutil
 import sys
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support import fake_builder
 from support.engines import facts_of, library_of, needs_rtx
 from support.fake_builder import BuilderFlag, FakeTensorRT, MemoryPoolType
-from support.tiny_bundle import make_tiny_bundle
+from support.tiny_bundle import ATTRIBUTES, make_tiny_bundle
 from support.tiny_precisions import add_precisions
 from zsl_runtime.bundle import Bundle
 from zsl_runtime.cards import Card, Driver
+from zsl_runtime.class_table import ClassTable
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError
+from zsl_runtime.generations import add_classes
 from zsl_runtime.trt import build as building
 from zsl_runtime.trt.build import (
     Shape,
@@ -200,7 +205,6 @@ def test_a_changed_file_is_not_built_from(with_card):
 
 
 def test_weights_in_another_file_are_refused(tmp_path):
-    import numpy as np
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -357,6 +361,60 @@ def test_every_graph_of_a_bundle_builds_in_every_precision(bundle):
         assert stored.ports == ports_of(both, part)
     with pytest.raises(UsageError, match="in fp32 alone"):
         build_for_bundle(both, rtx, "fp16", part="lift", compute_capabilities=("8.9",))
+
+
+@needs_rtx
+def test_a_hundred_classes_more_are_served_by_the_same_plan(bundle):
+    rtx = find_library("rtx")
+    made = build_for_bundle(bundle, rtx, "fp32", compute_capabilities=("8.9",))
+    before = hashlib.sha256(made.path.read_bytes()).hexdigest()
+    assert before == made.sha256
+    raw = np.random.default_rng(0).uniform(0, 9, (100, len(ATTRIBUTES)))
+    add_classes(bundle, ClassTable(tuple(f"new {i}" for i in range(100)), np.zeros(100, dtype=bool), raw, ATTRIBUTES))
+    again = Bundle.open(bundle.path)
+    found = find(
+        again,
+        flavour="tensorrt-rtx",
+        version=rtx.version,
+        compute_capability="8.9",
+        precision="fp32",
+        classes=len(again.current().table),
+    )
+    assert (found.path, len(again.current().table)) == (made.path, 108)
+    assert hashlib.sha256(read_plan(found)).hexdigest() == before
+    # And it takes them: the head is an input, its classes are dynamic in both profiles.
+    assert [port.shape for port in found.ports.inputs[1:]] == [("C", 24), ("C",), ("C",)]
+    assert found.facts.max_classes == 20_000
+
+
+@needs_rtx
+def test_the_stand_in_has_no_name_that_the_real_one_has_not():
+    real, stand_in = find_library("rtx").module, fake()
+    for name in ("ILogger", "IProgressMonitor", "Builder", "OnnxParser", "Runtime", "NetworkDefinitionCreationFlag"):
+        assert hasattr(real, name) == hasattr(stand_in, name) is True
+    calls = {
+        "Builder": ["create_network", "create_builder_config", "create_optimization_profile"],
+        "INetworkDefinition": ["num_inputs", "num_outputs", "get_input", "get_output"],
+        "IBuilderConfig": ["clear_flag", "set_memory_pool_limit", "add_optimization_profile", "progress_monitor"],
+        "IOptimizationProfile": ["set_shape", "__bool__"],
+        "OnnxParser": ["supports_operator", "parse", "num_errors", "get_error"],
+        "ParserError": ["code", "desc", "node_name", "node_operator"],
+        "Runtime": ["deserialize_cuda_engine", "engine_host_code_allowed"],
+        "ICudaEngine": [
+            "num_io_tensors",
+            "get_tensor_name",
+            "get_tensor_mode",
+            "get_tensor_dtype",
+            "get_tensor_shape",
+            "num_optimization_profiles",
+            "get_tensor_profile_shape",
+        ],
+    }
+    for one, names in calls.items():
+        assert [name for name in names if not hasattr(getattr(real, one), name)] == [], one
+    for kind in ("DataType", "BuilderFlag", "MemoryPoolType", "TensorIOMode", "ErrorCode"):
+        ours = getattr(fake_builder, kind).__members__
+        assert set(ours) <= set(getattr(real, kind).__members__), kind
 
 
 @needs_rtx

@@ -435,8 +435,25 @@ def test_a_list_that_others_can_write_is_no_trust(bundle, tmp_path, where):
     record = tmp_path / "cache" / "trusted-engines"
     assert record.stat().st_mode & 0o777 == 0o600
     (tmp_path / "cache" / where).chmod(0o777)
-    with pytest.raises(ArtefactError, match="E-ENGINE-TRUST"):
+    with pytest.raises(ArtefactError, match=r"E-ENGINE-TRUST: .* others can write the list .*chmod go-w"):
         check_trust(looked_for(bundle), trusted=False)
+    (tmp_path / "cache" / where).chmod(0o700)
+    check_trust(looked_for(bundle), trusted=False)
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="this system has no owners of files")
+def test_a_list_of_somebody_else_is_no_trust(bundle, monkeypatch):
+    kept(bundle)
+    monkeypatch.setattr(os, "getuid", lambda: 4321)
+    with pytest.raises(ArtefactError, match=r"E-ENGINE-TRUST: .* others can write"):
+        check_trust(looked_for(bundle), trusted=False)
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="this system has no owners of files")
+def test_a_folder_in_which_nobody_replaces_what_is_not_theirs_will_do(bundle, tmp_path):
+    kept(bundle)
+    (tmp_path / "cache").chmod(0o1777)
+    check_trust(looked_for(bundle), trusted=False)
 
 
 def test_an_engine_can_be_kept_without_trusting_it(bundle):
