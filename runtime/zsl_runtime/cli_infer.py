@@ -176,7 +176,8 @@ def command(
     options = {name: value for name, value in click.get_current_context().params.items() if name not in NO_MATTER}
     notes = Profile() if profile else NO_PROFILE
     bundle = Bundle.open(engine, verify=False)
-    backend = "tensorrt" if backend == "auto" and engine.endswith(ENGINE_SUFFIX) else backend
+    if engine.endswith(ENGINE_SUFFIX) and backend in {"auto", "tensorrt"}:
+        backend, precision = "tensorrt", precision or _precision_of(engine)
     if rebuild and backend != "tensorrt":
         raise UsageError(
             "E-REBUILD", "--rebuild builds TensorRT engines; give --backend tensorrt, too, or leave it out"
@@ -201,6 +202,15 @@ def command(
         else:
             answers = run.label(topk=topk)
         return run.write(answers, format_=format_, min_probability=min_probability)
+
+
+def _precision_of(plan: str) -> str:
+    """What an engine that is named was built in; ArtefactError E-ENGINE-SIDECAR, SystemProblem."""
+    from pathlib import Path
+
+    from zsl_runtime.trt.engines import read_sidecar
+
+    return read_sidecar(Path(plan).with_suffix(".json")).facts.precision
 
 
 def _rebuilding(

@@ -458,6 +458,16 @@ def test_a_plan_stands_for_its_bundle_and_for_tensorrt(card, path, photos, capsy
     assert code == 0
     assert len(out.splitlines()) == 101
     assert "backend tensorrt" in err[-1]
+    other = card.add_engine(path, "fp16")
+    code, _, err = run(capsys, photos, "--engine", other)
+    assert code == 0
+    assert "on cuda:0, fp16, generation 1" in err[-1]
+    code, _, err = run(capsys, photos, "--engine", other, "--precision", "fp32")
+    assert "on cuda:0, fp32, generation 1" in err[-1]
+    other.with_suffix(".json").write_text("{}")
+    code, _, err = run(capsys, photos, "--engine", other)
+    assert code == 5
+    assert err[0].startswith("error: E-ENGINE-SIDECAR")
 
 
 def test_rebuild_builds_when_nothing_fits_says_so_and_goes_on(card, path, photos, capsys):
