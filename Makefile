@@ -11,7 +11,7 @@ DEMO := demo
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE $(shell find train export runtime -type f \
 	! -name '*.so' ! -path '*/__pycache__/*' | sed 's/ /\\ /g')
 
-.PHONY: help setup wheel demo test test-slow lint format bench clean
+.PHONY: help setup wheel demo test test-slow lint format bench bench-gpu clean
 
 help:
 	@echo "make demo       train, export, label, add a class, label again, on the drawn demo set"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-slow  the long tests: kills, full disks, the whole line"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make bench      latency report of this machine"
+	@echo "make bench-gpu  the report of its NVIDIA card: build/gpu.json"
 
 setup: $(BIN)/.dependencies $(BIN)/.wheel
 
@@ -51,6 +52,11 @@ bench: setup
 	mkdir -p build
 	$(BIN)/python -m pytest benchmarks -m "" -o "python_files=bench_*.py" -o "python_functions=bench_*" \
 		--benchmark-only --benchmark-quiet --benchmark-json=build/bench.json
+
+# With another environment, such as one that has torch for CUDA and TensorRT: make bench-gpu BENCH_PYTHON=/path/to/python
+BENCH_PYTHON ?= $(BIN)/python
+bench-gpu: $(if $(filter $(BIN)/python,$(BENCH_PYTHON)),setup)
+	$(BENCH_PYTHON) benchmarks/gpu.py --out build/gpu.json $(BENCH_GPU)
 
 format: $(BIN)/.dependencies
 	$(BIN)/ruff check --fix .

@@ -60,9 +60,13 @@ def measure(benchmark, request):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """The table: times of one call in milliseconds."""
+    """The table: times of one call in milliseconds. Then what was skipped, by name: a missing line is not a zero."""
     for line in config.stash.get(LINES, []):
         terminalreporter.write_line(line)
+    for report in terminalreporter.stats.get("skipped", []):
+        why = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        name = report.nodeid.rpartition("::")[2]
+        terminalreporter.write_line(f"skipped {name}: {why.removeprefix('Skipped: ')}")
 
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):

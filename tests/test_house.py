@@ -28,8 +28,8 @@ MAY_IMPORT = {
     "zsl_train": {"zsl_runtime", "zsl_train"},
     "zsl_export": {"zsl_runtime", "zsl_train", "zsl_export"},
 }
-# onnxruntime and openvino by the backends that are named so, simplejpeg where its extra is installed
-RUNTIME_NEEDS = {"numpy", "PIL", "click", "safetensors", "onnxruntime", "openvino", "simplejpeg"}
+# onnxruntime, openvino and cuda (cuda.bindings) by the backends that need them, simplejpeg where its extra is installed
+RUNTIME_NEEDS = {"numpy", "PIL", "click", "safetensors", "onnxruntime", "openvino", "simplejpeg", "cuda"}
 
 
 def sources(package: str) -> list[Path]:

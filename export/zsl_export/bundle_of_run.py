@@ -109,7 +109,6 @@ def export_run(
                 **graphs,
                 **({REPLAY: run.replay.to_bytes()} if run.trained.head_rule == "fit" else {}),
                 PROBE: make_probe(run, engine, pictures=probe_images).to_bytes(),
-                PARITY: parity_file(parity, lower.report),
             }
             engine.close()
             return write_bundle(
@@ -117,6 +116,7 @@ def export_run(
                 manifest=make_manifest(run, graphs, precisions),
                 files=files,
                 generation=run.generation,
+                loose={PARITY: parity_file(parity, lower.report)},
                 force=force,
             )
     except OSError as error:

@@ -1,4 +1,7 @@
-"""`zsl-export`: turn a run into a bundle. The bundle's path goes to stdout, everything else to stderr."""
+"""`zsl-export`: turn a run into a bundle, build the engines of a bundle, or compare all that can run one.
+
+What was made goes to stdout: the bundle's path, the engines', or the table of the comparison; all else to stderr.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import click
 
 from zsl_export.precisions import LARGEST_DROP, parse_precisions
 from zsl_runtime.errors import BackendError, run_command
+from zsl_runtime.trt.library import CHOICES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,9 +24,9 @@ if TYPE_CHECKING:
     from zsl_train.run_folder import Run
 
 
-def _precisions(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
+def _precisions(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     try:
-        return parse_precisions(value)
+        return None if value is None else parse_precisions(value)
     except ValueError as error:
         raise click.BadParameter(f"{error}.") from None
 
@@ -35,17 +39,38 @@ def _points(_: click.Context, __: click.Parameter, value: float | None) -> float
 
 
 @click.command(name="zsl-export")
-@click.argument("run", metavar="RUN")
-@click.option("--out", required=True, metavar="BUNDLE", help="The folder to make.")
+@click.argument("run", metavar="RUN|BUNDLE")
+@click.option("--out", metavar="BUNDLE", help="The folder to make of RUN.")
 @click.option(
     "--precision",
-    default="fp32",
-    show_default=True,
     callback=_precisions,
     metavar="LIST",
-    help="Comma list of fp32, fp16 and int8; the first is what the bundle runs in by default.",
+    help="Comma list of fp32, fp16 and int8; the first is what the bundle runs in by default.  [default: fp32; of "
+    "BUNDLE its own default]",
 )
-@click.option("--data", metavar="DIR", help="The data the run was trained on, if it has moved.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["onnx", "engine"]),
+    default="onnx",
+    show_default=True,
+    help="engine: TensorRT engines beside the ONNX graphs, one a precision.",
+)
+@click.option("--trt", type=click.Choice(CHOICES), help="The library that builds engines.  [default: auto]")
+@click.option("--min-batch", type=int, metavar="N", help="Smallest batch of an engine's second profile.  [default: 1]")
+@click.option("--opt-batch", type=int, metavar="N", help="Batch at which it is fastest.  [default: --max-batch]")
+@click.option("--max-batch", type=int, metavar="N", help="Largest batch of an engine.  [default: 64]")
+@click.option("--workspace", type=float, metavar="GIB", help="Scratch memory that a layer of an engine may take.")
+@click.option(
+    "--compute-capability",
+    metavar="LIST",
+    help="Cards to build engines for, such as 8.6,8.9 (with --trt rtx).  [default: the card at hand, else all]",
+)
+@click.option(
+    "--verify", is_flag=True, help="Make nothing: compare everything that can run BUNDLE here with what was exported."
+)
+@click.option("--device", metavar="auto|cpu|cuda:N", help="With --verify: where it is compared.  [default: auto]")
+@click.option("--data", metavar="DIR", help="The data the run was trained on, if it has moved; labelled pictures.")
 @click.option(
     "--max-drop",
     type=float,
@@ -57,13 +82,17 @@ def _points(_: click.Context, __: click.Parameter, value: float | None) -> float
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 def cli(
     run: str,
-    out: str,
+    out: str | None,
     *,
-    precision: tuple[str, ...],
+    precision: tuple[str, ...] | None,
+    kind: str,
+    verify: bool,
+    device: str | None,
     data: str | None,
     max_drop: float | None,
     no_probe_images: bool,
     force: bool,
+    **engine: Any,
 ) -> None:
     """Export RUN, the folder that zsl-train wrote, as a bundle that labels pictures without torch.
 
@@ -73,11 +102,44 @@ def cli(
     Lower precisions are measured against fp32 on the run's test photographs; one that costs more than --max-drop points
     stops the export (exit code 3). int8 is calibrated on training photographs. Both are read again from where the run
     found them, or from --data DIR.
+
+    With --format engine and without --out, BUNDLE gets TensorRT engines in the precisions that it holds. Each has two
+    profiles, one that is fastest for a single picture and one for large batches. Adding classes leaves engines as they
+    are.
+
+    With --verify every backend and precision that can run BUNDLE on this machine is compared with what was recorded at
+    its export, and with --data DIR on labelled pictures: a data folder, or folders that are called like classes. A
+    table says how far features and scores are off, how often the best class is the same, and what it does to accuracy.
+    Exit code 3 when one is off, or when there was nothing to compare.
     """
+    given = {name: value for name, value in engine.items() if value is not None}
+    if verify:
+        makes = {"--out": out, "--precision": precision, "--no-probe-images": no_probe_images, "--force": force}
+        wrong = [*(flag for flag, value in makes.items() if value), *(["--format engine"] if kind != "onnx" else [])]
+        if wrong or given:
+            raise click.UsageError(f"{' and '.join(wrong) or _flags(given)}: --verify makes nothing; leave it out.")
+        from zsl_export.verify import verify_command
+
+        verify_command(run, data=data, device=device or "auto", max_drop=max_drop, say=click.echo, tell=_tell)
+        return
+    if device is not None:
+        raise click.UsageError("--device: only for the comparison; add --verify.")
+    if kind == "onnx" and given:
+        raise click.UsageError(f"{_flags(given)}: only for engines; add --format engine.")
+    if kind == "onnx" and out is None:
+        raise click.UsageError("Missing option '--out': the folder to make (only --format engine works in place).")
+    if out is None:
+        told = {"--data": data, "--max-drop": max_drop, "--no-probe-images": no_probe_images, "--force": force}
+        wrong = [flag for flag, value in told.items() if value]
+        if wrong:
+            raise click.UsageError(f"{' and '.join(wrong)}: only for the export of a run; add --out.")
+        _build_in_place(run, precision, given)
+        return
+    precision = precision or ("fp32",)
     if precision == ("fp32",):
-        given = [flag for flag, value in (("--data", data), ("--max-drop", max_drop)) if value is not None]
-        if given:
-            raise click.UsageError(f"{' and '.join(given)}: only for fp16 and int8; add --precision fp32,fp16,int8.")
+        lower = [flag for flag, value in (("--data", data), ("--max-drop", max_drop)) if value is not None]
+        if lower:
+            raise click.UsageError(f"{' and '.join(lower)}: only for fp16 and int8; add --precision fp32,fp16,int8.")
     try:
         _export(
             run,
@@ -87,6 +149,7 @@ def cli(
             max_drop=max_drop,
             probe_images=not no_probe_images,
             force=force,
+            engine=given if kind == "engine" else None,
         )
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("zsl_"):
@@ -97,18 +160,50 @@ def cli(
         ) from error
 
 
-def _export(folder: str, out: str, *, probe_images: bool, force: bool, **lower: Any) -> None:
-    """The command, once its arguments are known; `lower` is what `export_run` takes of precisions."""
+def _flags(given: dict[str, Any]) -> str:
+    return " and ".join(f"--{name.replace('_', '-')}" for name in sorted(given))
+
+
+def _build_in_place(folder: str, precisions: tuple[str, ...] | None, options: dict[str, Any]) -> None:
+    """Build the engines of a bundle that is there, without anything that only training needs."""
+    from zsl_export.to_engine import make_engines, next_commands, plan_engines
+    from zsl_runtime.bundle import Bundle
+
+    bundle = Bundle.open(folder, verify=False)  # the files that are used are compared with the manifest
+    wanted = plan_engines(**options)
+    made = make_engines(bundle, precisions or (bundle.default_precision,), wanted, _tell)
+    _tell(next_commands(bundle, _inputs(has_pictures=bundle.manifest["pixels"] is not None)))
+    for stored in made:
+        click.echo(os.fsencode(stored.path))
+
+
+def _inputs(*, has_pictures: bool) -> str:
+    """What is labelled, in commands to copy."""
+    return "PHOTOS" if has_pictures else "FEATURES.npy"
+
+
+def _export(
+    folder: str, out: str, *, probe_images: bool, force: bool, engine: dict[str, Any] | None, **lower: Any
+) -> None:
+    """The command, once its arguments are known.
+
+    `lower` is what `export_run` takes of precisions, `engine` what was said of engines; None for no engine.
+    """
     from pathlib import Path
 
     import torch
 
     from zsl_export.bundle_of_run import export_run
-    from zsl_runtime.bundle import check_dest
+    from zsl_runtime.bundle import Bundle, check_dest
     from zsl_runtime.threads import usable_cpus
     from zsl_train.run_folder import load_run
 
     started = time.perf_counter()
+    wanted = None
+    if engine is not None:
+        from zsl_export.to_engine import make_engines, next_commands, plan_engines
+
+        wanted = plan_engines(**engine)  # before minutes of work
     check_dest(Path(out).resolve(), force=force)
     threads = usable_cpus()
     torch.set_num_threads(threads)
@@ -118,7 +213,12 @@ def _export(folder: str, out: str, *, probe_images: bool, force: bool, **lower: 
     size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
     _tell(f"wrote {bundle} ({size / 1e6:.1f} MB) in {time.perf_counter() - started:.1f} s")
     _tell(_whose_data(run, probe_images=probe_images))
-    _tell(_next_commands(bundle, "PHOTOS" if run.backbone.pixels is not None else "FEATURES.npy"))
+    inputs = _inputs(has_pictures=run.backbone.pixels is not None)
+    _tell(_next_commands(bundle, inputs))
+    if wanted is not None:
+        opened = Bundle.open(bundle, verify=False)
+        make_engines(opened, lower["precisions"], wanted, _tell)
+        _tell(next_commands(opened, inputs))
     # As bytes: a path need not be text in the encoding of the terminal.
     click.echo(os.fsencode(bundle))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import torch
 
+from zsl_export.shapes import drop_expansions
 from zsl_runtime.errors import GateError, UsageError
 from zsl_runtime.storage import write_whole
 
@@ -100,6 +101,7 @@ def to_model(graph: Graph, metadata: Mapping[str, str]) -> onnx.ModelProto:
     assert program is not None  # dynamo=True always returns a program
     model: onnx.ModelProto = program.model_proto  # all weights inside: no file was named beside which they could go
     strip(model)
+    drop_expansions(model)
     onnx.helper.set_model_props(model, dict(metadata))
     check(model, graph)
     return model

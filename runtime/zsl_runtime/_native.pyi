@@ -30,3 +30,22 @@ class CudaResizer:
     def resize_crop_pointers(
         self, pictures: Sequence[tuple[int, int, int]], resize: int, crop: int, out: int, stream: int = 0
     ) -> None: ...
+
+class CudaTopK:
+    def __init__(self, device: int) -> None: ...
+    @staticmethod
+    def scratch_bytes(rows: int, columns: int, count: int) -> int: ...
+    def launch(
+        self,
+        scores: int,
+        rows: int,
+        columns: int,
+        count: int,
+        scratch: int,
+        out_columns: int,
+        out_scores: int,
+        stream: int,
+    ) -> None: ...
+    def best_copied(
+        self, scores: NDArray[np.float32], out_columns: NDArray[np.int32], out_scores: NDArray[np.float32]
+    ) -> None: ...

@@ -541,6 +541,7 @@ def write_bundle(
     manifest: Mapping[str, Any],
     files: Mapping[str, Path | bytes],
     generation: Generation,
+    loose: Mapping[str, bytes] | None = None,
     force: bool = False,
 ) -> Path:
     """Write a new bundle; `dest` is whole or, whatever happens, as it was.
@@ -550,6 +551,7 @@ def write_bundle(
         manifest: all of manifest.json but `format_version` and `files`, which are filled in.
         files: what the manifest will list: name in the bundle -> content, or a file to copy.
         generation: number 1.
+        loose: name -> content of files that may be written anew later, so that the manifest does not list them.
         force: replace a bundle that is there; without it that is an error. The old one is removed after the new one
             stands in its place. A folder that is not a bundle is never replaced.
 
@@ -565,7 +567,8 @@ def write_bundle(
     if generation.number != 1:
         raise UsageError("E-GENERATION", f"a new bundle begins with generation 1, not {generation.number}")
     target = Path(dest).resolve()
-    check_names(files, target)
+    loose = loose or {}
+    check_names({**files, **loose}, target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _clean_siblings(target)
@@ -575,6 +578,9 @@ def write_bundle(
             building.mkdir()
             with exclusive(building):
                 _fill(building, manifest, files, generation)
+                for name, content in loose.items():
+                    write_synced(building / name, content)
+                sync_folder(building)
                 _put_in_place(building, target, force=force)
         except BaseException:
             shutil.rmtree(building, ignore_errors=True)

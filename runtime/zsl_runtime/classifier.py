@@ -13,21 +13,23 @@ import numpy as np
 from PIL import Image
 
 from zsl_runtime.backends import open_backend
+from zsl_runtime.backends.answers import Answer, Best, Done, overlapping
 from zsl_runtime.bundle import Bundle
 from zsl_runtime.errors import ArtefactError, InputError, UsageError
 from zsl_runtime.head import FoldedHead, best_columns, fold
-from zsl_runtime.pipeline import BATCHES_AHEAD, Reader, Scored, in_order
+from zsl_runtime.pipeline import BATCHES_AHEAD, Reader, Scored, in_flight, in_order
 from zsl_runtime.pixels import PixelSpec
 from zsl_runtime.threads import readers, usable_cpus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
     from numpy.typing import NDArray
 
     from zsl_runtime.backends import Backend, InputPort
+    from zsl_runtime.backends.answers import Pending
     from zsl_runtime.bundle import Generation
     from zsl_runtime.cascade import Cascade
     from zsl_runtime.class_table import ClassTable
@@ -111,13 +113,27 @@ class Snapshot:
 
     def best(self, scores: Floats, topk: int) -> list[Prediction]:
         """The `topk` best classes of each row of scores (N, C), or all that the filter leaves; ties in table order."""
-        count = min(topk, int(np.isfinite(self.head.class_bias).sum()))
-        order = best_columns(scores, count)  # (N, k)
-        probabilities = np.exp(np.take_along_axis(scores, order, axis=1).astype(np.float64))
+        order = best_columns(scores, self.count(topk))  # (N, k)
+        return self.named(Best(order, np.take_along_axis(scores, order, axis=1)))
+
+    def count(self, topk: int) -> int:
+        """`topk`, or as many classes as the filter leaves."""
+        return min(topk, int(np.isfinite(self.head.class_bias).sum()))
+
+    def predictions(self, answer: Answer, topk: int) -> list[Prediction]:
+        """As `best`, of what a backend answered, whether it has found the best columns itself or not."""
+        if answer.best is not None:
+            return self.named(answer.best)
+        assert answer.scores is not None
+        return self.best(answer.scores, topk)
+
+    def named(self, best: Best) -> list[Prediction]:
+        """The classes of the best columns, with their probabilities."""
+        probabilities = np.exp(best.scores.astype(np.float64))
         names, seen = self.table.names, self.table.seen.tolist()
         return [
             Prediction(tuple(names[j] for j in row), tuple(seen[j] for j in row), tuple(chances))
-            for row, chances in zip(order.tolist(), probabilities.tolist(), strict=True)
+            for row, chances in zip(best.columns.tolist(), probabilities.tolist(), strict=True)
         ]
 
 
@@ -146,28 +162,34 @@ class Classifier:
         device: str = "auto",
         threads: int | None = None,
         precision: str | None = None,
+        *,
+        trust_engine: bool = False,
     ) -> Classifier:
         """Open a bundle: check every hash, load the graph and the generation in force.
 
         Args:
             path: the bundle's folder; or a Bundle, whose hashes were checked when or after it was opened.
-            backend: `auto`, `ort`, `openvino` or `reference`. `auto` is the fastest one that is installed, measured
-                when the bundle is first used on this machine (some seconds) and then remembered beside it.
-            device: `auto` or `cpu`.
+            backend: `auto` or a key of `zsl_runtime.backends.BACKENDS`. `auto` is the fastest one that can be used on
+                `device`, measured when the bundle is first used on this machine (some seconds) and then remembered.
+            device: `cpu`, `cuda:N` for the card N, or `auto`, which looks at the CPU and at card 0. A card that is
+                named is used or is an error; with `auto`, one that cannot be used is passed over.
             threads: for the graph, and as many that decode pictures; None for all CPUs this process may use.
             precision: `fp32`, `fp16`, `bf16` or `int8`, as far as the bundle holds it; None for the bundle's default.
                 `backend.precision` says which it is.
+            trust_engine: load a TensorRT engine that was not built here by this user; loading one runs its code.
 
         Raises:
-            UsageError: E-BUNDLE-PATH, E-BACKEND-NAME, E-THREADS, E-PRECISION-NAME; E-PRECISION when the bundle does
-                not hold it.
+            UsageError: E-BUNDLE-PATH, E-BACKEND-NAME, E-THREADS, E-PRECISION-NAME, E-DEVICE-NAME; E-DEVICE-BACKEND
+                for a backend that does not run there; E-PRECISION when the bundle does not hold it.
             BackendError: E-BACKEND-MISSING, E-BACKEND-LOAD, E-BACKEND-PROBE, E-DEVICE; E-PRECISION-BACKEND and
                 E-PRECISION-CPU when backend or CPU do not run this precision.
             ArtefactError: E-BUNDLE-..., when the bundle is damaged or does not fit together.
 
         """
         bundle = path if isinstance(path, Bundle) else Bundle.open(path)
-        opened = open_backend(backend, bundle, device=device, threads=threads, precision=precision)
+        opened = open_backend(
+            backend, bundle, device=device, threads=threads, precision=precision, trust_engine=trust_engine
+        )
         return cls(bundle, opened, threads or usable_cpus())
 
     @property
@@ -241,11 +263,9 @@ class Classifier:
         """
         _check_call(images, topk, batch_size)
         snapshot = self.snapshot(classes)
-        predictions: list[Prediction] = []
-        for batch in self._batches(images, batch_size or BATCH_SIZE):
-            scores, _ = self.score_with(snapshot, batch)
-            predictions += snapshot.best(scores, topk)
-        return predictions
+        batches = self._batches(images, batch_size or BATCH_SIZE)
+        answers = in_flight(lambda rows: self.begin(snapshot, rows, topk), batches, self.in_flight)
+        return [prediction for _, answer in answers for prediction in snapshot.predictions(answer, topk)]
 
     def cascade(
         self,
@@ -282,7 +302,7 @@ class Classifier:
         snapshot = self.snapshot(classes)
         with self.open_cascade(snapshot, confident) as cascade:
             for batch in self._batches(images, batch_size or BATCH_SIZE):
-                scores, features = self.score_with(snapshot, batch)
+                scores, features = self.score_with(snapshot, np.stack(batch))
                 cascade.add(Scored([("", None)] * len(batch), scores, features))
             cascade.refit()
             answers = [answer.result for block in cascade.answers(topk) for answer in block]
@@ -314,9 +334,46 @@ class Classifier:
 
     def score_with(self, snapshot: Snapshot, inputs: NDArray[np.generic]) -> tuple[Floats, Floats]:
         """As `score`, with classes and head of `snapshot`."""
+        self._check_open()
+        return self._backend.run(inputs, snapshot.head)
+
+    @property
+    def in_flight(self) -> int:
+        """How many batches a caller does well to have begun: 1 where the backend works in the caller's own time."""
+        backend = overlapping(self._backend)
+        return 1 if backend is None else backend.in_flight
+
+    def begin(
+        self, snapshot: Snapshot, rows: Sequence[NDArray[np.generic]] | NDArray[np.generic], topk: int | None = None
+    ) -> Pending:
+        """Begin a batch. On a card it is at work when this returns; elsewhere it is done.
+
+        Args:
+            snapshot: whose classes and head.
+            rows: n prepared inputs as `read` gives them, or an array of them; they may be changed afterwards.
+            topk: the best so many classes are wanted, and nothing else: a card that can finds them itself. None wants
+                scores and features.
+
+        Returns:
+            What gives the `Answer`; `snapshot.predictions` turns it into predictions.
+
+        Raises:
+            UsageError: as `score`.
+            BackendError: as `score`; also raised by the answer.
+
+        """
+        self._check_open()
+        backend = self._backend
+        card = overlapping(backend)
+        if card is not None:
+            best = 0 if topk is None else snapshot.count(topk)
+            return card.begin(rows, snapshot.head, best if best and card.ranks(best) else 0)
+        inputs = rows if isinstance(rows, np.ndarray) else np.stack(rows)
+        return Done(Answer(*backend.run(inputs, snapshot.head)))
+
+    def _check_open(self) -> None:
         if self._closed:
             raise UsageError("E-CLOSED", "this classifier is closed; open the bundle again")
-        return self._backend.run(inputs, snapshot.head)
 
     def read(self, source: Source) -> NDArray[np.generic]:
         """One picture or row as `score` takes it, without the first axis: uint8 (P, P, 3) or float32 (R, V).
@@ -335,13 +392,60 @@ class Classifier:
 
         Raises:
             ArtefactError: E-BUNDLE-...; the generation in use stays in use.
+            BackendError: E-CUDA-..., the head does not fit on the card; likewise.
+            UsageError: E-HEAD-CLASSES, there are more classes than the engine takes; likewise.
 
         """
         with self._reloading:
             if self._bundle.pointer()[0] == self.generation:
                 return False
-            self._snapshot = _read(self._bundle)
+            snapshot = _read(self._bundle)
+            card = overlapping(self._backend)
+            if card is not None:
+                card.hold(snapshot.head)  # calls go on with the head before until this one is there
+            self._snapshot = snapshot
             return True
+
+    def switch(
+        self,
+        backend: str,
+        device: str = "auto",
+        threads: int | None = None,
+        precision: str | None = None,
+        *,
+        trust_engine: bool = False,
+    ) -> None:
+        """Go on with another backend, for example when a card is lost; classes and head stay as they are.
+
+        Calls in flight finish on the backend before, which is then closed, or fail with it.
+
+        Args:
+            backend: as for `open`; so are the others.
+            device: where it runs.
+            threads: that it may use; None for those of this classifier.
+            precision: None for the bundle's default.
+            trust_engine: as for `open`.
+
+        Raises:
+            UsageError: as `open`; E-CLOSED.
+            BackendError: as `open`; the backend before stays in use.
+            ArtefactError: as `open`.
+
+        """
+        self._check_open()
+        opened = open_backend(
+            backend,
+            self._bundle,
+            device=device,
+            threads=threads or self._threads,
+            precision=precision,
+            trust_engine=trust_engine,
+        )
+        _pixels(self._bundle, opened.input_port())
+        with self._reloading:
+            before, self._backend = self._backend, opened
+            self._threads = threads or self._threads
+        before.close()
 
     def warmup(self) -> None:
         """Run one empty input, so that the first real one does not pay for memory and lazy initialisation."""
@@ -360,8 +464,8 @@ class Classifier:
     ) -> None:
         self.close()
 
-    def _batches(self, images: Iterable[Source], size: int) -> Iterator[NDArray[np.generic]]:
-        """Prepared inputs (n, ...), n <= size; the next ones are decoded while one is in the graph."""
+    def _batches(self, images: Iterable[Source], size: int) -> Generator[list[NDArray[np.generic]]]:
+        """At most `size` prepared inputs at once; the next ones are decoded while these are in the graph."""
 
         def read(numbered: tuple[int, Source]) -> NDArray[np.generic]:
             index, source = numbered
@@ -374,7 +478,7 @@ class Classifier:
         rows = in_order(read, enumerate(images), workers=readers(self._threads), ahead=ahead)
         with closing(rows):
             while batch := list(islice(rows, size)):
-                yield np.stack(batch)
+                yield batch
 
 
 def _check_call(images: object, topk: int, batch_size: int | None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from zsl_runtime.errors import ArtefactError, BackendError, run_command
+from zsl_runtime.errors import ArtefactError, BackendError, UsageError, run_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,6 +56,10 @@ def machine() -> Iterator[Finding]:
     yield Finding(OK, f"{usable_cpus()} CPUs usable of {os.cpu_count()}, {memory_bytes() / 2**30:.1f} GiB of memory")
     yield Finding(OK, f"Pillow {PIL.__version__}, NumPy {np.__version__}")
     yield _core()
+    from zsl_runtime.doctor_cards import cards, libraries
+
+    yield from cards()
+    yield from libraries()
     yield from _backends()
 
 
@@ -79,6 +83,7 @@ def examine(path: str) -> Iterator[Finding]:
 
     """
     from zsl_runtime.bundle import Bundle
+    from zsl_runtime.doctor_cards import engines
 
     try:
         bundle = Bundle.open(path, verify=False)
@@ -95,6 +100,7 @@ def examine(path: str) -> Iterator[Finding]:
     )
     yield Finding(OK, _takes(bundle))
     yield _precisions(bundle)
+    yield from engines(bundle)
     files = list(_files(bundle))
     yield from files
     first, generations = _generations(bundle, current)
@@ -120,17 +126,24 @@ def _core() -> Finding:
 
     if find_spec("zsl_runtime._native") is None:
         return Finding(NOTE, "the compiled core is missing, so pictures cannot be read: pip install zsl-deploy")
-    return Finding(OK, "compiled core present")
+    from zsl_runtime.pixels import load_native
+
+    kernels = "with" if load_native().has_cuda_kernels() else "without (built where nvcc was not found)"
+    return Finding(OK, f"compiled core present, {kernels} kernels for a card")
 
 
 def _backends() -> Iterator[Finding]:
     """Each backend with its library and what it runs, or the line that installs it."""
     from zsl_runtime.backends import BACKENDS, ORT_PACKAGES, open_graphs, version_of
+    from zsl_runtime.doctor_cards import on_card
 
     both = [found for package in ORT_PACKAGES if (found := version_of([package]))]
     if len(both) == 2:
         yield Finding(NOTE, f"{' and '.join(both)} overwrite each other's files: uninstall both, then install one")
     for name, kind in BACKENDS.items():
+        if kind.device == "cuda":
+            yield on_card(name)
+            continue
         try:
             able = []
             for precision in kind.precisions:
@@ -146,26 +159,29 @@ def _backends() -> Iterator[Finding]:
 
 
 def _precisions(bundle: Bundle) -> Finding:
-    """What the model can be run in, and what `auto` stands for."""
-    from zsl_runtime.backends import fast, held_precisions
+    """What the model can be run in, and what `auto` stands for and why."""
+    from zsl_runtime.backends import candidates_for, held_precisions
     from zsl_runtime.backends.auto import ROWS, remembered
 
     held, default = held_precisions(bundle), bundle.default_precision
-    if default not in held:
+    try:
+        candidates, passed_over = candidates_for(bundle, "auto", default)
+    except UsageError:
         return Finding(NOTE, f"holds no {default} model for a CPU ({', '.join(bundle.precisions)})")
     text = f"holds {', '.join(held)}, and runs {default} by default"
-    candidates = fast(default)
+    over = "".join(f"; {name} cannot be: {why}" for name, why in passed_over.items())
     if len(candidates) < 2:
-        return Finding(OK, f"{text}; auto is {candidates[0]}")
+        return Finding(OK, f"{text}; auto is {candidates[0]}, the only one that can be used{over}")
     choice = remembered(bundle, candidates, precision=default)
     if choice is None:
-        return Finding(OK, f"{text}; auto will be the faster one of {' and '.join(candidates)}, measured at first use")
+        names = f"{', '.join(candidates[:-1])} and {candidates[-1]}"
+        return Finding(OK, f"{text}; auto will be the fastest one of {names}, measured at first use{over}")
     times = [f"{name} {1000 * seconds:.0f} ms" for name, seconds in choice.seconds.items()]
     others = [f"{name} left out: {why}" for name, why in choice.left_out.items()]
     return Finding(
         OK if not others else NOTE,
         f"{text}; auto is {choice.chosen} ({', '.join([*times, *others])}; {ROWS} inputs a batch), "
-        f"remembered in {choice.path}",
+        f"remembered in {choice.path}{over}",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from contextlib import ExitStack, closing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,12 +27,34 @@ if TYPE_CHECKING:
     from zsl_runtime.stop import Stop
 
 # What changes no answer; all other options must be the same for --resume. Which pictures they were is checked by name.
-NO_MATTER = frozenset({"paths", "engine", "output", "resume", "null", "threads", "batch_size", "profile", "confident"})
+NO_MATTER = frozenset(
+    {
+        "paths",
+        "engine",
+        "output",
+        "resume",
+        "null",
+        "threads",
+        "batch_size",
+        "profile",
+        "confident",
+        "rebuild",
+        "trust_engine",
+    }
+)
+# What building an engine cures: there is none, it is for another card or version, or it is damaged.
+REBUILT = frozenset({"E-ENGINE-MISSING", "E-ENGINE-MISMATCH", "E-ENGINE-HASH", "E-ENGINE-LOAD"})
+ENGINE_SUFFIX = ".engine"
 
 
 @click.command("zsl-infer", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("paths", nargs=-1, required=True)
-@click.option("--engine", required=True, metavar="BUNDLE", help="The folder that zsl-export wrote.")
+@click.option(
+    "--engine",
+    required=True,
+    metavar="BUNDLE_OR_PLAN",
+    help="The folder that zsl-export wrote; or a TensorRT engine inside it, which then runs the model.",
+)
 @click.option("--topk", type=click.IntRange(min=1), default=5, show_default=True, help="Classes per picture.")
 @click.option("--format", "format_", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
 @click.option("--output", metavar="FILE", help="Write here instead of stdout; it is FILE.partial until it is complete.")
@@ -60,7 +83,13 @@ NO_MATTER = frozenset({"paths", "engine", "output", "resume", "null", "threads",
     metavar="SHARE",
     help="With --cascade: how many of the pictures are confident, those of lowest entropy [default: 0.5].",
 )
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu", help="Where the model runs.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda:N",
+    help="Where the model runs; a card that is named is used or is an error (exit code 4).",
+)
 @click.option(
     "--backend",
     type=click.Choice(["auto", *BACKENDS]),
@@ -72,6 +101,16 @@ NO_MATTER = frozenset({"paths", "engine", "output", "resume", "null", "threads",
     "--precision",
     type=click.Choice(PRECISIONS),
     help="Of the model, if the bundle holds it; bf16 runs fp32's file with openvino [default: the bundle's].",
+)
+@click.option(
+    "--rebuild",
+    is_flag=True,
+    help="With TensorRT: build the engine when there is none that fits this card and version.",
+)
+@click.option(
+    "--trust-engine",
+    is_flag=True,
+    help="Load a TensorRT engine that you did not build on this machine; loading one runs its code.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all that this process may use].")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Pictures in the model at once [default: 8].")
@@ -92,6 +131,8 @@ def command(
     device: str,
     backend: str,
     precision: str | None,
+    rebuild: bool,
+    trust_engine: bool,
     threads: int | None,
     batch_size: int | None,
     profile: bool,
@@ -135,6 +176,12 @@ def command(
     options = {name: value for name, value in click.get_current_context().params.items() if name not in NO_MATTER}
     notes = Profile() if profile else NO_PROFILE
     bundle = Bundle.open(engine, verify=False)
+    if engine.endswith(ENGINE_SUFFIX) and backend in {"auto", "tensorrt"}:
+        backend, precision = "tensorrt", precision or _precision_of(engine)
+    if rebuild and backend != "tensorrt":
+        raise UsageError(
+            "E-REBUILD", "--rebuild builds TensorRT engines; give --backend tensorrt, too, or leave it out"
+        )
     with ExitStack() as stack, Stop() as stop:
         run = _Run(bundle, stack, stop, notes, threads=threads, batch_size=batch_size or BATCH_SIZE)
         with bundle.verifying(threads):  # hashing goes on while inputs are counted and the first ones are read
@@ -143,7 +190,10 @@ def command(
                 stack.enter_context(stopping(stop))
             run.open_output(output, options, resume=resume, whole=cascade)
             run.begin_to_read()
-        opened = Classifier.open(bundle, backend=backend, device=device, threads=threads, precision=precision)
+        opener = partial(
+            Classifier.open, bundle, backend, device, threads, precision=precision, trust_engine=trust_engine
+        )
+        opened = opener() if not rebuild else _rebuilding(opener, bundle, device, precision, batch_size or BATCH_SIZE)
         classifier = stack.enter_context(opened)
         snapshot = classifier.snapshot(classes)
         run.begin(classifier, snapshot)
@@ -152,6 +202,33 @@ def command(
         else:
             answers = run.label(topk=topk)
         return run.write(answers, format_=format_, min_probability=min_probability)
+
+
+def _precision_of(plan: str) -> str:
+    """What an engine that is named was built in; ArtefactError E-ENGINE-SIDECAR, SystemProblem."""
+    from pathlib import Path
+
+    from zsl_runtime.trt.engines import read_sidecar
+
+    return read_sidecar(Path(plan).with_suffix(".json")).facts.precision
+
+
+def _rebuilding(
+    opener: Callable[[], Classifier], bundle: Bundle, device: str, precision: str | None, batch_size: int
+) -> Classifier:
+    """Open; where no engine fits, build one, tell on stderr, and open again."""
+    from zsl_runtime.errors import ArtefactError
+
+    try:
+        return opener()
+    except ArtefactError as error:
+        if error.code not in REBUILT:
+            raise
+        print(f"{error.code}: {error.message}; building an engine now", file=sys.stderr, flush=True)  # noqa: T201
+    from zsl_runtime.backends.tensorrt import rebuild
+
+    rebuild(bundle, device, precision, batch_size, sys.stderr)
+    return opener()
 
 
 def _check(min_probability: float, confident: float | None, *, cascade: bool, output: str | None, resume: bool) -> None:
@@ -260,11 +337,27 @@ class _Run:
             profile=self._profile,
         )
 
+    def _ranked(self, topk: int) -> Generator[Scored]:
+        """As `_scored`; on a card several batches are under way, and only what is best comes back from there."""
+        from zsl_runtime.pipeline import score_ahead
+
+        if self._classifier.in_flight == 1:
+            return self._scored()
+        return score_ahead(
+            self._classifier,
+            self._snapshot,
+            self._rows,
+            batch_size=self._batch_size,
+            topk=topk,
+            stop=self._stop,
+            profile=self._profile,
+        )
+
     def label(self, *, topk: int) -> Generator[list[Labelled]]:
         """Answers in batches; the engine runs in a thread, so that it does not wait while answers are written."""
         from zsl_runtime.pipeline import Ahead, label
 
-        self._batches: Ahead[Scored] = self._stack.enter_context(Ahead(self._scored(), depth=1))
+        self._batches: Ahead[Scored] = self._stack.enter_context(Ahead(self._ranked(topk), depth=1))
         self._stack.callback(self._stop.request)
         return label(self._snapshot, self._batches, topk=topk, profile=self._profile)
 
@@ -320,13 +413,13 @@ class _Run:
             self._progress.line(f"stopped after {self._progress.done} {self._unit}, whose results are written")
 
     def _tell_the_end(self, unreadable: int) -> None:
-        progress, classifier = self._progress, self._classifier
+        progress, backend = self._progress, self._classifier.backend
         if self._tally.skipped:
             progress.line(f"files of other kinds skipped in lists and shards: {self._tally.skipped}")
         progress.line(
             f"labelled {progress.done - unreadable} of {progress.done} {self._unit}, {progress.rate:.1f} "
-            f"{self._unit}/s, backend {classifier.backend.name} ({classifier.backend.library}), "
-            f"{classifier.backend.precision}, generation {self._snapshot.generation.number}"
+            f"{self._unit}/s, backend {backend.name} ({backend.library}) on {backend.device}, {backend.precision}, "
+            f"generation {self._snapshot.generation.number}"
         )
         for line in self._profile.end(
             progress.done - progress.before,

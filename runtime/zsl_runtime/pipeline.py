@@ -12,12 +12,13 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 
+from zsl_runtime.backends.answers import Answer, Done
 from zsl_runtime.errors import InputError
 from zsl_runtime.pixels import decode, prepare, resize_crop
 from zsl_runtime.profiling import DECODE, ENGINE, FIND, HEAD, NO_PROFILE, PIXELS, NoProfile
@@ -26,10 +27,12 @@ from zsl_runtime.rows import check_row
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
     from concurrent.futures import Future
+    from contextlib import AbstractContextManager
     from typing import Self
 
     from numpy.typing import NDArray
 
+    from zsl_runtime.backends.answers import Best, Pending
     from zsl_runtime.classifier import Classifier, Prediction, Snapshot, Source
     from zsl_runtime.inputs import Item
     from zsl_runtime.pixels import ImageSource, PixelSpec
@@ -69,12 +72,14 @@ class Scored(NamedTuple):
         entries: the items in input order, each with the error that it could not be read for, or None.
         scores: (n, C) float32 of the n items that could be read, in the same order.
         features: (n, F) float32; (0, 0) when none could be read.
+        best: where the card has found them, the best classes of these items; then there are no scores or features.
 
     """
 
     entries: list[tuple[str, InputError | None]]
     scores: Floats
     features: Floats
+    best: Best | None = None
 
     @classmethod
     def fill(cls, entries: Iterable[tuple[str, InputError | None]], results: Iterable[Prediction]) -> list[Labelled]:
@@ -347,6 +352,93 @@ def score(
         yield Scored(entries, scores, features)
 
 
+def score_ahead(
+    classifier: Classifier,
+    snapshot: Snapshot,
+    rows: Iterable[Row],
+    *,
+    batch_size: int,
+    topk: int,
+    stop: Stop | None = None,
+    profile: NoProfile = NO_PROFILE,
+) -> Generator[Scored]:
+    """As `score`, on a card: while it works on a batch, the next one is put together and copied there.
+
+    Args:
+        classifier: scores.
+        snapshot: of it.
+        rows: as of `score`.
+        batch_size: as of `score`.
+        topk: only the best so many classes are wanted.
+        stop: ends it after the batches that are at work.
+        profile: takes notes.
+
+    Yields:
+        As `score`; with `best` in place of scores and features where the card finds the best classes.
+
+    """
+    empty = np.empty((0, len(snapshot.table)), np.float32), np.empty((0, 0), np.float32)
+
+    def begin(batch: list[Row]) -> Pending:
+        readable = [value for _, value in batch if not isinstance(value, InputError)]
+        with profile.stage(ENGINE):
+            return classifier.begin(snapshot, readable, topk) if readable else Done(Answer(*empty))
+
+    def wanted() -> Generator[list[Row]]:
+        for batch in _batches(rows, batch_size):
+            if stop is not None and stop.requested:
+                return
+            yield batch
+
+    for batch, answer in in_flight(begin, wanted(), classifier.in_flight, lambda: profile.stage(ENGINE)):
+        entries = [(name, value if isinstance(value, InputError) else None) for name, value in batch]
+        scores = empty[0] if answer.scores is None else answer.scores
+        features = empty[1] if answer.features is None else answer.features
+        yield Scored(entries, scores, features, answer.best)
+
+
+def in_flight(
+    begin: Callable[[T], Pending],
+    batches: Generator[T],
+    most: int,
+    waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Generator[tuple[T, Answer]]:
+    """Begin batches, at most `most` at once.
+
+    Args:
+        begin: begins one.
+        batches: to begin.
+        most: under way at once.
+        waiting: a context to wait for answers in.
+
+    Yields:
+        Each batch with its answer, in order. An exception of `batches` or `begin` comes behind the answers before it.
+
+    """
+    begun: deque[tuple[T, Pending]] = deque()
+    failures: list[Exception] = []
+
+    def answered() -> tuple[T, Answer]:
+        batch, pending = begun.popleft()
+        with waiting():
+            return batch, pending.result()
+
+    def beginning() -> Generator[tuple[T, Pending]]:
+        with closing(batches):
+            for batch in batches:
+                yield batch, begin(batch)
+
+    with closing(_until_failure(beginning(), failures)) as beginnings:
+        for one in beginnings:
+            begun.append(one)
+            if len(begun) >= most:
+                yield answered()
+    while begun:
+        yield answered()
+    for failure in failures:
+        raise failure
+
+
 def _batches(rows: Iterable[Row], batch_size: int) -> Generator[list[Row]]:
     """Groups with `batch_size` readable rows, except the last; an exception of `rows` comes behind it."""
     batch: list[Row] = []
@@ -368,7 +460,8 @@ def label(
     snapshot: Snapshot, batches: Iterable[Scored], *, topk: int, profile: NoProfile = NO_PROFILE
 ) -> Generator[list[Labelled]]:
     """The `topk` best classes of each item that was scored with `snapshot`."""
-    for entries, scores, _ in batches:
+    for entries, scores, _, best in batches:
         with profile.stage(HEAD):
-            answers = Scored.fill(entries, snapshot.best(scores, topk))
+            found = snapshot.best(scores, topk) if best is None else snapshot.named(best)
+            answers = Scored.fill(entries, found)
         yield answers

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import shutil
+from typing import TYPE_CHECKING, NamedTuple
+
 import numpy as np
+import onnx
 import pytest
 import torch
 
+from support.engines import needs_rtx
 from support.tiny_run import DIMS, make_tiny_run
 from zsl_export import accuracy
 from zsl_export.bundle_of_run import export_run
 from zsl_export.parity import reference_rows, reference_scores
+from zsl_export.shapes import shape_arithmetic
 from zsl_runtime.backends.ort import OrtBackend
 from zsl_runtime.bundle import Bundle
 from zsl_runtime.class_table import ClassTable
 from zsl_runtime.classifier import Classifier
 from zsl_runtime.generations import add_classes, refit, undo
 from zsl_runtime.head import fold
+from zsl_runtime.trt.build import Shape, build_for_bundle
+from zsl_runtime.trt.engines import find, ports_of, read_plan
+from zsl_runtime.trt.library import find_library
 from zsl_train.methods import METHODS
+
+if TYPE_CHECKING:
+    from zsl_train.run_folder import Run
 
 # Settings that make each method small; a method that is not listed fails here until it is.
 VAE = {
@@ -47,7 +59,15 @@ SMALL = {
     },
     "tf-vaegan": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05},
 }
+PRECISIONS = ("fp32", "fp16", "int8")
 CASES = [(name, preset) for name, method in METHODS.items() for preset in method.PRESETS]
+
+
+class Exported(NamedTuple):
+    """A run of random weights and its bundle."""
+
+    run: Run
+    bundle: Bundle
 
 
 def shaken(trained):
@@ -64,17 +84,28 @@ def shaken(trained):
     return trained.eval()
 
 
-@pytest.mark.parametrize(
-    ("name", "preset"), [pytest.param(*case, marks=[pytest.mark.slow] if i else []) for i, case in enumerate(CASES)]
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(case, marks=[pytest.mark.slow] if i else [], id="-".join(case)) for i, case in enumerate(CASES)
+    ],
 )
-def test_a_method_exports_and_its_bundle_answers_as_pytorch_does(name, preset, tmp_path, monkeypatch):
+def exported_method(request, tmp_path_factory) -> Exported:
+    """A method in one of its presets, exported in every precision."""
+    name, preset = request.param
     method = METHODS[name]
     config = method.Config(**{**method.PRESETS[preset], **SMALL[name]})
     run = make_tiny_run(trained=shaken(method.build(config, DIMS)))
     run.scores = {**run.scores, "protocol": {"pictures": {"train": len(run.pictures)}}}  # they calibrate int8
-    every = ("fp32", "fp16", "int8")
-    monkeypatch.setattr(accuracy, "LEAST_AGREEMENT", dict.fromkeys(accuracy.LEAST_AGREEMENT, 0.0))  # weights are random
-    bundle = Bundle.open(export_run(run, tmp_path / "bundle", precisions=every))
+    path = tmp_path_factory.mktemp("method") / "bundle"
+    with pytest.MonkeyPatch.context() as patch:  # weights are random
+        patch.setattr(accuracy, "LEAST_AGREEMENT", dict.fromkeys(accuracy.LEAST_AGREEMENT, 0.0))
+        export_run(run, path, precisions=PRECISIONS)
+    return Exported(run, Bundle.open(path))
+
+
+def test_a_method_exports_and_its_bundle_answers_as_pytorch_does(exported_method):
+    run, bundle = exported_method
     loads_in_every_precision(bundle, run)
     _, lifted = reference_rows(run)
     wanted = reference_scores(lifted, fold(run.generation.head, run.generation.table.seen))
@@ -87,6 +118,34 @@ def test_a_method_exports_and_its_bundle_answers_as_pytorch_does(name, preset, t
     adds_and_undoes(bundle, run)
 
 
+@needs_rtx
+def test_a_method_s_graphs_build_as_engines_for_cards_that_are_not_here(exported_method, tmp_path, monkeypatch):
+    """Real engines: parsed, compared with the manifest, built, their header looked at, kept and found again."""
+    monkeypatch.setenv("ZSL_CACHE", str(tmp_path))
+    library, (_, bundle) = find_library("rtx"), exported_method
+    small = [part for part in ("synthesizer", "rows", "lift") if bundle.graph(part) is not None]
+    cases = [("model", precision) for precision in PRECISIONS] + [(part, "fp32") for part in small]
+    assert {"synthesizer", "rows"} & set(small)
+    hashes = set()
+    for part, precision in cases:
+        shape = Shape(max_batch=4, max_classes=50)
+        made = build_for_bundle(bundle, library, precision, part=part, shape=shape, compute_capabilities=("8.9",))
+        found = find(
+            bundle,
+            flavour="tensorrt-rtx",
+            version=library.version,
+            compute_capability="8.9",
+            precision=precision,
+            part=part,
+        )
+        assert found == made
+        assert read_plan(made).startswith(b"vtrt")
+        assert made.ports == ports_of(bundle, part)
+        hashes.add(made.sha256)
+    assert len(hashes) == len(cases)
+    shutil.rmtree(bundle.path / "engines")
+
+
 def loads_in_every_precision(bundle: Bundle, run) -> None:
     """Each model graph takes and gives the same, at another batch size than it was traced with."""
     head = fold(run.generation.head, run.generation.table.seen)
@@ -96,6 +155,7 @@ def loads_in_every_precision(bundle: Bundle, run) -> None:
         assert scores.shape == (5, len(run.generation.table))
         assert features.shape == (5, run.trained.feature_width)
         assert scores.dtype == features.dtype == np.float32
+        assert shape_arithmetic(onnx.load(bundle.path / name)) == []  # or no card would run all of it
         np.testing.assert_allclose(np.exp(scores).sum(axis=1), 1, atol=1e-4)
         engine.close()
 

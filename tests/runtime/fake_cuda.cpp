@@ -1,6 +1,6 @@
 // A CUDA driver that is none, for machines without a card: libcuda.so.1 with the functions that zsl_runtime calls, where
 // the card's memory is ordinary memory and a launch runs the same device functions on the CPU, thread by thread, with the
-// grid that was asked for. Compiled by test_cuda_pixels.py against the real cuda.h, which checks every signature.
+// grid that was asked for. Compiled by the fixture `fake_driver` against the real cuda.h, which checks every signature.
 #include <cuda.h>
 
 #include <cstdint>
@@ -12,6 +12,7 @@
 
 #include "driver.h"
 #include "resize_device.h"
+#include "topk_device.h"
 
 namespace {
 
@@ -42,13 +43,38 @@ static_assert(SameShape<decltype(D::copy_to_host), decltype(&cuMemcpyDtoHAsync)>
 static_assert(SameShape<decltype(D::launch), decltype(&cuLaunchKernel)>::value);
 static_assert(SameShape<decltype(D::synchronize), decltype(&cuStreamSynchronize)>::value);
 
-using Body = void (*)(const zsl::device::Batch&, zsl::device::Index, zsl::device::Index);
+namespace device = zsl::device;
 
 constexpr std::size_t kGuard = 64;
 constexpr unsigned char kFill = 0xa5;
 int contexts = 0, depth = 0, modules = 0;
 std::map<CUdeviceptr, std::size_t> allocations;
-char context_place, columns_place, rows_place, module_place;
+char context_place, module_place;
+
+// One thread of a kernel: at `column`, `row` and `layer` of a grid of so many threads.
+using Body = void (*)(const void* argument, device::Index at, device::Index step);
+struct Kernel {
+  const char* name;
+  Body body;
+};
+Kernel kernels[] = {
+    {"zsl_resample_columns",
+     [](const void* batch, device::Index at, device::Index step) {
+       device::resample_columns(*static_cast<const device::Batch*>(batch), at, step);
+     }},
+    {"zsl_resample_rows",
+     [](const void* batch, device::Index at, device::Index step) {
+       device::resample_rows(*static_cast<const device::Batch*>(batch), at, step);
+     }},
+    {"zsl_topk_slices",
+     [](const void* job, device::Index at, device::Index step) {
+       device::best_of_slices(*static_cast<const device::TopK*>(job), {at.column, at.row}, {step.column, step.row});
+     }},
+    {"zsl_topk_merge",
+     [](const void* job, device::Index at, device::Index step) {
+       device::merge_slices(*static_cast<const device::TopK*>(job), {at.column, at.row}, {step.column, step.row});
+     }},
+};
 
 // $FAKE_CUDA_FAIL names a function that fails.
 CUresult outcome(const char* name, CUresult failure) {
@@ -126,10 +152,13 @@ CUresult cuModuleUnload(CUmodule) {
 }
 
 CUresult cuModuleGetFunction(CUfunction* function, CUmodule, const char* name) {
-  const bool columns = std::strcmp(name, "zsl_resample_columns") == 0;
-  if (!columns && std::strcmp(name, "zsl_resample_rows") != 0) return CUDA_ERROR_NOT_FOUND;
-  *function = reinterpret_cast<CUfunction>(columns ? &columns_place : &rows_place);
-  return CUDA_SUCCESS;
+  for (Kernel& kernel : kernels) {
+    if (std::strcmp(name, kernel.name) == 0) {
+      *function = reinterpret_cast<CUfunction>(&kernel);
+      return CUDA_SUCCESS;
+    }
+  }
+  return CUDA_ERROR_NOT_FOUND;
 }
 
 CUresult cuMemAllocAsync(CUdeviceptr* pointer, size_t bytes, CUstream) {
@@ -180,15 +209,13 @@ CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, u
   if (shared != 0 || extra != nullptr) misuse("other launch arguments");
   const CUresult result = outcome("cuLaunchKernel", CUDA_ERROR_LAUNCH_FAILED);
   if (result != CUDA_SUCCESS) return result;
-  const Body body = reinterpret_cast<char*>(function) == &columns_place ? zsl::device::resample_columns
-                                                                        : zsl::device::resample_rows;
-  const auto& batch = *static_cast<const zsl::device::Batch*>(arguments[0]);
-  const zsl::device::Index step{std::int64_t{grid_x} * block_x, std::int64_t{grid_y} * block_y, grid_z};
+  const Body body = reinterpret_cast<const Kernel*>(function)->body;
+  const device::Index step{std::int64_t{grid_x} * block_x, std::int64_t{grid_y} * block_y, grid_z};
   // Backwards: nothing may depend on the order in which threads run.
   for (std::int64_t z = step.picture; z-- > 0;) {
     for (std::int64_t y = step.row; y-- > 0;) {
       for (std::int64_t x = step.column; x-- > 0;) {
-        body(batch, {x, y, z}, step);
+        body(arguments[0], {x, y, z}, step);
       }
     }
   }

@@ -259,7 +259,8 @@ def test_who_came_first_decides(bundle, counted, monkeypatch):
     slow = auto.measure
 
     def meanwhile(*arguments, **options):
-        auto._remember(bundle, NAMES, Choice("first", {"first": 0.1}, {"second": "x"}), precision="fp32", threads=2)
+        choice = Choice("first", {"first": 0.1}, {"second": "x"})
+        auto._remember(bundle, choice, auto._facts(bundle, NAMES, "fp32"), 2)
         return slow(*arguments, **options)
 
     monkeypatch.setattr(auto, "measure", meanwhile)

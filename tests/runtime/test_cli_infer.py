@@ -101,7 +101,7 @@ def test_a_folder_is_labelled_as_csv(infer, bundle, photos):
     assert len(err) == 1
     assert err[0].startswith("labelled 8 of 8 pictures, ")
     assert " pictures/s, backend ort (onnxruntime " in err[0]
-    assert err[0].endswith("), fp32, generation 1")
+    assert err[0].endswith(") on cpu, fp32, generation 1")
 
 
 @pytest.mark.parametrize("backend", ["auto", "ort", "reference"])

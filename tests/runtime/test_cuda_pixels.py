@@ -6,33 +6,19 @@ for. What it cannot show is that the machine code made by nvcc does what the sou
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from support.fake_driver import run_with
 from zsl_runtime import _native
 from zsl_runtime.cuda_pixels import CudaPixels, DevicePicture
 from zsl_runtime.errors import BackendError, InputError, UsageError
 from zsl_runtime.pixels import PixelSpec, resize_crop_reference
-
-HERE = Path(__file__).parent
-CUDA_SOURCES = HERE.parents[1] / "runtime" / "native" / "cuda"
-
-
-def toolkit() -> Path | None:
-    """The folder of the real cuda.h."""
-    compiler = shutil.which("nvcc")
-    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    folders = [Path(home) / "include" for home in homes if home]
-    if compiler:
-        folders.append(Path(compiler).resolve().parents[1] / "include")
-    return next((folder for folder in folders if (folder / "cuda.h").exists()), None)
 
 
 def why_no_card() -> str:
@@ -119,28 +105,10 @@ print("held", held())
 """
 
 
-@pytest.fixture(scope="module")
-def fake_driver(tmp_path_factory):
+@pytest.fixture
+def fake_driver(driver_folder):
     """A function that runs PROGRAM with the stand-in for libcuda and returns its lines."""
-    if not _native.has_cuda_kernels():
-        pytest.skip("zsl-deploy was built without nvcc: there are no kernels to load")
-    compiler, headers = shutil.which("c++"), toolkit()
-    if compiler is None or headers is None or not sys.platform.startswith("linux"):
-        pytest.skip("no C++ compiler or no cuda.h to build the stand-in for the driver")
-    folder = tmp_path_factory.mktemp("driver")
-    command = [compiler, "-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"]
-    command += [str(folder / "libcuda.so.1"), str(HERE / "fake_cuda.cpp"), "-I", str(CUDA_SOURCES), "-isystem"]
-    subprocess.run([*command, str(headers)], check=True)
-
-    def run(failing: str = "") -> list[str]:
-        environment = os.environ | {"LD_LIBRARY_PATH": str(folder), "FAKE_CUDA_FAIL": failing}
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False
-        )
-        assert (done.stderr, done.returncode) == ("", 0)
-        return done.stdout.splitlines()
-
-    return run
+    return lambda failing="": run_with(driver_folder, PROGRAM, failing)
 
 
 def test_the_device_functions_and_launches_give_the_reference_s_bytes(fake_driver):

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cuda_resize.h"
+#include "cuda_topk.h"
 #include "zsl/resize.h"
 
 namespace nb = nanobind;
@@ -21,6 +22,9 @@ namespace {
 
 using Pixels = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 3>, nb::c_contig, nb::device::cpu>;
 using Squares = nb::ndarray<std::uint8_t, nb::shape<-1, -1, -1, 3>, nb::c_contig, nb::device::cpu>;
+using Scores = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using BestColumns = nb::ndarray<std::int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using BestScores = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Numbers = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Taps = nb::ndarray<const std::int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Result = nb::ndarray<nb::numpy, std::uint8_t, nb::ndim<3>>;
@@ -122,6 +126,24 @@ void cuda_pointers(zsl::CudaResizer& resizer,
   resizer.resize_crop_batch(given, resize, crop, out, stream);
 }
 
+void topk_launch(const zsl::CudaTopK& topk, std::uint64_t scores, std::size_t rows, std::size_t columns,
+                 std::size_t count, std::uint64_t scratch, std::uint64_t out_columns, std::uint64_t out_scores,
+                 std::uint64_t stream) {
+  nb::gil_scoped_release release;
+  topk.launch(scores, rows, columns, count, scratch, out_columns, out_scores, stream);
+}
+
+void topk_copied(const zsl::CudaTopK& topk, const Scores& scores, const BestColumns& out_columns,
+                 const BestScores& out_scores) {
+  const std::size_t rows = scores.shape(0), columns = scores.shape(1), count = out_columns.shape(1);
+  if (rows == 0 || count == 0 || count > columns || out_columns.shape(0) != rows || out_scores.shape(0) != rows ||
+      out_scores.shape(1) != count) {
+    throw std::invalid_argument("results are not (rows, count) with 0 < count <= columns");
+  }
+  nb::gil_scoped_release release;
+  topk.best_copied(scores.data(), rows, columns, count, out_columns.data(), out_scores.data());
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
@@ -145,4 +167,12 @@ NB_MODULE(_native, module) {
       .def(nb::init<int>(), "device"_a)
       .def("resize_crop_batch", &cuda_batch, "pictures"_a.noconvert(), "resize"_a, "out"_a.noconvert())
       .def("resize_crop_pointers", &cuda_pointers, "pictures"_a, "resize"_a, "crop"_a, "out"_a, "stream"_a = 0);
+
+  nb::class_<zsl::CudaTopK>(module, "CudaTopK")
+      .def(nb::init<int>(), "device"_a)
+      .def_static("scratch_bytes", &zsl::CudaTopK::scratch_bytes, "rows"_a, "columns"_a, "count"_a)
+      .def("launch", &topk_launch, "scores"_a, "rows"_a, "columns"_a, "count"_a, "scratch"_a, "out_columns"_a,
+           "out_scores"_a, "stream"_a)
+      .def("best_copied", &topk_copied, "scores"_a.noconvert(), "out_columns"_a.noconvert(),
+           "out_scores"_a.noconvert());
 }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "driver.h"
 #include "resize_device.h"
 
 namespace zsl {
@@ -15,43 +14,6 @@ static_assert(device::kFractionBits == kFractionBits);
 
 // Columns of a picture lie side by side in memory, and so do the threads of a block.
 constexpr unsigned kBlockColumns = 32, kBlockRows = 8;
-constexpr std::size_t kMostBlocks = 65535;  // of a grid, in y and in z; the kernels loop where this is too few
-
-unsigned blocks(std::size_t things, unsigned in_a_block) {
-  return static_cast<unsigned>(std::clamp<std::size_t>((things + in_a_block - 1) / in_a_block, 1, kMostBlocks));
-}
-
-class CurrentContext {
- public:
-  explicit CurrentContext(cuda::Context context) { require(driver().push_context(context), "use the card"); }
-  ~CurrentContext() {
-    cuda::Context gone;
-    driver().pop_context(&gone);
-  }
-  CurrentContext(const CurrentContext&) = delete;
-  CurrentContext& operator=(const CurrentContext&) = delete;
-};
-
-// Memory on the card, given back in the order of the stream: after everything that was queued before.
-class Memory {
- public:
-  Memory(std::size_t bytes, cuda::Stream stream) : stream_(stream) {
-    require(driver().allocate(&address_, bytes, stream), "reserve memory on the card");
-  }
-  ~Memory() { driver().release(address_, stream_); }
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
-
-  cuda::Pointer address() const { return address_; }
-  template <class T>
-  T* as() const {
-    return reinterpret_cast<T*>(address_);
-  }
-
- private:
-  cuda::Pointer address_ = 0;
-  cuda::Stream stream_;
-};
 
 // Everything that the kernels need beside the pixels, and what the sizes of their grids follow from.
 struct Plan {
@@ -88,7 +50,7 @@ Plan make_plan(const std::vector<Picture>& pictures, std::size_t resize, std::si
 }
 
 template <class T>
-void copy_to_device(const Memory& to, const std::vector<T>& from, cuda::Stream stream) {
+void copy_to_device(const cuda::Memory& to, const std::vector<T>& from, cuda::Stream stream) {
   // From pageable memory: the driver has read all of it when the call returns.
   require(driver().copy_to_device(to.address(), from.data(), from.size() * sizeof(T), stream), "copy to the card");
 }
@@ -96,36 +58,23 @@ void copy_to_device(const Memory& to, const std::vector<T>& from, cuda::Stream s
 }  // namespace
 
 struct CudaResizer::State {
-  cuda::Device device = 0;
-  cuda::Context context = nullptr;
-  cuda::Module module = nullptr;
-  cuda::Function columns = nullptr, rows = nullptr;
-
-  ~State() {
-    if (module && driver().push_context(context) == 0) {
-      driver().module_unload(module);
-      cuda::Context gone;
-      driver().pop_context(&gone);
-    }
-    if (context) {
-      driver().primary_release(device);
-    }
-  }
+  explicit State(int device)
+      : card(device), columns(card.function("zsl_resample_columns")), rows(card.function("zsl_resample_rows")) {}
 
   void run(cuda::Function function, device::Batch batch, std::size_t rows_of_grid, cuda::Stream stream) const {
     void* arguments[] = {&batch};
     const auto crop = static_cast<std::size_t>(batch.crop), count = static_cast<std::size_t>(batch.count);
-    require(driver().launch(function, blocks(crop, kBlockColumns), blocks(rows_of_grid, kBlockRows), blocks(count, 1),
-                            kBlockColumns, kBlockRows, 1, 0, stream, arguments, nullptr),
+    require(driver().launch(function, cuda::blocks(crop, kBlockColumns), cuda::blocks(rows_of_grid, kBlockRows),
+                            cuda::blocks(count, 1), kBlockColumns, kBlockRows, 1, 0, stream, arguments, nullptr),
             "start the resize on the card");
   }
 
   void resize_crop(const std::vector<Picture>& pictures, std::size_t resize, std::size_t crop, std::uint8_t* out,
                    cuda::Stream stream) const {
     const Plan plan = make_plan(pictures, resize, crop);
-    const Memory descriptions(plan.pictures.size() * sizeof(device::Picture), stream);
-    const Memory table(plan.table.size() * sizeof(std::int32_t), stream);
-    const Memory narrow(plan.narrow_bytes, stream);
+    const cuda::Memory descriptions(plan.pictures.size() * sizeof(device::Picture), stream);
+    const cuda::Memory table(plan.table.size() * sizeof(std::int32_t), stream);
+    const cuda::Memory narrow(plan.narrow_bytes, stream);
     copy_to_device(descriptions, plan.pictures, stream);
     copy_to_device(table, plan.table, stream);
     const device::Batch batch{descriptions.as<device::Picture>(), table.as<std::int32_t>(), narrow.as<std::uint8_t>(),
@@ -133,20 +82,12 @@ struct CudaResizer::State {
     run(columns, batch, plan.most_rows, stream);
     run(rows, batch, crop, stream);
   }
+
+  cuda::Card card;
+  cuda::Function columns, rows;
 };
 
-CudaResizer::CudaResizer(int device) : state_(std::make_unique<State>()) {
-  if (kernel_image().empty()) {
-    throw CudaError("no kernels: nvcc was not found when zsl-deploy was built");
-  }
-  require(driver().init(0), "start the NVIDIA driver");
-  require(driver().device_get(&state_->device, device), "find the card");
-  require(driver().primary_retain(&state_->context, state_->device), "use the card");
-  const CurrentContext current(state_->context);
-  require(driver().module_load(&state_->module, kernel_image().data()), "load the kernels");
-  require(driver().module_function(&state_->columns, state_->module, "zsl_resample_columns"), "find a kernel");
-  require(driver().module_function(&state_->rows, state_->module, "zsl_resample_rows"), "find a kernel");
-}
+CudaResizer::CudaResizer(int device) : state_(std::make_unique<State>(device)) {}
 
 CudaResizer::~CudaResizer() = default;
 
@@ -155,7 +96,7 @@ void CudaResizer::resize_crop_batch(const std::vector<Picture>& pictures, std::s
   if (pictures.empty()) {
     return;
   }
-  const CurrentContext current(state_->context);
+  const cuda::Current current(state_->card);
   state_->resize_crop(pictures, resize, crop, reinterpret_cast<std::uint8_t*>(out),
                       reinterpret_cast<cuda::Stream>(stream));
 }
@@ -165,15 +106,15 @@ void CudaResizer::resize_crop_batch_copied(const std::vector<Picture>& pictures,
   if (pictures.empty()) {
     return;
   }
-  const CurrentContext current(state_->context);
+  const cuda::Current current(state_->card);
   const cuda::Stream stream = nullptr;
   std::size_t bytes = 0;
   for (const Picture& picture : pictures) {
     bytes += picture.height * picture.width * kChannels;
   }
-  const Memory source(bytes, stream);
+  const cuda::Memory source(bytes, stream);
   const std::size_t out_bytes = pictures.size() * crop * crop * kChannels;
-  const Memory squares(out_bytes, stream);
+  const cuda::Memory squares(out_bytes, stream);
   std::vector<Picture> there = pictures;
   std::size_t offset = 0;
   for (Picture& picture : there) {

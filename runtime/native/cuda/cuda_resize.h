@@ -1,27 +1,16 @@
-// Resize and crop on an NVIDIA card, through the driver alone: libcuda is opened when the first CudaResizer is made, and
-// nothing of CUDA is linked. Without nvcc at build time there are no kernels, and `kernel_image` is empty.
+// Resize and crop on an NVIDIA card. Without nvcc at build time there are no kernels.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <span>
-#include <stdexcept>
 #include <vector>
 
+#include "card.h"
 #include "zsl/resize.h"
 
 namespace zsl {
 
-// No driver, no such card, or a call of the driver failed; what() says which.
-struct CudaError : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
-// The compiled kernels (a fatbin); empty when nvcc was not there.
-std::span<const unsigned char> kernel_image();
-
-// A card with the kernels loaded into its primary context, which PyTorch, ONNX Runtime and TensorRT use, too.
 // Calls may come from several threads.
 class CudaResizer {
  public:

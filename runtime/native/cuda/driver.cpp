@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "cuda_resize.h"
+#include "card.h"
 
 #ifdef __linux__
 #include <dlfcn.h>

@@ -1,7 +1,7 @@
 # Writes the bytes of FATBIN into OUTPUT, a C++ file: cmake -DFATBIN=... -DOUTPUT=... -P embed.cmake
 file(READ "${FATBIN}" bytes HEX)
 string(REGEX REPLACE "(..)" "0x\\1," bytes "${bytes}")
-file(WRITE "${OUTPUT}" "#include \"cuda_resize.h\"
+file(WRITE "${OUTPUT}" "#include \"card.h\"
 
 namespace zsl {
 namespace {

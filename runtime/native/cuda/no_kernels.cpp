@@ -1,5 +1,5 @@
 // Stands in for the generated file that holds the kernels, where there is no nvcc.
-#include "cuda_resize.h"
+#include "card.h"
 
 namespace zsl {
 

@@ -1,13 +1,15 @@
-// What runs on the card, and what is sent to it. nvcc compiles this for the card (resize.cu); a C++ compiler can compile
+// What runs on the card, and what is sent to it. nvcc compiles this for the card (kernels.cu); a C++ compiler can compile
 // it for the CPU, as the tests do. Everything here is integer arithmetic, so both give the same bytes.
 #pragma once
 
 #include <cstdint>
 
+#ifndef ZSL_DEVICE
 #ifdef __CUDACC__
 #define ZSL_DEVICE __host__ __device__ inline
 #else
 #define ZSL_DEVICE inline
+#endif
 #endif
 
 namespace zsl::device {

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from zsl_runtime.backends import BACKENDS, FILES, version_of
+from zsl_runtime import cards
+from zsl_runtime.backends import BACKENDS, file_key, version_of
 from zsl_runtime.cache import cache_folder
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError
 from zsl_runtime.head import fold
@@ -97,7 +98,9 @@ class Answers(NamedTuple):
     features: Floats
 
 
-def choose(bundle: Bundle, candidates: Sequence[str], opener: Open, *, precision: str, threads: int) -> str:
+def choose(
+    bundle: Bundle, candidates: Sequence[str], opener: Open, *, precision: str, threads: int, card: int = 0
+) -> str:
     """The backend that `auto` stands for: the remembered one, or the fastest that agrees with the probe.
 
     Where the probe has no inputs nothing can be checked, and it is the first candidate.
@@ -108,13 +111,14 @@ def choose(bundle: Bundle, candidates: Sequence[str], opener: Open, *, precision
         opener: opens one of them; each is opened, timed and closed again before the next.
         precision: of the model graph.
         threads: that one call may use.
+        card: on which those run that run on one.
 
     Raises:
         BackendError: E-BACKEND-PROBE when no candidate gives the probe's answers.
         ArtefactError: E-BUNDLE-... when the probe or the generation in force cannot be read.
 
     """
-    known = remembered(bundle, candidates, precision=precision)
+    known = remembered(bundle, candidates, precision=precision, card=card)
     if known is not None:
         return known.chosen
     probe = bundle.probe()
@@ -124,8 +128,8 @@ def choose(bundle: Bundle, candidates: Sequence[str], opener: Open, *, precision
     generation = bundle.current()
     head = fold(generation.head, generation.table.seen)
     choice = measure(candidates, opener, inputs, probe.features, head, precision=precision)
-    _remember(bundle, candidates, choice, precision=precision, threads=threads)
-    kept = remembered(bundle, candidates, precision=precision)
+    _remember(bundle, choice, _facts(bundle, candidates, precision, card), threads)
+    kept = remembered(bundle, candidates, precision=precision, card=card)
     return (kept or choice).chosen  # another process may have been first
 
 
@@ -209,9 +213,9 @@ def disagreement(found: Answers, wanted: Answers, rows: float, margin: float) ->
     return f"{wrong} of {len(behind)} best classes are others" if wrong else ""
 
 
-def remembered(bundle: Bundle, candidates: Sequence[str], *, precision: str) -> Choice | None:
+def remembered(bundle: Bundle, candidates: Sequence[str], *, precision: str, card: int = 0) -> Choice | None:
     """What was chosen between just these candidates on this machine; None when nothing readable says so."""
-    facts = _facts(bundle, candidates, precision)
+    facts = _facts(bundle, candidates, precision, card)
     for folder in _folders(bundle):
         choice = _read(folder / _name(facts), facts)
         if choice is not None:
@@ -231,19 +235,23 @@ def _seconds(backend: Backend, inputs: NDArray[np.generic], head: FoldedHead, cl
     return min(found)
 
 
-def _facts(bundle: Bundle, candidates: Sequence[str], precision: str) -> dict[str, Any]:
+def _facts(bundle: Bundle, candidates: Sequence[str], precision: str, card: int = 0) -> dict[str, Any]:
     """Everything that a choice is kept for, as JSON data.
 
     The number of threads is not among it: answers would change with --threads where backends round differently.
     """
-    file = bundle.precisions[FILES[precision]]
-    return {
+    held = bundle.precisions
+    keys = sorted({key for name in candidates if (key := file_key(name, precision)) in held})
+    facts = {
         "format": FORMAT,
-        "graph": bundle.manifest["files"][file]["sha256"],
+        "graph": "+".join(bundle.manifest["files"][held[key]]["sha256"] for key in keys),
         "precision": precision,
         "cpu": cpu_name(),
         "backends": {name: version_of(BACKENDS[name].packages) or "" for name in candidates},
     }
+    if any(BACKENDS[name].device == "cuda" for name in candidates):
+        facts |= {"card": str(cards.driver().card(card)), "driver": cards.driver().version}
+    return facts
 
 
 def cpu_name(cpuinfo: Path = CPUINFO) -> str:
@@ -291,9 +299,8 @@ def _read(path: Path, facts: dict[str, Any]) -> Choice | None:
     return Choice(said["chosen"], seconds, {name: str(why) for name, why in left_out.items()}, path)
 
 
-def _remember(bundle: Bundle, candidates: Sequence[str], choice: Choice, *, precision: str, threads: int) -> None:
+def _remember(bundle: Bundle, choice: Choice, facts: dict[str, Any], threads: int) -> None:
     """Write the choice where it can be written; where nothing can, the next use measures again."""
-    facts = _facts(bundle, candidates, precision)
     content = {
         **facts,
         "threads": threads,

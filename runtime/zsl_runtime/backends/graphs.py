@@ -51,8 +51,8 @@ class Port(NamedTuple):
     shape: tuple[int | str | None, ...]
 
 
-class LoadedGraph(Protocol):
-    """A graph that its library has loaded. It may be called from several threads at once."""
+class Ported(Protocol):
+    """Something with inputs and outputs."""
 
     @property
     def inputs(self) -> tuple[Port, ...]:
@@ -63,6 +63,10 @@ class LoadedGraph(Protocol):
     def outputs(self) -> Collection[str]:
         """Names of what it gives."""
         ...
+
+
+class LoadedGraph(Ported, Protocol):
+    """A graph that its library has loaded. It may be called from several threads at once."""
 
     def __call__(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[Floats]:
         """The named outputs, float32, for arrays that were checked; raises whatever the library raises."""
@@ -80,6 +84,7 @@ class GraphBackend(ABC):
     """
 
     name: ClassVar[str]
+    device: str = "cpu"
     install: ClassVar[str]  # the line that installs the library
     library: str  # its name and version
 
@@ -200,7 +205,7 @@ def _common_length(part: str, arrays: Mapping[str, NDArray[Any]]) -> int:
     return next(iter(lengths.values()))
 
 
-def check_ports(part: str, graph: LoadedGraph, path: str) -> None:
+def check_ports(part: str, graph: Ported, path: str) -> None:
     """ArtefactError E-BUNDLE-GRAPH unless the graph's inputs and outputs are those of ARCHITECTURE.md, Graphs."""
     inputs, outputs = {port.name for port in graph.inputs}, set(graph.outputs)
     if inputs not in INPUTS[part] or outputs != OUTPUTS[part]:

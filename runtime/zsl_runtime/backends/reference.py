@@ -43,6 +43,7 @@ class ReferenceBackend:
     """
 
     name = "reference"
+    device = "cpu"
 
     def __init__(self, graphs: Mapping[str, Path | None], threads: int, precision: str = "fp32") -> None:
         self.precision = precision

@@ -1,0 +1,122 @@
+"""A ResNet-101 bundle at 224 px with 200 classes for the benchmarks of cards: real graphs, random weights.
+
+Its labels mean nothing, but every graph goes through the real export: the same operators, sizes and precisions as a
+trained model's. BatchNorm has the statistics of the pictures, so that features are neither zero nor huge.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from support.big_bundle import Sizes, nearest_mean, random_table
+from zsl_export import accuracy
+from zsl_export.bundle_of_run import export_run
+from zsl_runtime.bundle import Generation
+from zsl_runtime.class_table import SemanticRule
+from zsl_runtime.head import Replay
+from zsl_train.backbones import ResNet101
+from zsl_train.methods import METHODS
+from zsl_train.methods.base import Dims, run_batched
+from zsl_train.run_folder import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from zsl_train.backbones.base import Backbone
+
+SIZES = Sizes(lift=0)
+PICTURES = 40  # kept by the run: probe, parity and, for int8, calibration
+PROBE = 8
+METHOD = "f-clswgan"  # one pooled vector a picture: next to nothing behind the backbone
+
+
+def draw(count: int, side: int, seed: int = 5) -> np.ndarray:
+    """Smooth random pictures (count, side, side, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    grids = rng.integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
+    return np.stack(
+        [np.asarray(Image.fromarray(grid).resize((side, side), Image.Resampling.BICUBIC)) for grid in grids]
+    )
+
+
+def random_resnet101(pictures: np.ndarray) -> ResNet101:
+    """With He et al.'s initialisation, and the statistics that BatchNorm would have learnt on `pictures`."""
+    torch.manual_seed(3)
+    network = ResNet101(224).requires_grad_(requires_grad=False)
+
+    def take_statistics(module: nn.Module, given: tuple[torch.Tensor]) -> None:
+        module.running_mean.copy_(given[0].mean(dim=(0, 2, 3)))
+        module.running_var.copy_(given[0].var(dim=(0, 2, 3)))
+
+    hooks = []
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.fill_(0.3 if name.endswith("bn3") else 1.0)  # as trained: a block adds little to its shortcut
+            hooks.append(module.register_forward_pre_hook(take_statistics))
+    with torch.inference_mode():
+        network(torch.from_numpy(pictures))
+    for hook in hooks:
+        hook.remove()
+    return network
+
+
+def make_run(backbone: Backbone, pictures: np.ndarray, sizes: Sizes = SIZES, hidden: int = 4096) -> Run:
+    """A finished run over a backbone: a synthesizer with random weights, a head of nearest means."""
+    dims = Dims(
+        regions=(backbone.pixels.crop // backbone.stride) ** 2,
+        channels=backbone.channels,
+        attributes=sizes.attributes,
+        word_width=5,
+        classes=sizes.seen + sizes.unseen,
+    )
+    torch.manual_seed(7)
+    method = METHODS[METHOD]
+    trained = method.build(method.Config(hidden=hidden, synthetic_per_class=sizes.synthetic), dims).eval()
+    table, rule = random_table(sizes), SemanticRule()
+    rng = np.random.default_rng(2)
+
+    def synthesize(rows: np.ndarray) -> np.ndarray:
+        noise = rng.standard_normal((len(rows), trained.noise_width), dtype=np.float32)
+        return run_batched(trained.synthesizer, rule.apply(table.raw)[rows], noise)
+
+    labels = np.repeat(np.arange(sizes.seen, dtype=np.int32), sizes.replay)
+    replay = Replay(synthesize(labels).astype(np.float16), labels, table.names[: sizes.seen])
+    head = nearest_mean(synthesize(np.arange(len(table))), trained.views[0])
+    return Run(
+        recipe={"method": METHOD, "seed": 0},
+        method=METHOD,
+        trained=trained,
+        backbone=backbone,
+        dims=dims,
+        generation=Generation(1, 0, table, head, 0, "export"),
+        replay=replay,
+        semantic_rule=rule,
+        scores={"H": None, "protocol": {"pictures": {"train": len(pictures)}}},
+        pictures=pictures,
+        picture_labels=np.zeros(len(pictures), np.int64),
+        probe_count=PROBE,
+        seed=0,
+        info={"state": "finished", "versions": {"torch": torch.__version__}},
+    )
+
+
+def resnet_run() -> Run:
+    """The run of ResNet-101 at 224 px."""
+    pictures = draw(PICTURES, 224)
+    return make_run(random_resnet101(pictures[:8]), pictures)
+
+
+def export(run: Run, dest: Path, precisions: Sequence[str], threads: int) -> Path:
+    """Through the real export; random weights have no accuracy to lose, so that gate is left open."""
+    open_gate = dict.fromkeys(accuracy.LEAST_AGREEMENT, 0.0)
+    with patch.dict(accuracy.LEAST_AGREEMENT, open_gate):
+        return export_run(run, dest, precisions=tuple(precisions), threads=threads)

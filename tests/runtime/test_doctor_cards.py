@@ -1,0 +1,148 @@
+"""What zsl-doctor says of cards, their libraries and engines: on machines with everything, some of it, nothing."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import pytest
+
+from support.fake_ort_cuda import DRIVER, FakeOrt
+from support.tiny_bundle import make_tiny_bundle
+from zsl_runtime import cards, doctor_cards
+from zsl_runtime.bundle import Bundle
+from zsl_runtime.cards import Driver
+from zsl_runtime.cli_doctor import machine, main
+from zsl_runtime.trt import library
+from zsl_runtime.trt.engines import Facts, Profile, Stored, engines_of, mark_verified, ports_of, store, this_platform
+from zsl_runtime.trt.library import Installed
+
+NOTHING = Driver("", "", (), "there is no NVIDIA driver (libcuda.so.1 is not found): install it")
+RTX = Installed("tensorrt-rtx", "1.7.1.116", None, 'pip install "zsl-deploy[rtx]"')
+FULL = Installed("tensorrt", None, "not installed", 'pip install "zsl-deploy[tensorrt]"')
+
+
+@pytest.fixture
+def bundle(tmp_path, monkeypatch) -> Bundle:
+    monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "cache"))
+    return Bundle.open(make_tiny_bundle(tmp_path / "tiny"))
+
+
+@pytest.fixture
+def rtx_machine(monkeypatch) -> None:
+    """Two cards and TensorRT-RTX."""
+    monkeypatch.setattr(cards, "driver", lambda: DRIVER)
+    monkeypatch.setattr(library, "installed", lambda: [FULL, RTX])
+
+
+def put(bundle: Bundle, *, trusted: bool = True, **changes) -> Stored:
+    """An engine of these facts; the plan is no plan, which nothing here looks at."""
+    facts = Facts(
+        graph_sha256=bundle.manifest["files"]["model.onnx"]["sha256"],
+        part="model",
+        flavour="tensorrt-rtx",
+        version="1.7.1.116",
+        compute_capabilities=("8.9",),
+        gpu=None,
+        precision="fp32",
+        profiles=(Profile(1, 1, 8), Profile(1, 64, 64)),
+        max_classes=20000,
+        host_code=False,
+    )
+    path = store(bundle.path, replace(facts, **changes), b"plan" * 10, ports_of(bundle, "model"), trusted=trusted)
+    return next(one for one in engines_of(bundle) if one.path == path)
+
+
+def test_cards_and_driver_are_listed(monkeypatch, capsys):
+    monkeypatch.setattr(cards, "driver", lambda: DRIVER)
+    monkeypatch.setitem(sys.modules, "onnxruntime", FakeOrt())
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    for fact in (
+        "ok      NVIDIA driver 580.65.06, which runs CUDA up to 13.0",
+        "ok      cuda:0 is NVIDIA Test 1, compute capability 8.9, 24.0 GiB of memory",
+        "ok      cuda:1 is NVIDIA Test 2, compute capability 9.0",
+        "ok      backend ort-cuda on cuda:0 (NVIDIA Test 1): fp32, fp16",
+    ):
+        assert fact in out
+
+
+def test_a_machine_with_nothing_gets_a_line_for_everything(monkeypatch):
+    monkeypatch.setattr(cards, "driver", lambda: NOTHING)
+    monkeypatch.setattr(library, "installed", lambda: [FULL, RTX._replace(version=None, reason="not installed")])
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    said = [str(finding.text) for finding in machine() if finding.state == "note"]
+    text = "\n".join(said)
+    assert f"no NVIDIA card: {NOTHING.problem}" in said
+    assert 'no tensorrt: not installed; install it with: pip install "zsl-deploy[tensorrt]"' in said
+    assert 'no tensorrt-rtx: not installed; install it with: pip install "zsl-deploy[rtx]"' in said
+    assert 'no cuda.bindings: not installed; install them with: pip install "zsl-deploy[tensorrt]"' in said
+    assert "no backend ort-cuda: " in text
+
+
+def test_the_real_libraries_are_described():
+    """Whatever is installed where the tests run: a version, or a reason with the line that installs it."""
+    for finding in (*doctor_cards.libraries(), *doctor_cards.cards()):
+        assert finding.state in {"ok", "note"}
+        assert finding.state == "ok" or "install" in finding.text or "nvidia-smi" in finding.text
+    version, reason = doctor_cards.bindings()
+    assert bool(version) != bool(reason)
+
+
+def test_a_library_that_is_there_without_a_card_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", FakeOrt())
+    monkeypatch.setattr(cards, "driver", lambda: NOTHING)
+    finding = doctor_cards.on_card("ort-cuda")
+    assert finding.state == "note"
+    assert f"its library is there, but {NOTHING.problem}" in finding.text
+
+
+def engines(bundle: Bundle) -> list[tuple[str, str]]:
+    return [tuple(finding) for finding in doctor_cards.engines(bundle)]
+
+
+def test_an_engine_for_this_machine_fits(bundle, rtx_machine):
+    assert "no engines in it" in engines(bundle)[0][1]
+    stored = put(bundle)
+    ((state, text),) = engines(bundle)
+    assert state == "ok"
+    assert f"engine {stored.path.stem}: model in fp32, tensorrt-rtx 1.7.1.116, compute capability 8.9" in text
+    assert text.endswith("fits this machine, not yet run anywhere")
+    mark_verified(stored, "NVIDIA Test 1")
+    assert engines(bundle)[0][1].endswith("fits this machine, passed the probe on NVIDIA Test 1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"compute_capabilities": ("12.0",)}, "the card here has compute capability 8.9, 9.0"),
+        ({"version": "1.6.0.1"}, "tensorrt-rtx here is 1.7.1.116"),
+        ({"flavour": "tensorrt", "version": "11.4.0.106"}, "tensorrt is not usable here"),
+        ({"graph_sha256": "0" * 64}, "it is of another export of the model"),
+        ({"platform": "windows-amd64"}, f"this is {this_platform()}"),
+    ],
+)
+def test_an_engine_for_something_else_does_not_fit_and_it_says_why(bundle, rtx_machine, changes, reason):
+    put(bundle, **changes)
+    ((state, text),) = engines(bundle)
+    assert state == "note"
+    assert f"; not for this machine: {reason}" in text
+
+
+def test_an_engine_of_somebody_else_and_a_machine_without_a_card(bundle, rtx_machine, monkeypatch):
+    put(bundle, trusted=False)
+    ((state, text),) = engines(bundle)
+    assert state == "note"
+    assert "was not built by you on this machine" in text
+    monkeypatch.setattr(cards, "driver", lambda: NOTHING)
+    assert "there is no card" in engines(bundle)[0][1]
+
+
+def test_a_damaged_engine_is_broken(bundle, rtx_machine, capsys):
+    stored = put(bundle)
+    stored.path.write_bytes(b"plan" * 9 + b"plam")
+    ((state, text),) = engines(bundle)
+    assert state == "BROKEN"
+    assert "E-ENGINE-HASH" in text
+    assert main([str(bundle.path)]) == 5
+    assert "E-ENGINE-HASH" in capsys.readouterr().out

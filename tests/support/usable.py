@@ -1,0 +1,22 @@
+"""Which backends of the table can be used where the tests run."""
+
+from __future__ import annotations
+
+import pytest
+
+from zsl_runtime.backends import BACKENDS, version_of
+from zsl_runtime.backends.devices import find_card, trouble
+
+FROM_GRAPHS = sorted(set(BACKENDS) - {"tensorrt"})  # that one runs engines: tests/runtime/trt
+
+
+def usable_backend(name: str) -> str:
+    """`name`; the test is skipped, by name, where that backend cannot be used."""
+    if BACKENDS[name].device == "cuda":
+        card, problem = find_card(0)
+        error = trouble(name, None, "fp32", card)
+        if error is not None or card is None:
+            pytest.skip(f"backend {name}: {error or problem}")
+    elif version_of(BACKENDS[name].packages) is None:
+        pytest.skip(f"backend {name}: its library is not installed")
+    return name
