@@ -18,9 +18,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
+from support.random_resnet import random_resnet101
+from support.smooth_pictures import draw_smooth
 from zsl_export.graphs import Graph, ModelGraph, Port, input_port
 from zsl_export.to_onnx import export_graph, quiet
 from zsl_runtime.backends import open_graphs
@@ -28,7 +29,7 @@ from zsl_runtime.backends.openvino import import_openvino
 from zsl_runtime.errors import BackendError
 from zsl_runtime.head import FoldedHead
 from zsl_runtime.threads import usable_cpus
-from zsl_train.backbones import EfficientNetLite2, ResNet101, build
+from zsl_train.backbones import EfficientNetLite2, build
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -81,38 +82,6 @@ class MeanPool(nn.Module):
         return regions.mean(dim=1)
 
 
-def draw(count: int, side: int) -> np.ndarray:
-    """Smooth random pictures (count, side, side, 3) uint8."""
-    rng = np.random.default_rng(5)
-    grids = rng.integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
-    return np.stack(
-        [np.asarray(Image.fromarray(grid).resize((side, side), Image.Resampling.BICUBIC)) for grid in grids]
-    )
-
-
-def random_resnet101(pictures: np.ndarray) -> ResNet101:
-    """With He et al.'s initialisation, and the statistics that BatchNorm would have learnt on `pictures`."""
-    torch.manual_seed(3)
-    network = ResNet101(224).requires_grad_(requires_grad=False)
-
-    def take_statistics(module: nn.Module, given: tuple[torch.Tensor]) -> None:
-        module.running_mean.copy_(given[0].mean(dim=(0, 2, 3)))
-        module.running_var.copy_(given[0].var(dim=(0, 2, 3)))
-
-    hooks = []
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if isinstance(module, nn.BatchNorm2d):
-            module.weight.fill_(0.3 if name.endswith("bn3") else 1.0)  # as trained: a block adds little to its shortcut
-            hooks.append(module.register_forward_pre_hook(take_statistics))
-    with torch.inference_mode():
-        network(torch.from_numpy(pictures))
-    for hook in hooks:
-        hook.remove()
-    return network
-
-
 def quantise(source: Path, target: Path, network: Network, pictures: np.ndarray) -> None:
     """Static QDQ: uint8 activations, symmetric int8 weights per channel, of what convolutions and additions read.
 
@@ -146,7 +115,7 @@ def quantise(source: Path, target: Path, network: Network, pictures: np.ndarray)
 @pytest.fixture(scope="module", params=["resnet101", "efficientnet_lite2"])
 def network(request, tmp_path_factory) -> Network:
     side = {"resnet101": 224, "efficientnet_lite2": EfficientNetLite2.sizes[0]}[request.param]
-    pictures = draw(CALIBRATION, side)
+    pictures = draw_smooth(CALIBRATION, side)
     backbone = random_resnet101(pictures[:BATCH]) if request.param == "resnet101" else build(request.param)
     rng = np.random.default_rng(6)
     weight = rng.standard_normal((CLASSES, backbone.channels)).astype(np.float32) / 10

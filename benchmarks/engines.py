@@ -24,35 +24,38 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import onnx
-import torch
-from bench_engine import draw, random_resnet101
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
 
-from zsl_export.bundle_of_run import _export_graphs, make_manifest, make_probe, versions
-from zsl_export.graphs import model_graph
-from zsl_export.half import half_graph
-from zsl_export.quantize import TENSORRT, Original, observe, quantisable, quantize, with_shapes
-from zsl_export.to_onnx import export_graph, quiet
-from zsl_runtime.backends.ort import OrtBackend
-from zsl_runtime.bundle import Bundle, Generation, write_bundle
-from zsl_runtime.class_table import ClassTable, SemanticRule
-from zsl_runtime.generations import add_classes
-from zsl_runtime.head import Head, Replay
-from zsl_runtime.threads import usable_cpus
-from zsl_runtime.trt.build import Shape, build_for_bundle, card_at_hand, choose_capabilities
-from zsl_runtime.trt.engines import find, read_plan
-from zsl_runtime.trt.library import find_library
-from zsl_train.methods import METHODS
-from zsl_train.methods.base import Dims, run_batched
-from zsl_train.run_folder import Run
+import numpy as np  # noqa: E402
+import onnx  # noqa: E402
+import torch  # noqa: E402
+
+from support.random_resnet import random_resnet101  # noqa: E402
+from support.smooth_pictures import draw_smooth  # noqa: E402
+from zsl_export.bundle_of_run import _export_graphs, make_manifest, make_probe, versions  # noqa: E402
+from zsl_export.graphs import model_graph  # noqa: E402
+from zsl_export.half import half_graph  # noqa: E402
+from zsl_export.quantize import TENSORRT, Original, observe, quantisable, quantize, with_shapes  # noqa: E402
+from zsl_export.to_onnx import export_graph, quiet  # noqa: E402
+from zsl_runtime.backends.ort import OrtBackend  # noqa: E402
+from zsl_runtime.bundle import Bundle, Generation, write_bundle  # noqa: E402
+from zsl_runtime.class_table import ClassTable, SemanticRule  # noqa: E402
+from zsl_runtime.generations import add_classes  # noqa: E402
+from zsl_runtime.head import Head, Replay  # noqa: E402
+from zsl_runtime.threads import usable_cpus  # noqa: E402
+from zsl_runtime.trt.build import Shape, build_for_bundle, card_at_hand, choose_capabilities  # noqa: E402
+from zsl_runtime.trt.engines import find, read_plan  # noqa: E402
+from zsl_runtime.trt.library import find_library  # noqa: E402
+from zsl_train.methods import METHODS  # noqa: E402
+from zsl_train.methods.base import Dims, run_batched  # noqa: E402
+from zsl_train.run_folder import Run  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zsl_runtime.trt.library import Library
 
-ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "engines.json"
 CHOSEN = ("sc-egg", "dcr-gan", "acmr", "lisgan", "sp-aen")
 DIMS = Dims(regions=49, channels=2048, attributes=312, word_width=300, classes=200)
@@ -215,7 +218,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     library = find_library(options.trt)
-    pictures = draw(PICTURES, 224)
+    pictures = draw_smooth(PICTURES, 224)
     backbone = random_resnet101(pictures)
     results = [run_method(name, backbone, pictures, library, options) for name in options.methods]
     card = card_at_hand()

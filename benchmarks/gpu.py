@@ -48,6 +48,7 @@ from gpu_contenders import (  # noqa: E402
     time_call,
 )
 
+from support.smooth_pictures import draw_smooth  # noqa: E402
 from zsl_runtime.backends.auto import cpu_name  # noqa: E402
 from zsl_runtime.cards import driver  # noqa: E402
 from zsl_runtime.errors import ZslError  # noqa: E402
@@ -240,7 +241,7 @@ class Bench:
     def pictures(self, count: int) -> np.ndarray:
         """Ready pictures, some of them more than once."""
         side = self.bundle().manifest["pixels"]["crop"]
-        return np.resize(draw(min(count, 32), side), (count, side, side, 3))
+        return np.resize(draw_smooth(min(count, 32), side, seed=6), (count, side, side, 3))
 
     def photographs(self) -> list[str]:
         """JPEG files of the size of common data sets' pictures."""
@@ -249,7 +250,7 @@ class Bench:
 
             folder = self.folder / "photographs"
             folder.mkdir()
-            for at, picture in enumerate(draw(32, 256)):
+            for at, picture in enumerate(draw_smooth(32, 256, seed=6)):
                 large = Image.fromarray(picture).resize(PHOTOGRAPH, Image.Resampling.BICUBIC)
                 for copy in range(PHOTOGRAPHS // 32):
                     path = folder / f"{at:02d}-{copy:02d}.jpg"
@@ -471,17 +472,6 @@ class Bench:
         """Skipped unless this is about a card."""
         if self.card is None:
             raise Skipped("it needs a card, and --device is cpu")
-
-
-def draw(count: int, side: int) -> np.ndarray:
-    """Smooth random pictures (count, side, side, 3) uint8."""
-    from PIL import Image
-
-    rng = np.random.default_rng(6)
-    grids = rng.integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
-    return np.stack(
-        [np.asarray(Image.fromarray(grid).resize((side, side), Image.Resampling.BICUBIC)) for grid in grids]
-    )
 
 
 def read_junit(path: Path) -> dict[str, Any]:

@@ -11,16 +11,15 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import nn
 
 from support.big_bundle import Sizes, nearest_mean, random_table
+from support.random_resnet import random_resnet101
+from support.smooth_pictures import draw_smooth
 from zsl_export import accuracy
 from zsl_export.bundle_of_run import export_run
 from zsl_runtime.bundle import Generation
 from zsl_runtime.class_table import SemanticRule
 from zsl_runtime.head import Replay
-from zsl_train.backbones import ResNet101
 from zsl_train.methods import METHODS
 from zsl_train.methods.base import Dims, run_batched
 from zsl_train.run_folder import Run
@@ -35,38 +34,6 @@ SIZES = Sizes(lift=0)
 PICTURES = 40  # kept by the run: probe, parity and, for int8, calibration
 PROBE = 8
 METHOD = "f-clswgan"  # one pooled vector a picture: next to nothing behind the backbone
-
-
-def draw(count: int, side: int, seed: int = 5) -> np.ndarray:
-    """Smooth random pictures (count, side, side, 3) uint8."""
-    rng = np.random.default_rng(seed)
-    grids = rng.integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
-    return np.stack(
-        [np.asarray(Image.fromarray(grid).resize((side, side), Image.Resampling.BICUBIC)) for grid in grids]
-    )
-
-
-def random_resnet101(pictures: np.ndarray) -> ResNet101:
-    """With He et al.'s initialisation, and the statistics that BatchNorm would have learnt on `pictures`."""
-    torch.manual_seed(3)
-    network = ResNet101(224).requires_grad_(requires_grad=False)
-
-    def take_statistics(module: nn.Module, given: tuple[torch.Tensor]) -> None:
-        module.running_mean.copy_(given[0].mean(dim=(0, 2, 3)))
-        module.running_var.copy_(given[0].var(dim=(0, 2, 3)))
-
-    hooks = []
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if isinstance(module, nn.BatchNorm2d):
-            module.weight.fill_(0.3 if name.endswith("bn3") else 1.0)  # as trained: a block adds little to its shortcut
-            hooks.append(module.register_forward_pre_hook(take_statistics))
-    with torch.inference_mode():
-        network(torch.from_numpy(pictures))
-    for hook in hooks:
-        hook.remove()
-    return network
 
 
 def make_run(backbone: Backbone, pictures: np.ndarray, sizes: Sizes = SIZES, hidden: int = 4096) -> Run:
@@ -111,7 +78,7 @@ def make_run(backbone: Backbone, pictures: np.ndarray, sizes: Sizes = SIZES, hid
 
 def resnet_run() -> Run:
     """The run of ResNet-101 at 224 px."""
-    pictures = draw(PICTURES, 224)
+    pictures = draw_smooth(PICTURES, 224)
     return make_run(random_resnet101(pictures[:8]), pictures)
 
 

@@ -6,14 +6,14 @@ The kernels are inside the compiled core where nvcc was found when it was built,
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from zsl_runtime.errors import BackendError, UsageError
-from zsl_runtime.pixels import check_out, check_pictures, load_native
+from zsl_runtime.cuda_kernels import driver_errors, load_kernels
+from zsl_runtime.errors import UsageError
+from zsl_runtime.pixels import check_out, check_pictures
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -42,15 +42,8 @@ class CudaPixels:
     """
 
     def __init__(self, device: int = 0) -> None:
-        native = load_native()
-        if not native.has_cuda_kernels():
-            raise BackendError(
-                "E-CUDA-KERNELS",
-                "this zsl-deploy was built without nvcc and has no kernels for a card; install the CUDA toolkit and "
-                "build it again, or resize on the CPU",
-            )
-        self._error = native.CudaError
-        with _told(self._error):
+        native = load_kernels("resize on the CPU")
+        with driver_errors():
             self._resizer = native.CudaResizer(device)
 
     def resize_crop_batch(
@@ -74,7 +67,7 @@ class CudaPixels:
         """
         arrays = check_pictures(pictures)
         squares = check_out(out, arrays, spec)
-        with _told(self._error):
+        with driver_errors():
             self._resizer.resize_crop_batch(arrays, spec.resize, squares)
         return squares
 
@@ -102,16 +95,5 @@ class CudaPixels:
                 )
         if out < 1:
             raise UsageError("E-PIXELS-POINTER", f"`out` is {out:#x}; expected memory on the card")
-        with _told(self._error):
+        with driver_errors():
             self._resizer.resize_crop_pointers([tuple(one) for one in pictures], spec.resize, spec.crop, out, stream)
-
-
-@contextmanager
-def _told(failure: type[Exception]) -> Iterator[None]:
-    """The driver's words in our kind of error."""
-    try:
-        yield
-    except failure as error:
-        raise BackendError(
-            "E-CUDA", f"{error}; see to it that nvidia-smi shows the card, with a driver as new as CUDA 13, or use cpu"
-        ) from None

@@ -5,27 +5,19 @@ The same answer as `zsl_runtime.head.best_columns`, which is the definition: lar
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zsl_runtime.errors import BackendError, UsageError
-from zsl_runtime.pixels import load_native
+from zsl_runtime.cuda_kernels import driver_errors, load_kernels
+from zsl_runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
 
 MOST = 64  # columns wanted of a row; beyond, copying all scores and sorting them on the CPU is as good
-
-
-def has_kernels() -> bool:
-    """Whether this zsl-deploy was built with nvcc; BackendError E-NATIVE without its compiled core."""
-    return bool(load_native().has_cuda_kernels())
 
 
 class CudaTopK:
@@ -41,15 +33,8 @@ class CudaTopK:
     """
 
     def __init__(self, device: int = 0) -> None:
-        native = load_native()
-        if not native.has_cuda_kernels():
-            raise BackendError(
-                "E-CUDA-KERNELS",
-                "this zsl-deploy was built without nvcc and has no kernels for a card; install the CUDA toolkit and "
-                "build it again, or find the best classes on the CPU",
-            )
-        self._error = native.CudaError
-        with _told(self._error):
+        native = load_kernels("find the best classes on the CPU")
+        with driver_errors():
             self._native = native.CudaTopK(device)
 
     def scratch_bytes(self, rows: int, columns: int, count: int) -> int:
@@ -85,7 +70,7 @@ class CudaTopK:
 
         """
         _check(rows, columns, count)
-        with _told(self._error):
+        with driver_errors():
             self._native.launch(scores, rows, columns, count, scratch, out_columns, out_scores, stream)
 
     def best(self, scores: Floats, count: int) -> tuple[NDArray[np.int32], Floats]:
@@ -99,7 +84,7 @@ class CudaTopK:
         rows, columns = scores.shape
         _check(rows, columns, count)
         found = np.empty((rows, count), np.int32), np.empty((rows, count), np.float32)
-        with _told(self._error):
+        with driver_errors():
             self._native.best_copied(np.ascontiguousarray(scores, np.float32), *found)
         return found
 
@@ -109,14 +94,3 @@ def _check(rows: int, columns: int, count: int) -> None:
         raise UsageError(
             "E-TOPK", f"{count} best of {columns} columns in {rows} rows; expected 1 to {columns}, and rows"
         )
-
-
-@contextmanager
-def _told(failure: type[Exception]) -> Iterator[None]:
-    """The driver's words in our kind of error."""
-    try:
-        yield
-    except failure as error:
-        raise BackendError(
-            "E-CUDA", f"{error}; see to it that nvidia-smi shows the card, with a driver as new as CUDA 13, or use cpu"
-        ) from None

@@ -12,7 +12,8 @@ import pytest
 
 from support.fake_driver import run_with
 from zsl_runtime import _native
-from zsl_runtime.cuda_topk import CudaTopK, has_kernels
+from zsl_runtime.cuda_kernels import has_kernels
+from zsl_runtime.cuda_topk import CudaTopK
 from zsl_runtime.errors import BackendError, UsageError
 from zsl_runtime.head import best_columns
 

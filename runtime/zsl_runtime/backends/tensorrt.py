@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zsl_runtime.backends.graphs import HEAD_INPUTS, check_array, check_head
-from zsl_runtime.cuda_topk import MOST, CudaTopK, has_kernels
+from zsl_runtime.cuda_kernels import has_kernels
+from zsl_runtime.cuda_topk import MOST, CudaTopK
 from zsl_runtime.errors import ArtefactError, UsageError
 from zsl_runtime.head import FoldedHead, fold
 from zsl_runtime.trt.cuda import Cuda
