@@ -72,7 +72,7 @@ def peak_of(paths: list[str], out: Path, handle: int = -1) -> int:
             read_ahead(reader, undone(items, partial.state), workers=2, batch_size=8, stop=stop) as rows,
             Ahead(score(engine, SimpleNamespace(table=["one"]), rows, batch_size=8), depth=1) as batches,
         ):
-            for entries_of_batch, scores, _ in batches:
+            for entries_of_batch, scores, *_ in batches:
                 assert len(scores) == len(entries_of_batch)
                 partial.write(b"line\n" * len(scores), entries_of_batch)
             partial.complete = True
