@@ -23,7 +23,7 @@ from zsl_runtime import backends
 from zsl_runtime.backends import auto, open_backend
 from zsl_runtime.backends.tensorrt import check
 from zsl_runtime.bundle import Bundle
-from zsl_runtime.cards import Card
+from zsl_runtime.cards import Card, Driver
 from zsl_runtime.classifier import Classifier
 from zsl_runtime.cli_infer import main as infer
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError
@@ -142,14 +142,15 @@ def test_what_is_missing_is_named_with_its_install_line(card, path, missing, mon
         assert (caught.value.code, caught.value.exit_code) == ("E-BACKEND-MISSING", 4)
 
 
-def test_without_a_driver_the_device_is_told(card, path):
+def test_without_a_driver_the_device_is_told(card, path, monkeypatch):
     card.add_engine(path)
+    monkeypatch.setattr("zsl_runtime.trt.cuda.driver", lambda: Driver("", "", (), ""))
 
     def no_driver():
         raise RuntimeError("Failure finding libcuda.so.1")
 
     card.cuda.cudaGetDeviceCount = no_driver
-    with pytest.raises(BackendError, match="no NVIDIA driver can be loaded: Failure finding") as caught:
+    with pytest.raises(BackendError, match="cuda:0 cannot be used: Failure finding") as caught:
         open_backend("tensorrt", Bundle.open(path), device="cuda:0")
     assert (caught.value.code, caught.value.exit_code) == ("E-DEVICE", 4)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zsl_runtime.cards import driver
 from zsl_runtime.errors import BackendError
 
 if TYPE_CHECKING:
@@ -88,17 +89,16 @@ class Cuda:
         try:
             count = self.call("cudaGetDeviceCount", doing="count the cards")
         except Exception as error:  # without any driver the bindings raise errors of their own
-            said = error.message if isinstance(error, BackendError) else f"no NVIDIA driver can be loaded: {error}"
-            raise BackendError(
-                "E-DEVICE",
-                f"cuda:{self.index} cannot be used: {said}; see what zsl-doctor says, or run with --device cpu",
-            ) from None
+            said = error.message.partition("; ")[0] if isinstance(error, BackendError) else str(error)
+            raise self._unusable(driver().problem or said) from None
         if not 0 <= self.index < count:
-            raise BackendError(
-                "E-DEVICE",
-                f"cuda:{self.index} cannot be used: the driver shows {count} card{'' if count == 1 else 's'}, counted "
-                "from 0; choose another one, or run with --device cpu",
-            )
+            raise self._unusable(f"CUDA shows {count} card{'' if count == 1 else 's'}, counted from 0; choose another")
+
+    def _unusable(self, why: str) -> BackendError:
+        return BackendError(
+            "E-DEVICE",
+            f"cuda:{self.index} cannot be used: {why}; or run on the CPU with --device cpu and without --backend",
+        )
 
     def call(self, name: str, *arguments: Any, doing: str) -> Any:
         """Call a function of the API.

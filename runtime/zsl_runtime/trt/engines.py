@@ -359,7 +359,7 @@ def find(
     gpu: str | None = None,
     classes: int = 0,
 ) -> Stored:
-    """The newest plan of this bundle that can be used here.
+    """The plan of this bundle that can be used here; of several the newest, those that this user built before others.
 
     Args:
         bundle: whose graph it must have been built from.
@@ -391,7 +391,16 @@ def find(
         and one.facts.max_classes >= classes
     ]
     if usable:
-        found = max(usable, key=lambda one: (gpu in {one.facts.gpu, *one.verified_on}, one.built_at, one.path.name))
+        own = _noted(TRUSTED)
+        found = max(
+            usable,
+            key=lambda one: (
+                one.sha256 in own,
+                gpu in {one.facts.gpu, *one.verified_on},
+                one.built_at,
+                one.path.name,
+            ),
+        )
         size = found.path.stat().st_size
         if size != found.bytes:
             raise _changed(found, f"{size} bytes", command)

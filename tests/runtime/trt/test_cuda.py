@@ -9,7 +9,9 @@ import pytest
 
 from support.fake_card import FakeCard
 from support.fake_cuda import Misuse, cudaError_t
+from zsl_runtime.cards import Driver
 from zsl_runtime.errors import BackendError
+from zsl_runtime.trt import cuda as cuda_layer
 from zsl_runtime.trt.cuda import FATAL, Cuda, DeviceMemory, Event, PinnedMemory, Stream
 
 
@@ -33,19 +35,30 @@ def test_a_card_tells_its_name_capability_and_memory(card):
 @pytest.mark.parametrize(
     ("index", "status", "said"),
     [
-        (2, None, "the driver shows 2 cards, counted from 0"),
-        (-1, None, "the driver shows 2 cards"),
+        (2, None, "CUDA shows 2 cards, counted from 0"),
+        (-1, None, "CUDA shows 2 cards"),
         (0, cudaError_t.cudaErrorInsufficientDriver, "could not count the cards: an invented InsufficientDriver"),
         (0, cudaError_t.cudaErrorNoDevice, "could not count the cards: an invented NoDevice"),
     ],
 )
-def test_a_card_that_is_not_there_is_told(card, index, status, said):
+def test_a_card_that_is_not_there_is_told(card, monkeypatch, index, status, said):
+    monkeypatch.setattr(cuda_layer, "driver", lambda: Driver("580.1", "13.0", (), ""))
     if status is not None:
         card.cuda.fail("cudaGetDeviceCount", status)
     with pytest.raises(BackendError, match=said) as caught:
         Cuda(index)
     assert (caught.value.code, caught.value.exit_code) == ("E-DEVICE", 4)
-    assert "zsl-doctor" in caught.value.message or "--device cpu" in caught.value.message
+    assert caught.value.message.endswith("; or run on the CPU with --device cpu and without --backend")
+    assert "zsl-doctor" not in caught.value.message
+
+
+def test_without_a_driver_the_words_are_those_of_the_doctor(card, monkeypatch):
+    card.cuda.fail("cudaGetDeviceCount", cudaError_t.cudaErrorInsufficientDriver)
+    monkeypatch.setattr(cuda_layer, "driver", lambda: Driver("", "", (), "there is no NVIDIA driver: install it"))
+    with pytest.raises(
+        BackendError, match=r"^E-DEVICE: cuda:0 cannot be used: there is no NVIDIA driver: install it; or"
+    ):
+        Cuda(0)
 
 
 def test_a_thread_keeps_its_own_card(card):

@@ -238,6 +238,18 @@ def test_the_newest_that_fits_is_taken_and_one_of_this_card_before_it(bundle):
     assert engines_of(bundle, "lift") == []
 
 
+def test_one_that_this_user_built_is_taken_before_a_newer_one_of_somebody_else(bundle):
+    own = kept(bundle)
+    newer = facts_of(bundle, profiles=(Profile(1, 1, 8), Profile(1, 32, 32)))
+    other = store(bundle.path, newer, PLAN + b"!", PORTS, trusted=False)
+    for path, when in ((own, "2026-01-01"), (other, "2026-02-01")):
+        said = json.loads(path.with_suffix(".json").read_text())
+        path.with_suffix(".json").write_text(json.dumps({**said, "built_at": when}))
+    assert looked_for(bundle).path == own
+    own.unlink()
+    assert looked_for(bundle).path == other
+
+
 def test_engines_of_other_bundles_in_the_cache_are_not_this_one_s(bundle, tmp_path):
     other = tmp_path / "elsewhere"
     other.mkdir()
