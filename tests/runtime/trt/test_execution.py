@@ -515,7 +515,7 @@ def test_every_call_is_for_the_card_that_was_asked_for_and_the_thread_keeps_its_
     card.check()
     with pytest.raises(ArtefactError, match=r"E-ENGINE-MISMATCH: .* compute capability 8\.6"):
         open_backend("tensorrt", bundle, device="cuda:0", threads=1)
-    with pytest.raises(BackendError, match="the driver shows 2 cards") as caught:
+    with pytest.raises(BackendError, match="CUDA shows 2 cards") as caught:
         open_backend("tensorrt", bundle, device="cuda:2", threads=1)
     assert (caught.value.code, caught.value.exit_code) == ("E-DEVICE", 4)
 
