@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,10 +22,12 @@ import numpy as np
 
 from zsl_runtime.class_table import ClassTable, SemanticRule
 from zsl_runtime.errors import ArtefactError, SystemProblem, UsageError, from_os_error
+from zsl_runtime.gaussian import ClassMeans, Gaussian
 from zsl_runtime.head import Head, Replay, View
 from zsl_runtime.manifest import (
     CLASSES,
     CURRENT,
+    GAUSSIAN,
     HISTORY,
     MANIFEST,
     PROBE,
@@ -69,8 +71,9 @@ class Generation:
         table: C classes.
         head: of the same C classes.
         seed: with which the head was fitted.
-        action: what made it: export, add, remove, undo or refit.
+        action: what made it: export, add, teach, remove, undo or refit.
         parent_sha256: of the parent's file, so that going back is checked as well; empty when there is no parent.
+        means: of the rule `gaussian`, what is known of each class; None by the other rules.
 
     """
 
@@ -81,13 +84,16 @@ class Generation:
     seed: int
     action: str
     parent_sha256: str = ""
+    means: ClassMeans | None = None
 
     def __post_init__(self) -> None:
-        if len(self.table) == 0 or len(self.table) != len(self.head) or not 0 <= self.parent < self.number:
+        sizes = {len(self.table), len(self.head), *(() if self.means is None else (len(self.means),))}
+        if len(self.table) == 0 or len(sizes) > 1 or not 0 <= self.parent < self.number:
             raise UsageError(
                 "E-GENERATION",
-                f"generation {self.number} with parent {self.parent}, {len(self.table)} classes and a head of "
-                f"{len(self.head)}; expected at least one class, a head of the same size and 0 <= parent < number",
+                f"generation {self.number} with parent {self.parent}, {len(self.table)} classes, a head of "
+                f"{len(self.head)}{'' if self.means is None else f' and {len(self.means)} means'}; expected at least "
+                "one class, a head (and means) of the same size and 0 <= parent < number",
             )
 
     def to_bytes(self) -> bytes:
@@ -96,6 +102,8 @@ class Generation:
         for k, (weight, bias) in enumerate(zip(self.head.weights, self.head.biases, strict=True)):
             tensors[f"head.{k}.weight"] = weight
             tensors[f"head.{k}.bias"] = bias
+        if self.means is not None:
+            tensors |= {f"means.{one.name}": getattr(self.means, one.name) for one in fields(ClassMeans)}
         metadata = {
             "number": str(self.number),
             "parent": str(self.parent),
@@ -126,7 +134,8 @@ class Generation:
         tensors, metadata = parse_tensors(data, code=code, where=where)
         try:
             names, attributes = _names(metadata["names"]), _names(metadata["attributes"])
-            _check_tensors(tensors, _generation_layout(len(names), len(attributes), views))
+            known = any(name.startswith("means.") for name in tensors)
+            _check_tensors(tensors, _generation_layout(len(names), len(attributes), views, means=known))
             table = ClassTable(names, tensors["seen"].astype(np.bool_), tensors["raw"], attributes)
             head = Head(
                 tuple(views),
@@ -143,6 +152,7 @@ class Generation:
                 seed=int(metadata["seed"]),
                 action=metadata["action"],
                 parent_sha256=metadata["parent_sha256"],
+                means=ClassMeans(*(tensors[f"means.{one.name}"] for one in fields(ClassMeans))) if known else None,
             )
         except (KeyError, ValueError, UsageError) as error:
             reason = f"no {error} in its metadata" if isinstance(error, KeyError) else getattr(error, "message", error)
@@ -271,7 +281,7 @@ class Bundle:
 
     @property
     def head_rule(self) -> str:
-        """How heads are made: `fit`, from replay and synthesized features, or `rows`, from semantic vectors."""
+        """How heads are made: `gaussian`, `fit` or `rows` (`zsl_runtime.head`)."""
         return str(self.manifest["head"]["rule"])
 
     @property
@@ -286,7 +296,7 @@ class Bundle:
         return self.path / name
 
     def graph(self, part: str) -> Path | None:
-        """Path of graph `part` (model, synthesizer, rows, lift), None when the model has none.
+        """Path of graph `part` (model, means, synthesizer, rows, lift), None when the model has none.
 
         The model graph is that of `graphs.model`, in fp32 where the bundle holds it; `model_graph` has the others.
         """
@@ -408,7 +418,9 @@ class Bundle:
         if hashlib.sha256(data).hexdigest() != sha256:
             raise ArtefactError("E-BUNDLE-HASH", f"{path} was changed after it was written; copy the bundle again")
         generation = Generation.from_bytes(data, self.views, where=str(path))
-        if generation.number != number or generation.table.attributes != self.attributes:
+        means = generation.means is not None
+        own = generation.table.attributes == self.attributes and means == (self.head_rule == "gaussian")
+        if generation.number != number or not own:
             raise ArtefactError(
                 "E-BUNDLE-GENERATION", f"{path} holds generation {generation.number} of another model; copy it again"
             )
@@ -426,18 +438,31 @@ class Bundle:
     def replay(self) -> Replay:
         """The real features that heads are fitted on; ArtefactError E-BUNDLE-HASH, -REPLAY or -MISSING."""
         path = self.file(REPLAY)
-        data = _read_bytes(path)
-        if hashlib.sha256(data).hexdigest() != self.manifest["files"][REPLAY]["sha256"]:
-            raise ArtefactError("E-BUNDLE-HASH", f"{path} is not the exported file; copy or export the bundle again")
-        replay = Replay.from_bytes(data, where=str(path))
+        replay = Replay.from_bytes(self._checked(REPLAY), where=str(path))
         if replay.features.shape[1] != self.manifest["dims"]["F"]:
             raise ArtefactError("E-BUNDLE-REPLAY", f"{path} holds features of another width; export the model again")
         return replay
+
+    def gaussian(self) -> Gaussian:
+        """What turns means into rows, by the rule `gaussian`; ArtefactError E-BUNDLE-HASH, -GAUSSIAN or -MISSING."""
+        path = self.file(GAUSSIAN)
+        gaussian = Gaussian.from_bytes(self._checked(GAUSSIAN), where=str(path))
+        if len(gaussian.scale) != self.manifest["dims"]["D"]:
+            raise ArtefactError("E-BUNDLE-GAUSSIAN", f"{path} holds numbers of another width; export the model again")
+        return gaussian
 
     def probe(self) -> Probe:
         """The inputs with known answers; ArtefactError E-BUNDLE-PROBE, E-BUNDLE-MISSING."""
         path = self.file(PROBE)
         return Probe.from_bytes(_read_bytes(path), where=str(path))
+
+    def _checked(self, name: str) -> bytes:
+        """Content of a file that the manifest lists; ArtefactError E-BUNDLE-HASH when it is not the exported one."""
+        path = self.file(name)
+        data = _read_bytes(path)
+        if hashlib.sha256(data).hexdigest() != self.manifest["files"][name]["sha256"]:
+            raise ArtefactError("E-BUNDLE-HASH", f"{path} is not the exported file; copy or export the bundle again")
+        return data
 
     def history(self) -> tuple[list[dict[str, Any]], list[int]]:
         """What was done to the classes: the lines of history.jsonl, and the numbers of lines that cannot be read."""
@@ -605,8 +630,9 @@ def _fill(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, Path | 
         listed[name] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
     whole = {"format_version": format_for(manifest), **manifest, "files": listed}
     views, _ = check_manifest(whole, folder)
-    if generation.head.views != views or list(generation.table.attributes) != whole["attributes"]:
-        raise UsageError("E-GENERATION", "the generation's views or attributes are not those of the manifest")
+    means = (generation.means is not None) == (whole["head"]["rule"] == "gaussian")
+    if generation.head.views != views or list(generation.table.attributes) != whole["attributes"] or not means:
+        raise UsageError("E-GENERATION", "the generation's views, attributes or means are not those of the manifest")
     data = (json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
     write_synced(folder / MANIFEST, data)
     (folder / CLASSES).mkdir()
@@ -746,7 +772,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _generation_layout(
-    count: int, attributes: int, views: Sequence[View]
+    count: int, attributes: int, views: Sequence[View], *, means: bool
 ) -> dict[str, tuple[Any, tuple[int | None, ...]]]:
     layout: dict[str, tuple[Any, tuple[int | None, ...]]] = {
         "seen": (np.uint8, (count,)),
@@ -755,6 +781,13 @@ def _generation_layout(
     for k, view in enumerate(views):
         layout[f"head.{k}.weight"] = (np.float32, (count, view.stop - view.start))
         layout[f"head.{k}.bias"] = (np.float32, (count,))
+    if means:
+        width = max(view.stop for view in views)
+        layout |= {
+            "means.prior": (np.float32, (count, width)),
+            "means.counts": (np.int64, (count,)),
+            "means.totals": (np.float64, (None, width)),
+        }
     return layout
 
 

@@ -1,37 +1,40 @@
 """Change the classes of a bundle: each change is a new Generation, committed at once or not at all.
 
-Nothing here looks at a photograph or loads the model graph: heads are made from what the bundle keeps. By the rule
-`fit` that is real features of the seen classes and the graph that synthesizes features from attributes; by the rule
-`rows` it is the graph that gives a class's row from its attributes, and nothing is fitted or drawn.
+Heads are made from what the bundle keeps. By the rule `gaussian` every class is a mean, told from its attributes by a
+graph and sharpened by photographs: a row depends on its own class alone, and nothing is fitted. By the rule `fit` the
+whole head is fitted again, on real features of the seen classes and on features synthesized from attributes. By the rule
+`rows` a graph gives a class's row. Nothing here loads the model graph: what photographs say is worked out before, by
+`zsl_runtime.photographs`.
 """
 
 from __future__ import annotations
 
 import time
 from contextlib import closing
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from zsl_runtime.adding import add_rows, groups, kept_keys
 from zsl_runtime.backends import open_small_graphs
-from zsl_runtime.errors import UsageError
-from zsl_runtime.head import Head, append_rows, fit_head, fitting_rows, fold, rows_head, silent
-from zsl_runtime.row_cache import RowCache
+from zsl_runtime.errors import UsageError, listed
+from zsl_runtime.gaussian import ClassMeans, gaussian_head, grown_head, prior_means, taught_head
+from zsl_runtime.head import Head, append_rows, fit_head, fitting_rows, rows_head, silent
+from zsl_runtime.newcomers import confusable, neighbours, outside, training_ranges, twins
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from zsl_runtime.backends import Backend
     from zsl_runtime.bundle import Bundle, Generation
     from zsl_runtime.class_table import ClassTable
+    from zsl_runtime.gaussian import Evidence, Floats
     from zsl_runtime.head import Advance
+    from zsl_runtime.newcomers import Neighbour
 
-FITS = ("new", "full")
-Fit = Literal["new", "full"]
+    Evidences = Mapping[str, Evidence]
 
 
 class ClassRow(NamedTuple):
@@ -41,12 +44,14 @@ class ClassRow(NamedTuple):
         name: of the class.
         split: seen (the model was trained on photographs of it) or unseen.
         row: its column in scores.
+        photographs: that its mean rests on, those of training included; None where the head rule keeps no count.
 
     """
 
     name: str
     split: str
     row: int
+    photographs: int | None
 
 
 @dataclass(frozen=True)
@@ -55,18 +60,18 @@ class Change:
 
     Attributes:
         generation: now in force.
-        names: the classes that came or went.
-        fits: class -> share in [0, 1] of its own synthetic features that the new head, calibration included, takes for
-            this class; of the classes that were added. A low share says that its attributes resemble another class.
-            Empty where nothing is synthesized (the rule `rows`).
+        names: the classes that came, went or were taught.
+        neighbours: by the rule `gaussian`, added or taught class -> those that it is expected to be mixed up with.
+        notes: what the user should know about these classes, a line each.
         seconds: that the change took, waiting for other writers not counted.
 
     """
 
     generation: Generation
     names: tuple[str, ...]
-    fits: dict[str, float]
     seconds: float
+    neighbours: Mapping[str, tuple[Neighbour, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def fit_epochs(bundle: Bundle) -> int:
@@ -74,46 +79,45 @@ def fit_epochs(bundle: Bundle) -> int:
     return sum(view.fit.epochs for view in bundle.views if view.fit is not None)
 
 
-def add_steps(bundle: Bundle, count: int, fit: Fit) -> int:
-    """How often `add_classes` calls `advance` for `count` new classes."""
-    if fit == "new" and bundle.head_rule == "fit":
-        return sum(1 for _ in groups(count))
-    return fit_epochs(bundle)
-
-
 def list_classes(bundle: Bundle) -> list[ClassRow]:
     """The classes of the generation in force, in the order of their columns."""
-    table = bundle.current().table
+    generation = bundle.current()
+    table, means = generation.table, generation.means
     return [
-        ClassRow(name, "seen" if seen else "unseen", row)
+        ClassRow(name, "seen" if seen else "unseen", row, None if means is None else int(means.counts[row]))
         for row, (name, seen) in enumerate(zip(table.names, table.seen, strict=True))
     ]
 
 
 def add_classes(
-    bundle: Bundle, table: ClassTable, *, fit: Fit = "new", seed: int | None = None, advance: Advance = silent
+    bundle: Bundle,
+    table: ClassTable,
+    *,
+    photographs: Evidences | None = None,
+    seed: int | None = None,
+    advance: Advance = silent,
 ) -> Change:
-    """Add classes from their attributes alone.
+    """Add classes from their attributes, and from photographs where there are some.
 
     Args:
         bundle: to change.
         table: the new classes, all unseen, with the bundle's attributes in the bundle's order.
-        fit: `new` fits only the new rows, against a sample of the replay and of synthetic features of every class
-            without photographs (`adding.py`); `full` fits the whole head again. Both carry gamma and temperature over.
-            By the rule `rows` both append the rows of the new classes.
-        seed: of synthesis and fit; None takes the one of the export, with which a class gets the very features that it
-            would have had if it had been there from the start. Only recorded by the rule `rows`.
-        advance: called with 1 `add_steps` times.
+        photographs: name of a new class -> what its photographs say (`zsl_runtime.photographs.gather`); only by the
+            rule `gaussian`.
+        seed: of synthesis and fit by the rule `fit`; None takes the one of the export. Only recorded by the others.
+        advance: called with 1 after each of `fit_epochs` epochs.
 
     Raises:
-        UsageError: E-CLASS-EXISTS, E-ATTRIBUTES, E-ATTRIBUTE-ZERO, E-CLASSES-SPLIT, E-FIT, E-SEED.
+        UsageError: E-CLASS-EXISTS, E-ATTRIBUTES, E-ATTRIBUTE-ZERO, E-CLASSES-SPLIT, E-CLASSES-EMPTY, E-CLASS-UNKNOWN
+            (photographs of another class), E-HEAD-RULE (photographs by another rule), E-EVIDENCE, E-SEED.
         ArtefactError: the bundle is damaged.
         BackendError: nothing can run its graphs.
         SystemProblem: it cannot be written; it is unchanged then.
 
     """
     seed = _checked_seed(bundle, seed)
-    _check_new(bundle, table, fit)
+    _check_new(bundle, table)
+    taught = _by_row(bundle, table, photographs or {})
     with bundle.lock():
         started = time.perf_counter()
         old, digest = _current(bundle)
@@ -126,23 +130,63 @@ def add_classes(
                 "remove it first or leave it out",
             )
         whole = old.table.append(table)
-        if bundle.head_rule == "rows":
+        means = old.means
+        if means is not None:
+            new = ClassMeans.without_photographs(_priors(bundle, table)).taught(taught)
+            head, means = grown_head(old.head, new, bundle.gaussian()), means.append(new)
+        elif bundle.head_rule == "rows":
             with closing(open_small_graphs(bundle)) as backend:
                 head = append_rows(old.head, table, rule=bundle.rule, rows=backend.rows)
-            generation = _next(old, digest, table=whole, head=head, seed=seed, action="add")
-            return _commit(bundle, generation, table.names, started, fit="rows")
-        if fit == "new":
-            with closing(open_small_graphs(bundle)) as backend:
-                added, cache = add_rows(bundle, backend, old.table, old.head, new=table, seed=seed, advance=advance)
-            generation = _next(old, digest, table=whole, head=added.head, seed=seed, action="add")
-            change = _commit(bundle, generation, table.names, started, fit=fit, fits=added.fits)
-            cache.save()
-            return change
-        x, labels = _fitting_rows(bundle, whole, seed)
-        head = _fitted(old, x, labels, seed, advance)
-        generation = _next(old, digest, table=whole, head=head, seed=seed, action="add")
-        fits = _own_share(generation, x, labels, range(len(old.table), len(whole)))
-        return _commit(bundle, generation, table.names, started, fit=fit, fits=fits)
+        else:
+            head = _fitted(bundle, old, whole, seed, advance)
+        generation = _next(old, digest, table=whole, head=head, means=means, seed=seed, action="add")
+        notes = (*outside(table, training_ranges(bundle, old.table)), *twins(table, old.table, bundle.rule))
+        columns = range(len(old.table), len(whole))
+        counts = {name: evidence.count for name, evidence in (photographs or {}).items()}
+        return _commit(bundle, generation, table.names, started, columns=columns, notes=notes, **_photographs(counts))
+
+
+def teach_classes(bundle: Bundle, photographs: Evidences) -> Change:
+    """Move the means of classes that are there towards their photographs; the rows of all others stay, bit for bit.
+
+    Photographs may come in portions: what counts is how many there were and their sum. Nothing else of them is kept.
+
+    Args:
+        bundle: to change, with the head rule `gaussian`.
+        photographs: class -> what its photographs say (`zsl_runtime.photographs.gather`).
+
+    Raises:
+        UsageError: E-CLASS-UNKNOWN, E-CLASSES-EMPTY when there is nothing to learn, E-HEAD-RULE, E-EVIDENCE.
+        ArtefactError: the bundle is damaged.
+        SystemProblem: it cannot be written; it is unchanged then.
+
+    """
+    check_teachable(bundle)
+    if not photographs:
+        raise UsageError("E-CLASSES-EMPTY", "there is nothing to learn; give photographs of at least one class")
+    with bundle.lock():
+        started = time.perf_counter()
+        old, digest = _current(bundle)
+        assert old.means is not None
+        taught = _by_row(bundle, old.table, photographs)
+        rows = np.array(sorted(taught), dtype=np.int64)
+        means = old.means.taught(taught)
+        head = taught_head(old.head, means, bundle.gaussian(), rows)
+        generation = _next(old, digest, table=old.table, head=head, means=means, seed=old.seed, action="teach")
+        names = tuple(old.table.names[j] for j in rows)
+        counts = {old.table.names[row]: evidence.count for row, evidence in taught.items()}
+        return _commit(bundle, generation, names, started, columns=rows.tolist(), **_photographs(counts))
+
+
+def check_teachable(bundle: Bundle) -> None:
+    """UsageError E-HEAD-RULE unless the bundle keeps what photographs can sharpen."""
+    if bundle.head_rule != "gaussian":
+        raise UsageError(
+            "E-HEAD-RULE",
+            f"{bundle.path} holds no statistics that photographs could sharpen: its head is made by the rule "
+            f"{bundle.head_rule!r}; train it again with --preset default and export it, or add the class from its "
+            "attributes alone",
+        )
 
 
 def remove_classes(bundle: Bundle, names: Sequence[str]) -> Change:
@@ -164,7 +208,13 @@ def remove_classes(bundle: Bundle, names: Sequence[str]) -> Change:
                 f"removing {len(gone)} of {len(old.table)} classes; name at least one and leave at least one",
             )
         generation = _next(
-            old, digest, table=old.table.take(rows), head=old.head.take(rows), seed=old.seed, action="remove"
+            old,
+            digest,
+            table=old.table.take(rows),
+            head=old.head.take(rows),
+            means=None if old.means is None else old.means.take(rows),
+            seed=old.seed,
+            action="remove",
         )
         return _commit(bundle, generation, tuple(dict.fromkeys(names)), started)
 
@@ -200,7 +250,7 @@ def refit(bundle: Bundle, *, seed: int | None = None, advance: Advance = silent)
 
     Args:
         bundle: to change.
-        seed: of synthesis and fit; None takes the one of the export. Only recorded by the rule `rows`.
+        seed: of synthesis and fit by the rule `fit`; None takes the one of the export. Only recorded by the others.
         advance: called with 1 after each epoch of the fit; there are `fit_epochs` of them.
 
     Raises:
@@ -211,12 +261,18 @@ def refit(bundle: Bundle, *, seed: int | None = None, advance: Advance = silent)
     with bundle.lock():
         started = time.perf_counter()
         old, digest = _current(bundle)
-        if bundle.head_rule == "rows":
-            head, fit = _recomputed(bundle, old), "rows"
+        means = old.means
+        if means is not None:
+            means = replace(means, prior=_priors(bundle, old.table))
+            head = _calibrated(gaussian_head(means, bundle.gaussian(), bundle.views[0]), old.head)
+        elif bundle.head_rule == "rows":
+            with closing(open_small_graphs(bundle)) as backend:
+                made = rows_head(old.table, rule=bundle.rule, rows=backend.rows, view=bundle.views[0])
+            head = _calibrated(made, old.head)
         else:
-            head, fit = _fitted(old, *_fitting_rows(bundle, old.table, seed), seed, advance), "full"
-        generation = _next(old, digest, table=old.table, head=head, seed=seed, action="refit")
-        return _commit(bundle, generation, (), started, fit=fit)
+            head = _fitted(bundle, old, old.table, seed, advance)
+        generation = _next(old, digest, table=old.table, head=head, means=means, seed=seed, action="refit")
+        return _commit(bundle, generation, (), started)
 
 
 def prune(bundle: Bundle, keep: int) -> tuple[int, ...]:
@@ -236,33 +292,25 @@ def prune(bundle: Bundle, keep: int) -> tuple[int, ...]:
         raise UsageError("E-PRUNE", f"--keep {keep}: at least the generation in force is kept; give 1 or more")
     with bundle.lock():
         generation, _ = _current(bundle)
-        tables, kept = [generation.table], {1, generation.number}
+        kept = {1, generation.number}
         for _ in range(keep - 1):
             if not bundle.generation_path(generation.parent).exists():
                 break
             generation = bundle.generation(generation.parent, generation.parent_sha256)
             kept.add(generation.number)
-            tables.append(generation.table)
         dropped = tuple(number for number in bundle.generation_numbers() if number not in kept)
         bundle.drop(dropped)
-        if dropped and bundle.head_rule == "fit":
-            cache = RowCache(bundle.path, bundle.manifest_sha256, bundle.manifest["dims"]["D"])
-            cache.keep_only(kept_keys(bundle, tables))
     return dropped
 
 
-def _check_new(bundle: Bundle, table: ClassTable, fit: str) -> None:
+def _check_new(bundle: Bundle, table: ClassTable) -> None:
     """What can be refused without reading the generation in force."""
-    if fit not in FITS:
-        raise UsageError("E-FIT", f"fit {fit!r} is not known; choose {' or '.join(FITS)}")
     if not len(table):
         raise UsageError("E-CLASSES-EMPTY", "there are no classes to add; give at least one")
     if table.attributes != bundle.attributes:
         raise UsageError("E-ATTRIBUTES", "the attribute columns of the new classes are not the model's, in its order")
     if table.seen.any():
-        raise UsageError(
-            "E-CLASSES-SPLIT", "classes added from attributes alone are unseen; a given one is marked seen"
-        )
+        raise UsageError("E-CLASSES-SPLIT", "classes added on site are unseen; a given one is marked seen")
     empty = np.flatnonzero(~bundle.rule.apply(table.raw).any(axis=1))
     if empty.size:
         raise UsageError(
@@ -270,6 +318,21 @@ def _check_new(bundle: Bundle, table: ClassTable, fit: str) -> None:
             f"no attribute of class {table.names[int(empty[0])]!r} is above 0, so nothing describes it; "
             "give it at least one attribute",
         )
+
+
+def _by_row(bundle: Bundle, table: ClassTable, photographs: Evidences) -> dict[int, Evidence]:
+    """Row of `table` -> what the photographs of its class say."""
+    if photographs:
+        check_teachable(bundle)
+    known = set(table.names)
+    strangers = tuple(name for name in photographs if name not in known)
+    if strangers:
+        raise UsageError(
+            "E-CLASS-UNKNOWN",
+            f"there are photographs of {listed(strangers)}, which is none of the {len(table)} classes here; give each "
+            "class's photographs under its name",
+        )
+    return {table.index(name): evidence for name, evidence in photographs.items()}
 
 
 def _checked_seed(bundle: Bundle, seed: int | None) -> int:
@@ -283,30 +346,26 @@ def _current(bundle: Bundle) -> tuple[Generation, str]:
     return bundle.current(), bundle.pointer()[1]
 
 
-def _next(old: Generation, digest: str, *, table: ClassTable, head: Head, seed: int, action: str) -> Generation:
-    return replace(
-        old,
-        number=old.number + 1,
-        parent=old.number,
-        parent_sha256=digest,
-        table=table,
-        head=head,
-        seed=seed,
-        action=action,
-    )
+def _next(old: Generation, digest: str, **changed: Any) -> Generation:
+    return replace(old, number=old.number + 1, parent=old.number, parent_sha256=digest, **changed)
 
 
-def _recomputed(bundle: Bundle, old: Generation) -> Head:
-    """The rows of all classes computed again, with the calibration of the old head."""
+def _calibrated(head: Head, old: Head) -> Head:
+    """The head with the calibration of the old one."""
+    return replace(head, gamma=old.gamma, temperature=old.temperature)
+
+
+def _priors(bundle: Bundle, table: ClassTable) -> Floats:
+    """Means of classes as their attributes tell them (C, D), by the rule `gaussian`."""
     with closing(open_small_graphs(bundle)) as backend:
-        head = rows_head(old.table, rule=bundle.rule, rows=backend.rows, view=bundle.views[0])
-    return replace(head, gamma=old.head.gamma, temperature=old.head.temperature)
+        return prior_means(table, rule=bundle.rule, means=backend.means, width=bundle.manifest["dims"]["D"])
 
 
-def _fitting_rows(bundle: Bundle, table: ClassTable, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """`bundle_rows` with a backend for this alone: the model graph is not loaded."""
+def _fitted(bundle: Bundle, old: Generation, table: ClassTable, seed: int, advance: Advance) -> Head:
+    """A head of `table` fitted from the start, with the calibration of the old one; the model graph is not loaded."""
     with closing(open_small_graphs(bundle)) as backend:
-        return bundle_rows(bundle, backend, table, seed)
+        x, labels = bundle_rows(bundle, backend, table, seed)
+    return _calibrated(fit_head(x, labels, len(table), old.head.views, seed, advance=advance), old.head)
 
 
 def bundle_rows(
@@ -336,24 +395,24 @@ def bundle_rows(
     )
 
 
-def _fitted(old: Generation, x: NDArray[np.float32], labels: NDArray[np.int64], seed: int, advance: Advance) -> Head:
-    """A head fitted from the start, with the calibration of the old one."""
-    head = fit_head(x, labels, int(labels.max()) + 1, old.head.views, seed, advance=advance)
-    return replace(head, gamma=old.head.gamma, temperature=old.head.temperature)
+def _photographs(counts: dict[str, int]) -> dict[str, Any]:
+    """The entry of the history, where there were photographs."""
+    return {"photographs": counts} if counts else {}
 
 
-def _own_share(
-    generation: Generation, x: NDArray[np.float32], labels: NDArray[np.int64], columns: Sequence[int]
-) -> dict[str, float]:
-    """Class name -> share of its rows in x that the calibrated head takes for it."""
-    folded = fold(generation.head, generation.table.seen)
-    return {
-        generation.table.names[j]: float((folded.scores(x[labels == j]).argmax(axis=1) == j).mean()) for j in columns
-    }
-
-
-def _commit(bundle: Bundle, generation: Generation, names: tuple[str, ...], started: float, **entry: Any) -> Change:
+def _commit(
+    bundle: Bundle,
+    generation: Generation,
+    names: tuple[str, ...],
+    started: float,
+    *,
+    columns: Sequence[int] = (),
+    notes: Sequence[str] = (),
+    **entry: Any,
+) -> Change:
+    near: dict[str, tuple[Neighbour, ...]] = {}
+    if generation.means is not None and columns:
+        near = neighbours(generation, bundle.gaussian(), columns)
     seconds = time.perf_counter() - started
-    fits = entry.get("fits", {})
-    bundle.commit(generation, {"names": names, "seconds": round(seconds, 3), **entry})
-    return Change(generation, names, fits, seconds)
+    bundle.commit(generation, {"names": names, "rule": bundle.head_rule, "seconds": round(seconds, 3), **entry})
+    return Change(generation, names, time.perf_counter() - started, near, (*notes, *confusable(near)))

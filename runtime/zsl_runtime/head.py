@@ -1,12 +1,12 @@
-"""The classifier on top of the features: views, fitting, folding into one matrix; `extend.py` adds classes to it.
+"""The classifier on top of the features: views, fitting, folding into one matrix.
 
-A head is made by one of two rules (DESIGN.md section 5): `fit`, softmax regression on Replay and synthetic features, or
-`rows`, a graph that turns a class's semantic vector into its row of weights.
+A head is made by one of three rules: `gaussian`, each row from its class's mean (`zsl_runtime.gaussian`); `fit`, softmax
+regression on Replay and synthetic features; or `rows`, a graph that turns a class's semantic vector into its row.
 
 NumPy only, float32. The same functions fit a head in training and on site, so that a class added later goes through
 the code that the classes of the first day went through. Settings are those published for these methods: softmax
 regression by Adam with betas (0.5, 0.999), eps 1e-8, weights from N(0, 0.02), biases 0, a new seeded permutation of
-the rows each epoch, the last short batch used.
+the rows each epoch, in batches of nearly equal size.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     Rows = Callable[[Floats], tuple[Floats, Floats]]
     Advance = Callable[[int], None]
 
-RULES = ("fit", "rows")  # how a head is made from what the bundle keeps
+RULES = ("fit", "rows", "gaussian")  # how a head is made from what the bundle keeps
 ADAM_EPS = 1e-8
 BLOCK_ROWS = 1024  # rows that go through a graph or a large matrix product at once
 TOPK_ROWS = 16  # rows of scores that are partitioned at once

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -16,15 +17,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # The newest format. A bundle carries the oldest one that describes it (`format_for`), so that a runtime in the field
-# reads every bundle that it can run: 1 is the rule `fit`; 2 adds the rule `rows`.
-FORMAT_VERSION = 2
-PARTS = {"fit": ("model", "synthesizer", "lift"), "rows": ("model", "rows", "lift")}  # graphs by the rule of the head
+# reads every bundle that it can run: 1 is the rule `fit`; 2 adds the rule `rows`, 3 the rule `gaussian`.
+FORMATS = {"fit": 1, "rows": 2, "gaussian": 3}
+FORMAT_VERSION = max(FORMATS.values())
+PARTS = {  # graphs by the rule of the head
+    "fit": ("model", "synthesizer", "lift"),
+    "rows": ("model", "rows", "lift"),
+    "gaussian": ("model", "means", "lift"),
+}
 INPUTS = {"images": "uint8", "backbone_features": "float32"}  # name of the graph's input -> its dtype
 MANIFEST, CLASSES, CURRENT, HISTORY = "manifest.json", "classes", "CURRENT", "history.jsonl"
 # What the optional `precisions` may name, and by which of them each `default_precision` is answered.
 PRECISIONS = ("fp32", "fp16", "int8-cpu", "int8-trt")
 PRECISION_FILES = {"fp32": ("fp32",), "fp16": ("fp16",), "int8": ("int8-cpu", "int8-trt")}
-REPLAY, PROBE = "replay.safetensors", "probe.safetensors"
+REPLAY, PROBE, GAUSSIAN = "replay.safetensors", "probe.safetensors", "gaussian.safetensors"
 
 MANIFEST_TYPES: dict[str, tuple[type, ...]] = {
     "method": (str,),
@@ -46,14 +52,16 @@ MANIFEST_TYPES: dict[str, tuple[type, ...]] = {
 
 def format_for(manifest: Mapping[str, Any]) -> int:
     """The format version under which a manifest is written."""
-    return 1 if manifest.get("head", {}).get("rule") == "fit" else 2
+    return FORMATS.get(manifest.get("head", {}).get("rule"), FORMAT_VERSION)
 
 
 def check_version(manifest: Mapping[str, Any], folder: Path) -> None:
     """ArtefactError E-BUNDLE-VERSION for a format newer than ours, E-BUNDLE-MANIFEST when there is no version."""
     version = manifest.get("format_version")
     if type(version) is not int or version < 1:
-        raise ArtefactError("E-BUNDLE-MANIFEST", f"{folder / MANIFEST} has format_version {version!r}; expected 1 or 2")
+        raise ArtefactError(
+            "E-BUNDLE-MANIFEST", f"{folder / MANIFEST} has format_version {version!r}; expected 1 to {FORMAT_VERSION}"
+        )
     if version > FORMAT_VERSION:
         raise ArtefactError(
             "E-BUNDLE-VERSION",
@@ -124,8 +132,11 @@ def _check_graphs(manifest: Mapping[str, Any]) -> None:
     if rule == "fit":
         complete = graphs["synthesizer"] is not None and REPLAY in files
         require(complete, f"a head that is fitted needs a synthesizer and {REPLAY}")
-    else:
+    elif rule == "rows":
         require(graphs["rows"] is not None, "a head of the rule rows needs a rows graph")
+    else:
+        complete = None not in (graphs["means"], graphs["lift"]) and GAUSSIAN in files
+        require(complete, f"a head of the rule gaussian needs a means graph, a lift graph and {GAUSSIAN}")
     require(PROBE in files, f"there is no {PROBE}")
     require((given.get("name"), given.get("dtype")) in list(INPUTS.items()), f"unknown `input` {given!r}")
     require(
@@ -166,7 +177,25 @@ def _check_sizes(manifest: Mapping[str, Any]) -> None:
     require(noise, f"`dims` has Z {width!r}, expected {'at least 1' if fitted else '0 without a synthesizer'}")
     unique = all(isinstance(name, str) for name in attributes) and len(set(attributes)) == len(attributes)
     require(unique and len(attributes) == dims["A"], f"`attributes` are not {dims['A']} different names")
+    _check_ranges(manifest)
     require(manifest["graphs"]["lift"] is not None or dims["F"] == dims["D"], "without a lift F and D must be equal")
+
+
+def _check_ranges(manifest: Mapping[str, Any]) -> None:
+    """The optional key `attribute_ranges`: for each attribute the least and the largest value of training."""
+    ranges = manifest.get("attribute_ranges")
+    if ranges is None:
+        return
+    good = isinstance(ranges, list) and len(ranges) == manifest["dims"]["A"]
+    pairs = good and all(isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair)) for pair in ranges)
+    require(
+        pairs and all(low <= high for low, high in ranges),
+        f"`attribute_ranges` is not a list of {manifest['dims']['A']} pairs of ascending numbers",
+    )
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in {int, float} and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def _check_head(manifest: Mapping[str, Any]) -> tuple[View, ...]:
@@ -186,7 +215,7 @@ def _check_head(manifest: Mapping[str, Any]) -> tuple[View, ...]:
         require(all(view.fit is not None for view in views), "a view has no fit settings")
     else:
         whole = len(views) == 1 and views[0].start == 0 and views[0].fit is None
-        require(whole, "the rule rows has one view, of all columns and without fit settings")
+        require(whole, f"the rule {head['rule']} has one view, of all columns and without fit settings")
     return views
 
 

@@ -55,6 +55,7 @@ BACKENDS = {
     "openvino": Kind("zsl_runtime.backends.openvino", ("openvino",), ("fp32", "fp16", "bf16", "int8"), fast=True),
     "reference": Kind("zsl_runtime.backends.reference", ORT_PACKAGES, ("fp32", "fp16", "int8"), fast=False),
 }
+SMALL_PARTS = ("means", "synthesizer", "rows", "lift")  # the graphs of bundles but the model graph
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 FILES = {"fp32": "fp32", "fp16": "fp16", "bf16": "fp32", "int8": "int8-cpu"}  # precision -> key of Bundle.precisions
 
@@ -122,6 +123,10 @@ class Backend(Protocol):
 
     def rows(self, semantic: Floats) -> tuple[Floats, Floats]:
         """Semantic vectors (M, A), rule applied -> weights (M, D) and biases (M,) of the classes' rows, float32."""
+        ...
+
+    def means(self, semantic: Floats) -> Floats:
+        """Semantic vectors (M, A), rule applied -> the classes' means (M, D) in canonical coordinates, float32."""
         ...
 
     def lift(self, features: Floats) -> Floats:
@@ -337,7 +342,7 @@ def held_precisions(bundle: Bundle) -> list[str]:
 
 
 def _small_graphs(bundle: Bundle) -> dict[str, Path | None]:
-    return {part: bundle.graph(part) for part in ("synthesizer", "rows", "lift")}
+    return {part: bundle.graph(part) for part in SMALL_PARTS}
 
 
 def _checked_threads(threads: int | None) -> int:

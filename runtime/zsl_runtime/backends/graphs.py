@@ -26,12 +26,14 @@ INPUTS = {  # of each graph; either set, where there are two
     "model": ({"images", *HEAD_INPUTS}, {"backbone_features", *HEAD_INPUTS}),
     "synthesizer": ({"semantic", "noise"},),
     "rows": ({"semantic"},),
+    "means": ({"semantic"},),
     "lift": ({"features"},),
 }
 OUTPUTS = {
     "model": {"scores", "features"},
     "synthesizer": {"features"},
     "rows": {"weight", "bias"},
+    "means": {"means"},
     "lift": {"lifted"},
 }
 
@@ -77,7 +79,7 @@ class GraphBackend(ABC):
     """A `Backend` over ONNX files; a subclass says how its library loads one.
 
     Args:
-        graphs: `model`, `synthesizer`, `rows`, `lift` -> ONNX file, or None where there is none.
+        graphs: `model`, `means`, `synthesizer`, `rows`, `lift` -> ONNX file, or None where there is none.
         threads: that one call may use.
         precision: of the model graph; the other graphs always run in fp32, so that heads are the same everywhere.
 
@@ -129,6 +131,11 @@ class GraphBackend(ABC):
         """Semantic vectors (M, A) -> weights (M, D) and biases (M,) of the classes' rows, all float32."""
         weight, bias = self._run("rows", ["weight", "bias"], {"semantic": semantic})
         return weight, bias
+
+    def means(self, semantic: Floats) -> Floats:
+        """Semantic vectors (M, A) -> the classes' means (M, D) in canonical coordinates, float32."""
+        (means,) = self._run("means", ["means"], {"semantic": semantic})
+        return means
 
     def lift(self, features: Floats) -> Floats:
         """Features (M, F) -> lifted features (M, D), float32; the features themselves when there is no lift."""

@@ -90,7 +90,7 @@ class OpenVinoBackend(GraphBackend):
     """Runs graphs with OpenVINO's CPU device, and no other.
 
     Args:
-        graphs: `model`, `synthesizer`, `rows`, `lift` -> ONNX file, or None where there is none.
+        graphs: `model`, `means`, `synthesizer`, `rows`, `lift` -> ONNX file, or None where there is none.
         threads: of one inference; calls from several threads wait for each other, so there are never more than these.
         precision: of the model graph: fp32, fp16 and int8 are files; bf16 is how the fp32 file is run.
 

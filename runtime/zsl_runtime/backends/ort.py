@@ -45,7 +45,7 @@ class OrtBackend(GraphBackend):
     """Runs graphs with ONNX Runtime's CPU provider, and no other: nothing can fall back silently.
 
     Args:
-        graphs: `model`, `synthesizer`, `rows`, `lift` -> ONNX file, or None where there is none.
+        graphs: `model`, `means`, `synthesizer`, `rows`, `lift` -> ONNX file, or None where there is none.
         threads: inside one operator; operators run one after the other.
         precision: of the file behind `model`.
         optimize: let ONNX Runtime rewrite the graphs before it runs them.

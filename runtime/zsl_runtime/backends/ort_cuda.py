@@ -61,9 +61,9 @@ def check(bundle: Bundle | None, precision: str, card: Card | None) -> None:  # 
 
 def open_on_card(bundle: Bundle, threads: int, precision: str, card: int) -> OrtCudaBackend:
     """Open the graphs of a bundle; BackendError E-BACKEND-MISSING, E-DEVICE."""
-    from zsl_runtime.backends import model_file
+    from zsl_runtime.backends import SMALL_PARTS, model_file
 
-    graphs = {part: bundle.graph(part) for part in ("synthesizer", "rows", "lift")}
+    graphs = {part: bundle.graph(part) for part in SMALL_PARTS}
     return OrtCudaBackend({**graphs, "model": model_file(bundle, precision)}, threads, precision, card=card)
 
 
@@ -102,7 +102,7 @@ class OrtCudaBackend(OrtBackend):
     """Runs the model graph with ONNX Runtime's CUDA provider, and no other.
 
     Args:
-        graphs: `model`, `synthesizer`, `rows`, `lift` -> ONNX file, or None where there is none.
+        graphs: `model`, `means`, `synthesizer`, `rows`, `lift` -> ONNX file, or None where there is none.
         threads: of the graphs that run on the CPU.
         precision: of the file behind `model`: fp32 or fp16.
         card: N of `cuda:N`.

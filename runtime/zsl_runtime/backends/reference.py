@@ -33,7 +33,7 @@ class ReferenceBackend:
     """Features from the unoptimised ONNX graphs, scores from the formula.
 
     Args:
-        graphs: `model`, `synthesizer`, `rows`, `lift` -> ONNX file, or None where there is none.
+        graphs: `model`, `means`, `synthesizer`, `rows`, `lift` -> ONNX file, or None where there is none.
         threads: inside one operator.
         precision: of the file behind `model`; a quantised one is computed in float32 between its roundings.
 
@@ -75,6 +75,10 @@ class ReferenceBackend:
     def rows(self, semantic: Floats) -> tuple[Floats, Floats]:
         """Semantic vectors (M, A) -> weights (M, D) and biases (M,) of the classes' rows, all float32."""
         return self._graphs.rows(semantic)
+
+    def means(self, semantic: Floats) -> Floats:
+        """Semantic vectors (M, A) -> the classes' means (M, D) in canonical coordinates, float32."""
+        return self._graphs.means(semantic)
 
     def lift(self, features: Floats) -> Floats:
         """Features (M, F) -> lifted features (M, D), float32; the features themselves when there is no lift."""

@@ -236,6 +236,10 @@ class TensorRtBackend:
         """Semantic vectors (M, A) -> weights (M, D) and biases (M,) of the classes' rows, all float32."""
         return self._small().rows(semantic)
 
+    def means(self, semantic: Floats) -> Floats:
+        """Semantic vectors (M, A) -> the classes' means (M, D) in canonical coordinates, float32."""
+        return self._small().means(semantic)
+
     def lift(self, features: Floats) -> Floats:
         """Features (M, F) -> lifted features (M, D), float32; the features themselves when there is no lift."""
         return features if self._bundle.graph("lift") is None else self._small().lift(features)

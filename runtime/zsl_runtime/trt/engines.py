@@ -23,7 +23,7 @@ import stat
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zsl_runtime.backends import PRECISIONS
+from zsl_runtime.backends import PRECISIONS, SMALL_PARTS
 from zsl_runtime.cache import cache_folder
 from zsl_runtime.errors import ArtefactError, SystemProblem, UsageError, from_os_error
 from zsl_runtime.storage import TEMPORARY, exclusive, replacing, write_whole
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 FORMAT = 1  # of the sidecar
 ENGINES = "engines"
 PLAN, SIDECAR = ".engine", ".json"
-PARTS = ("model", "synthesizer", "rows", "lift")
+PARTS = ("model", *SMALL_PARTS)
 # Precision of the model graph -> key of Bundle.precisions. The graphs of the other parts are float32 alone.
 TENSORRT_FILES = {"fp32": "fp32", "fp16": "fp16", "int8": "int8-trt"}
 CHOICES = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}  # flavour -> what stands for it after `--trt`
@@ -70,7 +70,7 @@ class Facts:
 
     Attributes:
         graph_sha256: of the ONNX file it was built from.
-        part: model, synthesizer, rows or lift.
+        part: model, means, synthesizer, rows or lift.
         flavour: tensorrt or tensorrt-rtx.
         version: of that library, whole; no other version loads the plan.
         compute_capabilities: such as 8.9; with the full library exactly one.
@@ -228,6 +228,8 @@ def ports_of(bundle: Bundle, part: str) -> Ports:
             return Ports((semantic, noise), (Port("features", "float32", ("M", f)),))
         case "rows":
             return Ports((semantic,), (Port("weight", "float32", ("M", d)), Port("bias", "float32", ("M",))))
+        case "means":
+            return Ports((semantic,), (Port("means", "float32", ("M", d)),))
         case _:
             return Ports((Port("features", "float32", ("M", f)),), (Port("lifted", "float32", ("M", d)),))
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zsl_runtime.class_table import ClassTable
+    from zsl_runtime.gaussian import Gaussian
     from zsl_runtime.head import View
     from zsl_train.data.pictures import Pictures
 
@@ -94,10 +95,13 @@ class TrainingData:
 class Trained:
     """The modules that are kept after training, all in eval mode and on the CPU.
 
+    A method gives a `synthesizer`, `rows` or `means`, exactly one of them. A training that ships the Gaussian head puts
+    `means` in the place of what the method gave (`zsl_train.gaussian.shipped`).
+
     Attributes:
         embedder: region features (B, R, V) float32 -> features f (B, F).
         lift: f (B, F) -> lifted x (B, D); None when the head looks at f itself.
-        synthesizer: semantic (M, A), noise (M, Z) -> synthetic f (M, F); None where `rows` makes the head.
+        synthesizer: semantic (M, A), noise (M, Z) -> synthetic f (M, F); the head is fitted on them (rule `fit`).
         noise_width: Z; 0 without a synthesizer.
         feature_width: F.
         lifted_width: D (equal to F without a lift).
@@ -105,10 +109,13 @@ class Trained:
             columns, and it is not fitted.
         synthetic_per_class: synthetic features drawn for each class without photographs; 0 without a synthesizer.
         rows: semantic (M, A) -> a class's weights (M, D) and bias (M,); the head's rows come from it, and nothing is
-            synthesized or fitted (the head rule `rows`). Exactly one of synthesizer and rows is given.
+            synthesized or fitted (the head rule `rows`).
         replay: regions (B, R, V), noise (B, K, Z) -> (B, K, F): K rows of each picture that a head is fitted on, where
             these are not f itself (a sampled latent, say). It runs on the embedder's tensors and has none of its own.
         replay_per_class: with `replay`, rows of each seen class; a class with fewer pictures has several of each.
+        means: semantic (M, A) -> a class's mean (M, D) in canonical coordinates; rows follow from it and from `gaussian`
+            (the head rule `gaussian`). The lift is the one linear layer that takes f to these coordinates.
+        gaussian: with `means`, what turns means into rows.
 
     """
 
@@ -123,17 +130,23 @@ class Trained:
     rows: nn.Module | None = None
     replay: nn.Module | None = None
     replay_per_class: int = 0
+    means: nn.Module | None = None
+    gaussian: Gaussian | None = None
 
     def __post_init__(self) -> None:
-        assert (self.synthesizer is None) != (self.rows is None), "one of synthesizer and rows makes the head"
+        makers = [one for one in (self.synthesizer, self.rows, self.means) if one is not None]
+        assert len(makers) == 1, "one of synthesizer, rows and means makes the head"
+        assert (self.means is None) == (self.gaussian is None), "means are made into rows by `gaussian`"
 
     @property
     def head_rule(self) -> str:
-        """How heads are made of these modules: `fit` or `rows`."""
+        """How heads are made of these modules: `gaussian`, `rows` or `fit`."""
+        if self.means is not None:
+            return "gaussian"
         return "fit" if self.rows is None else "rows"
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Tensors of all modules, keys ``embedder.*``, ``lift.*``, ``synthesizer.*``, ``rows.*``."""
+        """Tensors of all modules, keys ``embedder.*``, ``lift.*``, ``means.*``, and so on."""
         return {
             f"{part}.{key}": tensor.detach().clone().contiguous()
             for part, module in self.modules().items()
@@ -152,7 +165,13 @@ class Trained:
 
     def modules(self) -> dict[str, nn.Module]:
         """The modules by part name."""
-        parts = {"embedder": self.embedder, "synthesizer": self.synthesizer, "rows": self.rows, "lift": self.lift}
+        parts = {
+            "embedder": self.embedder,
+            "synthesizer": self.synthesizer,
+            "rows": self.rows,
+            "means": self.means,
+            "lift": self.lift,
+        }
         return {name: module for name, module in parts.items() if module is not None}
 
     def eval(self) -> Trained:
