@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from zsl_runtime.head import View
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import numpy as np
+    from numpy.typing import NDArray
 
     from zsl_runtime.gaussian import Gaussian
     from zsl_train.methods.base import Trained
@@ -63,6 +64,7 @@ class Means(nn.Module):
     ) -> None:
         super().__init__()
         assert (synthesizer is None) == (shape.draws == 0)
+        self.shape = shape
         self.register_buffer("anchors", torch.zeros(shape.anchors, attributes))
         self.register_buffer("coefficients", torch.zeros(shape.anchors, shape.width))
         self.register_buffer("sharpness", torch.zeros(()))  # 1 / (2 width^2) of the kernel
@@ -118,12 +120,8 @@ def shipped(trained: Trained, shape: Shape, attributes: int, gaussian: Gaussian)
     )
 
 
-def rebuilt(trained: Trained, known: Mapping[str, Any], attributes: int, gaussian: Gaussian) -> Trained:
-    """`shipped` from what run.json holds (`Shape.to_dict`); TypeError for other keys."""
-    return shipped(trained, Shape(**known), attributes, gaussian)
-
-
-def run_means(module: nn.Module, semantic: Any) -> Any:
-    """Apply the `means` of a Trained: semantic (M, A) -> means (M, D), float32 arrays."""
+def run_means(module: nn.Module, semantic: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Apply the `means` of a Trained: semantic (M, A) -> means (M, D), float32."""
     with torch.inference_mode():
-        return module(torch.from_numpy(semantic.copy())).numpy()
+        found: NDArray[np.float32] = module(torch.from_numpy(semantic.copy())).numpy()
+    return found

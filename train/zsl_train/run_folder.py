@@ -18,6 +18,7 @@ import zsl_runtime
 from zsl_runtime.bundle import Generation
 from zsl_runtime.class_table import SemanticRule
 from zsl_runtime.errors import ArtefactError, UsageError, from_os_error
+from zsl_runtime.gaussian import Gaussian
 from zsl_runtime.head import Replay, View
 from zsl_runtime.storage import LOCK, TEMPORARY, exclusive, parse_tensors, tensor_bytes, write_whole
 
@@ -45,12 +46,12 @@ class Run:
     Attributes:
         recipe: the resolved recipe as plain data.
         method: the method's name.
-        trained: embedder, lift, synthesizer or rows in eval mode with their weights.
+        trained: embedder, lift, and synthesizer, rows or means, in eval mode with their weights.
         backbone: uint8 pictures (N, P, P, 3) -> region features (N, R, V), with its weights; of a run trained on a
             feature file, what says which features those are.
         dims: sizes the method was built for.
         generation: class table and head as they are shipped (number 1).
-        replay: real seen-class features for later head fits; empty where rows come from semantic vectors.
+        replay: real seen-class features for later head fits; empty where the head is not fitted.
         semantic_rule: attributes -> semantic vectors.
         scores: content of scores.json.
         pictures: what the model graph takes, the first `probe_count` for the probe, the rest for the parity gate:
@@ -141,6 +142,7 @@ TENSORS = (
 SHEET, SHEET_FIGURES = "reconstructions.png", "reconstructions.json"  # of a method that rebuilds pictures
 KEPT = (SHEET, SHEET_FIGURES)
 READ = (*TENSORS, RECIPE, SCORES)  # what load_run reads besides run.json, where their hashes are
+STATISTICS = "gaussian.safetensors"  # of a run that ships the Gaussian head: read as well
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
@@ -251,7 +253,7 @@ class RunWriter:
         try:
             if (self.folder / CHECKPOINT).is_dir():
                 shutil.rmtree(self.folder / CHECKPOINT)
-            for name in (LOG, SPLIT, *KEPT, *READ):
+            for name in (LOG, SPLIT, STATISTICS, *KEPT, *READ):
                 (self.folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise from_os_error(error, "replace the run, remove") from error
@@ -328,9 +330,11 @@ def save_run(
     def tensors(state: dict[str, Any]) -> bytes:
         return tensor_bytes({key: value.contiguous().numpy() for key, value in state.items()}, {})
 
+    statistics = {} if trained.gaussian is None else {STATISTICS: trained.gaussian.to_bytes()}
     write_split(images, writer.folder / SPLIT)
     writer.finish(
         {
+            **statistics,
             "weights.safetensors": tensors(trained.state_dict()),
             "backbone.safetensors": tensors(backbone.state_dict()),
             "generation.safetensors": generation.to_bytes(),
@@ -347,6 +351,7 @@ def save_run(
             "semantic_rule": rule.to_dict(),
             "probe_pictures": recipe.probe_pictures,
             "seed": recipe.seed,
+            **({} if trained.means is None else {"gaussian": trained.means.shape.to_dict()}),
             # Where the photographs were, for what an export may want to read again; no part of the fingerprint.
             **({} if images.directory is None else {"data": str(images.directory)}),
         },
@@ -380,7 +385,8 @@ def load_run(path: Path) -> Run:
     info = read_info(path)
     if info.get("state") != "finished":
         raise ArtefactError("E-RUN", f"{path} is an unfinished run; repeat its zsl-train command to resume it")
-    blobs = {name: _read_checked(path / name, info) for name in READ}
+    wanted = (*READ, STATISTICS) if "gaussian" in info else READ
+    blobs = {name: _read_checked(path / name, info) for name in wanted}
     try:
         return _rebuild(path, info, blobs)
     except (UsageError, LookupError, TypeError, ValueError, RuntimeError) as error:
@@ -396,6 +402,7 @@ def load_run(path: Path) -> Run:
 def _rebuild(path: Path, info: dict[str, Any], blobs: dict[str, bytes]) -> Run:
     import torch
 
+    from zsl_train.gaussian_modules import Shape, shipped
     from zsl_train.methods import find_method
     from zsl_train.methods.base import Dims
 
@@ -408,6 +415,9 @@ def _rebuild(path: Path, info: dict[str, Any], blobs: dict[str, bytes]) -> Run:
     method = find_method(info["method"])
     dims = Dims(**info["dims"])
     trained = method.build(method.Config(**info["config"]), dims)
+    if "gaussian" in info:
+        gaussian = Gaussian.from_bytes(blobs[STATISTICS], where=str(path / STATISTICS))
+        trained = shipped(trained, Shape(**info["gaussian"]), dims.attributes, gaussian)
     trained.load_state_dict(torch_state("weights.safetensors"))
     if "views" in info:
         trained.views = tuple(View.from_dict(view) for view in info["views"])

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from zsl_runtime.class_table import ClassTable
     from zsl_runtime.gaussian import Gaussian
     from zsl_runtime.head import View
+    from zsl_train.gaussian_modules import Means
     from zsl_train.data.pictures import Pictures
 
 
@@ -130,7 +131,7 @@ class Trained:
     rows: nn.Module | None = None
     replay: nn.Module | None = None
     replay_per_class: int = 0
-    means: nn.Module | None = None
+    means: Means | None = None
     gaussian: Gaussian | None = None
 
     def __post_init__(self) -> None:
