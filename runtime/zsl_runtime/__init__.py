@@ -1,9 +1,12 @@
-"""Label pictures with an exported bundle, and add classes to it from their attributes: no torch on this side.
+"""Label pictures with an exported bundle, add classes to it from their attributes, and teach it with photographs.
 
     from zsl_runtime import Classifier
 
     with Classifier.open("birds.bundle") as classifier:
         print(classifier.predict(["photo.jpg"])[0])
+        classifier.teach({"Fish_Crow": ["crow1.jpg", "crow2.jpg"]})
+
+No torch on this side.
 
 Importing this package imports nothing heavy; each name below brings its module in when it is first used.
 """
@@ -17,10 +20,20 @@ if TYPE_CHECKING:
     from zsl_runtime.class_table import ClassTable
     from zsl_runtime.classifier import Classifier, Prediction
     from zsl_runtime.errors import ZslError
+    from zsl_runtime.generations import add_classes, teach_classes
     from zsl_runtime.pixels import PixelSpec
 
 __version__ = "0.1.0"
-__all__ = ["ClassTable", "Classifier", "PixelSpec", "Prediction", "ZslError", "__version__"]
+__all__ = [
+    "ClassTable",
+    "Classifier",
+    "PixelSpec",
+    "Prediction",
+    "ZslError",
+    "__version__",
+    "add_classes",
+    "teach_classes",
+]
 
 _HOMES = {
     "ClassTable": "zsl_runtime.class_table",
@@ -28,6 +41,8 @@ _HOMES = {
     "PixelSpec": "zsl_runtime.pixels",
     "Prediction": "zsl_runtime.classifier",
     "ZslError": "zsl_runtime.errors",
+    "add_classes": "zsl_runtime.generations",
+    "teach_classes": "zsl_runtime.generations",
 }
 
 

@@ -243,10 +243,12 @@ def open_cascade(bundle: Bundle, backend: Backend, snapshot: Snapshot, confident
 
     """
     if bundle.head_rule != "fit":
+        taught = bundle.head_rule == "gaussian"
+        instead = "teach its classes with `zsl-classes teach --photos DIR`, or label" if taught else "label"
         raise UsageError(
             "E-HEAD-RULE",
-            f"the head of {bundle.path} is made by the rule {bundle.head_rule!r} and not fitted, so pictures cannot "
-            "teach it: label without a cascade",
+            f"the head of {bundle.path} is made by the rule {bundle.head_rule!r} and not fitted, so unlabelled "
+            f"pictures cannot teach it: {instead} without a cascade",
         )
     seed = snapshot.generation.seed
     return Cascade(snapshot, lambda: bundle_rows(bundle, backend, snapshot.table, seed), backend.lift, confident)

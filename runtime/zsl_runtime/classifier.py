@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from zsl_runtime.bundle import Generation
     from zsl_runtime.cascade import Cascade
     from zsl_runtime.class_table import ClassTable
+    from zsl_runtime.gaussian import Evidence
+    from zsl_runtime.generations import Change
     from zsl_runtime.pixels import ImageSource
 
     Floats = NDArray[np.float32]
@@ -223,6 +225,16 @@ class Classifier:
         return self._bundle.manifest
 
     @property
+    def bundle(self) -> Bundle:
+        """What was opened."""
+        return self._bundle
+
+    @property
+    def threads(self) -> int:
+        """How many may run the graph, and as many decode pictures."""
+        return self._threads
+
+    @property
     def backend(self) -> Backend:
         """What runs the graph."""
         return self._backend
@@ -337,6 +349,24 @@ class Classifier:
         self._check_open()
         return self._backend.run(inputs, snapshot.head)
 
+    def canonical(self, inputs: NDArray[np.generic]) -> Floats:
+        """What the head looks at: the lifted features of prepared inputs.
+
+        Args:
+            inputs: as for `score`.
+
+        Returns:
+            (N, D) float32; by the head rule `gaussian` canonical coordinates, in which classes are means.
+
+        Raises:
+            UsageError: E-INPUT-ARRAY, E-CLOSED.
+            BackendError: E-BACKEND-RUN.
+
+        """
+        self._check_open()
+        backend = self._backend
+        return backend.lift(backend.features(inputs))
+
     @property
     def in_flight(self) -> int:
         """How many batches a caller does well to have begun: 1 where the backend works in the caller's own time."""
@@ -383,6 +413,73 @@ class Classifier:
 
         """
         return self._reader(source)
+
+    def add(self, table: ClassTable, photographs: Mapping[str, Iterable[Source]] | None = None) -> Change:
+        """Add classes to the bundle, for everybody who uses it, and go on with them.
+
+        Args:
+            table: the new classes, with the model's attributes in its order (`zsl_runtime.class_table.read_class_csv`
+                makes one); all unseen.
+            photographs: of some of them, by the head rule `gaussian`: class -> at least one of what `predict` takes.
+
+        Returns:
+            What was committed: names, likely mix-ups, and notes on odd attributes (`zsl_runtime.generations.Change`).
+
+        Raises:
+            InputError: E-IMAGE-... or E-ROW-...: the first photograph that cannot be read; nothing was changed. To
+                leave such out, call `zsl_runtime.photographs.gather` and `zsl_runtime.add_classes` yourself.
+            UsageError: E-PHOTOS-EMPTY, E-CLOSED, or as `zsl_runtime.add_classes`; nothing was changed. E-HEAD-CLASSES,
+                as `reload`: the change was made, and the classes before stay in use here.
+            ArtefactError: the bundle is damaged.
+            BackendError: E-BACKEND-RUN.
+            SystemProblem: it cannot be written; it is unchanged then.
+
+        """
+        from zsl_runtime.generations import add_classes, check_addable
+
+        self._check_open()
+        check_addable(self._bundle, table, photographs or ())
+        change = add_classes(self._bundle, table, photographs=self._evidence(photographs) if photographs else None)
+        self.reload()
+        return change
+
+    def teach(self, photographs: Mapping[str, Iterable[Source]]) -> Change:
+        """Show the bundle photographs of classes that it has, for everybody who uses it, and go on with what it learnt.
+
+        Photographs may come in portions; each of them counts once more whenever it is given.
+
+        Args:
+            photographs: class -> at least one of what `predict` takes.
+
+        Returns:
+            What was committed (`zsl_runtime.generations.Change`).
+
+        Raises:
+            InputError: as `add`.
+            UsageError: E-HEAD-RULE for a bundle whose head rule is not `gaussian`, E-CLASS-UNKNOWN, E-CLASSES-EMPTY,
+                E-PHOTOS-EMPTY, E-CLOSED; nothing was changed.
+            ArtefactError: as `add`.
+            BackendError: as `add`.
+            SystemProblem: as `add`.
+
+        """
+        from zsl_runtime.generations import check_known, check_teachable, teach_classes
+
+        self._check_open()
+        check_teachable(self._bundle)
+        check_known(photographs, self._bundle.current().table.names)
+        change = teach_classes(self._bundle, self._evidence(photographs))
+        self.reload()
+        return change
+
+    def _evidence(self, photographs: Mapping[str, Iterable[Source]]) -> dict[str, Evidence]:
+        """What photographs say; InputError for the first one that cannot be read."""
+        from zsl_runtime.photographs import gather
+
+        evidence, skipped = gather(self, photographs)
+        for _, error in skipped:
+            raise error
+        return evidence
 
     def reload(self) -> bool:
         """Take over the generation that is now in force in the bundle; graphs are not loaded again.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 OK, NOTE, BROKEN = "ok", "note", "BROKEN"
 FEATURE_TOLERANCE = 1e-3  # of the largest expected feature: other CPUs round other sums
+MEANS_TOLERANCE = 1e-3  # of the largest coordinate of a class's mean: likewise
 SCORE_TOLERANCE = 1e-3  # log-probability: a top-1 that was closer than this may change
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -107,6 +108,7 @@ def examine(path: str) -> Iterator[Finding]:
     yield from generations
     yield from _leftovers(bundle)
     if all(finding.state != BROKEN for finding in files):  # a graph that was changed is not loaded
+        yield from _means(bundle, current)
         yield from _probe(bundle, first)
 
 
@@ -186,7 +188,7 @@ def _precisions(bundle: Bundle) -> Finding:
 
 
 def _files(bundle: Bundle) -> Iterator[Finding]:
-    """Hash of every file that the manifest lists, and what the replay holds."""
+    """Hash of every file that the manifest lists, and what heads are made from."""
     names = bundle.manifest["files"]
     intact = 0
     for name in names:
@@ -198,13 +200,47 @@ def _files(bundle: Bundle) -> Iterator[Finding]:
     yield Finding(OK if intact == len(names) else NOTE, f"{intact} of {len(names)} files are as exported")
     if bundle.head_rule == "rows":
         yield Finding(OK, "head: rows are computed from attributes; no features of training pictures are kept")
-    elif intact == len(names):
+    elif bundle.head_rule == "fit" and intact == len(names):
         try:
             replay = bundle.replay()
         except ArtefactError as error:
             yield Finding(BROKEN, str(error))
             return
         yield Finding(OK, f"replay: {len(replay.features)} features of {len(replay.names)} seen classes")
+
+
+def _means(bundle: Bundle, current: Generation) -> Iterator[Finding]:
+    """By the rule `gaussian`: whether the statistics can be read, and whether means and rows follow from them."""
+    import numpy as np
+
+    from zsl_runtime.generations import priors
+
+    means = current.means
+    if means is None:
+        return
+    try:
+        gaussian = bundle.gaussian()
+        weight, bias = gaussian.rows(means)
+        found = priors(bundle, current.table)
+    except ArtefactError as error:
+        yield Finding(BROKEN, str(error))
+        return
+    except BackendError as error:
+        yield Finding(NOTE, f"head: means of classes not worked out, {error.message}")
+        return
+    taught = int(np.count_nonzero(means.counts))
+    text = f"head: every class is a mean, {taught} of {len(means)} with photographs; {len(gaussian.scale)} coordinates"
+    head = current.head
+    rows = np.allclose(head.weights[0], weight, rtol=MEANS_TOLERANCE, atol=MEANS_TOLERANCE * np.abs(weight).max())
+    rows = rows and np.allclose(head.biases[0], bias, rtol=MEANS_TOLERANCE, atol=MEANS_TOLERANCE * np.abs(bias).max())
+    if not rows:
+        yield Finding(BROKEN, f"{text}; the rows of the head do not follow from them: export the model again")
+        return
+    off = float(np.abs(found - means.prior).max()) / (float(np.abs(means.prior).max()) or 1.0)
+    yield Finding(
+        OK if off <= MEANS_TOLERANCE else BROKEN,
+        f"{text}; the means graph differs from them by {off:.1e} of their scale",
+    )
 
 
 def _generations(bundle: Bundle, current: Generation) -> tuple[Generation | None, list[Finding]]:

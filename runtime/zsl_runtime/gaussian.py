@@ -11,7 +11,7 @@ NumPy only. Training makes Generation 1 with these functions, and the site goes 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,7 +37,8 @@ MEANS_BLOCK = 8
 MOST_PHOTOGRAPHS = 2**53  # of one class; beyond that a count is not exact in float64
 
 
-class Evidence(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Evidence:
     """What photographs of one class say: all that is kept of them.
 
     Attributes:
@@ -70,7 +71,7 @@ class ClassMeans:
 
     def __post_init__(self) -> None:
         shapes = self.prior.ndim == 2 and self.counts.shape == self.prior.shape[:1]
-        dtypes = (self.prior.dtype, self.counts.dtype, self.totals.dtype) == (np.float32, np.int64, np.float64)
+        dtypes = self.prior.dtype == np.float32 and self.counts.dtype == np.int64 and self.totals.dtype == np.float64
         good = shapes and dtypes and bool(((self.counts >= 0) & (self.counts <= MOST_PHOTOGRAPHS)).all())
         good = good and self.totals.shape == (np.count_nonzero(self.counts), self.prior.shape[1])
         if not (good and np.isfinite(self.prior).all() and np.isfinite(self.totals).all()):
@@ -109,17 +110,20 @@ class ClassMeans:
             evidence: row of a class -> what its new photographs say.
 
         Raises:
-            UsageError: E-EVIDENCE for a count below 1 or beyond MOST_PHOTOGRAPHS, or a sum that is not (D,) of finite
-                numbers.
+            UsageError: E-EVIDENCE for a count below 1 or beyond MOST_PHOTOGRAPHS in all, or a sum that is not (D,) of
+                finite numbers, by itself and with the one before.
 
         """
         counts = self.counts.copy()
         totals = np.zeros(self.prior.shape, np.float64)
         totals[self.counts > 0] = self.totals
-        for row, (count, total) in evidence.items():
+        for row, one in evidence.items():
+            count = one.count
             whole = isinstance(count, (int, np.integer)) and 1 <= count <= MOST_PHOTOGRAPHS - int(counts[row])
-            summed = np.asarray(total)
-            if not whole or summed.shape != totals[row].shape or not np.isfinite(summed).all():
+            summed = np.asarray(one.total)
+            with np.errstate(over="ignore"):
+                fits = summed.shape == totals[row].shape and np.isfinite(totals[row] + summed).all()
+            if not whole or not fits:
                 raise UsageError(
                     "E-EVIDENCE",
                     f"{count!r} photographs with a sum of shape {summed.shape}; expected a whole number of at least 1, "
@@ -178,25 +182,40 @@ class Gaussian:
         where = means.prior.astype(np.float64)
         has = means.counts > 0
         count = means.counts[has][:, None].astype(np.float64)
-        share = self.variance * count / (self.variance * count + 1)
+        share = self.variance / (self.variance + 1 / count)
         where[has] += share * (means.totals / count - where[has])
         return where
 
     def remaining(self, counts: NDArray[np.int64]) -> Doubles:
         """Variance that is left of each mean after `counts` (n,) photographs: (n, D) float64, d / (1 + n d)."""
-        left: Doubles = self.variance / (1 + counts[:, None].astype(np.float64) * self.variance)
+        with np.errstate(over="ignore"):  # then nothing is left
+            left: Doubles = self.variance / (1 + counts[:, None].astype(np.float64) * self.variance)
         return left
 
     def rows(self, means: ClassMeans) -> tuple[Floats, Floats]:
-        """The classes' rows of the head: weights s*m (C, D) and biases -1/2 sum(s*m*m) (C,), float32."""
+        """The classes' rows of the head: weights s*m (C, D) and biases -1/2 sum(s*m*m) (C,), float32.
+
+        A row does not depend on the classes beside it, bit for bit.
+
+        Raises:
+            UsageError: E-EVIDENCE when a mean lies so far away that its row is beyond float32.
+
+        """
         weight = np.empty(means.prior.shape, np.float32)
         bias = np.empty(len(means), np.float32)
         where = self.posterior(means)
-        for start in range(0, len(means), BLOCK_ROWS):
-            block = slice(start, start + BLOCK_ROWS)
-            scaled = self.scale * where[block]
-            weight[block] = scaled
-            bias[block] = -0.5 * np.einsum("cd,cd->c", scaled, where[block])
+        with np.errstate(over="ignore", invalid="ignore"):
+            for start in range(0, len(means), BLOCK_ROWS):
+                block = slice(start, start + BLOCK_ROWS)
+                scaled = self.scale * where[block]
+                weight[block] = scaled
+                bias[block] = -0.5 * np.einsum("cd,cd->c", scaled, where[block])
+        if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+            raise UsageError(
+                "E-EVIDENCE",
+                f"a class's mean is {np.abs(where).max():.1e} away, beyond what a row of the head can hold; check that "
+                "its photographs went through this very model",
+            )
         return weight, bias
 
 

@@ -2,9 +2,9 @@
 
 Heads are made from what the bundle keeps. By the rule `gaussian` every class is a mean, told from its attributes by a
 graph and sharpened by photographs: a row depends on its own class alone, and nothing is fitted. By the rule `fit` the
-whole head is fitted again, on real features of the seen classes and on features synthesized from attributes. By the rule
-`rows` a graph gives a class's row. Nothing here loads the model graph: what photographs say is worked out before, by
-`zsl_runtime.photographs`.
+whole head is fitted again, on real features of the seen classes and on features synthesized from attributes. By the
+rule `rows` a graph gives a class's row. Nothing here loads the model graph: what photographs say is worked out before,
+by `zsl_runtime.photographs`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from zsl_runtime.backends import open_small_graphs
-from zsl_runtime.errors import UsageError, listed
+from zsl_runtime.errors import UsageError, listed, nearest
 from zsl_runtime.gaussian import ClassMeans, gaussian_head, grown_head, prior_means, taught_head
 from zsl_runtime.head import Head, append_rows, fit_head, fitting_rows, rows_head, silent
 from zsl_runtime.newcomers import confusable, neighbours, outside, training_ranges, twins
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -60,7 +60,8 @@ class Change:
 
     Attributes:
         generation: now in force.
-        names: the classes that came, went or were taught.
+        names: the classes that came, went, or have other photographs now.
+        photographs: of these, class -> how many its mean rests on now, where some came, or went by an undo.
         neighbours: by the rule `gaussian`, added or taught class -> those that it is expected to be mixed up with.
         notes: what the user should know about these classes, a line each.
         seconds: that the change took, waiting for other writers not counted.
@@ -70,6 +71,7 @@ class Change:
     generation: Generation
     names: tuple[str, ...]
     seconds: float
+    photographs: Mapping[str, int] = field(default_factory=dict)
     neighbours: Mapping[str, tuple[Neighbour, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -116,23 +118,16 @@ def add_classes(
 
     """
     seed = _checked_seed(bundle, seed)
-    _check_new(bundle, table)
-    taught = _by_row(bundle, table, photographs or {})
+    photographs = photographs or {}
+    _check_new(bundle, table, photographs)
     with bundle.lock():
         started = time.perf_counter()
         old, digest = _current(bundle)
-        there = set(old.table.names)
-        known = [name for name in table.names if name in there]
-        if known:
-            raise UsageError(
-                "E-CLASS-EXISTS",
-                f"class {known[0]!r} is in the model already ({len(known)} of the {len(table)} given are); "
-                "remove it first or leave it out",
-            )
+        _check_absent(table, old.table)
         whole = old.table.append(table)
         means = old.means
         if means is not None:
-            new = ClassMeans.without_photographs(_priors(bundle, table)).taught(taught)
+            new = ClassMeans.without_photographs(priors(bundle, table)).taught(_by_row(table, photographs))
             head, means = grown_head(old.head, new, bundle.gaussian()), means.append(new)
         elif bundle.head_rule == "rows":
             with closing(open_small_graphs(bundle)) as backend:
@@ -142,8 +137,7 @@ def add_classes(
         generation = _next(old, digest, table=whole, head=head, means=means, seed=seed, action="add")
         notes = (*outside(table, training_ranges(bundle, old.table)), *twins(table, old.table, bundle.rule))
         columns = range(len(old.table), len(whole))
-        counts = {name: evidence.count for name, evidence in (photographs or {}).items()}
-        return _commit(bundle, generation, table.names, started, columns=columns, notes=notes, **_photographs(counts))
+        return _commit(bundle, generation, table.names, started, taught=photographs, columns=columns, notes=notes)
 
 
 def teach_classes(bundle: Bundle, photographs: Evidences) -> Change:
@@ -168,14 +162,14 @@ def teach_classes(bundle: Bundle, photographs: Evidences) -> Change:
         started = time.perf_counter()
         old, digest = _current(bundle)
         assert old.means is not None
-        taught = _by_row(bundle, old.table, photographs)
+        check_known(photographs, old.table.names)
+        taught = _by_row(old.table, photographs)
         rows = np.array(sorted(taught), dtype=np.int64)
         means = old.means.taught(taught)
         head = taught_head(old.head, means, bundle.gaussian(), rows)
         generation = _next(old, digest, table=old.table, head=head, means=means, seed=old.seed, action="teach")
         names = tuple(old.table.names[j] for j in rows)
-        counts = {old.table.names[row]: evidence.count for row, evidence in taught.items()}
-        return _commit(bundle, generation, names, started, columns=rows.tolist(), **_photographs(counts))
+        return _commit(bundle, generation, names, started, taught=photographs, columns=rows.tolist())
 
 
 def check_teachable(bundle: Bundle) -> None:
@@ -187,6 +181,35 @@ def check_teachable(bundle: Bundle) -> None:
             f"{bundle.head_rule!r}; train it again with --preset default and export it, or add the class from its "
             "attributes alone",
         )
+
+
+def check_known(names: Iterable[str], known: Sequence[str]) -> None:
+    """UsageError E-CLASS-UNKNOWN when there are photographs of a class that is none of the `known` ones."""
+    there = set(known)
+    strangers = tuple(name for name in names if name not in there)
+    if strangers:
+        hint = nearest(strangers[0], known) if len(strangers) == 1 else ""
+        raise UsageError(
+            "E-CLASS-UNKNOWN",
+            f"there are photographs of {listed(strangers)}{hint}, not among the {len(there)} classes here "
+            f"({listed(known)}); give each class's photographs under its name",
+        )
+
+
+def check_addable(bundle: Bundle, table: ClassTable, photographs: Iterable[str] = ()) -> None:
+    """Refuse what `add_classes` would refuse, before anybody looks at a photograph.
+
+    Args:
+        bundle: only read.
+        table: of `add_classes`.
+        photographs: names of the classes that have some.
+
+    Raises:
+        UsageError: as `add_classes`, but E-EVIDENCE and E-SEED.
+
+    """
+    _check_new(bundle, table, photographs)
+    _check_absent(table, bundle.current().table)
 
 
 def remove_classes(bundle: Bundle, names: Sequence[str]) -> Change:
@@ -240,9 +263,10 @@ def undo(bundle: Bundle) -> Change:
             )
         parent = bundle.generation(old.parent, old.parent_sha256)
         generation = replace(parent, number=old.number + 1, action="undo")
-        before, after = set(old.table.names), set(parent.table.names)
-        names = tuple(name for name in (*old.table.names, *parent.table.names) if (name in before) != (name in after))
-        return _commit(bundle, generation, names, started, equals=parent.number)
+        before, after = _counts(old), _counts(parent)
+        names = tuple(name for name in (before | after) if before.get(name, -1) != after.get(name, -1))
+        taught = {name: count for name in names if name in before and (count := after.get(name)) is not None}
+        return _commit(bundle, generation, names, started, photographs=taught, equals=parent.number)
 
 
 def refit(bundle: Bundle, *, seed: int | None = None, advance: Advance = silent) -> Change:
@@ -263,7 +287,7 @@ def refit(bundle: Bundle, *, seed: int | None = None, advance: Advance = silent)
         old, digest = _current(bundle)
         means = old.means
         if means is not None:
-            means = replace(means, prior=_priors(bundle, old.table))
+            means = replace(means, prior=priors(bundle, old.table))
             head = _calibrated(gaussian_head(means, bundle.gaussian(), bundle.views[0]), old.head)
         elif bundle.head_rule == "rows":
             with closing(open_small_graphs(bundle)) as backend:
@@ -303,8 +327,8 @@ def prune(bundle: Bundle, keep: int) -> tuple[int, ...]:
     return dropped
 
 
-def _check_new(bundle: Bundle, table: ClassTable) -> None:
-    """What can be refused without reading the generation in force."""
+def _check_new(bundle: Bundle, table: ClassTable, photographs: Iterable[str]) -> None:
+    """What can be refused without reading the generation in force; `photographs` are names of classes."""
     if not len(table):
         raise UsageError("E-CLASSES-EMPTY", "there are no classes to add; give at least one")
     if table.attributes != bundle.attributes:
@@ -318,20 +342,33 @@ def _check_new(bundle: Bundle, table: ClassTable) -> None:
             f"no attribute of class {table.names[int(empty[0])]!r} is above 0, so nothing describes it; "
             "give it at least one attribute",
         )
-
-
-def _by_row(bundle: Bundle, table: ClassTable, photographs: Evidences) -> dict[int, Evidence]:
-    """Row of `table` -> what the photographs of its class say."""
-    if photographs:
+    named = tuple(photographs)
+    if named:
         check_teachable(bundle)
-    known = set(table.names)
-    strangers = tuple(name for name in photographs if name not in known)
-    if strangers:
+        check_known(named, table.names)
+
+
+def _check_absent(table: ClassTable, old: ClassTable) -> None:
+    """UsageError E-CLASS-EXISTS when one of the new classes is there already."""
+    there = set(old.names)
+    known = [name for name in table.names if name in there]
+    if known:
         raise UsageError(
-            "E-CLASS-UNKNOWN",
-            f"there are photographs of {listed(strangers)}, which is none of the {len(table)} classes here; give each "
-            "class's photographs under its name",
+            "E-CLASS-EXISTS",
+            f"class {known[0]!r} is in the model already ({len(known)} of the {len(table)} given are); "
+            "remove it first or leave it out",
         )
+
+
+def _counts(generation: Generation) -> dict[str, int | None]:
+    """Class -> its photographs, None where the head rule keeps no count."""
+    means = generation.means
+    counts = [None] * len(generation.table) if means is None else means.counts.tolist()
+    return dict(zip(generation.table.names, counts, strict=True))
+
+
+def _by_row(table: ClassTable, photographs: Evidences) -> dict[int, Evidence]:
+    """Row of `table` -> what the photographs of its class say."""
     return {table.index(name): evidence for name, evidence in photographs.items()}
 
 
@@ -355,8 +392,14 @@ def _calibrated(head: Head, old: Head) -> Head:
     return replace(head, gamma=old.gamma, temperature=old.temperature)
 
 
-def _priors(bundle: Bundle, table: ClassTable) -> Floats:
-    """Means of classes as their attributes tell them (C, D), by the rule `gaussian`."""
+def priors(bundle: Bundle, table: ClassTable) -> Floats:
+    """Means of classes as their attributes tell them (C, D) float32, by the rule `gaussian`.
+
+    Raises:
+        ArtefactError: E-GRAPH-OUTPUT, E-BUNDLE-GRAPH.
+        BackendError: nothing can run the graph.
+
+    """
     with closing(open_small_graphs(bundle)) as backend:
         return prior_means(table, rule=bundle.rule, means=backend.means, width=bundle.manifest["dims"]["D"])
 
@@ -395,24 +438,40 @@ def bundle_rows(
     )
 
 
-def _photographs(counts: dict[str, int]) -> dict[str, Any]:
-    """The entry of the history, where there were photographs."""
-    return {"photographs": counts} if counts else {}
-
-
 def _commit(
     bundle: Bundle,
     generation: Generation,
     names: tuple[str, ...],
     started: float,
     *,
+    photographs: Mapping[str, int] | None = None,
+    taught: Evidences | None = None,
     columns: Sequence[int] = (),
     notes: Sequence[str] = (),
     **entry: Any,
 ) -> Change:
+    """Commit, and work out what is to be said.
+
+    Args:
+        bundle: to change.
+        generation: the new one.
+        names: of `Change`.
+        started: when the change began.
+        photographs: of `Change`; None for those of `taught`.
+        taught: what new photographs said.
+        columns: of the classes whose neighbours are wanted.
+        notes: what is to be said about them.
+        entry: more for the history.
+
+    """
     near: dict[str, tuple[Neighbour, ...]] = {}
     if generation.means is not None and columns:
         near = neighbours(generation, bundle.gaussian(), columns)
+    if taught:
+        now = _counts(generation)
+        photographs = {name: now[name] or 0 for name in taught}
+        entry["photographs"] = {name: int(evidence.count) for name, evidence in taught.items()}
     seconds = time.perf_counter() - started
     bundle.commit(generation, {"names": names, "rule": bundle.head_rule, "seconds": round(seconds, 3), **entry})
-    return Change(generation, names, time.perf_counter() - started, near, (*notes, *confusable(near)))
+    seconds = time.perf_counter() - started
+    return Change(generation, names, seconds, photographs or {}, near, (*notes, *confusable(near)))

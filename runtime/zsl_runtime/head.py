@@ -1,7 +1,8 @@
 """The classifier on top of the features: views, fitting, folding into one matrix.
 
-A head is made by one of three rules: `gaussian`, each row from its class's mean (`zsl_runtime.gaussian`); `fit`, softmax
-regression on Replay and synthetic features; or `rows`, a graph that turns a class's semantic vector into its row.
+A head is made by one of three rules: `gaussian`, each row from its class's mean (`zsl_runtime.gaussian`); `fit`,
+softmax regression on Replay and synthetic features; or `rows`, a graph that turns a class's semantic vector into its
+row.
 
 NumPy only, float32. The same functions fit a head in training and on site, so that a class added later goes through
 the code that the classes of the first day went through. Settings are those published for these methods: softmax

@@ -1,7 +1,7 @@
 """What is worth saying about a class at the moment it is added: whom it will be mixed up with, and odd attributes.
 
-By the rule `gaussian` the mix-ups are known before there is a single photograph, in closed form: in canonical coordinates
-a picture of class a is m_a plus unit noise plus what is not known of m_a, and the scores are linear.
+By the rule `gaussian` the mix-ups are known before there is a single photograph, in closed form: in canonical
+coordinates a picture of class a is m_a plus unit noise plus what is not known of m_a, and the scores are linear.
 """
 
 from __future__ import annotations
@@ -139,7 +139,8 @@ def training_ranges(bundle: Bundle, table: ClassTable) -> Doubles:
 def outside(new: ClassTable, ranges: Doubles) -> list[str]:
     """A line for each new class with attributes far outside what training saw: a slip of the pen, or another unit.
 
-    Far is more than the whole width of the range away; of an attribute that was constant, the usual width of the others.
+    Far is more than the whole width of the range away; of an attribute that was constant, the usual width of the
+    others.
 
     Args:
         new: the classes.

@@ -4,7 +4,9 @@ A picture is 8 x 8: its four quarters have one colour each, 12 numbers in all, w
 linearly. `model.onnx` averages each quarter and multiplies by an orthogonal matrix; `synthesizer.onnx` goes from
 attributes to the same features, and `rows.onnx` to the linear classifier that takes the nearest of them. So a
 photograph of a class and its synthetic features agree, and every number can be computed in NumPy (`features_of`,
-`rows_of`, `lift_of`).
+`rows_of`, `lift_of`). By the rule `gaussian`, `lift.onnx` is a linear layer to D = 10 canonical coordinates in which
+the drawn pictures of a class spread about as much as they should, and `means.onnx` a linear layer to where their means
+lie, some way off (`canonical_of`, `means_of`, `tiny_gaussian`).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 
 from zsl_runtime.bundle import Generation, Probe, write_bundle
 from zsl_runtime.class_table import ClassTable, SemanticRule
+from zsl_runtime.gaussian import ClassMeans, Gaussian, evidence_of, gaussian_head
 from zsl_runtime.head import FitSettings, Replay, View, fit_head, fitting_rows, fold, rows_head
 from zsl_runtime.manifest import PARTS
 
@@ -32,6 +35,7 @@ UNSEEN = ("wren", "eagle owl", "übersee-ente")
 RULE = SemanticRule()
 SEED = 7
 SHARP = 30.0  # of the rows of rows.onnx: makes the right class's probability large
+CANONICAL = 10  # D by the rule gaussian
 OPSET = 17
 
 
@@ -112,11 +116,53 @@ def lift_of(features: np.ndarray) -> np.ndarray:
     return np.concatenate([features, np.maximum(features, 0)], axis=1)
 
 
+def canonical_layer(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (F, D) and bias (D,) float32 of the lift by the rule `gaussian`: pictures of a class spread by 1."""
+    square = np.random.default_rng([seed, 4]).standard_normal((FEATURE, FEATURE))
+    weight = 30 * np.linalg.qr(square)[0][:, :CANONICAL]
+    return weight.astype(np.float32), np.linspace(-1, 1, CANONICAL, dtype=np.float32)
+
+
+def canonical_of(features: np.ndarray, seed: int = 0) -> np.ndarray:
+    """What lift.onnx must give (M, D) float32 by the rule `gaussian`."""
+    weight, bias = canonical_layer(seed)
+    return features @ weight + bias
+
+
+def means_layer(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (A, D) and bias (D,) float32 of means.onnx: where the pictures lie, and a little off."""
+    weight, bias = canonical_layer(seed)
+    off = np.random.default_rng([seed, 5]).standard_normal((len(ATTRIBUTES), CANONICAL)).astype(np.float32)
+    return colour_matrix() @ mixing_matrix(seed) @ weight + off, bias
+
+
+def means_of(semantic: np.ndarray, seed: int = 0) -> np.ndarray:
+    """What means.onnx must give (M, D) float32."""
+    weight, bias = means_layer(seed)
+    return semantic @ weight + bias
+
+
+def tiny_gaussian() -> Gaussian:
+    """Means told from attributes are off by about the spread of a class, more in some coordinates than in others."""
+    variance = np.linspace(0.2, 2, CANONICAL)
+    return Gaussian(variance, 1 / (1 + 0.5 * variance))
+
+
+def tiny_means(table: ClassTable, seed: int) -> ClassMeans:
+    """Of Generation 1: all from their attributes, the seen ones with PER_CLASS drawn pictures each."""
+    labels = np.repeat(np.flatnonzero(table.seen), PER_CLASS)
+    drawn = canonical_of(features_of(draw_pictures(table, labels, seed), seed), seed)
+    means = ClassMeans.without_photographs(means_of(RULE.apply(table.raw), seed))
+    return means.taught(evidence_of(drawn, labels))
+
+
 def tiny_views(*, lift: bool, rule: str = "fit") -> tuple[View, ...]:
     """One view of the features, and with a lift one more, with a batch that leaves a short last one.
 
-    By the rule `rows` it is one view of all columns.
+    By the rules `rows` and `gaussian` it is one view of all columns.
     """
+    if rule == "gaussian":
+        return (View("canonical", 0, CANONICAL, 1.0, None),)
     if rule == "rows":
         return (View("all", 0, FEATURE * (2 if lift else 1), 1.0, None),)
     fit = FitSettings(epochs=40, batch_size=48, learning_rate=0.05)
@@ -140,26 +186,33 @@ def make_tiny_bundle(
         dest: folder to make.
         seed: another model of the same sizes.
         kind: the graph's input, `images` or `backbone_features`.
-        rule: of the head, `fit` or `rows`.
-        lift: with lift.onnx and, by the rule `fit`, two views; without, D = F and one view.
+        rule: of the head, `fit`, `rows` or `gaussian`.
+        lift: with lift.onnx and, by the rule `fit`, two views; without, D = F and one view. The rule `gaussian` always
+            has its own.
         probe_images: False leaves the pictures out of the probe.
         force: replace a bundle.
 
     """
     table = class_table()
     views = tiny_views(lift=lift, rule=rule)
-    generation = Generation(1, 0, table, fit_tiny(table, seed=seed, lift=lift, rule=rule), SEED, "export")
+    means = tiny_means(table, seed) if rule == "gaussian" else None
+    head = fit_tiny(table, seed=seed, lift=lift, rule=rule)
+    generation = Generation(1, 0, table, head, SEED, "export", means=means)
     files = {
-        "model.onnx": _model_graph(seed, kind=kind, lift=lift).SerializeToString(),
+        "model.onnx": _model_graph(seed, kind=kind, lift=lift, rule=rule).SerializeToString(),
         "probe.safetensors": _probe(generation, seed, kind=kind, lift=lift, pictures=probe_images).to_bytes(),
         "parity.json": b'{"passed": true}\n',
     }
     if rule == "fit":
         files["synthesizer.onnx"] = _synthesizer_graph(seed).SerializeToString()
         files["replay.safetensors"] = tiny_replay(table, seed).to_bytes()
-    else:
+    elif rule == "rows":
         files["rows.onnx"] = _rows_graph(seed, lift=lift).SerializeToString()
-    if lift:
+    else:
+        files["means.onnx"] = _linear_graph("means", "semantic", "means", *means_layer(seed)).SerializeToString()
+        files["lift.onnx"] = _linear_graph("lift", "features", "lifted", *canonical_layer(seed)).SerializeToString()
+        files["gaussian.safetensors"] = tiny_gaussian().to_bytes()
+    if lift and rule != "gaussian":
         files["lift.onnx"] = _lift_graph().SerializeToString()
     shape: list[Any] = ["N", SIDE, SIDE, 3] if kind == "images" else ["N", 4, 3]
     manifest = {
@@ -182,6 +235,9 @@ def make_tiny_bundle(
         "recipe": {"method": "tiny"},
         "scores": {"H": 100.0},
     }
+    if rule == "gaussian":
+        known = table.raw[table.seen]
+        manifest["attribute_ranges"] = np.stack([known.min(axis=0), known.max(axis=0)], axis=1).tolist()
     return write_bundle(dest, manifest=manifest, files=files, generation=generation, force=force)
 
 
@@ -199,6 +255,8 @@ def fit_tiny(table: ClassTable, *, seed: int, lift: bool, rule: str = "fit") -> 
     if rule == "rows":
         head = rows_head(table, rule=RULE, rows=lambda semantic: rows_of(semantic, seed, lift=lift), view=views[0])
         return replace(head, gamma=0.4, temperature=1.25)
+    if rule == "gaussian":
+        return replace(gaussian_head(tiny_means(table, seed), tiny_gaussian(), views[0]), gamma=0.4, temperature=1.25)
     x, labels = fitting_rows(
         table,
         tiny_replay(table, seed),
@@ -218,7 +276,9 @@ def _probe(generation: Generation, seed: int, *, kind: str, lift: bool, pictures
     table = generation.table
     drawn = draw_pictures(table, np.arange(len(table)), seed + 1)
     features = features_of(drawn, seed)
-    scores = fold(generation.head, table.seen).scores(lift_of(features) if lift else features)
+    lifted = lift_of(features) if lift else features
+    x = lifted if generation.means is None else canonical_of(features, seed)
+    scores = fold(generation.head, table.seen).scores(x)
     return Probe(
         pixels=drawn if kind == "images" and pictures else None,
         inputs=as_regions(drawn) if kind != "images" else None,
@@ -228,7 +288,7 @@ def _probe(generation: Generation, seed: int, *, kind: str, lift: bool, pictures
     )
 
 
-def _model_graph(seed: int, *, kind: str, lift: bool) -> ModelProto:
+def _model_graph(seed: int, *, kind: str, lift: bool, rule: str) -> ModelProto:
     """Pictures or regions, and the head as inputs -> scores, features (ARCHITECTURE.md, Graphs)."""
     from onnx import TensorProto, helper, numpy_helper
 
@@ -249,15 +309,23 @@ def _model_graph(seed: int, *, kind: str, lift: bool) -> ModelProto:
     nodes += [
         helper.make_node("Reshape", ["colours", "flat"], ["row"]),
         helper.make_node("MatMul", ["row", "mix"], ["features"]),
-        helper.make_node("Relu", ["features"], ["positive"]),
-        helper.make_node("Concat", ["features", "positive"] if lift else ["features"], ["x"], axis=1),
+    ]
+    if rule == "gaussian":
+        constants["lifting"], constants["shift"] = canonical_layer(seed)
+        nodes.append(helper.make_node("Gemm", ["features", "lifting", "shift"], ["x"]))
+    else:
+        nodes += [
+            helper.make_node("Relu", ["features"], ["positive"]),
+            helper.make_node("Concat", ["features", "positive"] if lift else ["features"], ["x"], axis=1),
+        ]
+    nodes += [
         helper.make_node("Transpose", ["head_weight"], ["columns"], perm=[1, 0]),
         helper.make_node("MatMul", ["x", "columns"], ["product"]),
         helper.make_node("Add", ["product", "head_bias"], ["biased"]),
         helper.make_node("Add", ["biased", "class_bias"], ["logits"]),
         helper.make_node("LogSoftmax", ["logits"], ["scores"], axis=1),
     ]
-    width = FEATURE * (2 if lift else 1)
+    width = tiny_views(lift=lift, rule=rule)[-1].stop
     graph = helper.make_graph(
         nodes,
         "model",
@@ -322,6 +390,19 @@ def _rows_graph(seed: int, *, lift: bool) -> ModelProto:
             helper.make_tensor_value_info("bias", TensorProto.FLOAT, ["M"]),
         ],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return _checked(graph)
+
+
+def _linear_graph(name: str, given: str, made: str, weight: np.ndarray, bias: np.ndarray) -> ModelProto:
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", [given, "weight", "bias"], [made])],
+        name,
+        [helper.make_tensor_value_info(given, TensorProto.FLOAT, ["M", weight.shape[0]])],
+        [helper.make_tensor_value_info(made, TensorProto.FLOAT, ["M", weight.shape[1]])],
+        [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")],
     )
     return _checked(graph)
 
