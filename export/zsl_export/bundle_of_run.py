@@ -16,18 +16,19 @@ import onnx
 import torch
 
 from zsl_export.accuracy import accuracy_gate, measure_accuracy
-from zsl_export.graphs import input_port, lift_graph, model_graph, rows_graph, synthesizer_graph
+from zsl_export.graphs import input_port, lift_graph, means_graph, model_graph, rows_graph, synthesizer_graph
 from zsl_export.half import half_graph, halved
 from zsl_export.parity import gate, measure, measure_half
 from zsl_export.photographs import LEAST, calibration_pictures, find_photographs
 from zsl_export.precisions import FILES, FP16, FP32, INT8, files_of
 from zsl_export.quantize import no_convolutions, quantize_graph
 from zsl_export.to_onnx import OPSET, export_graph
+from zsl_runtime.backends import SMALL_PARTS
 from zsl_runtime.backends.ort import OrtBackend
 from zsl_runtime.bundle import Probe, check_dest, write_bundle
 from zsl_runtime.errors import UsageError, from_os_error
 from zsl_runtime.head import fold
-from zsl_runtime.manifest import PARTS, PROBE, REPLAY
+from zsl_runtime.manifest import GAUSSIAN, PARTS, PROBE, REPLAY
 from zsl_runtime.storage import exclusive, temporary_name
 from zsl_train import run_folder
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from zsl_export.graphs import Graph
     from zsl_export.parity import Parity
+    from zsl_runtime.class_table import ClassTable
     from zsl_train.run_folder import Run
 
     Tell = Callable[[str], None]
@@ -107,7 +109,7 @@ def export_run(
             graphs |= lower.graphs
             files: dict[str, Path | bytes] = {
                 **graphs,
-                **({REPLAY: run.replay.to_bytes()} if run.trained.head_rule == "fit" else {}),
+                **head_files(run),
                 PROBE: make_probe(run, engine, pictures=probe_images).to_bytes(),
             }
             engine.close()
@@ -126,7 +128,14 @@ def export_run(
 def _engine(graphs: Mapping[str, Path], threads: int) -> OrtBackend:
     """ONNX Runtime over the float32 graphs (file name -> path); `model.onnx` may stand for any precision."""
     found = {name.removesuffix(".onnx"): path for name, path in graphs.items()}
-    return OrtBackend({**dict.fromkeys(PARTS["rows"] + PARTS["fit"]), **found}, threads)
+    return OrtBackend({**dict.fromkeys(SMALL_PARTS), **found}, threads)
+
+
+def head_files(run: Run) -> dict[str, Path | bytes]:
+    """What heads are made of on site, beside the graphs: real features by the rule `fit`, statistics by `gaussian`."""
+    if run.trained.gaussian is not None:
+        return {GAUSSIAN: run.trained.gaussian.to_bytes()}
+    return {REPLAY: run.replay.to_bytes()} if run.trained.head_rule == "fit" else {}
 
 
 class _Lower:
@@ -162,7 +171,7 @@ class _Lower:
                 raise UsageError(
                     "E-PRECISION-FP16",
                     "nothing in this model would be in half precision: it was trained on a feature file and has no "
-                    "linear layer; leave fp16 out of --precision",
+                    "linear layer but what the head needs in float32; leave fp16 out of --precision",
                 )
         if INT8 in precisions:
             with timed(tell, "read the training pictures that calibrate int8"):
@@ -254,6 +263,7 @@ def _export_graphs(run: Run, folder: Path, tell: Tell) -> dict[str, Path]:
         "model": model_graph(run.backbone, run.trained),
         "synthesizer": synthesizer_graph(run.trained, run.dims.attributes),
         "rows": rows_graph(run.trained, run.dims.attributes),
+        "means": means_graph(run.trained, run.dims.attributes),
         "lift": lift_graph(run.trained),
     }
     written = {}
@@ -305,6 +315,12 @@ def make_dims(run: Run) -> dict[str, int]:
     """F, D, A and Z of the manifest."""
     trained = run.trained
     return {"F": trained.feature_width, "D": trained.lifted_width, "A": run.dims.attributes, "Z": trained.noise_width}
+
+
+def attribute_ranges(table: ClassTable) -> list[list[float]]:
+    """Least and largest raw value of each of the A attributes over the seen classes, which are those of training."""
+    known = table.raw[table.seen]
+    return [[float(low), float(high)] for low, high in zip(known.min(axis=0), known.max(axis=0), strict=True)]
 
 
 def versions() -> dict[str, Any]:
@@ -365,6 +381,7 @@ def make_manifest(run: Run, graphs: Collection[str], precisions: tuple[str, ...]
         **({} if precisions == (FP32,) else {"precisions": listed, "default_precision": precisions[0]}),
         "dims": make_dims(run),
         "attributes": list(run.generation.table.attributes),
+        "attribute_ranges": attribute_ranges(run.generation.table),
         "semantic_rule": run.semantic_rule.to_dict(),
         "head": {
             "rule": trained.head_rule,

@@ -231,17 +231,28 @@ def _whose_data(run: Run, *, probe_images: bool) -> str:
         if probe_images
         else f"but none of the {unit} themselves"
     )
-    if run.trained.head_rule == "rows":
+    if run.trained.head_rule != "fit":
+        kept = _statistics(run, unit)
         if not probe_images:
-            return "The bundle holds features of the probe's pictures, and no picture of yours."
+            return f"The bundle holds features of the probe's {unit}{kept}, and none of your {unit}."
         return (
-            f"The bundle holds {run.probe_count} of your pictures (--no-probe-images leaves them out). "
+            f"The bundle holds {run.probe_count} of your {unit} (--no-probe-images leaves them out){kept}. "
             "Pass it on only to whom you would give those."
         )
     return (
         f"The bundle holds data of yours: features of {len(run.replay.features)} training {unit} {pictures}. "
         "Pass it on only to whom you would give those."
     )
+
+
+def _statistics(run: Run, unit: str) -> str:
+    """What the rule `gaussian` keeps of the training rows, as part of a sentence; '' by the rule `rows`."""
+    means = run.generation.means
+    if means is None:
+        return ""
+    single = int((means.counts == 1).sum())
+    alone = f" ({single} with one of them, whose own features the sum is)" if single else ""
+    return f", and of {means.counts.sum()} training {unit} each class's mean, count and sum alone{alone}"
 
 
 def _next_commands(bundle: Path, inputs: str) -> str:

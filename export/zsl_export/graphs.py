@@ -142,6 +142,19 @@ class RowsGraph(nn.Module):
         return weight, bias
 
 
+class MeansGraph(nn.Module):
+    """Semantic vectors to class means in canonical coordinates: `means.onnx`."""
+
+    def __init__(self, means: nn.Module) -> None:
+        super().__init__()
+        self.means = means
+
+    def forward(self, semantic: torch.Tensor) -> torch.Tensor:
+        """(M, A) float32 to (M, D) float32."""
+        means: torch.Tensor = self.means(semantic)
+        return means
+
+
 class LiftGraph(nn.Module):
     """Features to the views a head looks at: `lift.onnx`."""
 
@@ -183,7 +196,7 @@ def model_graph(backbone: Backbone | GivenFeatures, trained: Trained) -> Graph:
 
 
 def synthesizer_graph(trained: Trained, attributes: int) -> Graph | None:
-    """The graph behind `synthesizer.onnx`, in eval mode; `attributes` is A. None for the head rule `rows`."""
+    """The graph behind `synthesizer.onnx`, in eval mode; `attributes` is A. None but for the head rule `fit`."""
     if trained.synthesizer is None:
         return None
     return Graph(
@@ -197,13 +210,24 @@ def synthesizer_graph(trained: Trained, attributes: int) -> Graph | None:
 
 
 def rows_graph(trained: Trained, attributes: int) -> Graph | None:
-    """The graph behind `rows.onnx`, in eval mode; `attributes` is A. None for the head rule `fit`."""
+    """The graph behind `rows.onnx`, in eval mode; `attributes` is A. None but for the head rule `rows`."""
     if trained.rows is None:
         return None
     return Graph(
         RowsGraph(trained.rows).eval(),
         inputs=(Port("semantic", "float32", ("M", attributes)),),
         outputs=(Port("weight", "float32", ("M", trained.lifted_width)), Port("bias", "float32", ("M",))),
+    )
+
+
+def means_graph(trained: Trained, attributes: int) -> Graph | None:
+    """The graph behind `means.onnx`, in eval mode; `attributes` is A. None but for the head rule `gaussian`."""
+    if trained.means is None:
+        return None
+    return Graph(
+        MeansGraph(trained.means).eval(),
+        inputs=(Port("semantic", "float32", ("M", attributes)),),
+        outputs=(Port("means", "float32", ("M", trained.lifted_width)),),
     )
 
 

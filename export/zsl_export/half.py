@@ -2,7 +2,12 @@
 
 Half: the backbone behind its normalisation of pictures, and the linear layers of embedder and lift. Float32: inputs
 and outputs of the graph, the normalisation of pictures, L2 norms, attention, scalers, the head and its log-softmax:
-they cost next to nothing, and half precision would lose small differences of large numbers there.
+they cost next to nothing, and half precision would lose small differences of large numbers there. Float32 too is a lift
+to canonical coordinates (head rule `gaussian`). Half would do for answers: measured on CUB's fc1000 features and on 20
+species by pooled EfficientNet-Lite2, shrinkage 0.5 to 0.001, rows are off by 7e-4 to 2.5e-3 of the scale (a backbone in
+half: 1.5e-2) and 99.96 % or more of the best classes are the same. But it saves nothing (a thousandth of the
+arithmetic or less), with little shrinkage a coordinate is off by up to 0.08 standard deviations, and photographs are
+made evidence by `lift.onnx`, which is float32: so what is taught and what is labelled go through the same numbers.
 """
 
 from __future__ import annotations
@@ -68,8 +73,8 @@ def half_graph(backbone: Backbone | GivenFeatures, trained: Trained) -> Graph:
     """The graph behind `model.fp16.onnx`, in eval mode: the contract is that of `model.onnx`."""
     graph = model_graph(backbone, trained)
     module = copy.deepcopy(graph.module)
-    called = _called_linears(module, graph)
-    for name in called:
+    stays = {"lift"} if trained.means is not None else set()
+    for name in [one for one in _called_linears(module, graph) if one not in stays]:
         module.set_submodule(name, HalfLinear(module.get_submodule(name)))  # type: ignore[arg-type]
     if backbone.pixels is not None:
         module.backbone = HalfBackbone(backbone)

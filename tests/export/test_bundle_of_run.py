@@ -202,30 +202,27 @@ def test_rows_that_differ_from_the_run_s_fail_the_gate(tmp_path, monkeypatch, na
 
 
 def test_a_class_added_on_site_gets_the_row_that_training_would_have_given_it(exported, copy):
-    """Full fit through ONNX Runtime against the same fit through PyTorch's own synthesizer and lift."""
+    """The whole head fitted through ONNX Runtime against the same fit through PyTorch's own synthesizer and lift."""
     run = exported.run
-    change = add_classes(copy, NEW, fit="full")
+    change = add_classes(copy, NEW)
     whole = run.generation.table.append(NEW)
     wanted = tiny.fit_tiny_head(run.trained, whole, run.replay)
     assert change.generation.table.names == whole.names
     for given, expected in zip(change.generation.head.weights, wanted.weights, strict=True):
         np.testing.assert_allclose(given, expected, atol=1e-4)
-    assert change.fits["heron"] > 0.5
 
 
-def test_a_new_row_leaves_the_others_and_undo_restores_the_answers(exported, copy):
+def test_undo_restores_the_answers(exported, copy):
     pictures = exported.run.pictures[:20]
     with Classifier.open(copy.path) as classifier:
         before, _ = classifier.score(pictures)
-        add_classes(copy, NEW, fit="new")
+        add_classes(copy, NEW)
         assert classifier.reload()
         after, _ = classifier.score(pictures)
         undo(copy)
         assert classifier.reload()
         restored, _ = classifier.score(pictures)
     assert after.shape == (20, 8)
-    # All old log-probabilities fall by the same amount in a row: the share of the new class.
-    np.testing.assert_allclose(after[:, :7] - before, (after[:, :7] - before)[:, :1].repeat(7, axis=1), atol=1e-4)
     assert np.array_equal(restored, before)
 
 

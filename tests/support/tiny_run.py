@@ -13,10 +13,12 @@ from torch import nn
 
 from zsl_runtime.bundle import Generation
 from zsl_runtime.class_table import ClassTable, SemanticRule
-from zsl_runtime.head import FitSettings, Replay, View, fit_head, fitting_rows, rows_head
+from zsl_runtime.gaussian import ClassMeans, Gaussian, evidence_of, gaussian_head, prior_means
+from zsl_runtime.head import FitSettings, Head, Replay, View, fit_head, fitting_rows, rows_head
 from zsl_train import backbones, methods
 from zsl_train.backbones.base import Backbone
 from zsl_train.data.image_set import ImageSet
+from zsl_train.gaussian_modules import Shape, run_means, shipped
 from zsl_train.methods.base import Dims, Trained, run_batched, run_rows
 from zsl_train.recipe import Recipe
 from zsl_train.run_folder import Run, RunWriter, save_run
@@ -27,6 +29,7 @@ ATTRIBUTES, NOISE, FEATURE, HIDDEN = 6, 4, 10, 8
 SEEN = ("robin", "house sparrow", "gull", "crow", "tit")
 UNSEEN = ("wren", "übersee-ente")
 PER_CLASS = 30  # synthetic features of a class
+CANONICAL, DRAWS = 5, 3  # by the rule `gaussian`: D, and K where the generator has a part in the means
 SEED = 11
 RULE = SemanticRule()
 DIMS = Dims(regions=REGIONS, channels=CHANNELS, attributes=ATTRIBUTES, word_width=5, classes=len(SEEN) + len(UNSEEN))
@@ -115,16 +118,18 @@ def make_tiny_run(
     seed: int = 0,
     lift: bool = True,
     rule: str = "fit",
+    draws: int = 0,
     pictures: int = 70,
     probe: int = 6,
     trained: Trained | None = None,
 ) -> Run:
-    """A finished run with random weights and a fitted head.
+    """A finished run with random weights and a head that was made as training makes it.
 
     Args:
         seed: of weights, classes and pictures.
         lift: with a lift and two views; without, D = F and one view.
-        rule: of the head; with `rows` there is one view and no replay.
+        rule: of the head; with `rows` and `gaussian` there is one view and no replay.
+        draws: by the rule `gaussian`, K features that the synthesizer makes for a mean; 0 is without a synthesizer.
         pictures: kept in all.
         probe: the first of them, for the probe.
         trained: another method's modules, built for `DIMS`, in place of the tiny ones.
@@ -132,7 +137,7 @@ def make_tiny_run(
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    backbone, trained = TinyBackbone(), trained or make_tiny_trained(lift=lift, rule=rule)
+    backbone, trained = TinyBackbone(), trained or make_tiny_trained(lift=lift, rule=rule, draws=draws)
     table = tiny_table(rng)
     labels = rng.integers(0, len(SEEN), pictures)
     images = draw_pictures(rng, labels)
@@ -140,15 +145,19 @@ def make_tiny_run(
     replay_labels = np.concatenate([labels, np.arange(len(SEEN))]).astype(np.int32)
     extra = run_batched(trained.embedder, regions_of(backbone, draw_pictures(rng, np.arange(len(SEEN)))))
     replay = Replay(np.concatenate([features, extra]).astype(np.float16), replay_labels, SEEN)
-    if trained.head_rule == "rows":
+    if trained.means is not None:
+        fill_gaussian(trained, table, features, labels)
+    means = tiny_means(trained, table, features, labels)
+    if trained.head_rule != "fit":
         replay = no_replay(trained.feature_width)
+    head = fit_tiny_head(trained, table, replay, means)
     return Run(
         recipe={"method": "tiny", "seed": SEED},
         method="tiny",
         trained=trained,
         backbone=backbone,
         dims=DIMS,
-        generation=Generation(1, 0, table, fit_tiny_head(trained, table, replay), SEED, "export"),
+        generation=Generation(1, 0, table, head, SEED, "export", means=means),
         replay=replay,
         semantic_rule=RULE,
         scores={"H": 12.5, "T1": None},
@@ -160,8 +169,10 @@ def make_tiny_run(
     )
 
 
-def make_tiny_trained(*, lift: bool = True, rule: str = "fit") -> Trained:
+def make_tiny_trained(*, lift: bool = True, rule: str = "fit", draws: int = 0) -> Trained:
     """The tiny method's modules with random weights from torch's global generator."""
+    if rule == "gaussian":
+        return as_gaussian(make_tiny_trained(lift=False), draws=draws)
     if rule == "rows":
         width = FEATURE + HIDDEN if lift else FEATURE
         return Trained(
@@ -191,6 +202,53 @@ def make_tiny_trained(*, lift: bool = True, rule: str = "fit") -> Trained:
     ).eval()
 
 
+def as_gaussian(trained: Trained, *, draws: int = 0) -> Trained:
+    """What ships in place of a method's own head; `fill_gaussian` solves for what is in it."""
+    unknown = Gaussian(np.zeros(CANONICAL), np.ones(CANONICAL))
+    return shipped(trained, Shape(len(SEEN), CANONICAL, draws), ATTRIBUTES, unknown).eval()
+
+
+def fill_gaussian(trained: Trained, table: ClassTable, features: np.ndarray, labels: np.ndarray) -> None:
+    """Canonical coordinates and a regression from features (n, F) of seen classes; noise for a generator is drawn."""
+    seen = np.flatnonzero(table.seen)
+    rows = features.astype(np.float64)
+    means = np.stack([rows[labels == label].mean(axis=0) for label in seen])
+    apart = rows - means[labels]
+    covariance = apart.T @ apart / len(rows)
+    values, vectors = np.linalg.eigh(
+        0.8 * covariance + 0.2 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    )
+    white = vectors / np.sqrt(values)
+    centre = means.mean(axis=0)
+    directions = np.linalg.svd((means - centre) @ white)[2][:CANONICAL]
+    lift = directions @ white.T  # (D, F)
+    anchors = RULE.apply(table.raw)[seen].astype(np.float64)
+    kernel = np.exp(-2 * ((anchors[:, None] - anchors) ** 2).sum(axis=2)) + 0.1 * np.eye(len(seen))
+    inverse = np.linalg.inv(kernel)
+    coefficients = inverse @ ((means - centre) @ lift.T)
+    left_out = coefficients / np.diag(inverse)[:, None]  # errors of the regression on a class it was not solved for
+    canonical = {"weight": torch.from_numpy(lift), "bias": torch.from_numpy(-lift @ centre)}
+    trained.lift.load_state_dict(canonical)
+    solved = {"anchors": anchors, "coefficients": coefficients, "sharpness": 2.0, "share": 0.0}
+    if trained.means.canonical is not None:
+        solved |= {"share": 0.4, "noise": np.random.default_rng(5).standard_normal(trained.means.noise.shape)}
+        trained.means.canonical.load_state_dict(canonical)
+    for name, value in solved.items():
+        getattr(trained.means, name).copy_(torch.as_tensor(value))
+    errors = run_means(trained.means, anchors.astype(np.float32)) - (means - centre) @ lift.T
+    variance = (left_out**2 + errors**2).mean(axis=0)
+    trained.gaussian = Gaussian(variance, 1 / (1 + variance))
+
+
+def tiny_means(trained: Trained, table: ClassTable, features: np.ndarray, labels: np.ndarray) -> ClassMeans | None:
+    """By the rule `gaussian`, what is known of each class: its attributes, and features (n, F) of training."""
+    if trained.means is None:
+        return None
+    prior = prior_means(table, rule=RULE, means=lambda s: run_means(trained.means, s), width=trained.lifted_width)
+    photographs = evidence_of(run_batched(trained.lift, features), labels)
+    return ClassMeans.without_photographs(prior).taught(photographs)
+
+
 def tiny_table(rng: np.random.Generator) -> ClassTable:
     """5 seen and 2 unseen classes with random attributes in [0, 100], A = 6."""
     names = SEEN + UNSEEN
@@ -217,8 +275,10 @@ def regions_of(backbone: Backbone, images: np.ndarray) -> np.ndarray:
         return backbone(torch.from_numpy(images)).numpy()
 
 
-def fit_tiny_head(trained: Trained, table: ClassTable, replay: Replay):
-    """The head of `table`, from what PyTorch synthesizes and lifts or from its rows, with a gamma and a temperature."""
+def fit_tiny_head(trained: Trained, table: ClassTable, replay: Replay, means: ClassMeans | None = None) -> Head:
+    """The head of `table`, from its means, its rows, or what PyTorch synthesizes; with a gamma and a temperature."""
+    if means is not None:
+        return replace(gaussian_head(means, trained.gaussian, trained.views[0]), gamma=0.3, temperature=0.8)
     if trained.rows is not None:
         head = rows_head(table, rule=RULE, rows=lambda s: run_rows(trained.rows, s), view=trained.views[0])
         return replace(head, gamma=0.3, temperature=0.8)
@@ -246,7 +306,7 @@ class Config:
 
 
 def build(config: Config, dims: Dims) -> Trained:
-    """What `zsl_train.methods` asks of a method's module."""
+    """What `zsl_train.methods` asks of a method's module: its own modules, whatever ships in the place of its head."""
     return make_tiny_trained(lift=config.lift, rule=config.rule)
 
 
@@ -273,7 +333,9 @@ def save_tiny_run(run: Run, folder: Path) -> Path:
     recipe = Recipe(method="tiny", backbone="tiny", seed=run.seed, probe_pictures=run.probe_count)
     writer = RunWriter(folder, force=False)
     with writer.exclusive():
-        writer.begin(recipe, Config(run.trained.lift is not None, run.trained.head_rule), "fingerprint")
+        rule = run.trained.head_rule
+        config = Config(lift=False) if rule == "gaussian" else Config(run.trained.lift is not None, rule)
+        writer.begin(recipe, config, "fingerprint")
         save_run(
             writer,
             trained=run.trained,
