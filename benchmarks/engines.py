@@ -4,7 +4,9 @@
 
 For each method a bundle on ResNet-101 at 224 px with 200 classes of 312 attributes is written to DIR, with its default
 settings and RANDOM weights: neither the time of a build nor the size of a plan depends on their values, and the
-bundles' answers mean nothing. int8 is calibrated on 8 drawn pictures, with no search for layers to leave in float.
+bundles' answers mean nothing. A name such as sc-egg+gaussian is the method's embedder with the Gaussian head, its means
+with 8 draws of the method's synthesizer inside where it has one; then means.onnx is built, too. int8 is calibrated on 8
+drawn pictures, with no search for layers to leave in float.
 Then each precision is built with the TensorRT library that is found (`--trt`), for the compute capabilities given, and
 --add classes are added to the bundle: the plan that is found afterwards must be the one that was found before, by its
 hash. Figures go to stdout and benchmarks/results/engines.json.
@@ -33,20 +35,24 @@ import torch  # noqa: E402
 
 from support.random_resnet import random_resnet101  # noqa: E402
 from support.smooth_pictures import draw_smooth  # noqa: E402
-from zsl_export.bundle_of_run import _export_graphs, make_manifest, make_probe, versions  # noqa: E402
+from zsl_export.bundle_of_run import _export_graphs, head_files, make_manifest, make_probe, versions  # noqa: E402
 from zsl_export.graphs import model_graph  # noqa: E402
 from zsl_export.half import half_graph  # noqa: E402
 from zsl_export.quantize import TENSORRT, Original, observe, quantisable, quantize, with_shapes  # noqa: E402
 from zsl_export.to_onnx import export_graph, quiet  # noqa: E402
+from zsl_runtime.backends import SMALL_PARTS  # noqa: E402
 from zsl_runtime.backends.ort import OrtBackend  # noqa: E402
 from zsl_runtime.bundle import Bundle, Generation, write_bundle  # noqa: E402
 from zsl_runtime.class_table import ClassTable, SemanticRule  # noqa: E402
+from zsl_runtime.gaussian import ClassMeans, Gaussian  # noqa: E402
 from zsl_runtime.generations import add_classes  # noqa: E402
 from zsl_runtime.head import Head, Replay  # noqa: E402
 from zsl_runtime.threads import usable_cpus  # noqa: E402
 from zsl_runtime.trt.build import Shape, build_for_bundle, card_at_hand, choose_capabilities  # noqa: E402
 from zsl_runtime.trt.engines import find, read_plan  # noqa: E402
 from zsl_runtime.trt.library import find_library  # noqa: E402
+from zsl_train.gaussian_modules import Shape as MeansShape  # noqa: E402
+from zsl_train.gaussian_modules import shipped  # noqa: E402
 from zsl_train.methods import METHODS  # noqa: E402
 from zsl_train.methods.base import Dims, run_batched  # noqa: E402
 from zsl_train.run_folder import Run  # noqa: E402
@@ -57,9 +63,11 @@ if TYPE_CHECKING:
     from zsl_runtime.trt.library import Library
 
 RESULTS = ROOT / "benchmarks" / "results" / "engines.json"
-CHOSEN = ("sc-egg", "dcr-gan", "acmr", "lisgan", "sp-aen")
+GAUSSIAN = "+gaussian"  # behind a method's name
+CHOSEN = ("sc-egg", f"sc-egg{GAUSSIAN}", "dcr-gan", "acmr", "lisgan", "sp-aen")
 DIMS = Dims(regions=49, channels=2048, attributes=312, word_width=300, classes=200)
 SEEN, PICTURES, ROWS = 150, 8, 10  # classes; drawn pictures; replay rows a class
+DRAWS = 8  # K, features that a mean is made of: the most that folds choose
 FILES = {
     "fp32": ("fp32", "model.onnx"),
     "fp16": ("fp16", "model.fp16.onnx"),
@@ -75,10 +83,14 @@ def random_table(prefix: str, count: int, seen: int, seed: int) -> ClassTable:
 
 
 def random_run(name: str, backbone: torch.nn.Module, pictures: np.ndarray) -> Run:
-    """A run of this method that was never trained."""
+    """A run of this method, or of its name with GAUSSIAN behind it, that was never trained."""
     torch.manual_seed(0)
-    method = METHODS[name]
+    method = METHODS[name.removesuffix(GAUSSIAN)]
     trained = method.build(method.Config(**next(iter(method.PRESETS.values()))), DIMS).eval()
+    if name.endswith(GAUSSIAN):
+        draws = 0 if trained.synthesizer is None else DRAWS
+        gaussian = Gaussian(np.full(SEEN, 0.5), np.full(SEEN, 0.7))
+        trained = shipped(trained, MeansShape(SEEN, SEEN, draws), DIMS.attributes, gaussian).eval()
     with torch.no_grad():
         for module in trained.modules().values():
             for parameter in module.buffers():  # what training solves for starts at zero
@@ -95,13 +107,14 @@ def random_run(name: str, backbone: torch.nn.Module, pictures: np.ndarray) -> Ru
         rng.normal(0, 0.01, (len(table), view.stop - view.start)).astype(np.float32) for view in trained.views
     )
     head = Head(trained.views, weights, tuple(np.zeros(len(table), np.float32) for _ in weights))
+    means = None if trained.gaussian is None else ClassMeans.without_photographs(weights[0])
     return Run(
         recipe={"method": name, "backbone": "resnet101"},
-        method=name,
+        method=name.removesuffix(GAUSSIAN),
         trained=trained,
         backbone=backbone,  # type: ignore[arg-type]
         dims=DIMS,
-        generation=Generation(1, 0, table, head, 0, "export"),
+        generation=Generation(1, 0, table, head, 0, "export", means=means),
         replay=replay,
         semantic_rule=SemanticRule(),
         scores={},
@@ -131,26 +144,26 @@ def write_random_bundle(run: Run, folder: Path, precisions: Sequence[str]) -> Pa
         (work / "model.int8-trt.onnx").write_bytes(quantised.SerializeToString())
     held = {kind: name for precision, (kind, name) in FILES.items() if precision in {"fp32", *precisions}}
     files: dict[str, Any] = {**graphs, **{name: work / name for name in held.values()}}
-    engine = OrtBackend(
-        {part: graphs.get(f"{part}.onnx") for part in ("model", "synthesizer", "rows", "lift")}, usable_cpus()
-    )
+    engine = OrtBackend({part: graphs.get(f"{part}.onnx") for part in ("model", *SMALL_PARTS)}, usable_cpus())
     files["probe.safetensors"] = make_probe(run, engine, pictures=True).to_bytes()
     engine.close()
-    if run.trained.head_rule == "fit":
-        files["replay.safetensors"] = run.replay.to_bytes()
+    files |= head_files(run)
     manifest = {**make_manifest(run, graphs), "precisions": held, "default_precision": "fp32"}
     bundle = write_bundle(folder, manifest=manifest, files=files, generation=run.generation, force=True)
     shutil.rmtree(work)
     return bundle
 
 
-def measure(bundle: Bundle, library: Library, precision: str, capabilities: Sequence[str], add: int) -> dict[str, Any]:
+def measure(
+    bundle: Bundle, library: Library, precision: str, capabilities: Sequence[str], part: str = "model"
+) -> dict[str, Any]:
     """Build one engine; figures of it."""
     started = time.perf_counter()
-    stored = build_for_bundle(bundle, library, precision, shape=Shape(), compute_capabilities=capabilities)
+    stored = build_for_bundle(bundle, library, precision, part=part, shape=Shape(), compute_capabilities=capabilities)
     whole = time.perf_counter() - started
-    graph = bundle.file(FILES[precision][1])
+    graph = bundle.file(FILES[precision][1] if part == "model" else f"{part}.onnx")
     return {
+        "part": part,
         "precision": precision,
         "build_seconds": stored.build_seconds,
         "with_checks_seconds": round(whole, 3),
@@ -183,8 +196,12 @@ def run_method(
     bundle = Bundle.open(write_random_bundle(run, options.work / name, options.precisions))
     engines = []
     for precision in options.precisions:
-        engines.append(measure(bundle, library, precision, capabilities, options.add))
+        engines.append(measure(bundle, library, precision, capabilities))
         print(f"{name} {json.dumps(engines[-1])}", flush=True)
+    parts = []
+    if run.trained.means is not None:
+        parts.append(measure(bundle, library, "fp32", capabilities, "means"))
+        print(f"{name} {json.dumps(parts[-1])}", flush=True)
     before = {one: found_hash(bundle, library, one, capabilities[0]) for one in options.precisions}
     started = time.perf_counter()
     add_classes(bundle, random_table("new", options.add, 0, 3))
@@ -195,6 +212,7 @@ def run_method(
         "method": name,
         "compute_capabilities": list(capabilities),
         "engines": engines,
+        "small_engines": parts,
         "classes_before": DIMS.classes,
         "classes_after": len(bundle.current().table),
         "adding_seconds": round(adding, 3),

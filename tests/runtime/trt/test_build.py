@@ -63,10 +63,15 @@ def made(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def bundle(made, tmp_path, monkeypatch) -> Bundle:
-    """A tiny bundle, a cache folder of its own, and no card."""
+def alone(tmp_path, monkeypatch) -> None:
+    """A cache folder of its own, and no card."""
     monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(building, "driver", lambda: Driver("", "", (), "there is no NVIDIA driver"))
+
+
+@pytest.fixture
+def bundle(made, alone, tmp_path) -> Bundle:
+    """A tiny bundle that may be changed, without a card."""
     return Bundle.open(shutil.copytree(made, tmp_path / "bundle"))
 
 
@@ -364,8 +369,22 @@ def test_every_graph_of_a_bundle_builds_in_every_precision(bundle):
 
 
 @needs_rtx
-def test_a_hundred_classes_more_are_served_by_the_same_plan(bundle):
-    rtx = find_library("rtx")
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize(("rule", "parts"), [("gaussian", ("means", "lift")), ("rows", ("rows", "lift"))])
+def test_the_small_graphs_of_other_head_rules_build(tmp_path, rule, parts):
+    bundle = Bundle.open(make_tiny_bundle(tmp_path / "b", rule=rule))
+    for part in parts:
+        stored = build_for_bundle(bundle, find_library("rtx"), "fp32", part=part, compute_capabilities=("8.9",))
+        assert (stored.facts.part, stored.facts.max_classes) == (part, 0)
+        assert stored.ports == ports_of(bundle, part)
+        assert read_plan(stored).startswith(b"vtrt")
+
+
+@needs_rtx
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("rule", ["fit", "gaussian"])
+def test_a_hundred_classes_more_are_served_by_the_same_plan(tmp_path, rule):
+    bundle, rtx = Bundle.open(make_tiny_bundle(tmp_path / "b", rule=rule)), find_library("rtx")
     made = build_for_bundle(bundle, rtx, "fp32", compute_capabilities=("8.9",))
     before = hashlib.sha256(made.path.read_bytes()).hexdigest()
     assert before == made.sha256
@@ -383,7 +402,8 @@ def test_a_hundred_classes_more_are_served_by_the_same_plan(bundle):
     assert (found.path, len(again.current().table)) == (made.path, 108)
     assert hashlib.sha256(read_plan(found)).hexdigest() == before
     # And it takes them: the head is an input, its classes are dynamic in both profiles.
-    assert [port.shape for port in found.ports.inputs[1:]] == [("C", 24), ("C",), ("C",)]
+    width = bundle.manifest["dims"]["D"]
+    assert [port.shape for port in found.ports.inputs[1:]] == [("C", width), ("C",), ("C",)]
     assert found.facts.max_classes == 20_000
 
 
