@@ -47,16 +47,23 @@ class SemanticRule:
             raw: (C, A) float64, as the user gave them.
 
         Returns:
-            (C, A) float32. A row of zeros stays a row of zeros.
+            (C, A) float32. A row of zeros stays a row of zeros; without `unit_l2`, what float32 cannot hold becomes
+            infinite.
 
         """
         out = np.asarray(raw, dtype=np.float64)
         if self.clamp_negative:
             out = np.maximum(out, 0.0)
         if self.unit_l2:
-            norm = np.linalg.norm(out, axis=1, keepdims=True)
+            with np.errstate(over="ignore"):
+                norm = np.linalg.norm(out, axis=1, keepdims=True)
+            if not np.isfinite(norm).all():  # huge numbers, whose squares overflow; all others keep their bits
+                with np.errstate(invalid="ignore"):
+                    out = np.where(np.isfinite(norm), out, out / np.abs(out).max(axis=1, keepdims=True, initial=1.0))
+                norm = np.linalg.norm(out, axis=1, keepdims=True)
             out = out / np.where(norm > 0, norm, 1.0)
-        return out.astype(np.float32)
+        with np.errstate(over="ignore"):
+            return out.astype(np.float32)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for the manifest."""

@@ -110,7 +110,7 @@ def add_classes(
         advance: called with 1 after each of `fit_epochs` epochs.
 
     Raises:
-        UsageError: E-CLASS-EXISTS, E-ATTRIBUTES, E-ATTRIBUTE-ZERO, E-CLASSES-SPLIT, E-CLASSES-EMPTY, E-CLASS-UNKNOWN
+        UsageError: E-CLASS-EXISTS, E-ATTRIBUTES, E-ATTRIBUTE-ZERO, E-ATTRIBUTE-VALUE, E-CLASSES-SPLIT, E-CLASSES-EMPTY, E-CLASS-UNKNOWN
             (photographs of another class), E-HEAD-RULE (photographs by another rule), E-EVIDENCE, E-SEED.
         ArtefactError: the bundle is damaged.
         BackendError: nothing can run its graphs.
@@ -335,7 +335,15 @@ def _check_new(bundle: Bundle, table: ClassTable, photographs: Iterable[str]) ->
         raise UsageError("E-ATTRIBUTES", "the attribute columns of the new classes are not the model's, in its order")
     if table.seen.any():
         raise UsageError("E-CLASSES-SPLIT", "classes added on site are unseen; a given one is marked seen")
-    empty = np.flatnonzero(~bundle.rule.apply(table.raw).any(axis=1))
+    semantic = bundle.rule.apply(table.raw)
+    endless = np.flatnonzero(~np.isfinite(semantic).all(axis=1))
+    if endless.size:
+        raise UsageError(
+            "E-ATTRIBUTE-VALUE",
+            f"an attribute of class {table.names[int(endless[0])]!r} is NaN, infinite or beyond float32; expected "
+            "numbers of the kind that the model was trained on",
+        )
+    empty = np.flatnonzero(~semantic.any(axis=1))
     if empty.size:
         raise UsageError(
             "E-ATTRIBUTE-ZERO",

@@ -148,11 +148,12 @@ def outside(new: ClassTable, ranges: Doubles) -> list[str]:
 
     """
     low, high = ranges[:, 0], ranges[:, 1]
-    width = high - low
-    usual = float(np.median(width[width > 0])) if (width > 0).any() else 1.0
-    width = np.where(width > 0, width, usual)
-    # In widths of the range; a huge number divided by a tiny width is infinitely far, which is far.
-    with np.errstate(over="ignore"):
+    # In widths of the range; a huge number divided by a tiny width is infinitely far, which is far, and nothing is far
+    # from a range that is itself beyond what a float holds.
+    with np.errstate(over="ignore", invalid="ignore"):
+        width = high - low
+        usual = float(np.median(width[width > 0])) if (width > 0).any() else 1.0
+        width = np.where(width > 0, width, usual)
         away = np.maximum(low - new.raw, new.raw - high) / width  # (n, A)
     return list(_outside_lines(new, ranges, away))
 

@@ -193,16 +193,16 @@ def test_verify_false_reads_no_graph_but_still_checks_the_classes(path):
 
 
 def test_a_newer_format_is_named_with_ours(path):
-    edit_manifest(path, lambda manifest: manifest.update(format_version=3))
+    edit_manifest(path, lambda manifest: manifest.update(format_version=4))
     error = broken(path)
     assert error.code == "E-BUNDLE-VERSION"
-    assert "format 3" in error.message
-    assert "up to 2" in error.message
+    assert "format 4" in error.message
+    assert "up to 3" in error.message
 
 
-@pytest.mark.parametrize(("rule", "version"), [("fit", 1), ("rows", 2)])
+@pytest.mark.parametrize(("rule", "version"), [("fit", 1), ("rows", 2), ("gaussian", 3)])
 def test_a_bundle_carries_the_oldest_format_that_describes_it(tmp_path, rule, version):
-    """So that a runtime from before the rule `rows` reads all that it can run, and names the format of the rest."""
+    """So that a runtime from before a rule reads all that it can run, and names the format of the rest."""
     manifest = Bundle.open(make_tiny_bundle(tmp_path / "tiny", rule=rule)).manifest
     assert manifest["format_version"] == version
 
@@ -239,6 +239,51 @@ def test_a_bundle_whose_rows_come_from_attributes_keeps_neither_synthesizer_nor_
 )
 def test_a_manifest_of_computed_rows_with_wrong_content_is_refused(tmp_path, change):
     path = make_tiny_bundle(tmp_path / "tiny", rule="rows")
+
+    def edit(manifest):
+        change(manifest)
+
+    edit_manifest(path, edit)
+    assert broken(path).code == "E-BUNDLE-MANIFEST"
+
+
+def test_a_bundle_of_means_keeps_no_features_of_anybody(tmp_path):
+    bundle = Bundle.open(make_tiny_bundle(tmp_path / "tiny", rule="gaussian"))
+    assert bundle.head_rule == "gaussian"
+    assert set(bundle.manifest["files"]) == {
+        *("model.onnx", "means.onnx", "lift.onnx", "gaussian.safetensors", "probe.safetensors", "parity.json"),
+    }
+    assert len(bundle.current().means) == 8
+    with pytest.raises(ArtefactError, match="E-BUNDLE-MISSING"):
+        bundle.replay()
+
+
+def drop_file(manifest):
+    del manifest["files"]["gaussian.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        drop_file,
+        lambda m: m["head"].update(rule="rows"),
+        lambda m: m["head"].update(rule="gauss"),
+        lambda m: m["head"].update(synthetic_per_class=3),
+        lambda m: m["head"]["views"][0].update(fit=FitSettings().to_dict()),
+        lambda m: m["graphs"].update(means=None),
+        lambda m: m["graphs"].update(lift=None),
+        lambda m: m["graphs"].update(synthesizer=None),
+        lambda m: m["dims"].update(Z=4),
+        lambda m: m.update(attribute_ranges=[[0, 1]]),
+        lambda m: m.update(attribute_ranges=[[0, 1]] * 5 + [[2, 1]]),
+        lambda m: m.update(attribute_ranges=[[0, 1]] * 5 + [[0, float("nan")]]),
+        lambda m: m.update(attribute_ranges=[[0, 1]] * 5 + [[0, "1"]]),
+        lambda m: m.update(attribute_ranges=[[0, 1]] * 5 + [0]),
+        lambda m: m.update(attribute_ranges={}),
+    ],
+)
+def test_a_manifest_of_means_with_wrong_content_is_refused(tmp_path, change):
+    path = make_tiny_bundle(tmp_path / "tiny", rule="gaussian")
 
     def edit(manifest):
         change(manifest)

@@ -347,10 +347,15 @@ def test_arguments_are_checked_as_in_predict(classifier):
 
 
 def test_a_head_that_is_not_fitted_has_no_cascade(rows, monkeypatch):
-    manifest = rows.manifest | {"head": rows.manifest["head"] | {"rule": "rows"}}
-    monkeypatch.setattr(rows, "_bundle", replace(rows._bundle, manifest=manifest))
-    with pytest.raises(UsageError, match="E-HEAD-RULE"):
-        rows.cascade([])
+    for rule, told in (
+        ("rows", "teach it: label without a cascade"),
+        ("gaussian", "with `zsl-classes teach --photos DIR`"),
+    ):
+        manifest = rows.manifest | {"head": rows.manifest["head"] | {"rule": rule}}
+        monkeypatch.setattr(rows, "_bundle", replace(rows._bundle, manifest=manifest))
+        with pytest.raises(UsageError, match="E-HEAD-RULE") as caught:
+            rows.cascade([])
+        assert told in caught.value.message
 
 
 def test_a_bundle_that_cannot_be_fitted_is_refused_before_a_picture_is_read(rows, monkeypatch):

@@ -212,6 +212,15 @@ def test_the_semantic_rule_clamps_then_normalises():
 
 
 @pytest.mark.parametrize("clamp", [True, False])
+def test_huge_attributes_have_a_direction_too():
+    """Their squares overflow, without a warning; the rows beside them keep their bits."""
+    raw = np.array([[1e300, -5.0, 1e300], [3.0, 0.0, 4.0]])
+    found = SemanticRule().apply(raw)
+    np.testing.assert_allclose(found, [[np.sqrt(0.5), 0, np.sqrt(0.5)], [0.6, 0, 0.8]], rtol=1e-6)
+    np.testing.assert_array_equal(found[1:], SemanticRule().apply(raw[1:]))
+    assert np.isinf(SemanticRule(unit_l2=False).apply(raw)[0, 0])
+
+
 @pytest.mark.parametrize("unit", [True, False])
 def test_the_semantic_rule_survives_as_plain_data(clamp, unit):
     rule = SemanticRule(clamp_negative=clamp, unit_l2=unit)

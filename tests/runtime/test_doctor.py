@@ -22,6 +22,7 @@ from zsl_runtime.bundle import Bundle
 from zsl_runtime.class_table import ClassTable
 from zsl_runtime.cli_doctor import machine, main, memory_bytes
 from zsl_runtime.errors import BackendError
+from zsl_runtime.gaussian import Gaussian
 from zsl_runtime.generations import add_classes, prune, remove_classes, undo
 
 ROOT = Path(__file__).parents[2]
@@ -87,7 +88,16 @@ def test_memory_is_that_of_the_machine_or_of_the_container(tmp_path):
     assert memory_bytes([str(tmp_path / "max"), str(tmp_path / "some")]) == 2**30
 
 
-@pytest.mark.parametrize("options", [{}, {"lift": False}, {"kind": "backbone_features"}, {"rule": "rows"}])
+HEADS = {  # what is said of what heads are made from
+    "fit": "200 features of 5 seen classes",
+    "rows": "rows are computed from attributes",
+    "gaussian": "every class is a mean, 5 of 8 with photographs; 10 coordinates; the means graph differs from them by",
+}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"lift": False}, {"kind": "backbone_features"}, {"rule": "rows"}, {"rule": "gaussian"}]
+)
 def test_a_healthy_bundle(capsys, tmp_path, options):
     path = make_tiny_bundle(tmp_path / "tiny", **options)
     code, found = examine(capsys, path)
@@ -99,7 +109,7 @@ def test_a_healthy_bundle(capsys, tmp_path, options):
         "method tiny",
         "generation 1 in force: 8 classes, 5 seen and 3 unseen",
         f"{files} of {files} files",
-        "rows are computed from attributes" if options.get("rule") == "rows" else "200 features of 5 seen classes",
+        HEADS[options.get("rule", "fit")],
         "generations kept: 1; changes that undo can take back: 0",
         "8 inputs, features differ by",
         "8 of 8 top-1",
@@ -109,6 +119,26 @@ def test_a_healthy_bundle(capsys, tmp_path, options):
 
 def heron() -> ClassTable:
     return ClassTable(("heron",), np.array([False]), np.array([[0, 7, 1, 1, 7, 1.0]]), ATTRIBUTES)
+
+
+def test_statistics_means_and_rows_that_do_not_fit_together_are_broken(capsys, tmp_path, monkeypatch):
+    path = make_tiny_bundle(tmp_path / "tiny", rule="gaussian")
+    whole = Bundle.gaussian
+    monkeypatch.setattr(Bundle, "gaussian", lambda self: Gaussian(whole(self).variance, 0.9 * whole(self).scale))
+    code, found = examine(capsys, path)
+    assert code == 5
+    assert "the rows of the head do not follow from them" in of(found, "BROKEN")
+    monkeypatch.setattr(Bundle, "gaussian", whole)
+    real = ort.OrtBackend.means
+    monkeypatch.setattr(ort.OrtBackend, "means", lambda self, semantic: 1.1 * real(self, semantic))
+    code, found = examine(capsys, path)
+    assert code == 5
+    assert "the means graph differs from them by 1.0e-01 of their scale" in of(found, "BROKEN")
+    monkeypatch.setattr(ort.OrtBackend, "means", real)
+    (path / "gaussian.safetensors").write_bytes(b"")
+    code, found = examine(capsys, path)
+    assert code == 5
+    assert "gaussian.safetensors is not the exported file" in of(found, "BROKEN")
 
 
 def test_after_changes_the_probe_is_still_that_of_the_export(capsys, path):

@@ -1,7 +1,8 @@
 """A bundle of the sizes that users have, made without training: graphs of random weights, a head of nearest means.
 
 Its labels mean nothing, but everything has the shape and the cost of a real one: a synthesizer with a hidden layer, a
-lift that widens, a Replay, and a head that takes most features for the class that they were made for.
+lift that widens, a Replay, and a head that takes most features for the class that they were made for. By the rule
+`gaussian`: a kernel regression from attributes to means, a linear lift, and statistics.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from support.tiny_bundle import OPSET
 from zsl_runtime.bundle import Generation, Probe, write_bundle
 from zsl_runtime.class_table import ClassTable, SemanticRule
+from zsl_runtime.gaussian import ClassMeans, Gaussian, gaussian_head
 from zsl_runtime.head import FitSettings, Head, Replay, View, fold
 from zsl_runtime.manifest import PARTS
 
@@ -127,6 +129,79 @@ def make_big_bundle(dest: Path, sizes: Sizes) -> Path:
     return write_bundle(dest, manifest=manifest, files=files, generation=generation)
 
 
+def make_gaussian_bundle(
+    dest: Path, *, seen: int = 150, unseen: int = 50, features: int = 2048, width: int = 256
+) -> Path:
+    """Write a bundle of the rule `gaussian`, 312 attributes; returns its folder."""
+    sizes = Sizes(seen=seen, unseen=unseen, features=features, lift=0)
+    table, rule = random_table(sizes), SemanticRule()
+    rng = np.random.default_rng(4)
+    lifting = rng.standard_normal((features, width), dtype=np.float32) / np.float32(np.sqrt(features))
+    variance = rng.uniform(0.1, 3, width)
+    gaussian = Gaussian(variance, 1 / (1 + variance))
+    counts = np.where(table.seen, 60, 0).astype(np.int64)
+    prior = regression(rule.apply(table.raw), *_regression_weights(seen, sizes.attributes, width))
+    means = ClassMeans(prior, counts, 60 * prior[table.seen].astype(np.float64))
+    view = View("canonical", 0, width, 1.0, None)
+    generation = Generation(1, 0, table, gaussian_head(means, gaussian, view), 0, "export", means=means)
+    inputs = rng.standard_normal((4, features), dtype=np.float32)
+    scores = fold(generation.head, table.seen).scores(inputs @ lifting)
+    probe = Probe(None, inputs[:, None], inputs, scores, scores.argmax(axis=1).astype(np.int64))
+    files = {
+        "model.onnx": _linear_model(lifting),
+        "means.onnx": means_graph(seen, sizes.attributes, width),
+        "lift.onnx": _linear_lift(lifting),
+        "gaussian.safetensors": gaussian.to_bytes(),
+        "probe.safetensors": probe.to_bytes(),
+        "parity.json": b'{"passed": true}\n',
+    }
+    manifest = {
+        "method": "random",
+        "created": "2026-01-02T03:04:05+00:00",
+        "versions": {"zsl-deploy": "0.1.0"},
+        "backbone": {"name": "features", "file": "random.mat"},
+        "pixels": None,
+        "input": {"name": "backbone_features", "dtype": "float32", "shape": ["N", 1, features]},
+        "graphs": {part: f"{part}.onnx" for part in PARTS["gaussian"]},
+        "dims": {"F": features, "D": width, "A": sizes.attributes, "Z": 0},
+        "attributes": list(table.attributes),
+        "attribute_ranges": [[0.0, 1.1]] * sizes.attributes,
+        "semantic_rule": rule.to_dict(),
+        "head": {"rule": "gaussian", "views": [view.to_dict()], "synthetic_per_class": 0, "seed": 0},
+        "recipe": {},
+        "scores": {},
+    }
+    return write_bundle(dest, manifest=manifest, files=files, generation=generation)
+
+
+def _regression_weights(anchors: int, attributes: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Anchors (S, A), semantic vectors, and coefficients (S, D), float32."""
+    table = random_table(Sizes(seen=anchors, unseen=0, attributes=attributes))
+    coefficients = np.random.default_rng(5).standard_normal((anchors, width), dtype=np.float32)
+    return SemanticRule().apply(table.raw), coefficients
+
+
+def regression(semantic: np.ndarray, anchors: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    """Kernel regression with a Gaussian kernel, exp(-|a - b|^2) of vectors of length 1: (M, A) -> (M, D) float32."""
+    return np.exp(2 * semantic @ anchors.T - 2) @ coefficients
+
+
+def means_graph(anchors: int, attributes: int, width: int) -> bytes:
+    """A means.onnx that computes `regression`."""
+    from onnx import helper
+
+    known, coefficients = _regression_weights(anchors, attributes, width)
+    nodes = [
+        helper.make_node("MatMul", ["semantic", "anchors"], ["near"]),
+        helper.make_node("Mul", ["near", "two"], ["twice"]),
+        helper.make_node("Sub", ["twice", "two"], ["apart"]),
+        helper.make_node("Exp", ["apart"], ["kernel"]),
+        helper.make_node("MatMul", ["kernel", "coefficients"], ["means"]),
+    ]
+    constants = {"anchors": known.T.copy(), "two": np.array(2, np.float32), "coefficients": coefficients}
+    return _bytes("means", nodes, [_tensor("semantic", "M", attributes)], [_tensor("means", "M", width)], constants)
+
+
 def nearest_mean(means: np.ndarray, view: View) -> Head:
     """The linear classifier that takes the nearest mean (C, D), with rows as long as fitted ones are.
 
@@ -195,6 +270,34 @@ def _model(sizes: Sizes, networks: Networks) -> bytes:
     outputs = [_tensor("scores", "N", "C"), _tensor("features", "N", sizes.features)]
     constants = {"flat": np.array([0, sizes.features], dtype=np.int64), **_lifting(networks)}
     return _bytes("model", nodes, inputs, outputs, constants)
+
+
+def _linear_model(lifting: np.ndarray) -> bytes:
+    from onnx import helper
+
+    features, width = lifting.shape
+    nodes = [
+        helper.make_node("Reshape", ["backbone_features", "flat"], ["features"]),
+        helper.make_node("MatMul", ["features", "lifting"], ["x"]),
+        helper.make_node("Transpose", ["head_weight"], ["columns"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "columns"], ["product"]),
+        helper.make_node("Add", ["product", "head_bias"], ["biased"]),
+        helper.make_node("Add", ["biased", "class_bias"], ["logits"]),
+        helper.make_node("LogSoftmax", ["logits"], ["scores"], axis=1),
+    ]
+    head = [_tensor("head_weight", "C", width), _tensor("head_bias", "C"), _tensor("class_bias", "C")]
+    inputs = [_tensor("backbone_features", "N", 1, features), *head]
+    outputs = [_tensor("scores", "N", "C"), _tensor("features", "N", features)]
+    return _bytes("model", nodes, inputs, outputs, {"flat": np.array([0, features], np.int64), "lifting": lifting})
+
+
+def _linear_lift(lifting: np.ndarray) -> bytes:
+    from onnx import helper
+
+    features, width = lifting.shape
+    nodes = [helper.make_node("MatMul", ["features", "lifting"], ["lifted"])]
+    inputs, outputs = [_tensor("features", "M", features)], [_tensor("lifted", "M", width)]
+    return _bytes("lift", nodes, inputs, outputs, {"lifting": lifting})
 
 
 def _synthesizer(sizes: Sizes, networks: Networks) -> bytes:

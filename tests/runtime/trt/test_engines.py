@@ -303,7 +303,7 @@ def test_int8_is_the_symmetric_file(bundle):
 
 
 @pytest.mark.parametrize("kind", ["images", "backbone_features"])
-@pytest.mark.parametrize("rule", ["fit", "rows"])
+@pytest.mark.parametrize("rule", ["fit", "rows", "gaussian"])
 def test_ports_are_those_of_the_files(tmp_path, kind, rule):
     import onnx
 
