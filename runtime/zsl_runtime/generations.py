@@ -110,8 +110,9 @@ def add_classes(
         advance: called with 1 after each of `fit_epochs` epochs.
 
     Raises:
-        UsageError: E-CLASS-EXISTS, E-ATTRIBUTES, E-ATTRIBUTE-ZERO, E-ATTRIBUTE-VALUE, E-CLASSES-SPLIT, E-CLASSES-EMPTY, E-CLASS-UNKNOWN
-            (photographs of another class), E-HEAD-RULE (photographs by another rule), E-EVIDENCE, E-SEED.
+        UsageError: E-CLASS-EXISTS, E-ATTRIBUTES, E-ATTRIBUTE-ZERO, E-ATTRIBUTE-VALUE, E-CLASSES-SPLIT, E-CLASSES-EMPTY,
+            E-CLASS-UNKNOWN (photographs of another class), E-HEAD-RULE (photographs by another rule), E-EVIDENCE,
+            E-SEED.
         ArtefactError: the bundle is damaged.
         BackendError: nothing can run its graphs.
         SystemProblem: it cannot be written; it is unchanged then.
