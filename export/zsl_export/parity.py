@@ -185,6 +185,7 @@ def _small_sections(run: Run, engine: Backend, features: NDArray[np.float32]) ->
         sections.append(
             _rows_section("means.onnx", engine.means, (semantic,), wanted, {"means": slice(None)}, limits=MEANS)
         )
+        sections.append(_prior_section(run, engine))
     if trained.synthesizer is not None:
         features = run_batched(trained.synthesizer, semantic, noise)
         columns = {"features": slice(None)}
@@ -319,6 +320,7 @@ def _rows_section(
     wanted: NDArray[np.float32],
     columns: Mapping[str, slice],
     *,
+    kind: str = "random rows",
     limits: Limits = FLOAT32,
 ) -> Section:
     """A graph from rows to rows, its named columns compared one by one: views differ in scale."""
@@ -328,11 +330,20 @@ def _rows_section(
         raise shape_error(graph, wanted.shape, given.shape)
     return Section(
         graph=graph,
-        inputs={"random rows": len(wanted)},
+        inputs={kind: len(wanted)},
         batch_sizes=_sizes(blocks),
         classes=None,
         results=tuple(compare(name, wanted[:, part], given[:, part], limits=limits) for name, part in columns.items()),
     )
+
+
+def _prior_section(run: Run, engine: Backend) -> Section:
+    """The means that Generation 1 rests on against what the graph tells of its classes: `refit` must find them."""
+    generation = run.generation
+    assert generation.means is not None
+    semantic, prior = run.semantic_rule.apply(generation.table.raw), generation.means.prior
+    columns = {"means of generation 1": slice(None)}
+    return _rows_section("means.onnx", engine.means, (semantic,), prior, columns, kind="classes", limits=MEANS)
 
 
 def _random_rows(run: Run) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

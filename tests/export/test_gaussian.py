@@ -133,11 +133,10 @@ def test_what_was_compared_is_told_and_kept(shipped):
     assert "means.onnx: 70 random rows, batches of 1/3/6/16" in shipped.told
     assert "exported means.onnx (" in shipped.told
     said = json.loads((shipped.bundle.path / "parity.json").read_text())
-    sections = {one["graph"]: one for one in said["sections"]}
-    assert {"means.onnx", "lift.onnx"} < set(sections)
-    (means,) = sections["means.onnx"]["results"]
-    assert (means["limits"]["row_error"], means["rows"]) == (MEANS.row_error, 70)
-    assert "limits" not in sections["lift.onnx"]["results"][0]  # those of the whole verdict
+    results = {one["what"]: one for section in said["sections"] for one in section["results"]}
+    assert (results["means"]["limits"]["row_error"], results["means"]["rows"]) == (MEANS.row_error, 70)
+    assert results["means of generation 1"]["rows"] == 7
+    assert "limits" not in results["view canonical"]  # those of the whole verdict
 
 
 # What it answers.
@@ -223,6 +222,14 @@ def test_a_graph_of_other_means_than_the_run_s_fails_the_gate(name, tensor, requ
     other = replace(run, trained=replace(run.trained, means=means))
     (fault,) = measure(other, engine).faults()
     assert fault.startswith("means.onnx means: 70 rows")
+
+
+def test_a_generation_that_rests_on_other_means_fails_the_gate(regression):
+    """As of another checkpoint: `refit` would give another head than the one that ships."""
+    means = regression.run.generation.means
+    generation = replace(regression.run.generation, means=replace(means, prior=means.prior[::-1].copy()))
+    (fault,) = measure(replace(regression.run, generation=generation), regression.engine()).faults()
+    assert fault.startswith("means.onnx means of generation 1: 7 rows")
 
 
 def test_a_lift_that_differs_from_the_run_s_fails_the_gate(regression, tmp_path):
