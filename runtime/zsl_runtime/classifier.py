@@ -463,11 +463,10 @@ class Classifier:
             SystemProblem: as `add`.
 
         """
-        from zsl_runtime.generations import check_known, check_teachable, teach_classes
+        from zsl_runtime.generations import check_taught, teach_classes
 
         self._check_open()
-        check_teachable(self._bundle)
-        check_known(photographs, self._bundle.current().table.names)
+        check_taught(self._bundle, photographs)
         change = teach_classes(self._bundle, self._evidence(photographs))
         self.reload()
         return change

@@ -143,12 +143,12 @@ def teach_command(*, engine: str, photos: str, device: str, backend: str, thread
     """
     limit_blas(threads)
     from zsl_runtime.bundle import Bundle
-    from zsl_runtime.generations import check_known, check_teachable, teach_classes
+    from zsl_runtime.generations import check_taught, check_teachable, teach_classes
 
     bundle = Bundle.open(engine, verify=SMALL_PARTS)
     check_teachable(bundle)
     found = _find(bundle, photos)
-    check_known(found.pictures, bundle.current().table.names)
+    check_taught(bundle, found.pictures)
     evidence, skipped = _gather(bundle, found, device=device, backend=backend, threads=threads)
     change = teach_classes(bundle, evidence)
     _report(change, _taught(change, evidence))

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     Evidences = Mapping[str, Evidence]
 
 
+TEACHABLE = "is in the model (add it first)"
+
+
 class ClassRow(NamedTuple):
     """One class of a bundle.
 
@@ -163,7 +166,7 @@ def teach_classes(bundle: Bundle, photographs: Evidences) -> Change:
         started = time.perf_counter()
         old, digest = _current(bundle)
         assert old.means is not None
-        check_known(photographs, old.table.names)
+        _check_known(photographs, old.table.names, TEACHABLE)
         taught = _by_row(old.table, photographs)
         rows = np.array(sorted(taught), dtype=np.int64)
         means = old.means.taught(taught)
@@ -184,7 +187,22 @@ def check_teachable(bundle: Bundle) -> None:
         )
 
 
-def check_known(names: Iterable[str], known: Sequence[str]) -> None:
+def check_taught(bundle: Bundle, names: Iterable[str]) -> None:
+    """Refuse what `teach_classes` would refuse, before anybody looks at a photograph.
+
+    Args:
+        bundle: only read.
+        names: of the classes that have photographs.
+
+    Raises:
+        UsageError: E-HEAD-RULE, E-CLASS-UNKNOWN.
+
+    """
+    check_teachable(bundle)
+    _check_known(names, bundle.current().table.names, TEACHABLE)
+
+
+def _check_known(names: Iterable[str], known: Sequence[str], instead: str) -> None:
     """UsageError E-CLASS-UNKNOWN when there are photographs of a class that is none of the `known` ones."""
     there = set(known)
     strangers = tuple(name for name in names if name not in there)
@@ -192,8 +210,8 @@ def check_known(names: Iterable[str], known: Sequence[str]) -> None:
         hint = nearest(strangers[0], known) if len(strangers) == 1 else ""
         raise UsageError(
             "E-CLASS-UNKNOWN",
-            f"there are photographs of {listed(strangers)}{hint}, not among the {len(there)} classes here "
-            f"({listed(known)}); give each class's photographs under its name",
+            f"there are photographs of {listed(strangers)}{hint}, and no class of that name {instead}; expected some "
+            f"of the {len(there)}: {listed(known)}",
         )
 
 
@@ -354,7 +372,7 @@ def _check_new(bundle: Bundle, table: ClassTable, photographs: Iterable[str]) ->
     named = tuple(photographs)
     if named:
         check_teachable(bundle)
-        check_known(named, table.names)
+        _check_known(named, table.names, "is being added")
 
 
 def _check_absent(table: ClassTable, old: ClassTable) -> None:

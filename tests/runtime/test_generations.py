@@ -434,7 +434,7 @@ def heads_close(first, second) -> bool:
         (
             {"wrenn": Evidence(1, np.zeros(10))},
             "E-CLASS-UNKNOWN",
-            "photographs of 'wrenn' (did you mean wren?), not among",
+            "photographs of 'wrenn' (did you mean wren?), and no class of that name is in the model (add it",
         ),
         ({"wren": Evidence(0, np.zeros(10))}, "E-EVIDENCE", "at least 1"),
         ({"wren": Evidence(-1, np.zeros(10))}, "E-EVIDENCE", "-1 photographs"),
