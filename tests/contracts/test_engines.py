@@ -37,7 +37,8 @@ def built(name: str) -> Trained:
     """The modules of a method in its first preset with random weights."""
     torch.manual_seed(0)
     method = METHODS[name]
-    return method.build(method.Config(**next(iter(method.PRESETS.values()))), DIMS).eval()
+    trained = method.build(method.Config(**next(iter(method.PRESETS.values()))), DIMS).eval()
+    return as_gaussian(trained) if trained.head_rule == "gaussian" else trained  # it has no head of its own
 
 
 def graphs_of(name: str) -> dict[str, object]:
@@ -47,6 +48,7 @@ def graphs_of(name: str) -> dict[str, object]:
         "model": model_graph(TinyBackbone(), trained),
         "synthesizer": synthesizer_graph(trained, DIMS.attributes),
         "rows": rows_graph(trained, DIMS.attributes),
+        "means": means_graph(trained, DIMS.attributes),
     }
     return {part: graph for part, graph in graphs.items() if graph is not None}
 
@@ -59,7 +61,7 @@ def ports(given) -> tuple[Port, ...]:
 @pytest.mark.parametrize("name", METHODS)
 def test_the_graphs_of_a_method_build_as_engines(name, tmp_path):
     library, graphs = find_library("rtx"), graphs_of(name)
-    assert {"synthesizer", "rows"} & set(graphs)
+    assert {"synthesizer", "rows", "means"} & set(graphs)
     for part, graph in graphs.items():
         export_graph(graph, tmp_path / "graph.onnx", {})
         assert shape_arithmetic(onnx.load(tmp_path / "graph.onnx")) == []  # ONNX Runtime would leave it to the CPU

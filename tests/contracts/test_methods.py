@@ -14,7 +14,9 @@ import torch
 from torch import nn
 
 from support.tiny_features import ATTRIBUTES, CHANNELS, REGIONS, tiny_training_data
+from support.tiny_run import as_gaussian, fill_gaussian
 from zsl_runtime.errors import GateError, UsageError
+from zsl_train.gaussian_modules import run_means
 from zsl_train.methods import METHODS, find_method
 from zsl_train.methods.base import Trained, run_batched, run_rows
 from zsl_train.methods.lengths import cap_epochs, estimate, names, size
@@ -52,6 +54,7 @@ SMALL = {
     "cada-vae": VAE,
     "acmr": {**VAE, "learning_rate_gate": 1e-2, "learning_rate_classifiers": 1e-2, "gate_hidden": 6, "gate_orders": 3},
     "eszsl": {},
+    "gfzsl": {},
     "sp-aen": {
         "hidden": 16,
         "batch": 16,
@@ -157,12 +160,23 @@ def trained(name: str, folder, *, seed: int = 0, config=None, session=None, data
     return METHODS[name].fit(data, config or small(name), session or Session(folder, lambda _: None), seed)
 
 
+def headed(modules: Trained) -> Trained:
+    """The modules with a head: of a method that has none of its own, the Gaussian one, solved on DATA."""
+    if (modules.synthesizer, modules.rows, modules.means) != (None, None, None):
+        return modules
+    made = as_gaussian(modules)
+    fill_gaussian(made, DATA.table, run_batched(modules.embedder, DATA.regions[DATA.rows]), DATA.labels)
+    return made
+
+
 def outputs(modules: Trained, semantic, *, sign: float = 1.0) -> np.ndarray:
-    """What makes the head from semantic vectors (M, A): rows and biases (M, D + 1), or features synthesized (M, F).
+    """What makes the head from semantic vectors (M, A): means (M, D), rows and biases (M, D + 1), or features (M, F).
 
     `sign` turns the noise around, where there is noise.
     """
-    semantic = np.asarray(semantic, np.float32)
+    modules, semantic = headed(modules), np.asarray(semantic, np.float32)
+    if modules.means is not None:
+        return run_means(modules.means, semantic)
     if modules.rows is not None:
         return np.column_stack(run_rows(modules.rows, semantic))
     noise = sign * np.random.default_rng(1).standard_normal((len(semantic), modules.noise_width))
@@ -226,6 +240,7 @@ def test_untrained_modules_have_the_shapes_they_say(name, preset):
 
 
 def check_modules(modules: Trained) -> None:
+    modules = headed(modules)
     f = run_batched(modules.embedder, np.random.default_rng(0).random((3, REGIONS, CHANNELS)))
     assert f.shape == (3, modules.feature_width)
     x = f if modules.lift is None else run_batched(modules.lift, f)
@@ -242,12 +257,33 @@ def check_modules(modules: Trained) -> None:
         assert modules.noise_width >= 1
         assert all(view.fit is not None for view in modules.views)
     else:
-        assert made.shape == (5, modules.lifted_width + 1)
+        assert made.shape == (5, modules.lifted_width + (modules.head_rule == "rows"))
         assert (modules.synthetic_per_class, modules.noise_width) == (0, 0)
         assert [(view.start, view.fit) for view in modules.views] == [(0, None)]
     for module in modules.modules().values():
         assert not module.training
         assert all(not p.requires_grad and p.device.type == "cpu" for p in module.parameters())
+
+
+@pytest.mark.parametrize("draws", [0, 2])
+@pytest.mark.parametrize("name", METHODS)
+def test_the_gaussian_head_takes_the_place_of_a_method_s_own(name, draws):
+    """Its features stay; what synthesizes or fits goes, but for a synthesizer inside the means; all of it is saved."""
+    own = METHODS[name].build(small(name), DATA.dims).eval()
+    if own.synthesizer is None and draws:
+        return  # there is nothing to draw from
+    modules = as_gaussian(own, draws=draws)
+    again = as_gaussian(METHODS[name].build(small(name), DATA.dims).eval(), draws=draws)
+    features = run_batched(own.embedder, DATA.regions[DATA.rows])
+    fill_gaussian(modules, DATA.table, features, DATA.labels)
+    again.load_state_dict(modules.state_dict())
+    assert same(modules, again)
+    assert (modules.head_rule, modules.replay, modules.replay_per_class) == ("gaussian", None, 0)
+    assert any(key.startswith("means.synthesizer.") for key in modules.state_dict()) == (draws > 0)
+    check_modules(modules)
+    made = outputs(modules, DATA.semantic)
+    np.testing.assert_array_equal(outputs(again, DATA.semantic), made)
+    assert np.ptp(made, axis=0).max() > 0.1
 
 
 def check_replay(modules: Trained) -> None:

@@ -16,6 +16,7 @@ from zsl_export import accuracy
 from zsl_export.bundle_of_run import export_run
 from zsl_export.parity import reference_rows, reference_scores
 from zsl_export.shapes import shape_arithmetic
+from zsl_runtime.backends import SMALL_PARTS
 from zsl_runtime.backends.ort import OrtBackend
 from zsl_runtime.bundle import Bundle
 from zsl_runtime.class_table import ClassTable
@@ -45,6 +46,7 @@ SMALL = {
     "cada-vae": VAE,
     "acmr": {**VAE, "gate_hidden": 6, "gate_orders": 3},
     "eszsl": {},
+    "gfzsl": {},
     "sp-aen": {"hidden": 16},
     "f-clswgan": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05},
     "lisgan": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05},
@@ -123,9 +125,9 @@ def test_a_method_s_graphs_build_as_engines_for_cards_that_are_not_here(exported
     """Real engines: parsed, compared with the manifest, built, their header looked at, kept and found again."""
     monkeypatch.setenv("ZSL_CACHE", str(tmp_path))
     library, (_, bundle) = find_library("rtx"), exported_method
-    small = [part for part in ("synthesizer", "rows", "lift") if bundle.graph(part) is not None]
+    small = [part for part in SMALL_PARTS if bundle.graph(part) is not None]
     cases = [("model", precision) for precision in PRECISIONS] + [(part, "fp32") for part in small]
-    assert {"synthesizer", "rows"} & set(small)
+    assert {"synthesizer", "rows", "means"} & set(small)
     hashes = set()
     for part, precision in cases:
         shape = Shape(max_batch=4, max_classes=50)

@@ -138,6 +138,8 @@ def make_tiny_run(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     backbone, trained = TinyBackbone(), trained or make_tiny_trained(lift=lift, rule=rule, draws=draws)
+    if trained.head_rule == "gaussian" and trained.means is None:  # a method without a head of its own
+        trained = as_gaussian(trained)
     table = tiny_table(rng)
     labels = rng.integers(0, len(SEEN), pictures)
     images = draw_pictures(rng, labels)
@@ -204,8 +206,9 @@ def make_tiny_trained(*, lift: bool = True, rule: str = "fit", draws: int = 0) -
 
 def as_gaussian(trained: Trained, *, draws: int = 0) -> Trained:
     """What ships in place of a method's own head; `fill_gaussian` solves for what is in it."""
-    unknown = Gaussian(np.zeros(CANONICAL), np.ones(CANONICAL))
-    return shipped(trained, Shape(len(SEEN), CANONICAL, draws), ATTRIBUTES, unknown).eval()
+    width = min(CANONICAL, trained.feature_width)
+    unknown = Gaussian(np.zeros(width), np.ones(width))
+    return shipped(trained, Shape(len(SEEN), width, draws), ATTRIBUTES, unknown).eval()
 
 
 def fill_gaussian(trained: Trained, table: ClassTable, features: np.ndarray, labels: np.ndarray) -> None:
@@ -213,14 +216,14 @@ def fill_gaussian(trained: Trained, table: ClassTable, features: np.ndarray, lab
     seen = np.flatnonzero(table.seen)
     rows = features.astype(np.float64)
     means = np.stack([rows[labels == label].mean(axis=0) for label in seen])
-    apart = rows - means[labels]
+    apart = rows - means[np.searchsorted(seen, labels)]
     covariance = apart.T @ apart / len(rows)
     values, vectors = np.linalg.eigh(
         0.8 * covariance + 0.2 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
     )
     white = vectors / np.sqrt(values)
     centre = means.mean(axis=0)
-    directions = np.linalg.svd((means - centre) @ white)[2][:CANONICAL]
+    directions = np.linalg.svd((means - centre) @ white)[2][: trained.lifted_width]
     lift = directions @ white.T  # (D, F)
     anchors = RULE.apply(table.raw)[seen].astype(np.float64)
     kernel = np.exp(-2 * ((anchors[:, None] - anchors) ** 2).sum(axis=2)) + 0.1 * np.eye(len(seen))
