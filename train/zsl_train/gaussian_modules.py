@@ -46,9 +46,9 @@ class Shape:
 class Means(nn.Module):
     """Semantic vectors -> class means in canonical coordinates.
 
-    `regression` is kernel ridge regression with a Gaussian kernel from the semantic vectors of the seen classes to their
-    means (Verma and Rai, ECML 2017, section 3); `generator` the mean of K features that the method's synthesizer makes.
-    What is shipped is (1 - share) regression + share generator.
+    `regression` is kernel ridge regression with a Gaussian kernel from the semantic vectors of the seen classes to
+    their means (Verma and Rai, ECML 2017, section 3); `generator` the mean of K features that the method's synthesizer
+    makes. What is shipped is (1 - share) regression + share generator.
 
     Args:
         shape: sizes.
@@ -82,7 +82,8 @@ class Means(nn.Module):
 
     def forward(self, semantic: Tensor) -> Tensor:
         """(M, A) -> (M, D)."""
-        apart = (semantic**2).sum(dim=1, keepdim=True) + (self.anchors**2).sum(dim=1) - 2 * semantic @ self.anchors.T
+        lengths = (semantic**2).sum(dim=1, keepdim=True) + (self.anchors**2).sum(dim=1)
+        apart = lengths - 2 * semantic @ self.anchors.T
         regression: Tensor = torch.exp(-self.sharpness * apart.clamp_min(0)) @ self.coefficients
         if self.synthesizer is None or self.canonical is None:
             return regression
@@ -90,7 +91,8 @@ class Means(nn.Module):
         nothing = 0 * semantic[:, :1]
         drawn = [self.synthesizer(semantic, nothing + one) for one in self.noise]
         generated = self.canonical(torch.stack(drawn).mean(dim=0))
-        return (1 - self.share) * regression + self.share * generated
+        mixed: Tensor = (1 - self.share) * regression + self.share * generated
+        return mixed
 
 
 def shipped(trained: Trained, shape: Shape, attributes: int, gaussian: Gaussian) -> Trained:

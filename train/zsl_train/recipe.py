@@ -26,6 +26,9 @@ class Recipe:
         seed: of everything random, below 2^32.
         folds: validation folds that choose epochs, gamma and temperature; 0 selects nothing.
         snapshots: shares of the last stage that are compared on the validation classes.
+        head: `gaussian`, every class a mean; `published`, the method's own; `preset`, which is the Gaussian one for
+            preset `default` of the methods that say so (HEAD in their module), else the published one.
+        compare_heads: also fit the published head to the same features, choose for it on the same folds, and score it.
         literature: also score the snapshots of the final training on the test pictures, for the optimistic figure of
             the papers; nothing is chosen by it.
         replay_per_class: photographed features kept for later head fits, at most, for each seen class.
@@ -49,6 +52,8 @@ class Recipe:
     seed: int = 0
     folds: int = 3
     snapshots: tuple[float, ...] = (0.25, 0.5, 1.0)
+    head: Literal["preset", "gaussian", "published"] = "preset"
+    compare_heads: bool = False
     literature: bool = False
     replay_per_class: int = 200
     parity_pictures: int = 96

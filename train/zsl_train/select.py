@@ -10,7 +10,7 @@ of seen and unseen classes, and the gamma it chooses does not fit the final mode
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from zsl_train.gaussian import HeadChoice
 
     Floats = NDArray[np.float32]
     Ints = NDArray[np.int64]
@@ -39,16 +41,26 @@ class Fold:
         seen: (C,) bool over all classes: True for those trained on, False for validation and for unseen classes.
         train: picture rows to train on.
         held_out: picture rows to score, of training and of validation classes.
+        newcomers: (C,) bool, validation classes of which the training does not even know the attributes: they come
+            when it is done, as a user's classes do.
 
     """
 
     seen: Bools
     train: Ints
     held_out: Ints
+    newcomers: Bools
 
 
 def make_folds(
-    rows: Ints, labels: Ints, seen: Bools, *, count: int, seed: int, marked: Bools | None = None
+    rows: Ints,
+    labels: Ints,
+    seen: Bools,
+    *,
+    count: int,
+    seed: int,
+    marked: Bools | None = None,
+    newcomers: bool = False,
 ) -> list[Fold]:
     """Draw `count` folds.
 
@@ -64,6 +76,8 @@ def make_folds(
         count: folds wanted; 0 gives none.
         seed: of the draw.
         marked: (n,) bool, pictures the user marked for validation (role `val`): held out in place of a drawn fifth.
+        newcomers: half of each fold's validation classes are unknown to its training. What is selected then is what a
+            user meets, who adds classes later.
 
     Returns:
         An empty list when fewer than four classes are seen: nothing can be selected then.
@@ -81,7 +95,9 @@ def make_folds(
         chosen = order[index * left_out : (index + 1) * left_out]
         if len(np.unique(chosen)) < left_out:  # the slice runs over the end of one permutation
             chosen = rng.permutation(known)[:left_out]
-        folds.append(_fold(rows, labels, seen & ~np.isin(np.arange(len(seen)), chosen), rng=rng, marked=marked))
+        fold = _fold(rows, labels, seen & ~np.isin(np.arange(len(seen)), chosen), rng=rng, marked=marked)
+        unknown = np.isin(np.arange(len(seen)), chosen[: len(chosen) // 2]) & newcomers
+        folds.append(replace(fold, newcomers=unknown))
     return folds
 
 
@@ -96,7 +112,8 @@ def _fold(rows: Ints, labels: Ints, training: Bools, *, rng: np.random.Generator
             aside = shuffled[: max(len(shuffled) // HELD_OUT, min(1, len(shuffled) - 1))]
         held.append(rows[aside])
         train.append(rows[np.setdiff1d(of_class, aside)])
-    return Fold(seen=training, train=np.sort(np.concatenate(train)), held_out=np.sort(np.concatenate(held)))
+    nobody = np.zeros(len(training), dtype=np.bool_)
+    return Fold(training, np.sort(np.concatenate(train)), np.sort(np.concatenate(held)), nobody)
 
 
 @dataclass(frozen=True)
@@ -109,6 +126,8 @@ class Choice:
         temperature: of the probabilities.
         validation_H: mean H over the folds at that choice, in percent.
         candidates: share -> its best mean H.
+        head: what was chosen for the Gaussian head, gamma and temperature among it; None for a published head.
+        variant: of the method's settings, where it has several to choose from.
 
     Where there was nothing to choose on, validation_H is None and the rest is neutral.
 
@@ -119,6 +138,8 @@ class Choice:
     temperature: float
     validation_H: float | None  # noqa: N815  # the metric's name
     candidates: dict[float, float]
+    head: HeadChoice | None = None
+    variant: int = 0
 
 
 def choose(snapshots: Mapping[float, Sequence[Floats]], labels: Sequence[Ints], seen: Sequence[Bools]) -> Choice:

@@ -13,13 +13,15 @@ import time
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
 from zsl_runtime.bundle import Generation
 from zsl_runtime.class_table import SemanticRule
-from zsl_runtime.errors import ArtefactError
+from zsl_runtime.errors import ArtefactError, UsageError
+from zsl_runtime.gaussian import ClassMeans, evidence_of, gaussian_head, prior_means
 from zsl_runtime.head import Head, Replay, fit_head, fitting_rows, rows_head
 from zsl_train import backbones
 from zsl_train.backbones.given import GivenFeatures
@@ -29,7 +31,20 @@ from zsl_train.data.image_set import MANY_NEGATIVE
 from zsl_train.data.pictures import Pictures
 from zsl_train.data.word_vectors import learned_word_vectors, load_word_vectors
 from zsl_train.evaluate import score
-from zsl_train.methods import find_method
+from zsl_train.gaussian import (
+    Case,
+    HeadChoice,
+    Spectrum,
+    check_classes,
+    choose_settings,
+    finish,
+    logits,
+    make_case,
+    noise_banks,
+    solve,
+)
+from zsl_train.gaussian_modules import run_means
+from zsl_train.methods import find_method, gfzsl
 from zsl_train.methods.base import Dims, TrainingData, run_batched, run_rows
 from zsl_train.methods.baselines import BASELINES, scale
 from zsl_train.methods.lengths import cap_epochs, estimate, names, size
@@ -286,7 +301,33 @@ def validation_folds(prepared: Prepared, recipe: Recipe) -> list[Fold]:
         count=recipe.folds,
         seed=recipe.seed,
         marked=marked if marked.any() else None,
+        newcomers=ships_gaussian(recipe),
     )
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """What a training ships.
+
+    Attributes:
+        trained: modules, in eval mode.
+        head: Generation 1's.
+        replay: what a published head can be fitted on again; empty for others.
+        means: of the Gaussian head, what is known of each class.
+
+    """
+
+    trained: Trained
+    head: Head
+    replay: Replay
+    means: ClassMeans | None = None
+
+
+def ships_gaussian(recipe: Recipe) -> bool:
+    """Whether a recipe's run ships the Gaussian head."""
+    if recipe.head != "preset":
+        return recipe.head == "gaussian"
+    return recipe.preset == "default" and getattr(find_method(recipe.method), "HEAD", "published") == "gaussian"
 
 
 class Trainer:
@@ -322,6 +363,8 @@ class Trainer:
         self.checkpoints = checkpoints
         self.log = log
         self.progress = progress
+        self.gaussian = ships_gaussian(recipe)
+        self.variants = getattr(self.method, "variants", lambda one: [one])(config)
         self.rows = prepared.training_rows()
         self.labels = prepared.images.labels
         self.literature_seconds = 0.0
@@ -329,47 +372,110 @@ class Trainer:
         self.snapshots = recipe.snapshots if names(self.method.stages(config, prepared.dims)) else (1.0,)
 
     def select(self, folds: list[Fold]) -> Choice:
-        """Train on each fold and choose the share of the last stage, gamma and temperature."""
-        jobs = [partial(self._fold_scores, fold, index, len(folds)) for index, fold in enumerate(folds)]
-        found = side_by_side(jobs)
-        scores = {share: [one[share] for one in found] for share in self.snapshots}
+        """Train on each fold and choose the share of the last stage, the head's settings, gamma and temperature.
+
+        Where the method has variants, all are tried, the same one in every fold, and the best is kept.
+        """
+        jobs = [
+            partial(self._fold, fold, index, len(folds), variant)
+            for variant in range(len(self.variants))
+            for index, fold in enumerate(folds)
+        ]
+        side_by_side(jobs)
+        choices = [replace(self._choose(folds, variant), variant=variant) for variant in range(len(self.variants))]
+        best = max(choices, key=lambda one: quality(one.validation_H))
+        self.config = self.variants[best.variant]
+        return best
+
+    def _choose(self, folds: list[Fold], variant: int) -> Choice:
+        """The choice for one variant of the method."""
+        if not self.gaussian:
+            return self._choose_published(folds, variant)
+        candidates: dict[float, HeadChoice] = {}
+        for share in self.snapshots:
+            spectra = [self._spectrum(fold, index, variant, share) for index, fold in enumerate(folds)]
+            candidates[share] = choose_settings(
+                [(one, self.labels[fold.held_out], fold.seen) for one, fold in zip(spectra, folds, strict=True)]
+            )
+        known = {share: one.validation_H for share, one in candidates.items() if one.validation_H is not None}
+        best = max(known, key=lambda share: (known[share], -share), default=max(self.snapshots))
+        head = candidates[best]
+        return Choice(best, head.gamma, head.temperature, head.validation_H, known, head)
+
+    def _choose_published(self, folds: list[Fold], variant: int) -> Choice:
+        """The share of the last stage, gamma and temperature for the method's own head."""
+        scores = {
+            share: [load_array(self._fold_file(index, variant, f"scores-{share!r}.npy")) for index in range(len(folds))]
+            for share in self.snapshots
+        }
         labels = [self.labels[fold.held_out] for fold in folds]
         return choose(scores if folds else {}, labels, [fold.seen for fold in folds])
 
-    def _fold_scores(self, fold: Fold, index: int, count: int, check: Callable[[], None]) -> dict[float, Floats]:
-        """Scores of the fold's held-out pictures at every snapshot; read back when they were computed before.
+    def _spectrum(self, fold: Fold, index: int, variant: int, share: float) -> Spectrum:
+        """What the Gaussian head looks at of a fold's training at one snapshot."""
+        arrays = load_arrays(self._fold_file(index, variant, f"case-{share!r}.npz"))
+        held = arrays.pop("held")
+        return Spectrum(Case.from_arrays(arrays), held, self.labels[fold.held_out])
+
+    def _fold_file(self, index: int, variant: int, name: str) -> Path:
+        return self.checkpoints / (f"fold{index}" if variant == 0 else f"fold{index}-{variant}") / name
+
+    def _fold(self, fold: Fold, index: int, count: int, variant: int, check: Callable[[], None]) -> None:
+        """Train on a fold and keep, at every snapshot, what a head is chosen by; not again what is there.
 
         Args:
             fold: which classes and pictures.
             index: of the fold.
             count: of the folds.
+            variant: of the method.
             check: called before every step; raises when the training should end.
 
         """
-        folder = self.checkpoints / f"fold{index}"
-        wanted = {share: folder / f"scores-{share!r}.npy" for share in self.snapshots}
-        if not all(path.exists() for path in wanted.values()):
-            table = replace(self.prepared.images.table, seen=fold.seen)
-            labels = self.labels[fold.train]
-            data = training_data(self.prepared, fold.train, table, labels, self.prepared.semantic)
+        published = not self.gaussian or self.recipe.compare_heads
+        kinds = [*(["case-{!r}.npz"] if self.gaussian else []), *(["scores-{!r}.npy"] if published else [])]
+        wanted = {
+            share: [self._fold_file(index, variant, kind.format(share)) for kind in kinds] for share in self.snapshots
+        }
+        if all(path.exists() for paths in wanted.values() for path in paths):
+            return
+        whole = replace(self.prepared.images.table, seen=fold.seen)
+        labels = self.labels[fold.train]
+        kept = np.flatnonzero(~fold.newcomers)
+        heard = whole.take(kept)
+        data = training_data(
+            self.prepared, fold.train, heard, np.searchsorted(kept, labels), self.prepared.semantic[kept]
+        )
 
-            def snapshot(share: float, trained: Trained) -> None:
-                replay = self._replay(trained, fold.train, labels, table)
-                head = fit_shipped_head(trained, table, self.prepared.rule, replay, self.recipe.seed)
-                features = embed_rows(trained, data.regions, fold.held_out)
-                save_array(wanted[share], head_logits(trained, head, features))
+        def snapshot(share: float, trained: Trained) -> None:
+            features = embed_rows(trained, data.regions, fold.held_out)
+            if self.gaussian:
+                case = self._case(trained, embed_rows(trained, data.regions, fold.train), labels)
+                save_arrays(wanted[share][0], case.to_arrays() | {"held": features})
+            if published:
+                replay = self._replay(trained, fold.train, labels, whole)
+                head = fit_shipped_head(trained, whole, self.prepared.rule, replay, self.recipe.seed)
+                save_array(wanted[share][-1], head_logits(trained, head, features))
 
-            session = Session(
-                folder,
-                self.log,
-                name=f"fold {index + 1}/{count}",
-                progress=self.progress,
-                check=check,
-                snapshot_at=self.snapshots,
-                snapshot=snapshot,
-            )
-            self.method.fit(data, self.config, session, self.recipe.seed)
-        return {share: load_array(path) for share, path in wanted.items()}
+        session = Session(
+            self._fold_file(index, variant, ""),
+            self.log,
+            name=f"fold {index + 1}/{count}" if len(self.variants) == 1 else f"fold {index + 1}/{count}, {variant + 1}",
+            progress=self.progress,
+            check=check,
+            snapshot_at=self.snapshots,
+            snapshot=snapshot,
+        )
+        self.method.fit(data, self.variants[variant], session, self.recipe.seed)
+
+    def _case(self, trained: Trained, features: Floats, labels: Ints) -> Case:
+        """What the Gaussian head looks at: features (n, F) of training pictures, and what the generator makes."""
+        semantic, generated = self.prepared.semantic, {}
+        if trained.synthesizer is not None:
+            for count, noise in noise_banks(trained.noise_width, self.recipe.seed).items():
+                rows, drawn = np.repeat(semantic, count, axis=0), np.tile(noise, (len(semantic), 1))
+                made = run_batched(trained.synthesizer, rows, drawn)
+                generated[count] = made.reshape(len(semantic), count, -1).mean(axis=1)
+        return make_case(features, labels, semantic, generated)
 
     def _replay(self, trained: Trained, rows: Ints, labels: Ints, table: ClassTable) -> Replay:
         if trained.head_rule == "rows":
@@ -380,14 +486,53 @@ class Trainer:
             return sample_replay(trained, regions, rows, labels, table=table, count=count, seed=seed)
         return make_replay(embed_rows(trained, regions, rows), labels, table, most, seed)
 
-    def train(self, choice: Choice) -> tuple[Trained, Head, Replay]:
-        """Train on all seen classes as chosen and fit the head that ships."""
-        table = self.prepared.images.table
+    def train(self, choice: Choice) -> Shipped:
+        """Train on all seen classes as chosen, and make the head that ships."""
         labels = self.labels[self.rows]
         trained = self._fit_all(self.checkpoints / "final", "final", stop_at=choice.stop_at)
+        self.own = trained
+        if choice.head is None and not self.gaussian:
+            head, replay = self.published_head(trained)
+            return Shipped(trained, replace(head, gamma=choice.gamma, temperature=choice.temperature), replay)
+        features = embed_rows(trained, self.prepared.store.regions, self.rows)
+        spectrum = Spectrum(self._case(trained, features, labels), features[:0], labels[:0])
+        noise = noise_banks(trained.noise_width, self.recipe.seed)
+        made = finish(trained, spectrum, choice.head or HeadChoice(), noise)
+        assert made.lift is not None
+        assert made.means is not None
+        assert made.gaussian is not None
+        module = made.means
+        prior = prior_means(
+            self.prepared.images.table,
+            rule=self.prepared.rule,
+            means=lambda semantic: run_means(module, semantic),
+            width=made.lifted_width,
+        )
+        means = ClassMeans.without_photographs(prior).taught(evidence_of(run_batched(made.lift, features), labels))
+        head = gaussian_head(means, made.gaussian, made.views[0])
+        head = replace(head, gamma=choice.gamma, temperature=choice.temperature)
+        return Shipped(made, head, no_replay(made.feature_width), means)
+
+    def published_head(self, trained: Trained) -> tuple[Head, Replay]:
+        """The method's own head of all classes, gamma 0 and temperature 1, and what it was fitted on."""
+        table, labels = self.prepared.images.table, self.labels[self.rows]
         replay = self._replay(trained, self.rows, labels, table)
-        head = fit_shipped_head(trained, table, self.prepared.rule, replay, self.recipe.seed)
-        return trained, replace(head, gamma=choice.gamma, temperature=choice.temperature), replay
+        return fit_shipped_head(trained, table, self.prepared.rule, replay, self.recipe.seed), replay
+
+    def other_head(self, folds: list[Fold], choice: Choice) -> dict[str, Any]:
+        """Test scores of the published head on the same features, gamma and temperature chosen on the same folds.
+
+        The share of the last stage stays that of the head that ships, so that only the heads differ.
+        """
+        share = choice.stop_at
+        files = [self._fold_file(index, choice.variant, f"scores-{share!r}.npy") for index in range(len(folds))]
+        labels, seen = [self.labels[fold.held_out] for fold in folds], [fold.seen for fold in folds]
+        own = choose({share: [load_array(file) for file in files]} if folds else {}, labels, seen)
+        head, _ = self.published_head(self.own)
+        head = replace(head, gamma=own.gamma, temperature=own.temperature)
+        czsl = self.conventional(self.own)
+        figures = self.test(self.own, head) | {"T1_czsl": czsl, "gamma": own.gamma, "validation_H": own.validation_H}
+        return {"rule": self.own.head_rule, **figures}
 
     def _fit_all(self, folder: Path, name: str, *, stop_at: float) -> Trained:
         """The method on all seen classes, up to a share of its last stage."""
@@ -434,11 +579,10 @@ class Trainer:
         return self.checkpoints / "literature" / f"scores-{share!r}.npy"
 
     def _save_literature(self, share: float, trained: Trained) -> None:
-        """Scores of the test pictures at one snapshot, written aside."""
-        began, table = time.monotonic(), self.prepared.images.table
+        """Scores of the test pictures at one snapshot under the published head, written aside."""
+        began = time.monotonic()
         if not self._literature_file(share).exists():
-            replay = self._replay(trained, self.rows, self.labels[self.rows], table)
-            head = fit_shipped_head(trained, table, self.prepared.rule, replay, self.recipe.seed)
+            head, _ = self.published_head(trained)
             features = embed_rows(trained, self.prepared.store.regions, self.prepared.rows("test"))
             save_array(self._literature_file(share), head_logits(trained, head, features))
         self.literature_seconds += time.monotonic() - began
@@ -450,6 +594,7 @@ class Trainer:
         rows = self.prepared.rows("test", seen=False)
         if len(unseen) < 2 or len(rows) == 0:  # one class cannot be told from another
             return None
+        assert trained.means is None, "rows that do not depend on each other: T1 is that figure already"
         only = table.take(unseen)
         empty = no_replay(trained.feature_width)
         head = fit_shipped_head(trained, only, self.prepared.rule, empty, self.recipe.seed)
@@ -459,6 +604,34 @@ class Trainer:
 
     def baselines(self, folds: list[Fold]) -> dict[str, dict[str, Any]]:
         """Test scores of the baselines, each with its own choices on the same validation classes."""
+        closed = {} if self.recipe.method == gfzsl.NAME else {gfzsl.NAME: self._gfzsl(folds)}
+        return closed | self._linear_baselines(folds)
+
+    def _gfzsl(self, folds: list[Fold]) -> dict[str, Any]:
+        """The Gaussian head on the mean-pooled features, in closed form."""
+        began = time.monotonic()
+        pooled, test = self.prepared.store.pooled(), self.prepared.rows("test")
+        semantic, labels = self.prepared.semantic, self.labels
+
+        def spectrum(train: Ints, held: Ints, scaling: str) -> Spectrum:
+            x, h = (scale(pooled[rows], pooled[train], scaling).astype(np.float32) for rows in (train, held))
+            return Spectrum(make_case(x, labels[train], semantic), h, labels[held])
+
+        found = {
+            scaling: choose_settings(
+                [(spectrum(fold.train, fold.held_out, scaling), labels[fold.held_out], fold.seen) for fold in folds]
+            )
+            for scaling in gfzsl.SCALINGS
+        }
+        scaling = max(found, key=lambda one: quality(found[one].validation_H))
+        head = found[scaling]
+        final = spectrum(self.rows, test, scaling)
+        z = logits(final, head.settings, solve(final, head.settings), head.errors)
+        figures = score(z, labels[test], self.prepared.images.table.seen, head.gamma, head.temperature)
+        chosen = {"scaling": scaling, **head.to_dict(), "gamma": head.gamma, "validation_H": head.validation_H}
+        return figures | chosen | {"seconds": round(time.monotonic() - began, 2)}
+
+    def _linear_baselines(self, folds: list[Fold]) -> dict[str, dict[str, Any]]:
         pooled, test = self.prepared.store.pooled(), self.prepared.rows("test")
         table, semantic = self.prepared.images.table, self.prepared.semantic
         results: dict[str, dict[str, Any]] = {}
@@ -480,6 +653,11 @@ class Trainer:
                 "seconds": round(time.monotonic() - began, 2),
             }
         return results
+
+
+def quality(validation_H: float | None) -> float:  # the metric's name
+    """What candidates are compared by: their H on validation classes; one that could not be validated is worst."""
+    return -1.0 if validation_H is None else validation_H
 
 
 def best_on_test(snapshots: Mapping[float, Mapping[str, float | None]]) -> dict[str, Any]:
@@ -519,10 +697,34 @@ def load_array(path: Path) -> Floats:
     try:
         array: Floats = np.load(path, allow_pickle=False)
     except ValueError as error:
-        raise ArtefactError(
-            "E-CHECKPOINT", f"{path} cannot be read ({error}); run zsl-train again with --force to start over"
-        ) from error
+        raise _damaged(path, error) from error
     return array
+
+
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write an .npz under a temporary name and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # its own keywords are none of our names
+
+    write_atomic(path, write)
+
+
+def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Read what `save_arrays` wrote; ArtefactError E-CHECKPOINT when it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (ValueError, BadZipFile) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ArtefactError:
+    return ArtefactError(
+        "E-CHECKPOINT", f"{path} cannot be read ({error}); run zsl-train again with --force to start over"
+    )
 
 
 def keep_pictures(
@@ -600,8 +802,10 @@ def selection_rule(recipe: Recipe, folds: list[Fold], choice: Choice) -> str:
     """How gamma and the rest were chosen, or why they were not."""
     if choice.validation_H is not None:
         return (
-            f"{_folds(len(folds))} of validation classes carved out of the seen ones chose the share of the last "
-            "stage, gamma and the temperature; test pictures were looked at once"
+            f"{_folds(len(folds))} of validation classes carved out of the seen ones"
+            f"{', half of them newcomers to the training,' if choice.head else ''} chose the share of the last stage, "
+            f"{'the settings of the head, ' if choice.head else ''}gamma and the temperature; test pictures were "
+            "looked at once"
         )
     if recipe.folds == 0:
         why = "folds = 0"
@@ -686,6 +890,12 @@ def run_training(
     for note in prepared.notes:
         say(f"note: {note}")
     rows = prepared.training_rows()
+    if ships_gaussian(recipe):
+        check_classes(images.labels[rows], prepared.semantic)
+    elif hasattr(method, "HEAD") and method.build(config, prepared.dims).head_rule == "gaussian":
+        raise UsageError(
+            "E-RECIPE", f"{recipe.method} has no head but the Gaussian one; leave --set head=published out"
+        )
     dims = prepared.dims
     folds = validation_folds(prepared, recipe)
     config = sized(config, recipe, dims, len(rows), len(folds))
@@ -715,10 +925,14 @@ def run_training(
     if choice.validation_H is not None:
         chosen = f"{choice.stop_at:.0%} of the last stage, gamma {choice.gamma:.2f}"
         say(f"validation classes: H {choice.validation_H:.1f}, {chosen}")
-    trained, head, replay = trainer.train(choice)
-    seconds = time.monotonic() - began - trainer.literature_seconds
-    scores: dict[str, Any] = trainer.test(trained, head) | {
-        "T1_czsl": trainer.conventional(trained),
+    shipped = trainer.train(choice)
+    head, seconds = shipped.head, time.monotonic() - began - trainer.literature_seconds
+    tested = trainer.test(shipped.trained, head)
+    scores: dict[str, Any] = tested | {
+        # Rows of the Gaussian head do not depend on each other: unseen ones alone are T1's.
+        "T1_czsl": trainer.conventional(shipped.trained) if shipped.means is None else tested["T1"],
+        "head": shipped.trained.head_rule,
+        "head_settings": None if choice.head is None else choice.head.to_dict(),
         "gamma": head.gamma,
         "temperature": head.temperature,
         "validation_H": choice.validation_H,
@@ -732,15 +946,17 @@ def run_training(
         "baselines": trainer.baselines(folds),
         "machine": {"processor": platform.processor() or platform.machine(), "torch": torch.__version__},
     }
-    if recipe.literature:
+    if recipe.compare_heads and trainer.gaussian and trainer.own.head_rule != "gaussian":
+        scores["published_head"] = trainer.other_head(folds, choice)
+    if recipe.literature and trainer.own.head_rule != "gaussian":
         scores["literature"] = trainer.literature()
     save_run(
         writer,
-        trained=trained,
+        trained=shipped.trained,
         backbone=backbone,
         dims=dims,
-        generation=Generation(1, 0, images.table, head, recipe.seed, "export"),
-        replay=replay,
+        generation=Generation(1, 0, images.table, head, recipe.seed, "export", means=shipped.means),
+        replay=shipped.replay,
         rule=prepared.rule,
         recipe=recipe,
         scores=scores,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zsl_runtime.errors import UsageError, nearest
-from zsl_train.methods import acmr, cada_vae, dcr_gan, eszsl, f_clswgan, lisgan, sc_egg, sp_aen, tf_vaegan
+from zsl_train.methods import acmr, cada_vae, dcr_gan, eszsl, f_clswgan, gfzsl, lisgan, sc_egg, sp_aen, tf_vaegan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +39,8 @@ class Method(Protocol):
 
 
 METHODS: dict[str, Method] = {
-    method.NAME: method for method in (sc_egg, sp_aen, dcr_gan, lisgan, acmr, f_clswgan, tf_vaegan, cada_vae, eszsl)
+    method.NAME: method
+    for method in (sc_egg, sp_aen, dcr_gan, lisgan, acmr, f_clswgan, tf_vaegan, cada_vae, eszsl, gfzsl)
 }
 
 

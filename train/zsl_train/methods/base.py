@@ -6,7 +6,9 @@ A method is one module with these names (see `zsl_train.methods.METHODS`):
 - ``PRESETS``: name -> settings that differ from the defaults of Config;
 - ``stages(config, dims)``: the stages of a training, whose lengths are settings (`zsl_train.methods.lengths`);
 - ``build(config, dims) -> Trained``: the shipped modules, untrained, with the right shapes (to load weights into);
-- ``fit(data, config, session, seed) -> Trained``: the training algorithm.
+- ``fit(data, config, session, seed) -> Trained``: the training algorithm;
+- ``HEAD``, where preset `default` ships another head than the published one: ``gaussian``;
+- ``variants(config)``, where validation classes choose among several settings: the Configs to choose from.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
     from zsl_runtime.class_table import ClassTable
     from zsl_runtime.gaussian import Gaussian
     from zsl_runtime.head import View
-    from zsl_train.gaussian_modules import Means
     from zsl_train.data.pictures import Pictures
+    from zsl_train.gaussian_modules import Means
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,8 @@ class TrainingData:
 class Trained:
     """The modules that are kept after training, all in eval mode and on the CPU.
 
-    A method gives a `synthesizer`, `rows` or `means`, exactly one of them. A training that ships the Gaussian head puts
-    `means` in the place of what the method gave (`zsl_train.gaussian.shipped`).
+    A method gives a `synthesizer`, `rows`, or neither where it has no head of its own. A training that ships the
+    Gaussian head puts `means` in their place (`zsl_train.gaussian.finish`).
 
     Attributes:
         embedder: region features (B, R, V) float32 -> features f (B, F).
@@ -114,7 +116,7 @@ class Trained:
         replay: regions (B, R, V), noise (B, K, Z) -> (B, K, F): K rows of each picture that a head is fitted on, where
             these are not f itself (a sampled latent, say). It runs on the embedder's tensors and has none of its own.
         replay_per_class: with `replay`, rows of each seen class; a class with fewer pictures has several of each.
-        means: semantic (M, A) -> a class's mean (M, D) in canonical coordinates; rows follow from it and from `gaussian`
+        means: semantic (M, A) -> a class's mean (M, D) in canonical coordinates; rows follow from it and `gaussian`
             (the head rule `gaussian`). The lift is the one linear layer that takes f to these coordinates.
         gaussian: with `means`, what turns means into rows.
 
@@ -136,15 +138,15 @@ class Trained:
 
     def __post_init__(self) -> None:
         makers = [one for one in (self.synthesizer, self.rows, self.means) if one is not None]
-        assert len(makers) == 1, "one of synthesizer, rows and means makes the head"
+        assert len(makers) <= 1, "one of synthesizer, rows and means makes the head"
         assert (self.means is None) == (self.gaussian is None), "means are made into rows by `gaussian`"
 
     @property
     def head_rule(self) -> str:
         """How heads are made of these modules: `gaussian`, `rows` or `fit`."""
-        if self.means is not None:
-            return "gaussian"
-        return "fit" if self.rows is None else "rows"
+        if self.synthesizer is not None:
+            return "fit"
+        return "gaussian" if self.rows is None else "rows"
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Tensors of all modules, keys ``embedder.*``, ``lift.*``, ``means.*``, and so on."""

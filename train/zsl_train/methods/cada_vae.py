@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from zsl_train.session import Session
 
 NAME = "cada-vae"
+HEAD = "gaussian"
 
 
 @dataclass(frozen=True)

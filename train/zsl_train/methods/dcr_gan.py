@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from zsl_train.session import Session
 
 NAME = "dcr-gan"
+HEAD = "gaussian"
 AT_LEAST_ONE = (
     *("searched_width", "metric_batch", "regressor_hidden", "regressor_batch", "hidden", "batch", "critic_steps"),
     *("guide_fakes", "synthetic_per_class"),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from zsl_train.session import Session
 
 NAME = "f-clswgan"
+HEAD = "gaussian"
 AT_LEAST_ONE = ("hidden", "batch", "critic_steps", "classifier_batch", "synthetic_per_class")
 SHORTEST = (300, 240)  # steps of the stages below which accuracy suffers
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from zsl_train.session import Session
 
 NAME = "lisgan"
+HEAD = "gaussian"
 AT_LEAST_ONE = (*f_clswgan.AT_LEAST_ONE, "souls", "soul_fakes")
 
 

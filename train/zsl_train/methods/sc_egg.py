@@ -3,7 +3,12 @@
 Three stages. (1) SCEN: attention over regions, one map an attribute, trained by the local (Eq. 6) and the global
 (Eq. 7) classification loss. (2) The guide: a classifier of the compressed feature f learns to give the local network's
 class scores (Eq. 8), those of the unseen classes included. (3) EGGN: TF-VAEGAN on f, its generator guided by the guide
-on seen and on unseen classes (Eq. 13-15). The classifier that is shipped looks at [f, Dec(f), hidden].
+on seen and on unseen classes (Eq. 13-15). The published classifier looks at [f, Dec(f), hidden].
+
+Ours, in preset `default`: the guide learns the local network's attribute evidence e in place of the class scores e . a,
+so that it can judge features of any attribute vector; and the generator is guided on virtual classes, whose attributes
+are mixed from those of seen ones, in place of the unseen classes that happen to be known: a class that comes later is
+then like one that was known (compare Elhoseiny and Elfeki, ICCV 2019; Zhang et al., IGCZSL, 2023).
 
 Where the paper and the published code differ, both are options of `Config`; the source of each value is in METHODS.md 2
 (paper [P], code [C]). The (B, A, V) tensor of attribute-level features h is never made: with q_n = v_n W_alpha and
@@ -12,8 +17,8 @@ sum_r (mean_n alpha_nr) r_r. Only `mlp` pooling needs a hidden layer of width A/
 computed as (W1 alpha) r, with the sum over regions after the product with W1.
 
 On plain feature vectors (one region a picture) there is nothing to attend to: stages 1 and 2 are skipped, f is the
-vector itself, scaled, and EGGN is trained alone. Its guide is then a linear classifier of f over all classes by
-closed-form semantic regression (`zsl_train.methods.semantic_guide`), unseen classes included; the log says so.
+vector itself, scaled, and EGGN is trained alone. Its guide is then attribute evidence by closed-form semantic
+regression (`zsl_train.methods.semantic_guide`); the log says so.
 """
 
 from __future__ import annotations
@@ -44,6 +49,7 @@ if TYPE_CHECKING:
     from zsl_train.methods.base import Dims, Trained, TrainingData
 
 NAME = "sc-egg"
+HEAD = "gaussian"
 AT_LEAST_ONE = ("embedding_batch", "guide_hidden", "hidden", "batch", "critic_steps", "synthetic_per_class")
 MLP_SLOPE = 0.01  # negative slope in the semantic compression MLP and in the guide (METHODS.md 2.2, 2.3)
 
@@ -68,6 +74,7 @@ class Config:
         guide: stage 2 trains the compression and its `shared` classifier, LEN frozen [P]; or a `separate`
             two-layer classifier of the frozen feature [C].
         guide_hidden: hidden width of the separate guide, 1024 [C].
+        guide_target: the separate guide learns the local network's class `scores` [P, C] or attribute `evidence` [O].
         regression: stage 2's squared error `sum`med over classes [P, Eq. 8] or its `mean` [C].
         embedding_batch: pictures a step in stages 1 and 2, class-balanced; 64 [P, C].
         stage1_epochs: 20 [P]. An epoch is n / batch steps.
@@ -90,6 +97,7 @@ class Config:
         feedback_synthesis: a2, weight of the feedback when features are synthesized.
         seen_guidance: weight of the guide's loss on reconstructed seen features; 0.1 [P], 1 [C].
         unseen_guidance: weight of the guide's loss on generated unseen features; 0.1 [P], 0.001 [C].
+        guided_on: those features are of the `unseen` classes [P, C] or of `virtual` ones [O], which needs evidence.
         learning_rate_gan: of E, G and D; 1e-4 [P, T on CUB], 1e-3 [C on SUN].
         learning_rate_decoder: of Dec; 1e-4 [T, C].
         learning_rate_feedback: of F; 1e-5 [T on CUB], 1e-4 [C].
@@ -113,6 +121,7 @@ class Config:
     global_weight: float = 1.0
     guide: Literal["shared", "separate"] = "separate"
     guide_hidden: int = 1024
+    guide_target: Literal["scores", "evidence"] = "scores"
     regression: Literal["sum", "mean"] = "mean"
     embedding_batch: int = 64
     stage1_epochs: float = 20.0
@@ -135,6 +144,7 @@ class Config:
     feedback_synthesis: float = 1.0
     seen_guidance: float = 0.1
     unseen_guidance: float = 0.1
+    guided_on: Literal["unseen", "virtual"] = "unseen"
     learning_rate_gan: float = 1e-4
     learning_rate_decoder: float = 1e-4
     learning_rate_feedback: float = 1e-5
@@ -151,6 +161,13 @@ class Config:
                 "E-RECIPE",
                 "guide = 'shared' with pooling = 'mlp' needs global_weight > 0: stage 1 trains the compression with it",
             )
+        evidence = self.guide == "separate" and self.guide_target == "evidence"
+        if self.guided_on == "virtual" and not evidence:
+            raise UsageError(
+                "E-RECIPE",
+                f"guided_on = 'virtual' with guide = {self.guide!r} and guide_target = {self.guide_target!r}: only a "
+                "separate guide that learns the evidence scores classes that it was not trained on",
+            )
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -158,6 +175,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # to place the unseen classes within minutes of training. Lengths: `size`.
     "default": {
         "centre_regions": True,
+        "guide_target": "evidence",
+        "guided_on": "virtual",
         "hidden": 1024,
         "critic_weight": 1.0,
         "seen_guidance": 1.0,
@@ -341,9 +360,13 @@ class Scen(nn.Module):
         both = regions @ torch.cat([self.words @ self.w_alpha, self.words @ self.w_beta]).T  # one product for both
         return both[..., :attributes].softmax(dim=1), both[..., attributes:]
 
-    def local_scores(self, attention: Tensor, evidence: Tensor, semantic: Tensor) -> Tensor:
-        """Paper Eq. 2 and 3: e_n = sum_r alpha_nr (k_n . r_r), p_l = a(y) . e.  -> (B, C)."""
-        return (attention * evidence).sum(dim=1) @ semantic.T
+    def evidence(self, attention: Tensor, regional: Tensor) -> Tensor:
+        """Paper Eq. 2: e_n = sum_r alpha_nr (k_n . r_r), from both (B, R, A) of `maps`.  -> (B, A)."""
+        return (attention * regional).sum(dim=1)
+
+    def local_scores(self, attention: Tensor, regional: Tensor, semantic: Tensor) -> Tensor:
+        """Paper Eq. 3: p_l = a(y) . e.  -> (B, C)."""
+        return self.evidence(attention, regional) @ semantic.T
 
     def global_feature(self, attention: Tensor, regions: Tensor) -> Tensor:
         """The compression that stage 1's global loss trains: always the MLP (METHODS.md 2.3). -> (B, V)."""
@@ -450,29 +473,32 @@ def train_scen(data: TrainingData, config: Config, session: Session, seed: int) 
 
 
 class Guide(nn.Module):
-    """A classifier of the scaled feature f over all classes: what guides the generator."""
+    """A classifier of the scaled feature f: what guides the generator.
 
-    def __init__(self, layers: nn.Module, scaler: MinMaxScaler | None) -> None:
+    Args:
+        layers: f (B, F) -> scores of the known classes (B, C), or with `evidence` attribute evidence (B, A).
+        scaler: takes f back to the feature before scaling, on which the paper's classifier was trained.
+        evidence: what the layers give.
+
+    """
+
+    def __init__(self, layers: nn.Module, scaler: MinMaxScaler | None = None, *, evidence: bool = False) -> None:
         super().__init__()
         self.layers = layers
         self.scaler = scaler
+        self.evidence = evidence
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Features f (B, F) -> (B, C)."""
-        if self.scaler is not None:  # the paper's classifier was trained on the feature before scaling
+    def forward(self, features: Tensor, semantic: Tensor) -> Tensor:
+        """Scores (B, C) of features f (B, F) for classes (C, A); without evidence these must be the known classes."""
+        if self.scaler is not None:
             features = features * self.scaler.range + self.scaler.low
-        return self.layers(features)  # type: ignore[no-any-return]
+        given: Tensor = self.layers(features)
+        return given @ semantic.T if self.evidence else given
 
 
-def _local_scores_of_all(data: TrainingData, scen: Scen, block: int = 64) -> Tensor:
-    """p_l of every training picture (n, C): fixed while LEN is frozen, so computed once."""
-    semantic = torch.from_numpy(data.semantic)
-    parts = []
-    with torch.no_grad():
-        for start in range(0, len(data.rows), block):
-            positions = torch.arange(start, min(start + block, len(data.rows)))
-            parts.append(scen.local_scores(*scen.maps(scen.embedder.normalise(_regions(data, positions))), semantic))
-    return torch.cat(parts)
+def _evidence_of_all(data: TrainingData, scen: Scen, block: int = 64) -> Tensor:
+    """Evidence e of every training picture (n, A): fixed while LEN is frozen, so computed once."""
+    return embed_all(data, lambda regions: scen.evidence(*scen.maps(scen.embedder.normalise(regions))), block)
 
 
 def embed_all(data: TrainingData, embed: Callable[[Tensor], Tensor], block: int = 64) -> Tensor:
@@ -494,7 +520,8 @@ def _regression(scores: Tensor, target: Tensor, reduction: str) -> Tensor:
 def train_guide(data: TrainingData, scen: Scen, config: Config, session: Session, seed: int) -> tuple[Guide, Tensor]:
     """Stage 2 (paper Eq. 8 and 17), then the scaler. Returns the guide and the scaled features f (n, F)."""
     steps = _steps("stage2", config, data)
-    target = _local_scores_of_all(data, scen)
+    evidence = _evidence_of_all(data, scen)
+    target = evidence if config.guide_target == "evidence" else evidence @ torch.from_numpy(data.semantic).T
     if config.guide == "shared":
         return _train_shared_guide(data, scen, target, config, session=session, steps=steps, seed=seed)
     scen.write_embedder()
@@ -528,7 +555,7 @@ def _train_separate_guide(
         return {"regression": loss}
 
     session.loop("guide", steps, {"guide": layers, "optimiser": optimiser, "rng": rng}, body)
-    return Guide(layers, None)
+    return Guide(layers, evidence=config.guide_target == "evidence")
 
 
 def _train_shared_guide(
@@ -567,29 +594,70 @@ def _train_shared_guide(
 # --- stage 3: EGGN ------------------------------------------------------------------------------------------------
 
 
+class VirtualClasses:
+    """Attribute vectors of classes that are none: mixed from those of seen classes.
+
+    Where attributes are 0 or 1 each is taken from one of three seen classes, so that it stays 0 or 1; shares and other
+    numbers are mixed in convex combinations of three. Unit vectors are made of unit length again.
+    """
+
+    def __init__(self, seen: Tensor, rng: Rng) -> None:
+        self.seen = seen  # (S, A)
+        self.rng = rng
+        lengths = seen.norm(dim=1)
+        self.unit = bool(((lengths - 1).abs() < 1e-4).all())
+        # A unit vector of a 0/1 row has two values, 0 and one that is its own
+        top = seen.abs().amax(dim=1, keepdim=True).clamp_min(1e-12)
+        self.binary = bool(((seen == 0) | ((seen - top).abs() < 1e-6 * top)).all())
+
+    def draw(self, count: int) -> Tensor:
+        """(count, A)."""
+        parents = self.seen[self.rng.integers(len(self.seen), 3 * count)].view(count, 3, -1)
+        if self.binary:
+            which = self.rng.integers(3, count * parents.shape[2]).view(count, 1, -1)
+            mixed = (parents != 0).to(parents.dtype).gather(1, which).squeeze(1)
+            if not self.unit:
+                return mixed * self.seen.amax()
+        else:
+            # Uniform on the simplex: gaps between sorted uniform numbers
+            cuts = self.rng.uniform(count, 2).sort(dim=1).values
+            ends = torch.cat([torch.zeros(count, 1), cuts, torch.ones(count, 1)], dim=1)
+            mixed = (parents * ends.diff(dim=1).unsqueeze(2)).sum(dim=1)
+        return F.normalize(mixed, dim=1) if self.unit else mixed
+
+
 class Eggn(VaeGan):
     """TF-VAEGAN on f, its generator guided by a classifier (paper Eq. 13-15)."""
 
     def __init__(self, features: Tensor, data: TrainingData, guide: Guide, config: Config, rng: Rng) -> None:
         super().__init__(features, data, gan_settings(config, data.dims.regions), rng)
         self.unseen = torch.from_numpy(np.flatnonzero(~data.table.seen))
+        self.virtual: VirtualClasses | None = None
+        if config.guided_on == "virtual":
+            self.virtual = VirtualClasses(self.semantic[torch.from_numpy(data.table.seen)], rng)
         self.guide = guide.eval().requires_grad_(requires_grad=False)
         self.seen_guidance, self.unseen_guidance = config.seen_guidance, config.unseen_guidance
 
     def _further_losses(self, fake: Tensor, labels: Tensor, weight: float) -> dict[str, Tensor]:
         losses = {}
         if self.seen_guidance > 0:
-            losses["seen_guidance"] = self.seen_guidance * F.cross_entropy(self.guide(fake), labels)
-        if self.unseen_guidance > 0 and len(self.unseen) > 0:
+            losses["seen_guidance"] = self.seen_guidance * F.cross_entropy(self.guide(fake, self.semantic), labels)
+        if self.unseen_guidance > 0 and (self.virtual is not None or len(self.unseen) > 0):
             losses["unseen_guidance"] = self.unseen_guidance * self._unseen_guidance(weight)
         return losses
 
     def _unseen_guidance(self, weight: float) -> Tensor:
-        """The guide's loss on features generated for random unseen classes (paper Eq. 15)."""
-        labels = self.unseen[self.rng.integers(len(self.unseen), self.config.batch)]
-        semantic = self.semantic[labels]
+        """The guide's loss on features generated for random unseen classes (paper Eq. 15), or for virtual ones."""
+        if self.virtual is None:
+            labels = self.unseen[self.rng.integers(len(self.unseen), self.config.batch)]
+            semantic, rivals = self.semantic[labels], self.semantic
+        else:
+            # Told from all classes that are known and from the other virtual ones of the batch
+            semantic = self.virtual.draw(self.config.batch)
+            labels = len(self.semantic) + torch.arange(len(semantic))
+            rivals = torch.cat([self.semantic, semantic])
         fake = self._generate(self.rng.normal(len(labels), semantic.shape[1]), semantic, weight)
-        return F.cross_entropy(self.guide(fake), labels)
+        return F.cross_entropy(self.guide(fake, rivals), labels)
 
 
 def train_eggn(
@@ -636,6 +704,7 @@ def fit_plain(data: TrainingData, config: Config, session: Session, seed: int) -
     layers: nn.Module = nn.Identity()
     if config.seen_guidance > 0 or config.unseen_guidance > 0:
         layers, choice = semantic_guide(features, labels, semantic, torch.from_numpy(data.table.seen))
-        session.note(f"the guide is a linear classifier by semantic regression: {choice}")
+        session.note(f"the guide is attribute evidence by semantic regression: {choice}")
     session.note("one region a picture, nothing to attend to: only the third stage of SC-EGG, EGGN, is trained")
-    return train_eggn(features, data, Guide(layers, None), embedder, config, session=session, seed=seed).eval()
+    guide = Guide(layers, evidence=True)
+    return train_eggn(features, data, guide, embedder, config, session=session, seed=seed).eval()

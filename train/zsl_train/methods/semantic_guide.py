@@ -1,9 +1,9 @@
-"""A linear classifier of features over seen and unseen classes, fitted in closed form: a guide that needs no attention.
+"""Attribute evidence of features by a linear layer, fitted in closed form: a guide that needs no attention.
 
 ESZSL (Romera-Paredes and Torr, ICML 2015, Eq. 6) on standardised features; its two ridges and the temperature of its
-scores are chosen on seen classes that are left out. Ours: SC-EGG's guide learns the scores of the local network, which
-looks at regions; with one region a picture that network is itself a bilinear classifier, and this is its regularised
-optimum.
+scores are chosen on seen classes that are left out. Evidence e(f) (A,) scores any class by e(f) . a, known or not.
+Ours: SC-EGG's guide learns from the local network, which looks at regions; with one region a picture that network is
+itself a bilinear classifier, and this is its regularised optimum.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def semantic_guide(features: Tensor, labels: Tensor, semantic: Tensor, seen: Ten
         seen: (C,) bool.
 
     Returns:
-        F -> C float32, and what was chosen.
+        F -> A float32, whose products with semantic vectors are class scores; and what was chosen.
 
     """
     mean, spread = features.mean(dim=0), features.amax(dim=0) - features.amin(dim=0)
@@ -59,8 +59,8 @@ def semantic_guide(features: Tensor, labels: Tensor, semantic: Tensor, seen: Ten
     if len(known) >= MINIMUM_SEEN:
         choice = _choose(rows, labels, semantic, known)
     solved = _solutions(rows, labels, semantic[known], known, (choice.feature_ridge,))[0]
-    weight = choice.temperature * (semantic.double() @ (solved @ _inverse(semantic[known], choice.semantic_ridge)).T)
-    guide = nn.Linear(features.shape[1], len(semantic))
+    weight = choice.temperature * (solved @ _inverse(semantic[known], choice.semantic_ridge)).T  # (A, F)
+    guide = nn.Linear(features.shape[1], semantic.shape[1])
     with torch.no_grad():
         guide.weight.copy_(weight / deviation)
         guide.bias.copy_(-(weight / deviation) @ mean.double())

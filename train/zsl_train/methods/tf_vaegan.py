@@ -31,6 +31,7 @@ from zsl_train.session import Rng, Scalar, Session
 Batch = tuple[Tensor, Tensor, Tensor]  # features (B, F), semantic (B, A), labels (B,)
 
 NAME = "tf-vaegan"
+HEAD = "gaussian"
 AT_LEAST_ONE = ("hidden", "batch", "critic_steps", "synthetic_per_class")
 SHORTEST = 240  # outer steps below which accuracy on validation classes suffers
 

@@ -1,0 +1,513 @@
+"""What is inside a Gaussian head, in closed form: canonical coordinates, class means from attributes, and their errors.
+
+The model: pictures of a class spread around its mean with one covariance W for all classes, linear discriminant
+analysis. W is the pooled covariance within the seen classes, shrunk towards its mean eigenvalue (Ledoit and Wolf 2004;
+the share is a setting). The mean of a class follows from its semantic vector: by kernel ridge regression (GFZSL: Verma
+and Rai, ECML 2017), as the mean of what a generator makes of it, or both averaged. E is the covariance of the
+regression's errors on classes it was not fitted on, leave-one-out in closed form: with G = K + r I, the error at class
+c is (G^-1 M)_c / (G^-1)_cc (Rasmussen and Williams 2006, Eq. 5.12).
+
+Canonical coordinates: V with V' W V = I and V' E V = diag(d); x = V' (f - centre). Rows are made of means by
+`zsl_runtime.gaussian`. All in float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from zsl_runtime.errors import UsageError
+from zsl_runtime.gaussian import Gaussian
+from zsl_train.evaluate import choose_gamma, fit_temperature, seen_unseen_curve
+from zsl_train.gaussian_modules import Shape, shipped
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from zsl_train.methods.base import Trained
+
+    Doubles = NDArray[np.float64]
+    Floats = NDArray[np.float32]
+    Ints = NDArray[np.int64]
+    Bools = NDArray[np.bool_]
+
+# What is tried on the folds. Widths are in units of the root mean square distance between semantic vectors.
+# In the order in which equals are preferred.
+SHRINKAGES = (0.2, 0.1, 0.3, 0.05, 0.5, 0.7, 0.9)
+WIDTHS = (1.0, 0.7, 1.4, 0.5, 2.0)
+RIDGES = (0.03, 0.1, 0.01, 0.3, 0.003)
+KAPPAS = (1.0, 0.5, 2.0, 0.0, 4.0)
+SHARES = (0.5, 0.25, 0.75, 0.0, 1.0)
+DRAWS = (1, 8)  # features synthesized for the mean of a class
+PASSES = 2  # over the settings, one after the other
+ALIKE = 0.25  # points of mean H; what differs by less is chance, and the first in these orders is taken
+RATIO_BOUNDS = (0.05, 16.0)  # of errors on left-out classes by those of leave-one-out: a few classes make it noisy
+SMALLEST = 1e-9  # of a spread; below that there is none
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the folds choose.
+
+    Attributes:
+        shrinkage: of W towards its mean eigenvalue, in (0, 1].
+        width: of the kernel, in units of the root mean square distance between the seen classes' semantic vectors.
+        ridge: added to the kernel matrix, whose diagonal is 1.
+        kappa: how much coordinates count less in which means are uncertain: s = 1 / (1 + kappa d).
+        share: of the generator in a class's mean, from 0 to 1.
+        draws: K, features synthesized for it; 0 where its share is 0.
+
+    """
+
+    shrinkage: float = 0.2
+    width: float = 1.0
+    ridge: float = 0.03
+    kappa: float = 1.0
+    share: float = 0.0
+    draws: int = 0
+
+    def to_dict(self) -> dict[str, float | int]:
+        """Plain data for scores.json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training, as far as the closed form looks at it.
+
+    Attributes:
+        classes: (S,) rows of the table that have training pictures.
+        counts: (S,) how many.
+        means: (S, F) float64.
+        within: (F, F) float64 pooled covariance within these classes.
+        semantic: (C, A) of the whole table, newcomers included.
+        generated: K -> (C, F) mean of K synthesized features of every class; empty without a generator.
+
+    """
+
+    classes: Ints
+    counts: Ints
+    means: Doubles
+    within: Doubles
+    semantic: Floats
+    generated: Mapping[int, Floats] = field(default_factory=dict)
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Plain arrays, to be kept between two sittings."""
+        plain = {name: getattr(self, name) for name in ("classes", "counts", "means", "within", "semantic")}
+        return plain | {f"generated{draws}": array for draws, array in self.generated.items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Case:
+        """What `to_arrays` gave."""
+        prefix = "generated"
+        made = {int(name.removeprefix(prefix)): array for name, array in arrays.items() if name.startswith(prefix)}
+        return cls(**{name: array for name, array in arrays.items() if not name.startswith(prefix)}, generated=made)
+
+
+def make_case(features: Floats, labels: Ints, semantic: Floats, generated: Mapping[int, Floats] | None = None) -> Case:
+    """Class means and the spread around them.
+
+    Args:
+        features: (n, F) of the training pictures.
+        labels: (n,) rows of `semantic`.
+        semantic: (C, A).
+        generated: see `Case`.
+
+    Raises:
+        UsageError: E-GAUSSIAN-SPREAD when nothing varies within any class; as `check_classes`.
+
+    """
+    check_classes(labels, semantic)
+    classes, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    x = np.asarray(features, np.float64)
+    means = np.stack([x[index == place].mean(axis=0) for place in range(len(classes))])
+    rest = x - means[index]
+    within = rest.T @ rest / max(len(x) - len(classes), 1)
+    if not np.trace(within) > SMALLEST * max(float((x**2).sum(axis=1).mean()), SMALLEST):
+        raise _no_spread(len(x), len(classes))
+    return Case(classes, counts, means, within, semantic, dict(generated or {}))
+
+
+def check_classes(labels: Ints, semantic: Floats) -> None:
+    """Refuse what no training can make a Gaussian head of, before one begins.
+
+    Args:
+        labels: (n,) of the training pictures, rows of `semantic`.
+        semantic: (C, A).
+
+    Raises:
+        UsageError: E-GAUSSIAN-CLASSES for a single class, E-GAUSSIAN-SPREAD when no class has two pictures,
+            E-GAUSSIAN-ATTRIBUTES when the classes with pictures all have the same attributes.
+
+    """
+    classes = np.unique(labels)
+    if len(classes) < 2:
+        raise UsageError(
+            "E-GAUSSIAN-CLASSES",
+            f"training pictures of {len(classes)} class; a classifier needs two or more: mark more classes as seen",
+        )
+    if len(labels) == len(classes):
+        raise _no_spread(len(labels), len(classes))
+    if not np.ptp(semantic[classes].astype(np.float64), axis=0).max() > SMALLEST:
+        raise UsageError(
+            "E-GAUSSIAN-ATTRIBUTES",
+            f"all {len(classes)} classes with training pictures have the same attributes, so nothing can be told from "
+            "them; give attributes that differ from class to class",
+        )
+
+
+def _no_spread(pictures: int, classes: int) -> UsageError:
+    return UsageError(
+        "E-GAUSSIAN-SPREAD",
+        f"{pictures} training pictures of {classes} classes, and nothing varies within a class: how far pictures of "
+        "one class spread cannot be told; give two or more different ones of a class, or --set head=published",
+    )
+
+
+class Spectrum:
+    """A Case in the eigenvectors of its spread, where shrinking the spread only rescales the axes.
+
+    Args:
+        case: of one training.
+        held: (n, F) features of held-out pictures; (0, F) for a training that is only solved.
+        labels: (n,) their classes; those without training pictures are the left-out classes.
+
+    """
+
+    def __init__(self, case: Case, held: Floats, labels: Ints) -> None:
+        self.case = case
+        values, self.vectors = np.linalg.eigh(case.within)
+        self.values: Doubles = np.maximum(values, 0.0)  # rounding makes some of the smallest negative
+        self.centre: Doubles = case.means.mean(axis=0)
+        self.means: Doubles = (case.means - self.centre) @ self.vectors
+        self.held: Doubles = (held.astype(np.float64) - self.centre) @ self.vectors
+        self.left_out: Ints = np.setdiff1d(labels, case.classes)
+        self.left_out_rows = [np.flatnonzero(labels == one) for one in self.left_out]
+        self.generated = {
+            k: (made.astype(np.float64) - self.centre) @ self.vectors for k, made in case.generated.items()
+        }
+        self._white: dict[float, White] = {}
+        known = case.semantic[case.classes].astype(np.float64)
+        self._apart = _squared_distances(case.semantic.astype(np.float64), known)  # (C, S)
+        off = ~np.eye(len(known), dtype=bool)
+        self.unit = float(np.sqrt(self._apart[case.classes][off].mean()))
+
+    def white(self, shrinkage: float) -> White:
+        """Everything in coordinates in which the shrunk spread is 1."""
+        if shrinkage not in self._white:
+            shrunk = (1 - shrinkage) * self.values + shrinkage * self.values.mean()
+            self._white = {shrinkage: White.of(self, 1 / np.sqrt(shrunk))}  # one at a time: they are large
+        return self._white[shrinkage]
+
+    def kernel(self, width: float) -> Doubles:
+        """exp(-|a - b|^2 / 2 w^2) of all classes and the seen ones, (C, S)."""
+        return np.exp(-self.sharpness(width) * self._apart)
+
+    def sharpness(self, width: float) -> float:
+        """1 / (2 w^2) with w in units of the semantic vectors."""
+        return 1 / (2 * (width * self.unit) ** 2)
+
+
+def _squared_distances(a: Doubles, b: Doubles) -> Doubles:
+    apart: Doubles = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T
+    return np.maximum(apart, 0)
+
+
+@dataclass(frozen=True)
+class White:
+    """Whitened coordinates, cut down to the directions in which any mean lies: nothing else reaches a score.
+
+    Attributes:
+        scale: (F,) of the axes of `Spectrum`.
+        basis: (F, Q) orthonormal: the span of the seen means and of the generated ones.
+        means: (S, Q) of the seen classes.
+        generated: K -> (C, Q).
+        held: (n, Q) held-out pictures.
+        outside: (n_left_out,) squared length of what `basis` leaves of each left-out class's mean, chance taken off.
+
+    """
+
+    scale: Doubles
+    basis: Doubles
+    means: Doubles
+    generated: Mapping[int, Doubles]
+    held: Doubles
+    outside: Doubles
+
+    @classmethod
+    def of(cls, spectrum: Spectrum, scale: Doubles) -> White:
+        """Whiten and project."""
+        means = spectrum.means * scale
+        generated = {draws: made * scale for draws, made in spectrum.generated.items()}
+        basis, _ = np.linalg.qr(np.concatenate([means, *generated.values()]).T)
+        project = {draws: made @ basis for draws, made in generated.items()}
+        held = spectrum.held * scale
+        inside = held @ basis
+        outside = [_mean_square(held[rows]) - _mean_square(inside[rows]) for rows in spectrum.left_out_rows]
+        return cls(scale, basis, means @ basis, project, inside, np.array(outside))
+
+
+def _mean_square(rows: Doubles) -> float:
+    """Squared length of the mean that rows (n, Q) are drawn around: that of their own mean, less what chance adds."""
+    mean = rows.mean(axis=0)
+    chance = ((rows - mean) ** 2).sum() / max(len(rows) - 1, 1) / len(rows)
+    return float((mean**2).sum() - chance)
+
+
+@dataclass(frozen=True)
+class Errors:
+    """How far means told from attributes are off, on classes that a training knew no picture of.
+
+    Attributes:
+        ratio: of the squared errors in the directions of E, by the trace of E.
+        floor: variance in every other direction.
+
+    """
+
+    ratio: float = 1.0
+    floor: float = 0.0
+
+    @classmethod
+    def mean(cls, found: Sequence[Errors]) -> Errors:
+        """Of several folds."""
+        return cls(float(np.mean([one.ratio for one in found])), float(np.mean([one.floor for one in found])))
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A Case solved with some settings, in the coordinates of `White`.
+
+    Attributes:
+        means: (C, Q) of all classes as their attributes tell them.
+        coefficients: (S, Q) of the regression.
+        directions: (Q, P) orthonormal: the axes of E.
+        variances: (P,) of E along them.
+
+    """
+
+    means: Doubles
+    coefficients: Doubles
+    directions: Doubles
+    variances: Doubles
+
+
+def noise_banks(width: int, seed: int) -> dict[int, Floats]:
+    """K -> noise (K, Z) that class means are generated from, for the K of DRAWS; a single draw is no noise at all.
+
+    Args:
+        width: Z.
+        seed: of the draws.
+
+    """
+    rng = np.random.default_rng([seed, 31])
+    drawn = rng.standard_normal((max(DRAWS), width), dtype=np.float32)
+    return {count: np.zeros((1, width), np.float32) if count == 1 else drawn[:count] for count in DRAWS}
+
+
+def solve(spectrum: Spectrum, settings: Settings) -> Solution:
+    """Means from attributes, and the covariance of the regression's leave-one-out errors."""
+    white, case = spectrum.white(settings.shrinkage), spectrum.case
+    kernel = spectrum.kernel(settings.width)
+    inverse = np.linalg.inv(kernel[case.classes] + settings.ridge * np.eye(len(case.classes)))
+    coefficients = inverse @ white.means
+    means = kernel @ coefficients
+    if settings.share > 0:
+        means = (1 - settings.share) * means + settings.share * white.generated[settings.draws]
+    errors = coefficients / np.diag(inverse)[:, None] / np.sqrt(len(coefficients))
+    _, deviations, directions = np.linalg.svd(errors, full_matrices=False)
+    return Solution(means, coefficients, directions.T, deviations**2)
+
+
+def measure_errors(spectrum: Spectrum, settings: Settings, solution: Solution) -> Errors | None:
+    """Errors of the left-out classes' means, less what the chance of their few pictures adds; None without any."""
+    if not len(spectrum.left_out):
+        return None
+    white = spectrum.white(settings.shrinkage)
+    along, across = [], []
+    for one, rows, outside in zip(spectrum.left_out, spectrum.left_out_rows, white.outside, strict=True):
+        apart = white.held[rows] - solution.means[one]
+        along.append(_mean_square(apart @ solution.directions))
+        across.append(outside + _mean_square(apart) - along[-1])
+    axes, width = solution.directions.shape[1], len(white.scale)
+    ratio = np.mean(along) / max(solution.variances.sum(), SMALLEST)
+    return Errors(float(np.clip(ratio, *RATIO_BOUNDS)), float(max(np.mean(across) / max(width - axes, 1), 0.0)))
+
+
+def logits(spectrum: Spectrum, settings: Settings, solution: Solution, errors: Errors) -> Doubles:
+    """Scores (n, C) of the held-out pictures, before gamma and temperature.
+
+    The same numbers as the head that ships: rows and posterior means as in `zsl_runtime.gaussian`.
+    """
+    white, case = spectrum.white(settings.shrinkage), spectrum.case
+    variances = errors.ratio * solution.variances + errors.floor
+    # Seen classes: the prior moved towards the mean of their pictures.
+    prior = solution.means[case.classes]
+    apart, count = white.means - prior, case.counts[:, None]
+    along = apart @ solution.directions
+    moved = along * (variances * count / (1 + variances * count))
+    other = errors.floor * count / (1 + errors.floor * count)
+    means = solution.means.copy()
+    means[case.classes] = prior + moved @ solution.directions.T + other * (apart - along @ solution.directions.T)
+    # s is 1 / (1 + kappa d) along the directions of E, `rest` across them.
+    rest = 1 / (1 + settings.kappa * errors.floor)
+    less = rest - 1 / (1 + settings.kappa * variances)
+    along = means @ solution.directions  # (C, P)
+    bias = -0.5 * (rest * (means**2).sum(axis=1) - (along**2 * less).sum(axis=1))
+    scores: Doubles = rest * white.held @ means.T - (white.held @ solution.directions * less) @ along.T + bias
+    return scores
+
+
+# --- the choice on folds --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HeadChoice:
+    """What the folds chose for the head.
+
+    Attributes:
+        settings: of the closed form.
+        errors: of means told from attributes, mean over the folds.
+        gamma: taken off the scores of seen classes.
+        temperature: of the probabilities.
+        validation_H: mean H over the folds, in percent; None where there was nothing to choose on.
+
+    """
+
+    settings: Settings = field(default_factory=Settings)
+    errors: Errors = field(default_factory=Errors)
+    gamma: float = 0.0
+    temperature: float = 1.0
+    validation_H: float | None = None  # noqa: N815  # the metric's name
+
+    def to_dict(self) -> dict[str, float | int]:
+        """Plain data for scores.json."""
+        return self.settings.to_dict() | {"error_ratio": self.errors.ratio, "error_floor": self.errors.floor}
+
+
+def choose_settings(folds: Sequence[tuple[Spectrum, Ints, Bools]]) -> HeadChoice:
+    """The settings with the highest mean H over the folds, gamma chosen for each; then the temperature.
+
+    Settings are gone through one after the other (kernel and ridge together, share and draws together), twice: each
+    setting is cheap to compare, all together are not. Among those that differ by less than ALIKE the first is taken,
+    the one in force before all others: a few validation classes cannot tell them apart.
+
+    Args:
+        folds: of each the Spectrum, the classes of its held-out pictures (n,), and which classes it calls seen (C,).
+
+    """
+    draws = sorted(folds[0][0].generated, reverse=True) if folds else []
+    best = HeadChoice(Settings(share=SHARES[0], draws=draws[0]) if draws else Settings())
+    shares = [{"share": share, "draws": k if share else 0} for share, k in product(SHARES, draws)]
+    grids: list[list[dict[str, Any]]] = [
+        [{"width": width, "ridge": ridge} for width, ridge in product(WIDTHS, RIDGES)],
+        [one for place, one in enumerate(shares) if one not in shares[:place]],
+        [{"shrinkage": shrinkage} for shrinkage in SHRINKAGES],
+        [{"kappa": kappa} for kappa in KAPPAS],
+    ]
+    tried: dict[Settings, HeadChoice] = {}
+    for grid in grids * PASSES if folds else []:
+        found = []
+        for changed in [{}, *grid]:
+            settings = replace(best.settings, **changed)
+            if settings not in tried:
+                tried[settings] = _validated(settings, folds)
+            found.append(tried[settings])
+        enough = max(map(_quality, found)) - ALIKE
+        best = next(one for one in found if _quality(one) >= enough)
+    if best.validation_H is None:
+        return best
+    scores = [z.astype(np.float32) for z in _scores(best.settings, folds)[0]]
+    temperature = fit_temperature(
+        scores, [labels for _, labels, _ in folds], [seen for _, _, seen in folds], best.gamma
+    )
+    return replace(best, temperature=temperature)
+
+
+def _quality(choice: HeadChoice) -> float:
+    return -1.0 if choice.validation_H is None else choice.validation_H
+
+
+def _scores(settings: Settings, folds: Sequence[tuple[Spectrum, Ints, Bools]]) -> tuple[list[Doubles], Errors]:
+    """Scores of each fold's held-out pictures, and the errors over all folds.
+
+    A fold is scored with the errors that the others measured: its own would have looked at the pictures scored.
+    """
+    solutions = [solve(spectrum, settings) for spectrum, _, _ in folds]
+    measured = [measure_errors(spectrum, settings, one) for (spectrum, _, _), one in zip(folds, solutions, strict=True)]
+    scores = []
+    for place, ((spectrum, _, _), one) in enumerate(zip(folds, solutions, strict=True)):
+        others = [found for k, found in enumerate(measured) if found is not None and (k != place or len(folds) == 1)]
+        scores.append(logits(spectrum, settings, one, Errors.mean(others) if others else Errors()))
+    known = [found for found in measured if found is not None]
+    return scores, Errors.mean(known) if known else Errors()
+
+
+def _validated(settings: Settings, folds: Sequence[tuple[Spectrum, Ints, Bools]]) -> HeadChoice:
+    scores, errors = _scores(settings, folds)
+    curves = [seen_unseen_curve(z, labels, seen) for z, (_, labels, seen) in zip(scores, folds, strict=True)]
+    usable = [curve for curve in curves if curve is not None]
+    if not usable:
+        return HeadChoice(settings, errors)
+    gamma, value = choose_gamma(usable)
+    return HeadChoice(settings, errors, gamma, 1.0, value)
+
+
+# --- what ships -----------------------------------------------------------------------------------------------------
+
+
+def finish(trained: Trained, spectrum: Spectrum, choice: HeadChoice, noise: Mapping[int, Floats]) -> Trained:
+    """The modules of the model that ships, with its canonical coordinates, means and statistics.
+
+    Where means can be off in any direction, all F coordinates are kept; else the min(F, S) in which means can lie.
+
+    Args:
+        trained: as the method gave it.
+        spectrum: of the final training.
+        choice: of the folds.
+        noise: K -> (K, Z) that `Case.generated` was made with.
+
+    """
+    settings, errors = choice.settings, choice.errors
+    white, solution = spectrum.white(settings.shrinkage), solve(spectrum, settings)
+    axes = white.basis @ solution.directions  # (F, P) in the eigenvectors' coordinates, whitened
+    variances = errors.ratio * solution.variances + errors.floor
+    if settings.share > 0 or errors.floor > 0:
+        axes = np.concatenate([axes, _complement(axes)], axis=1)
+        variances = np.concatenate([variances, np.full(axes.shape[1] - len(variances), errors.floor)])
+    gaussian = Gaussian(variances, 1 / (1 + settings.kappa * variances))
+    matrix = spectrum.vectors @ (white.scale[:, None] * axes)  # V, (F, D)
+    case = spectrum.case
+    draws = settings.draws if settings.share > 0 else 0
+    made = shipped(trained, Shape(len(case.classes), axes.shape[1], draws), case.semantic.shape[1], gaussian)
+    assert isinstance(made.lift, torch.nn.Linear)
+    assert made.means is not None
+    coefficients = solution.coefficients @ (white.basis.T @ axes)
+    with torch.no_grad():
+        fill_canonical(made.lift, matrix, spectrum.centre)
+        made.means.anchors.copy_(torch.from_numpy(case.semantic[case.classes]))
+        made.means.coefficients.copy_(torch.from_numpy(coefficients))
+        made.means.sharpness.fill_(spectrum.sharpness(settings.width))
+        made.means.share.fill_(settings.share if draws else 0.0)
+        if made.means.canonical is not None:
+            fill_canonical(made.means.canonical, matrix, spectrum.centre)
+            made.means.noise.copy_(torch.from_numpy(noise[draws]))
+    return made.eval()
+
+
+def fill_canonical(layer: torch.nn.Linear, matrix: Doubles, centre: Doubles) -> None:
+    """Make the layer x = V' (f - centre); matrix is V (F, D)."""
+    layer.weight.copy_(torch.from_numpy(matrix.T.copy()))
+    layer.bias.copy_(torch.from_numpy(-(centre @ matrix)))
+
+
+def _complement(axes: Doubles) -> Doubles:
+    """(F, F - P) orthonormal columns across the orthonormal columns (F, P)."""
+    whole, _ = np.linalg.qr(axes, mode="complete")
+    return whole[:, axes.shape[1] :]
