@@ -354,7 +354,7 @@ def _attribute_values(
 def _numbers(cells: Sequence[str]) -> list[float]:
     """The numbers in cells; NaN where there is none."""
     try:
-        if not any("_" in cell for cell in cells):
+        if "_" not in "".join(cells):
             return list(map(float, cells))
     except ValueError:
         pass

@@ -66,10 +66,10 @@ def neighbours(generation: Generation, gaussian: Gaussian, columns: Sequence[int
     where = gaussian.posterior(means)
     seen = table.seen.astype(np.float64)
     found = {}
+    told = list(columns)[:MOST_TOLD]
     scaled = where * np.sqrt(gaussian.scale)
-    lengths = (scaled**2).sum(axis=1)
-    for j in list(columns)[:MOST_TOLD]:
-        apart = lengths - 2 * scaled @ scaled[j]
+    all_apart = (scaled**2).sum(axis=1) - 2 * scaled[told] @ scaled.T  # (n, C), each row up to a number
+    for j, apart in zip(told, all_apart, strict=True):
         apart[j] = np.inf
         near = np.sort(np.argsort(apart, kind="stable")[: min(CANDIDATES, len(table) - 1)])
         variance = 1 + gaussian.remaining(means.counts[np.append(near, j)])  # (k + 1, D)

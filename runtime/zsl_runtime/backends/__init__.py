@@ -258,7 +258,16 @@ def open_small_graphs(bundle: Bundle, *, threads: int | None = None) -> Backend:
         BackendError: E-BACKEND-MISSING when no fast backend is installed.
 
     """
-    return open_graphs(fast("fp32")[0], _small_graphs(bundle), _checked_threads(threads), "fp32")
+    missing: list[BackendError] = []
+    # Opened rather than looked up: the packages' metadata take longer to read than a class takes to add.
+    for name in _fast("fp32", "cpu"):
+        try:
+            return open_graphs(name, _small_graphs(bundle), _checked_threads(threads), "fp32")
+        except BackendError as error:
+            if error.code != "E-BACKEND-MISSING":
+                raise
+            missing.append(error)
+    raise missing[0]
 
 
 def open_graphs(name: str, graphs: Mapping[str, Path | None], threads: int, precision: str) -> Backend:
