@@ -1,10 +1,9 @@
-"""How long does it take to add classes, lift and durable commit included?
+"""How long does it take to add classes, durable commit included, and to teach one with photographs?
 
-Bundles of 2048-d features, of random weights and a head of nearest means: 150 seen classes with 100 Replay rows each
-and 50 (or 4,850) without photographs; without a lift, and with a published one (4,096 more columns). In process, on an
-open bundle, and as the command `zsl-classes add`, a process of its own. `warm` finds the rows of the old classes in the
-bundle's cache, as every addition but the first does; `cold` has to make them. Checked each time: the classes are there,
-the old rows are untouched, the new class takes its own.
+Bundles of the rule `gaussian` with 256 coordinates, 312 attributes and a kernel regression over 150 seen classes, of
+random weights: 200 classes in all, and 10,000. In process, on an open bundle, and as the command `zsl-classes add`, a
+process of its own. The aims: one class as a command in 0.3 s, 10,000 in one CSV in 3 s. Checked each time: the classes
+are there, the old rows are untouched.
 """
 
 from __future__ import annotations
@@ -18,15 +17,13 @@ import sys
 import numpy as np
 import pytest
 
-from support.big_bundle import Sizes, make_big_bundle, random_table
+from support.big_bundle import Sizes, make_gaussian_bundle, random_table
 from zsl_runtime.bundle import Bundle
-from zsl_runtime.generations import add_classes, undo
+from zsl_runtime.gaussian import Evidence
+from zsl_runtime.generations import add_classes, teach_classes
 
-SIZES = {
-    "200 classes": Sizes(lift=0),
-    "200 classes, lift 4096": Sizes(),
-    "5000 classes": Sizes(unseen=4850, lift=0),
-}
+UNSEEN = {"200 classes": 50, "10000 classes": 9850}
+COUNTS = [1, 10, 10_000]
 COMMAND = [sys.executable, "-c", "from zsl_runtime.cli_classes import main; raise SystemExit(main())"]
 
 
@@ -43,26 +40,19 @@ def write_csv(path, table):
     return path
 
 
-@pytest.fixture(scope="module", params=SIZES, ids=str)
+@pytest.fixture(scope="module", params=UNSEEN, ids=str)
 def original(request, tmp_path_factory):
-    """A bundle with a warm cache: something was added before, and undone."""
-    bundle = Bundle.open(make_big_bundle(tmp_path_factory.mktemp("add") / "bundle", SIZES[request.param]))
-    for count in (1, 10):
-        add_classes(bundle, newcomers(count))
-        undo(bundle)
-    return bundle.path
+    return make_gaussian_bundle(tmp_path_factory.mktemp("add") / "bundle", unseen=UNSEEN[request.param])
 
 
-@pytest.fixture(params=["warm", "cold"])
-def model(request, original, tmp_path):
+@pytest.fixture
+def model(original, tmp_path):
     """The bundle's copy, and a function that makes it as it was."""
     bundle = tmp_path / "bundle"
 
     def fresh():
         shutil.rmtree(bundle, ignore_errors=True)
-        shutil.copytree(original, bundle, copy_function=os.link, ignore=shutil.ignore_patterns("cache"))
-        if request.param == "warm":
-            shutil.copytree(original / "cache", bundle / "cache")
+        shutil.copytree(original, bundle, copy_function=os.link)
         os.sync()  # else the commit that is timed would wait for these copies, too
 
     return bundle, fresh
@@ -72,18 +62,18 @@ def check(path, before, count):
     """The bundle at `path` has `count` classes more than `before`, and nothing else was touched."""
     after = Bundle.open(path).current()
     assert len(after.table) == len(before.table) + count
-    for old, new in zip(before.head.weights, after.head.weights, strict=True):
-        np.testing.assert_array_equal(new[: len(before.table)], old)
+    np.testing.assert_array_equal(after.head.weights[0][: len(before.table)], before.head.weights[0])
+    np.testing.assert_array_equal(after.head.biases[0][: len(before.table)], before.head.biases[0])
 
 
-@pytest.mark.parametrize("count", [1, 10])
+@pytest.mark.parametrize("count", COUNTS)
 def bench_add_in_process(measure, model, count):
     path, fresh = model
     table = newcomers(count)
     fresh()
     before = Bundle.open(path).current()
     change = add_classes(Bundle.open(path), table)
-    assert min(change.fits.values()) > 0.8
+    assert len(change.neighbours) == min(count, 100)
     check(path, before, count)
     opened = []
 
@@ -94,7 +84,7 @@ def bench_add_in_process(measure, model, count):
     measure(lambda: add_classes(opened[0], table), things=count, unit="classes", setup=setup)
 
 
-@pytest.mark.parametrize("count", [1, 10])
+@pytest.mark.parametrize("count", COUNTS)
 def bench_add_as_a_command(measure, model, tmp_path, count):
     path, fresh = model
     attributes = write_csv(tmp_path / "new.csv", newcomers(count))
@@ -108,3 +98,22 @@ def bench_add_as_a_command(measure, model, tmp_path, count):
     add()
     check(path, before, count)
     measure(add, things=count, unit="classes", setup=fresh)
+
+
+def bench_teach_in_process(measure, model):
+    """What photographs say is known here: how long the model looks at them is told by bench_engine.py."""
+    path, fresh = model
+    fresh()
+    before = Bundle.open(path).current()
+    said = {before.table.names[160]: Evidence(5, np.ones(before.means.prior.shape[1]))}
+    teach_classes(Bundle.open(path), said)
+    after = Bundle.open(path).current()
+    moved = np.flatnonzero((after.head.weights[0] != before.head.weights[0]).any(axis=1))
+    assert moved.tolist() == [160]
+    opened = []
+
+    def setup():
+        fresh()
+        opened[:] = [Bundle.open(path)]
+
+    measure(lambda: teach_classes(opened[0], said), things=1, unit="lessons", setup=setup)
