@@ -73,7 +73,7 @@ def test_scores_say_which_features_and_which_split_they_stand_on(line):
     assert said["attributes"] == "6 class attributes (att)"
     assert "no picture of test_seen_loc is ever looked at before the test" in said["published_folds"]
     assert said["pictures"] == {"train": 42, "test_seen": 18, "test_unseen": 2 * PER_CLASS, "unreadable": 0}
-    assert set(line.scores["baselines"]) == {"eszsl", "ridge-to-prototype"}
+    assert set(line.scores["baselines"]) == {"eszsl", "gfzsl", "ridge-to-prototype"}
     recipe = read_recipe(line.run / "recipe.toml")
     assert recipe["backbone"] == "features"
 
@@ -204,7 +204,7 @@ def test_the_probe_without_its_rows(line):
     assert probe.inputs is None
     assert probe.pixels is None
     np.testing.assert_array_equal(probe.scores, bundle.probe().scores)
-    assert "none of the feature rows themselves" in cli._whose_data(run, probe_images=False)
+    assert "and none of your feature rows." in cli._whose_data(run, probe_images=False)
 
 
 def test_the_recipe_of_a_run_gives_the_same_run_from_npy(line, tmp_path):
