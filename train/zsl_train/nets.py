@@ -49,6 +49,10 @@ class MinMaxScaler(nn.Module):
         """(B, F) -> (B, F)."""
         return (features - self.low) / self.range
 
+    def back(self, scaled: Tensor) -> Tensor:
+        """From scaled features (B, F) to those before scaling."""
+        return scaled * self.range + self.low
+
 
 class PooledEmbedder(nn.Module):
     """Region features -> one scaled vector: mean over the regions, perhaps unit L2 norm, then shift and divide.

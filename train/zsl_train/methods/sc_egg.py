@@ -8,7 +8,8 @@ on seen and on unseen classes (Eq. 13-15). The published classifier looks at [f,
 Ours, in preset `default`: the guide learns the local network's attribute evidence e in place of the class scores e . a,
 so that it can judge features of any attribute vector; and the generator is guided on virtual classes, whose attributes
 are mixed from those of seen ones, in place of the unseen classes that happen to be known: a class that comes later is
-then like one that was known (compare Elhoseiny and Elfeki, ICCV 2019; Zhang et al., IGCZSL, 2023).
+then like one that was known (compare Elhoseiny and Elfeki, ICCV 2019; Zhang et al., IGCZSL, 2023). The feature is the
+compressed one before scaling and the evidence beside it, [g, e]: the generator alone loses what the local network has.
 
 Where the paper and the published code differ, both are options of `Config`; the source of each value is in METHODS.md 2
 (paper [P], code [C]). The (B, A, V) tensor of attribute-level features h is never made: with q_n = v_n W_alpha and
@@ -24,7 +25,7 @@ regression (`zsl_train.methods.semantic_guide`); the log says so.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -70,6 +71,8 @@ class Config:
         weight_decay: of stages 1 and 2; 0 [P], 1e-4 [C].
         momentum: of rmsprop; 0.9 [C], 0 on AWA2 [D].
         classes_in_softmax: stage 1's softmax over `all` classes [P] or the `seen` ones [C].
+        feature: what heads look at: the `compressed` feature, scaled [P, C], or `evidence` beside it as well, both
+            unscaled [O]; the latter needs a guide that learns it. Nothing is beside plain feature vectors.
         global_weight: weight of the global classification loss, 1 [P, C]; 0 leaves the MLP out.
         guide: stage 2 trains the compression and its `shared` classifier, LEN frozen [P]; or a `separate`
             two-layer classifier of the frozen feature [C].
@@ -118,6 +121,7 @@ class Config:
     weight_decay: float = 1e-4
     momentum: float = 0.9
     classes_in_softmax: Literal["all", "seen"] = "seen"
+    feature: Literal["compressed", "evidence"] = "compressed"
     global_weight: float = 1.0
     guide: Literal["shared", "separate"] = "separate"
     guide_hidden: int = 1024
@@ -162,11 +166,12 @@ class Config:
                 "guide = 'shared' with pooling = 'mlp' needs global_weight > 0: stage 1 trains the compression with it",
             )
         evidence = self.guide == "separate" and self.guide_target == "evidence"
-        if self.guided_on == "virtual" and not evidence:
+        if (self.guided_on == "virtual" or self.feature == "evidence") and not evidence:
             raise UsageError(
                 "E-RECIPE",
-                f"guided_on = 'virtual' with guide = {self.guide!r} and guide_target = {self.guide_target!r}: only a "
-                "separate guide that learns the evidence scores classes that it was not trained on",
+                f"guided_on = {self.guided_on!r} and feature = {self.feature!r} with guide = {self.guide!r} and "
+                f"guide_target = {self.guide_target!r}: virtual classes, and evidence in the feature, need a separate "
+                "guide that learns the evidence",
             )
 
 
@@ -175,6 +180,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # to place the unseen classes within minutes of training. Lengths: `size`.
     "default": {
         "centre_regions": True,
+        "feature": "evidence",
         "guide_target": "evidence",
         "guided_on": "virtual",
         "hidden": 1024,
@@ -223,10 +229,12 @@ class Compression(nn.Module):
     run along the attribute axis: A -> A/2 -> LeakyReLU -> 1, for each channel.
     """
 
-    def __init__(self, attributes: int, channels: int, pooling: str) -> None:
+    def __init__(self, attributes: int, channels: int, pooling: str, *, evidence: bool = False) -> None:
         super().__init__()
         self.pooling = pooling
         self.query = nn.Parameter(torch.zeros(attributes, channels))
+        if evidence:
+            self.keys = nn.Parameter(torch.zeros(attributes, channels))  # V W_beta
         if pooling == "mlp":
             self.first = nn.Linear(attributes, max(1, attributes // 2))
             self.last = nn.Linear(max(1, attributes // 2), 1)
@@ -261,15 +269,35 @@ def compress_mlp(attention: Tensor, regions: Tensor, first: nn.Linear, last: nn.
     return (last.weight @ hidden).squeeze(1) + last.bias
 
 
+class Beside(nn.Module):
+    """The compressed feature g and the evidence e as one feature: each divided by its spread, so that neither hides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("spreads", torch.ones(2))
+        self.spreads: Tensor
+
+    def fit(self, compressed: Tensor, evidence: Tensor) -> None:
+        """Take the spreads from training pictures: g (n, V), e (n, A)."""
+        for place, rows in enumerate((compressed, evidence)):
+            spread = (rows - rows.mean(dim=0)).square().mean().sqrt()
+            self.spreads[place] = spread if spread > 0 else 1.0
+
+    def forward(self, compressed: Tensor, evidence: Tensor) -> Tensor:
+        """Rows (B, V) and (B, A) -> (B, V + A)."""
+        return torch.cat([compressed / self.spreads[0], evidence / self.spreads[1]], dim=1)
+
+
 class Embedder(nn.Module):
     """Region features -> f: channel L2 norm at each region, attention, compression, MinMax scaling (METHODS.md 1.3)."""
 
-    def __init__(self, attributes: int, channels: int, pooling: str) -> None:
+    def __init__(self, attributes: int, channels: int, pooling: str, *, evidence: bool = False) -> None:
         super().__init__()
         self.register_buffer("centre", torch.zeros(channels))
         self.centre: Tensor
-        self.compression = Compression(attributes, channels, pooling)
+        self.compression = Compression(attributes, channels, pooling, evidence=evidence)
         self.scaler = MinMaxScaler(channels)
+        self.beside = Beside() if evidence else None
 
     def normalise(self, regions: Tensor) -> Tensor:
         """(B, R, V) -> (B, R, V), each region of unit L2 norm, minus the centre (zero unless asked for)."""
@@ -279,9 +307,72 @@ class Embedder(nn.Module):
         """(B, R, V) -> g (B, V), before scaling."""
         return self.compression(self.normalise(regions))  # type: ignore[no-any-return]
 
+    def both(self, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, R, V) -> g (B, V) and the evidence e (B, A), from one attention."""
+        regions = self.normalise(regions)
+        attention = (regions @ self.compression.query.T).softmax(dim=1)  # (B, R, A)
+        evidence = (attention * (regions @ self.compression.keys.T)).sum(dim=1)
+        return self.compression.pool(attention, regions), evidence
+
     def forward(self, regions: Tensor) -> Tensor:
-        """(B, R, V) float32 -> f (B, F), F = V."""
+        """(B, R, V) float32 -> f (B, F); F is V, with the evidence V + A."""
+        if self.beside is not None:
+            return self.beside(*self.both(regions))  # type: ignore[no-any-return]
         return self.scaler(self.compress(regions))  # type: ignore[no-any-return]
+
+
+class SynthesizerBeside(nn.Module):
+    """A synthesizer of the scaled compressed feature, made one of [g, e]: the guide says what the evidence would be."""
+
+    def __init__(self, synthesizer: nn.Module, guide: nn.Module, scaler: MinMaxScaler, beside: Beside) -> None:
+        super().__init__()
+        self.synthesizer, self.guide, self.scaler, self.beside = synthesizer, guide, scaler, beside
+
+    def forward(self, semantic: Tensor, noise: Tensor) -> Tensor:
+        """(M, A), (M, Z) -> (M, V + A)."""
+        scaled = self.synthesizer(semantic, noise)
+        joined: Tensor = self.beside(self.scaler.back(scaled), self.guide(scaled))
+        return joined
+
+
+class LiftBeside(nn.Module):
+    """The published lift of the scaled compressed feature, applied to [g, e]."""
+
+    def __init__(self, lift: nn.Module, scaler: MinMaxScaler, beside: Beside) -> None:
+        super().__init__()
+        self.lift, self.scaler, self.beside = lift, scaler, beside
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, V + A) -> (B, D)."""
+        compressed = features[:, : len(self.scaler.low)] * self.beside.spreads[0]
+        lifted: Tensor = self.lift(self.scaler(compressed))
+        return lifted
+
+
+def beside(trained: Trained, embedder: Embedder, guide: nn.Module) -> Trained:
+    """What ships where the evidence stands beside the compressed feature.
+
+    Args:
+        trained: as TF-VAEGAN's stage gave it, on the scaled compressed feature.
+        embedder: with evidence.
+        guide: scaled compressed feature (B, V) -> evidence (B, A).
+
+    """
+    assert embedder.beside is not None
+    assert trained.synthesizer is not None
+    assert trained.lift is not None
+    return replace(
+        trained,
+        synthesizer=SynthesizerBeside(trained.synthesizer, guide, embedder.scaler, embedder.beside),
+        lift=LiftBeside(trained.lift, embedder.scaler, embedder.beside),
+        feature_width=trained.feature_width + len(embedder.compression.query),
+    )
+
+
+def guide_layers(config: Config, channels: int, outputs: int) -> nn.Sequential:
+    """The separate guide (the published code's): two layers on the scaled compressed feature, yet to be drawn."""
+    first, last = nn.Linear(channels, config.guide_hidden), nn.Linear(config.guide_hidden, outputs)
+    return nn.Sequential(first, nn.LeakyReLU(MLP_SLOPE), last)
 
 
 def gan_settings(config: Config, regions: int) -> tf_vaegan.Config:
@@ -294,10 +385,14 @@ def gan_settings(config: Config, regions: int) -> tf_vaegan.Config:
 
 def build(config: Config, dims: Dims) -> Trained:
     """The shipped modules for these sizes, untrained."""
-    embedder: nn.Module = Embedder(dims.attributes, dims.channels, config.pooling)
+    settings = gan_settings(config, dims.regions)
     if dims.regions == 1:
-        embedder = PooledEmbedder(dims.channels, config.scaling)
-    return tf_vaegan.build_around(gan_settings(config, dims.regions), embedder, dims)
+        return tf_vaegan.build_around(settings, PooledEmbedder(dims.channels, config.scaling), dims)
+    embedder = Embedder(dims.attributes, dims.channels, config.pooling, evidence=config.feature == "evidence")
+    trained = tf_vaegan.build_around(settings, embedder, dims)
+    if config.feature == "compressed":
+        return trained
+    return beside(trained, embedder, guide_layers(config, dims.channels, dims.attributes))
 
 
 # --- how long it takes ---------------------------------------------------------------------------------------------
@@ -377,6 +472,8 @@ class Scen(nn.Module):
         compression = self.embedder.compression
         with torch.no_grad():
             compression.query.copy_(self.words @ self.w_alpha)
+            if self.embedder.beside is not None:
+                compression.keys.copy_(self.words @ self.w_beta)
             if compression.pooling == "mlp":
                 compression.first.load_state_dict(self.first.state_dict())
                 compression.last.load_state_dict(self.last.state_dict())
@@ -436,7 +533,8 @@ def region_mean(data: TrainingData, embedder: Embedder, block: int = 64) -> Tens
 def train_scen(data: TrainingData, config: Config, session: Session, seed: int) -> Scen:
     """Stage 1: local and global classification loss, class-balanced batches."""
     rng = Rng(seed)
-    embedder = Embedder(data.dims.attributes, data.dims.channels, config.pooling)
+    evidence = config.feature == "evidence"
+    embedder = Embedder(data.dims.attributes, data.dims.channels, config.pooling, evidence=evidence)
     if config.centre_regions:
         embedder.centre.copy_(region_mean(data, embedder))
     scen = Scen(torch.from_numpy(data.word_vectors), embedder, data.dims.classes, config, rng)
@@ -491,7 +589,7 @@ class Guide(nn.Module):
     def forward(self, features: Tensor, semantic: Tensor) -> Tensor:
         """Scores (B, C) of features f (B, F) for classes (C, A); without evidence these must be the known classes."""
         if self.scaler is not None:
-            features = features * self.scaler.range + self.scaler.low
+            features = self.scaler.back(features)
         given: Tensor = self.layers(features)
         return given @ semantic.T if self.evidence else given
 
@@ -526,6 +624,8 @@ def train_guide(data: TrainingData, scen: Scen, config: Config, session: Session
         return _train_shared_guide(data, scen, target, config, session=session, steps=steps, seed=seed)
     scen.write_embedder()
     features = scen.embedder.scaler.fit(raw := embed_all(data, scen.embedder.compress))(raw)
+    if scen.embedder.beside is not None:
+        scen.embedder.beside.fit(raw, evidence)
     guide = _train_separate_guide(features, target, data, config, session=session, steps=steps, seed=seed)
     return guide, features
 
@@ -535,10 +635,8 @@ def _train_separate_guide(
 ) -> Guide:
     """The published code: everything of stage 1 frozen, a new two-layer classifier of f."""
     rng = Rng(seed)
-    first = nn.Linear(features.shape[1], config.guide_hidden)
-    last = nn.Linear(config.guide_hidden, target.shape[1])
-    layers = nn.Sequential(first, nn.LeakyReLU(MLP_SLOPE), last)
-    for layer in (first, last):
+    layers = guide_layers(config, features.shape[1], target.shape[1])
+    for layer in (one for one in layers if isinstance(one, nn.Linear)):
         bound = 1 / math.sqrt(layer.in_features)
         with torch.no_grad():
             layer.weight.copy_((2 * rng.uniform(*layer.weight.shape) - 1) * bound)
@@ -673,6 +771,8 @@ def train_eggn(
     """Stage 3: two loops an epoch, the first without feedback, the second with it."""
     eggn = Eggn(features, data, guide, config, Rng(seed))
     trained = tf_vaegan.shipped(eggn.config, embedder, eggn.generator, eggn.decoder, eggn.feedback)
+    if isinstance(embedder, Embedder) and embedder.beside is not None:
+        trained = beside(trained, embedder, guide.layers)
     eggn.train(session, "eggn", _steps("stage3", config, data), trained)
     return trained
 
