@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _OLD = "old-"  # marks a bundle that was moved aside, where two names cannot be swapped in one step
+OLD_CACHE = "cache"  # where zsl-deploy kept rows of classes to fit others on, while it fitted them alone
 READ_ATTEMPTS = 5  # a reader meets a writer that commits and prunes between two of its own reads at most now and then
 
 
@@ -479,9 +480,14 @@ class Bundle:
         return entries, broken
 
     def leftovers(self) -> list[Path]:
-        """Temporary files and generation files beyond CURRENT: of a writer at work, or of a killed one."""
+        """Temporary files and generation files beyond CURRENT: of a writer at work, or of a killed one.
+
+        And the rows of classes that an older zsl-deploy kept beside the bundle's own files.
+        """
         number, _ = self.pointer()
         found = [path for folder in (self.path, self.path / CLASSES) for path in folder.glob(f"{TEMPORARY}*")]
+        if (self.path / OLD_CACHE / "rows.json").is_file():
+            found.append(self.path / OLD_CACHE)
         return sorted(found + [self.generation_path(n) for n in self.generation_numbers() if n > number])
 
     @contextlib.contextmanager

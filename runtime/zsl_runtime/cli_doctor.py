@@ -277,7 +277,10 @@ def _leftovers(bundle: Bundle) -> Iterator[Finding]:
     from zsl_runtime.bundle import export_leftovers
 
     for path in (*bundle.leftovers(), *export_leftovers(bundle.path.resolve())):
-        yield Finding(NOTE, f"{path} is of a writer at work, or of a killed one; the next change or export removes it")
+        yield Finding(
+            NOTE,
+            f"{path} is of a writer at work, a killed one or an older version; the next change or export removes it",
+        )
     broken = bundle.history()[1]
     if broken:
         yield Finding(

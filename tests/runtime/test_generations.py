@@ -233,6 +233,18 @@ def test_the_history_tells_what_was_done(bundle):
     assert entries[4]["equals"] == 3
 
 
+def test_rows_that_an_older_version_kept_go_with_the_next_change(fitted):
+    folder = fitted.path / "cache"
+    folder.mkdir()
+    (folder / "rows.bin").write_bytes(b"x")
+    remove_classes(fitted, ["wren"])
+    assert folder.is_dir()  # somebody else's
+    (folder / "rows.json").write_bytes(b"{}")
+    assert fitted.leftovers() == [folder]
+    remove_classes(fitted, ["tit"])
+    assert not folder.exists()
+
+
 def test_removing_takes_rows_out_and_fits_nothing(bundle):
     old = bundle.current()
     change = remove_classes(bundle, ["tit", "eagle owl", "tit"])
