@@ -77,7 +77,8 @@ def make_folds(
         seed: of the draw.
         marked: (n,) bool, pictures the user marked for validation (role `val`): held out in place of a drawn fifth.
         newcomers: half of each fold's validation classes are unknown to its training. What is selected then is what a
-            user meets, who adds classes later.
+            user meets, who adds classes later. A fold has two training pictures of some class then: the head that
+            classes are added to needs the spread within one. Folds that cannot are left out.
 
     Returns:
         An empty list when fewer than four classes are seen: nothing can be selected then.
@@ -90,15 +91,31 @@ def make_folds(
     share = (~seen).mean() if not seen.all() else 0.25
     left_out = int(np.clip(min(round(share * len(known)), len(known) // count), 2, len(known) - 2))
     order = np.concatenate([rng.permutation(known) for _ in range(count)])
-    folds = []
+    folds: list[Fold | None] = []
     for index in range(count):
         chosen = order[index * left_out : (index + 1) * left_out]
         if len(np.unique(chosen)) < left_out:  # the slice runs over the end of one permutation
             chosen = rng.permutation(known)[:left_out]
         fold = _fold(rows, labels, seen & ~np.isin(np.arange(len(seen)), chosen), rng=rng, marked=marked)
         unknown = np.isin(np.arange(len(seen)), chosen[: len(chosen) // 2]) & newcomers
-        folds.append(replace(fold, newcomers=unknown))
-    return folds
+        folds.append(_with_pairs(replace(fold, newcomers=unknown), rows, labels) if newcomers else fold)
+    return [fold for fold in folds if fold is not None]
+
+
+def _with_pairs(fold: Fold, rows: Ints, labels: Ints) -> Fold | None:
+    """The fold with two training pictures of some class, without which the spread within a class is unknown.
+
+    Where no class keeps two, every other one gets a held-out picture back; None where none has any.
+    """
+    trained = np.isin(rows, fold.train)
+    if np.bincount(labels[trained]).max() > 1:
+        return fold
+    aside = [np.flatnonzero(~trained & (labels == one))[:1] for one in np.flatnonzero(fold.seen)]
+    back = rows[np.concatenate(aside)[::2]]
+    if len(back) == 0:
+        return None
+    train = np.sort(np.concatenate([fold.train, back]))
+    return replace(fold, train=train, held_out=np.setdiff1d(fold.held_out, back))
 
 
 def _fold(rows: Ints, labels: Ints, training: Bools, *, rng: np.random.Generator, marked: Bools | None) -> Fold:
