@@ -17,7 +17,7 @@ from zsl_train.recipe import Recipe
 from zsl_train.select import Choice
 from zsl_train.training import Prepared, Trainer, best_on_test, load_array, prepare
 
-RECIPE = Recipe(folds=2, word_width=5, backbone="tiny", literature=True)
+RECIPE = Recipe(folds=2, word_width=5, backbone="tiny", head="published", literature=True)
 CONFIG = sc_egg.Config(**{key: value for key, value in QUICK.items() if key not in {"folds", "word_width"}})
 WHOLE, HALF = Choice(1.0, 0.2, 1.5, None, {}), Choice(0.5, 0.2, 1.5, None, {})
 
@@ -39,10 +39,10 @@ def test_what_ships_is_the_same_with_it_and_without(prepared, tmp_path, choice):
     found = []
     for literature in (False, True):
         one = trainer(prepared, tmp_path / str(literature), replace(RECIPE, literature=literature))
-        trained, head, replay = one.train(choice)
+        shipped = one.train(choice)
         if literature:
             one.literature()
-        found.append((trained.state_dict(), head, replay))
+        found.append((shipped.trained.state_dict(), shipped.head, shipped.replay))
     (state, head, replay), (state_too, head_too, replay_too) = found
     assert all(np.array_equal(state[key], state_too[key]) for key in state)
     assert all(np.array_equal(a, b) for a, b in zip(head.weights, head_too.weights, strict=True))
@@ -52,10 +52,21 @@ def test_what_ships_is_the_same_with_it_and_without(prepared, tmp_path, choice):
 
 def test_the_last_snapshot_is_the_whole_training_without_gamma(prepared, tmp_path):
     one = trainer(prepared, tmp_path)
-    trained, head, _ = one.train(WHOLE)
-    plain = one.test(trained, replace(head, gamma=0.0, temperature=1.0))
+    shipped = one.train(WHOLE)
+    plain = one.test(shipped.trained, replace(shipped.head, gamma=0.0, temperature=1.0))
     last = one.literature()["last"]
     assert last == {"share": 1.0} | {name: plain[name] for name in ("T1", "U", "S", "H", "AUSUC")}
+
+
+def test_it_is_of_the_published_head_where_the_gaussian_one_ships(prepared, tmp_path):
+    """The same training under either head has the same snapshots, and what ships does not change by looking."""
+    recipes = [replace(RECIPE, head="gaussian", literature=literature) for literature in (False, True)]
+    plain, looked = (trainer(prepared, tmp_path / str(recipe.literature), recipe) for recipe in recipes)
+    published = trainer(prepared, tmp_path / "published")
+    states = [one.train(WHOLE).trained.state_dict() for one in (plain, looked)]
+    published.train(WHOLE)
+    assert all(np.array_equal(states[0][key], states[1][key]) for key in states[0])
+    assert looked.literature() == published.literature()
 
 
 def test_snapshots_beyond_the_chosen_share_are_those_of_the_whole_schedule(prepared, tmp_path):

@@ -71,6 +71,7 @@ SMALL = Config(  # every choice written out: the defaults may change
     synthetic_per_class=5,
 )
 DATA = tiny_training_data()
+SEMANTIC = torch.from_numpy(DATA.semantic)
 
 
 @pytest.fixture
@@ -252,8 +253,9 @@ def test_the_shared_guide_sees_the_feature_before_scaling(session, pooling):
     raw = embed_all(DATA, scen.embedder.compress)
     torch.testing.assert_close(features.amin(0), torch.zeros(CHANNELS))
     torch.testing.assert_close(features.amax(0), torch.ones(CHANNELS))
-    torch.testing.assert_close(guide(features), scen.classifier(raw), rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(guide(features), scen.classifier(features), atol=1e-2)
+    scores = guide(features, SEMANTIC)
+    torch.testing.assert_close(scores, scen.classifier(raw), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(scores, scen.classifier(features), atol=1e-2)
 
 
 def test_the_separate_guide_sees_the_scaled_feature_and_leaves_stage_one_alone(session):
@@ -262,7 +264,7 @@ def test_the_separate_guide_sees_the_scaled_feature_and_leaves_stage_one_alone(s
     guide, features = train_guide(DATA, scen, SMALL, session, 1)
     first, slope, last = guide.layers
     assert (first.out_features, slope.negative_slope, last.out_features) == (12, 0.01, CLASSES)
-    torch.testing.assert_close(guide(features), last(functional.leaky_relu(first(features), 0.01)))
+    torch.testing.assert_close(guide(features, SEMANTIC), last(functional.leaky_relu(first(features), 0.01)))
     for name, value in scen.state_dict().items():
         if not name.startswith("embedder."):
             assert torch.equal(value, before[name]), name
@@ -409,8 +411,8 @@ def test_a_generator_step_minimises_the_sum_of_its_terms(weight, encoded):
         "kl": -0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum() / 7,
         "critic": -3.0 * other.critic(judged, semantic).mean(),
         "attribute": 0.01 * weighted_l1(other.decoder(judged)[0], semantic),
-        "seen_guidance": 0.7 * functional.cross_entropy(other.guide(fake), labels),
-        "unseen_guidance": 0.6 * functional.cross_entropy(other.guide(imagined), unseen),
+        "seen_guidance": 0.7 * functional.cross_entropy(other.guide(fake, SEMANTIC), labels),
+        "unseen_guidance": 0.6 * functional.cross_entropy(other.guide(imagined, SEMANTIC), unseen),
     }
     assert set(got) == set(wanted)
     for name, value in wanted.items():
@@ -590,7 +592,7 @@ def test_networks_of_stage_three_have_the_published_shapes():
 def test_the_guide_with_a_scaler_undoes_it():
     scaler = MinMaxScaler(3).fit(torch.tensor([[1.0, -2.0, 5.0], [3.0, 2.0, 5.0]]))
     raw = torch.tensor([[1.5, 0.5, 4.0]])
-    torch.testing.assert_close(Guide(nn.Identity(), scaler)(scaler(raw)), raw)
+    torch.testing.assert_close(Guide(nn.Identity(), scaler)(scaler(raw), torch.zeros(3, 2)), raw)
 
 
 # --- plain feature vectors -------------------------------------------------------------------------------------------
