@@ -1,7 +1,9 @@
 """What is worth saying about a class at the moment it is added: whom it will be mixed up with, and odd attributes.
 
 By the rule `gaussian` the mix-ups are known before there is a single photograph, in closed form: in canonical
-coordinates a picture of class a is m_a plus unit noise plus what is not known of m_a, and the scores are linear.
+coordinates a picture of class a is m_a plus noise plus what is not known of m_a, and the scores are linear. In training
+the noise is of unit variance; pictures that no training saw spread wider, and the temperature says by how much, since
+scores that are divided by it are calibrated: a Gaussian of T times the spread has scores divided by T.
 """
 
 from __future__ import annotations
@@ -65,6 +67,7 @@ def neighbours(generation: Generation, gaussian: Gaussian, columns: Sequence[int
         return {}
     where = gaussian.posterior(means)
     seen = table.seen.astype(np.float64)
+    spread = generation.head.temperature
     found = {}
     told = list(columns)[:MOST_TOLD]
     scaled = where * np.sqrt(gaussian.scale)
@@ -72,13 +75,13 @@ def neighbours(generation: Generation, gaussian: Gaussian, columns: Sequence[int
     for j, apart in zip(told, all_apart, strict=True):
         apart[j] = np.inf
         near = np.sort(np.argsort(apart, kind="stable")[: min(CANDIDATES, len(table) - 1)])
-        variance = 1 + gaussian.remaining(means.counts[np.append(near, j)])  # (k + 1, D)
+        variance = spread + gaussian.remaining(means.counts[np.append(near, j)])  # (k + 1, D)
         step = gaussian.scale * (where[j] - where[near])  # difference of the two rows, (k, D)
         margin = 0.5 * (step * (where[j] - where[near])).sum(axis=1)  # of the newcomer's own mean, without gamma
         bias = generation.head.gamma * (seen[near] - seen[j])
         lost = _below(margin + bias, np.sqrt((step**2 * variance[-1]).sum(axis=1)))
         taken = _below(margin - bias, np.sqrt((step**2 * variance[:-1]).sum(axis=1)))
-        plain = np.sqrt((step**2).sum(axis=1))
+        plain = np.sqrt(spread * (step**2).sum(axis=1))
         distance = np.divide(2 * margin, plain, out=np.zeros_like(plain), where=plain > 0)
         worst = np.argsort(-(lost + taken), kind="stable")[:SHOWN]
         found[table.names[j]] = tuple(
