@@ -33,21 +33,26 @@ def table_of(raw: np.ndarray, *, seen=0, prefix: str = "c") -> ClassTable:
     return ClassTable(names, np.arange(len(raw)) < seen, raw, tuple(f"a{k}" for k in range(raw.shape[1])))
 
 
-def generation_of(means: ClassMeans, gaussian: Gaussian, *, seen: int = 0, gamma: float = 0.0) -> Generation:
+def generation_of(
+    means: ClassMeans, gaussian: Gaussian, *, seen: int = 0, gamma: float = 0.0, temperature: float = 1.0
+) -> Generation:
     head = gaussian_head(means, gaussian, View("canonical", 0, means.prior.shape[1], 1.0, None))
     table = table_of(np.ones((len(means), 2)), seen=seen)
-    return Generation(1, 0, table, replace(head, gamma=gamma), 0, "export", means=means)
+    return Generation(1, 0, table, replace(head, gamma=gamma, temperature=temperature), 0, "export", means=means)
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.8])
-def test_expected_mix_ups_are_those_of_a_draw(gamma):
-    """A class's true mean is drawn around what is known of it, a picture around that; scores as the head gives them."""
+@pytest.mark.parametrize(("gamma", "temperature"), [(0.0, 1.0), (0.8, 1.0), (0.8, 2.5)])
+def test_expected_mix_ups_are_those_of_a_draw(gamma, temperature):
+    """A class's true mean is drawn around what is known of it, a picture around that; scores as the head gives them.
+
+    The temperature is the variance of pictures around their mean.
+    """
     rng = np.random.default_rng(0)
     gaussian = Gaussian(np.array([0.0, 0.3, 1.0, 2.0]), np.array([1.0, 0.8, 0.5, 0.4]))
     counts = np.array([30, 2, 0, 0])
     prior = 1.5 * rng.standard_normal((4, D)).astype(np.float32)
     means = ClassMeans(prior, counts, counts[:2, None] * (prior[:2] + 0.3 * rng.standard_normal((2, D))))
-    generation = generation_of(means, gaussian, seen=2, gamma=gamma)
+    generation = generation_of(means, gaussian, seen=2, gamma=gamma, temperature=temperature)
     found = {one.name: one for one in neighbours(generation, gaussian, [3])["c3"]}
     assert len(found) == SHOWN
     where, left = gaussian.posterior(means), gaussian.remaining(counts)
@@ -55,12 +60,12 @@ def test_expected_mix_ups_are_those_of_a_draw(gamma):
     bias = bias - gamma * generation.table.seen
     draws = 200_000
     for j in range(3):
-        of_new = where[3] + np.sqrt(1 + left[3]) * rng.standard_normal((draws, D))
-        of_old = where[j] + np.sqrt(1 + left[j]) * rng.standard_normal((draws, D))
+        of_new = where[3] + np.sqrt(temperature + left[3]) * rng.standard_normal((draws, D))
+        of_old = where[j] + np.sqrt(temperature + left[j]) * rng.standard_normal((draws, D))
         difference, shift = weight[j] - weight[3], bias[j] - bias[3]
         assert found[f"c{j}"].lost == pytest.approx((of_new @ difference + shift > 0).mean(), abs=0.005)
         assert found[f"c{j}"].taken == pytest.approx((of_old @ difference + shift < 0).mean(), abs=0.005)
-        scores = (where[3] + rng.standard_normal((draws, D))) @ difference
+        scores = (where[3] + np.sqrt(temperature) * rng.standard_normal((draws, D))) @ difference
         apart = ((where[j] - where[3]) @ difference) / scores.std()
         assert found[f"c{j}"].distance == pytest.approx(apart, rel=0.01)
     assert list(found.values()) == sorted(found.values(), key=lambda one: -(one.lost + one.taken))
