@@ -177,7 +177,8 @@ class Spectrum:
     Args:
         case: of one training.
         held: (n, F) features of held-out pictures; (0, F) for a training that is only solved.
-        labels: (n,) their classes; those without training pictures are the left-out classes.
+        labels: (n,) their classes; those without training pictures are the left-out classes, if they have two or more
+            here: of a single one its class's mean and chance cannot be told apart.
 
     """
 
@@ -188,7 +189,8 @@ class Spectrum:
         self.centre: Doubles = case.means.mean(axis=0)
         self.means: Doubles = (case.means - self.centre) @ self.vectors
         self.held: Doubles = (held.astype(np.float64) - self.centre) @ self.vectors
-        self.left_out: Ints = np.setdiff1d(labels, case.classes)
+        held_out, pictures = np.unique(labels, return_counts=True)
+        self.left_out: Ints = np.setdiff1d(held_out[pictures > 1], case.classes)
         self.left_out_rows = [np.flatnonzero(labels == one) for one in self.left_out]
         self.generated = {
             k: (made.astype(np.float64) - self.centre) @ self.vectors for k, made in case.generated.items()
@@ -255,9 +257,9 @@ class White:
 
 
 def _mean_square(rows: Doubles) -> float:
-    """Squared length of the mean that rows (n, Q) are drawn around: that of their own mean, less what chance adds."""
+    """Squared length of the mean that rows (n > 1, Q) are drawn around: that of their own, less what chance adds."""
     mean = rows.mean(axis=0)
-    chance = ((rows - mean) ** 2).sum() / max(len(rows) - 1, 1) / len(rows)
+    chance = ((rows - mean) ** 2).sum() / (len(rows) - 1) / len(rows)
     return float((mean**2).sum() - chance)
 
 
@@ -337,7 +339,8 @@ def measure_errors(spectrum: Spectrum, settings: Settings, solution: Solution) -
         across.append(outside + _mean_square(apart) - along[-1])
     axes, width = solution.directions.shape[1], len(white.scale)
     ratio = np.mean(along) / max(solution.variances.sum(), SMALLEST)
-    return Errors(float(np.clip(ratio, *RATIO_BOUNDS)), float(max(np.mean(across) / max(width - axes, 1), 0.0)))
+    floor = max(np.mean(across) / (width - axes), 0.0) if axes < width else 0.0
+    return Errors(float(np.clip(ratio, *RATIO_BOUNDS)), float(floor))
 
 
 def logits(spectrum: Spectrum, settings: Settings, solution: Solution, errors: Errors) -> Doubles:
