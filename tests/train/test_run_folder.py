@@ -18,7 +18,7 @@ from support.tiny_run import Config, know_tiny, make_tiny_run, save_tiny_run
 from zsl_runtime.errors import ArtefactError, UsageError, ZslError
 from zsl_runtime.storage import LOCK, parse_tensors
 from zsl_train.recipe import Recipe
-from zsl_train.run_folder import READ, RUN_FORMAT, Run, RunWriter, info_bytes, load_run, read_info
+from zsl_train.run_folder import READ, RUN_FORMAT, STATISTICS, Run, RunWriter, info_bytes, load_run, read_info
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,6 +118,42 @@ def test_a_run_without_a_lift(tmp_path):
     assert same_state(got.trained.state_dict(), run.trained.state_dict())
 
 
+@pytest.fixture(scope="module")
+def of_means(tmp_path_factory) -> tuple[Run, Path]:
+    """A run that ships the Gaussian head, a generator in its means, and its folder; tests copy it."""
+    run = make_tiny_run(rule="gaussian", draws=3)
+    return run, save_tiny_run(run, tmp_path_factory.mktemp("means") / "r")
+
+
+@pytest.mark.parametrize("draws", [0, 3])
+def test_a_run_with_the_gaussian_head_comes_back_as_it_was(tmp_path, draws):
+    run = make_tiny_run(rule="gaussian", draws=draws)
+    path = save_tiny_run(run, tmp_path / "r")
+    assert {entry.name for entry in path.iterdir()} == FILES | {LOCK, STATISTICS}
+    info = read_info(path)
+    assert info["gaussian"] == {"anchors": 5, "width": 5, "draws": draws}
+    assert STATISTICS in info["files"]
+    got = load_run(path)
+    assert got.trained.head_rule == "gaussian"
+    assert got.trained.means.shape == run.trained.means.shape
+    assert same_state(got.trained.state_dict(), run.trained.state_dict())
+    assert got.trained.views == run.trained.views
+    for name in ("variance", "scale"):
+        np.testing.assert_array_equal(getattr(got.trained.gaussian, name), getattr(run.trained.gaussian, name))
+    for name in ("prior", "counts", "totals"):
+        np.testing.assert_array_equal(getattr(got.generation.means, name), getattr(run.generation.means, name))
+    semantic = torch.rand(4, 6)
+    assert torch.equal(got.trained.means(semantic), run.trained.means(semantic))
+    assert len(got.replay.labels) == 0
+    assert not any(p.requires_grad for module in got.trained.modules().values() for p in module.parameters())
+
+
+def test_a_run_with_a_published_head_says_nothing_of_means(original):
+    assert "gaussian" not in read_info(original)
+    assert not (original / STATISTICS).exists()
+    assert load_run(original).generation.means is None
+
+
 # --- damage ----------------------------------------------------------------------------------------------------------
 
 
@@ -164,6 +200,40 @@ def test_a_missing_or_shortened_file_is_found(path, name):
     assert str(path / name) in damaged(path)
     (path / name).unlink()
     assert str(path / name) in damaged(path)
+
+
+def test_damaged_or_missing_statistics_are_found(of_means, tmp_path):
+    path = shutil.copytree(of_means[1], tmp_path / "r")
+    whole = (path / STATISTICS).read_bytes()
+    for content in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
+        (path / STATISTICS).write_bytes(content)
+        assert damaged(path) == f"{path / STATISTICS} has changed since zsl-train wrote it; train the run again"
+    (path / STATISTICS).unlink()
+    assert damaged(path) == f"{path / STATISTICS} is missing; train the run again"
+
+
+def test_force_removes_the_statistics_too(of_means, tmp_path):
+    path = shutil.copytree(of_means[1], tmp_path / "r")
+    begin(path, "other", force=True)
+    assert {entry.name for entry in path.iterdir()} == {LOCK, "run.json", "recipe.toml"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "part"),
+    [
+        ({"anchors": 4, "width": 5, "draws": 3}, "size mismatch"),
+        ({"anchors": 5, "width": 5, "draws": 0}, "synthesizer"),
+        ({"anchors": 5, "width": 5}, "draws"),
+        ({"anchors": 5, "width": 5, "draws": 3, "newer": 1}, "newer"),
+        (7, "mapping"),
+    ],
+)
+def test_a_shape_of_another_version_is_said_to_be_one(of_means, tmp_path, shape, part):
+    path = shutil.copytree(of_means[1], tmp_path / "r")
+    sign(path, gaussian=shape)
+    message = damaged(path)
+    assert part in message
+    assert "cannot be rebuilt" in message
 
 
 def test_what_is_no_run_is_said_to_be_none(tmp_path):

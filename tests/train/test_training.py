@@ -44,6 +44,7 @@ from zsl_train.training import (
 )
 
 RECIPE = Recipe(folds=2, word_width=5, backbone="tiny")
+PUBLISHED = replace(RECIPE, head="published")
 CONFIG = sc_egg.Config(**{key: value for key, value in QUICK.items() if key not in {"folds", "word_width"}})
 RUN = make_tiny_run()
 TRAINED, TABLE = RUN.trained, RUN.generation.table
@@ -127,9 +128,10 @@ def test_a_method_may_fill_replay_itself_with_each_picture_in_its_turn(count, bl
 @pytest.mark.parametrize(("cap", "count"), [(200, 9), (5, 5)])
 def test_generation_one_comes_from_replay_as_the_bundle_keeps_it(prepared, tmp_path, cap, count):
     config = cada_vae.Config(latent=4, steps=8, batch=8, latents_per_seen_class=9, synthetic_per_class=6, head_epochs=2)
-    recipe = replace(RECIPE, method="cada-vae", replay_per_class=cap)
+    recipe = replace(PUBLISHED, method="cada-vae", replay_per_class=cap)
     trainer = Trainer(prepared, recipe, config, checkpoints=tmp_path, log=lambda _: None)
-    trained, head, replay = trainer.train(Choice(1.0, 0.25, 1.0, None, {}))
+    shipped = trainer.train(Choice(1.0, 0.25, 1.0, None, {}))
+    trained, head, replay = shipped.trained, shipped.head, shipped.replay
     table = prepared.images.table
     assert np.bincount(replay.labels).tolist() == [count] * int(table.seen.sum())
     means = embed_rows(trained, prepared.store.regions, trainer.rows)
@@ -215,21 +217,26 @@ def test_rows_are_ascending_and_of_the_roles_asked_for(prepared):
     assert len(unseen) == 18
 
 
-def test_selection_and_training_never_look_at_a_test_picture(prepared, tmp_path):
+@pytest.mark.parametrize("recipe", [RECIPE, PUBLISHED], ids=lambda recipe: recipe.head)
+def test_selection_and_training_never_look_at_a_test_picture(prepared, tmp_path, recipe):
     blind = without_test_pictures(prepared)
-    folds = validation_folds(blind, RECIPE)
+    folds = validation_folds(blind, recipe)
     results = []
     for data, name in ((blind, "blind"), (prepared, "whole")):
-        trainer = Trainer(data, RECIPE, CONFIG, checkpoints=tmp_path / name, log=lambda _: None)
+        trainer = Trainer(data, recipe, CONFIG, checkpoints=tmp_path / name, log=lambda _: None)
         choice = trainer.select(folds)
-        trained, head, replay = trainer.train(choice)
-        results.append((choice, head, replay, trained.state_dict()))
-        assert (head.gamma, head.temperature) == (choice.gamma, choice.temperature)
-    (choice, head, replay, state), (choice_too, head_too, replay_too, state_too) = results
+        shipped = trainer.train(choice)
+        results.append((choice, shipped, shipped.trained.state_dict()))
+        assert (shipped.head.gamma, shipped.head.temperature) == (choice.gamma, choice.temperature)
+    (choice, shipped, state), (choice_too, shipped_too, state_too) = results
     assert choice == choice_too
     assert choice.validation_H is not None
-    assert all(np.array_equal(a, b) for a, b in zip(head.weights, head_too.weights, strict=True))
-    np.testing.assert_array_equal(replay.features, replay_too.features)
+    assert (choice.head is None) == (shipped.means is None) == (recipe is PUBLISHED)
+    for one, other in zip(shipped.head.weights, shipped_too.head.weights, strict=True):
+        assert np.isfinite(one).all()
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(shipped.replay.features, shipped_too.replay.features)
+    assert (len(shipped.replay.labels) == 0) == (recipe is RECIPE)
     assert all(np.array_equal(state[key], state_too[key]) for key in state)
     pooled = blind.store.pooled()
     for name in BASELINES:
@@ -237,16 +244,21 @@ def test_selection_and_training_never_look_at_a_test_picture(prepared, tmp_path)
         assert found == choose_baseline(name, folds, prepared.store.pooled(), blind.images.labels, blind.semantic)
 
 
-def test_scores_of_folds_are_read_back_and_not_computed_again(prepared, tmp_path):
-    folds = validation_folds(prepared, RECIPE)
-    trainer = Trainer(prepared, RECIPE, CONFIG, checkpoints=tmp_path, log=lambda _: None)
+KINDS = {"gaussian": ["case-{}.npz"], "published": ["scores-{}.npy"], "both": ["case-{}.npz", "scores-{}.npy"]}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_folds_found_is_read_back_and_not_computed_again(prepared, tmp_path, kind):
+    recipe = PUBLISHED if kind == "published" else replace(RECIPE, compare_heads=kind == "both")
+    folds = validation_folds(prepared, recipe)
+    trainer = Trainer(prepared, recipe, CONFIG, checkpoints=tmp_path, log=lambda _: None)
     choice = trainer.select(folds)
-    files = sorted(path.name for path in (tmp_path / "fold1").glob("*.npy"))
-    assert files == ["scores-0.25.npy", "scores-0.5.npy", "scores-1.0.npy"]
+    files = sorted(path.name for path in (tmp_path / "fold1").glob("*.np?"))
+    assert files == [name.format(share) for name in KINDS[kind] for share in (0.25, 0.5, 1.0)]
     trainer.method = None  # nothing is trained
     assert trainer.select(folds) == choice
     (tmp_path / "fold1" / files[0]).write_bytes(b"damaged")
-    with pytest.raises(ArtefactError, match="E-CHECKPOINT"):
+    with pytest.raises(ArtefactError, match=r"E-CHECKPOINT.* run zsl-train again with --force to start over"):
         trainer.select(folds)
 
 
@@ -359,9 +371,9 @@ ALL = {"T1", "U", "S", "H", "H_uncalibrated", "AUSUC", "T1_czsl", "ECE"}
 )
 def test_every_null_figure_has_a_reason(prepared, tmp_path, keep, null):
     data = only(prepared, keep)
-    trainer = Trainer(data, RECIPE, CONFIG, checkpoints=tmp_path, log=lambda _: None)
-    trained, head, _ = trainer.train(Choice(0.5, 0.1, 1.0, None, {}))
-    scores = trainer.test(trained, head) | {"T1_czsl": trainer.conventional(trained)}
+    trainer = Trainer(data, PUBLISHED, CONFIG, checkpoints=tmp_path, log=lambda _: None)
+    shipped = trainer.train(Choice(0.5, 0.1, 1.0, None, {}))
+    scores = trainer.test(shipped.trained, shipped.head) | {"T1_czsl": trainer.conventional(shipped.trained)}
     assert {name for name, value in scores.items() if value is None} == null
     assert set(null_reasons(data)) == null
     for baseline in trainer.baselines([]).values():

@@ -28,6 +28,7 @@ from zsl_train.methods.sc_egg import (
     Embedder,
     Guide,
     Scen,
+    VirtualClasses,
     build,
     compress_mlp,
     embed_all,
@@ -484,6 +485,165 @@ def test_the_feedback_network_learns_in_the_second_loop_only(with_feedback, weig
     assert set(seen) == {weight}
 
 
+# --- evidence and virtual classes ------------------------------------------------------------------------------------
+
+EVIDENCE = replace(SMALL, guide_target="evidence", guided_on="virtual")
+
+
+def rows_of(kind: str, *, unit: bool = False) -> torch.Tensor:
+    """Attribute vectors of 7 classes: 0 or 1, 0 or 5, or shares."""
+    rng = np.random.default_rng(8)
+    rows = rng.random((7, 9))
+    if kind != "shares":
+        rows = (5.0 if kind == "five" else 1.0) * (rows < 0.4)
+        rows[:, 0] = rows.max(axis=1)
+    rows = torch.from_numpy(rows).float()
+    return functional.normalize(rows, dim=1) if unit else rows
+
+
+def test_virtual_classes_of_zeros_and_ones_take_each_attribute_from_a_seen_class():
+    seen = rows_of("ones")
+    drawn = VirtualClasses(seen, Rng(3)).draw(400)
+    assert drawn.shape == (400, 9)
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    assert (drawn[:, 0] == 1).all()  # all seen classes have it
+    assert (drawn[:, (seen == 0).all(dim=0)] == 0).all()
+    torch.testing.assert_close(drawn.mean(dim=0), seen.mean(dim=0), atol=0.1, rtol=0)
+    new = {tuple(row.tolist()) for row in drawn} - {tuple(row.tolist()) for row in seen}
+    assert len(new) > 50
+    assert set(VirtualClasses(rows_of("five"), Rng(3)).draw(50).unique().tolist()) == {0.0, 5.0}
+
+
+def test_of_unit_vectors_virtual_ones_are_of_unit_length_and_those_of_zeros_and_ones_have_two_values():
+    for kind in ("ones", "shares"):
+        drawn = VirtualClasses(rows_of(kind, unit=True), Rng(3)).draw(200)
+        torch.testing.assert_close(drawn.norm(dim=1), torch.ones(200))
+        sizes = {len(row[row != 0].unique()) for row in drawn}
+        assert (sizes == {1}) == (kind == "ones")
+
+
+def test_virtual_classes_of_shares_are_convex_mixtures_of_three_seen_ones():
+    """Uniform on the simplex: no corner is preferred, and weights of 1/3 vary by 1/18."""
+    seen = torch.eye(6) + 0.5  # a row's coordinates tell its mixture
+    weights = VirtualClasses(seen, Rng(5)).draw(3000) - 0.5
+    assert weights.min() > -1e-6
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(3000))
+    assert (weights > 1e-6).sum(dim=1).max() == 3
+    three = weights[(weights > 1e-6).sum(dim=1) == 3]
+    parts = three[three > 1e-6]
+    assert float(parts.var()) == pytest.approx(1 / 18, rel=0.1)
+    torch.testing.assert_close(weights.mean(dim=0), torch.full((6,), 1 / 6), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["ones", "shares"])
+def test_virtual_classes_are_seeded(kind):
+    seen = rows_of(kind)
+    one, same, other = (VirtualClasses(seen, Rng(seed)) for seed in (1, 1, 2))
+    first = one.draw(20)
+    assert torch.equal(first, same.draw(20))
+    assert not torch.equal(first, other.draw(20))
+    assert not torch.equal(first, one.draw(20))
+
+
+def test_the_guide_of_evidence_learns_the_local_network_s_and_scores_any_attribute_vector(tmp_path):
+    config = replace(EVIDENCE, stage1_steps=60, stage2_steps=1500, guide_hidden=64, learning_rate_embedding=3e-3)
+    session = Session(tmp_path, lambda _: None)
+    scen = train_scen(DATA, config, session, 0)
+    guide, features = train_guide(DATA, scen, config, session, 1)
+    regions = functional.normalize(torch.from_numpy(DATA.regions[DATA.rows].astype(np.float32)), dim=2)
+    semantic = torch.cat([SEMANTIC, torch.rand(5, ATTRIBUTES)])
+    wanted = scen.local_scores(*scen.maps(regions), semantic).detach()
+    got = guide(features, semantic).detach()
+    assert guide.layers(features).shape == (len(DATA.rows), ATTRIBUTES)
+    assert got.shape == wanted.shape == (len(DATA.rows), CLASSES + 5)
+    explained = 1 - (got - wanted).square().sum() / (wanted - wanted.mean(dim=0)).square().sum()
+    assert explained > 0.9
+    assert (got.argmax(dim=1) == wanted.argmax(dim=1)).float().mean() > 0.9
+
+
+def test_stage_two_s_target_is_the_evidence(session):
+    config = replace(EVIDENCE, embedding_batch=len(DATA.rows), stage2_steps=1)
+    scen = train_scen(DATA, config, session, 0)
+    heard = []
+    session._progress = lambda name, stage, done, total, losses: heard.append(losses["regression"])
+    session.folder /= "again"
+    train_guide(DATA, scen, config, session, 1)
+    regions = functional.normalize(torch.from_numpy(DATA.regions[DATA.rows].astype(np.float32)), dim=2)
+    target = scen.evidence(*scen.maps(regions)).detach()
+    rng = Rng(1)
+    shapes = ((12, CHANNELS), (12,), (ATTRIBUTES, 12), (ATTRIBUTES,))
+    w1, b1, w2, b2 = ((2 * rng.uniform(*s) - 1) / np.sqrt(CHANNELS if s[0] == 12 else 12) for s in shapes)
+    features = scen.embedder.scaler(embed_all(DATA, scen.embedder.compress))
+    given_ = functional.leaky_relu(features @ w1.T + b1, 0.01) @ w2.T + b2
+    assert heard == [pytest.approx(float((given_ - target).square().mean()))]
+
+
+def evidence_eggn(**changes) -> Eggn:
+    features = torch.rand(len(DATA.rows), CHANNELS, generator=torch.Generator().manual_seed(1))
+    layers = start_normal(nn.Linear(CHANNELS, ATTRIBUTES), torch.Generator().manual_seed(2), std=0.3)
+    eggn = Eggn(features, DATA, Guide(layers, evidence=True), replace(EVIDENCE, batch=3, **changes), Rng(3))
+    start_normal(eggn.generator, torch.Generator().manual_seed(4), std=0.4)
+    return eggn
+
+
+def test_the_loss_on_virtual_classes_is_told_by_hand():
+    """Each of the batch against all known classes and the others of the batch."""
+    eggn = evidence_eggn()
+    other = copy.deepcopy(eggn)
+    got = eggn._unseen_guidance(0.0)
+    described = other.virtual.draw(3)
+    fake = other.generator(other.rng.normal(3, ATTRIBUTES), described).detach().double().numpy()
+    weight, bias = (p.detach().double().numpy() for p in other.guide.layers.parameters())
+    losses = []
+    for row in range(3):
+        evidence = weight @ fake[row] + bias
+        known = [float(evidence @ a) for a in DATA.semantic.astype(np.float64)]
+        virtual = [float(evidence @ a) for a in described.double().numpy()]
+        losses.append(np.log(np.sum(np.exp(known + virtual))) - virtual[row])
+    assert float(got.detach()) == pytest.approx(np.mean(losses), rel=1e-5)
+    got.backward()
+    assert all(p.grad.abs().sum() > 0 for p in eggn.generator.parameters() if p.ndim == 2)
+
+
+def test_virtual_classes_are_mixed_from_seen_ones_alone_and_need_no_unseen_ones():
+    eggn = evidence_eggn()
+    torch.testing.assert_close(eggn.virtual.seen, SEMANTIC[torch.from_numpy(DATA.table.seen)])
+    eggn.unseen = eggn.unseen[:0]
+    assert "unseen_guidance" in eggn._generator_step(eggn.batches.draw(), 0.0)
+    assert made_eggn().virtual is None
+    assert "unseen_guidance" not in evidence_eggn(unseen_guidance=0.0)._further_losses(
+        torch.rand(3, CHANNELS), torch.tensor([0, 2, 3]), 0.0
+    )
+
+
+def test_evidence_beside_the_compressed_feature_is_the_local_network_s_and_each_is_divided_by_its_spread(tmp_path):
+    config = replace(EVIDENCE, feature="evidence", stage1_steps=20)
+    session = Session(tmp_path, lambda _: None)
+    scen = train_scen(DATA, config, session, 0)
+    guide, _ = train_guide(DATA, scen, config, session, 1)
+    rows = torch.from_numpy(DATA.regions[DATA.rows].astype(np.float32))
+    unit = functional.normalize(rows, dim=2)
+    evidence = scen.evidence(*scen.maps(unit)).detach().double()
+    compressed = scen.embedder.compress(rows).detach().double()
+    spreads = [float((x - x.mean(dim=0)).square().mean().sqrt()) for x in (compressed, evidence)]
+    wanted = torch.cat([compressed / spreads[0], evidence / spreads[1]], dim=1)
+    torch.testing.assert_close(scen.embedder(rows).detach().double(), wanted, rtol=1e-4, atol=1e-4)
+    # What is synthesized has the guide's evidence; the published lift looks at the scaled compressed part alone.
+    made = build(config, DATA.dims)
+    assert made.feature_width == CHANNELS + ATTRIBUTES
+    made.synthesizer.guide.load_state_dict(guide.layers.state_dict())
+    for part in (made.embedder, made.synthesizer, made.lift):
+        part.beside.load_state_dict(scen.embedder.beside.state_dict())
+        part.scaler.load_state_dict(scen.embedder.scaler.state_dict())
+    semantic, noise = torch.rand(4, ATTRIBUTES), torch.randn(4, made.noise_width)
+    scaled = made.synthesizer.synthesizer(semantic, noise)
+    drawn = made.synthesizer(semantic, noise)
+    torch.testing.assert_close(drawn[:, CHANNELS:] * spreads[1], guide.layers(scaled), rtol=1e-4, atol=1e-5)
+    low, high = compressed.amin(0).float(), compressed.amax(0).float()
+    torch.testing.assert_close(drawn[:, :CHANNELS] * spreads[0], scaled * (high - low) + low, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(made.lift(drawn), made.lift.lift(scaled), rtol=1e-3, atol=1e-4)
+
+
 # --- what is shipped -------------------------------------------------------------------------------------------------
 
 
@@ -528,6 +688,9 @@ def test_the_shipped_modules_have_the_widths_they_say(feedback):
     [
         *(({name: 0}, f"{name} = 0 of sc-egg; expected at least 1") for name in sc_egg.AT_LEAST_ONE),
         ({"guide": "shared", "pooling": "mlp", "global_weight": 0.0}, "needs global_weight > 0"),
+        ({"guided_on": "virtual"}, "need a separate guide that learns the evidence"),
+        ({"feature": "evidence"}, "need a separate guide that learns the evidence"),
+        ({"guided_on": "virtual", "guide_target": "evidence", "guide": "shared"}, "need a separate guide"),
         ({"head_epochs": 0}, "cannot fit a head"),
         ({"head_learning_rate": 0.0}, "cannot fit a head"),
     ],
