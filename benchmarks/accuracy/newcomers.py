@@ -12,7 +12,9 @@ that was chosen on validation classes.
 
 A method in closed form chooses its settings again for every draw; of others the share of the last stage, the settings
 of the head, gamma and temperature are those of RUN, whose folds hid newcomers from the training; --choose chooses
-again. Finished draws are not repeated. The result goes to --out (default benchmarks/results/newcomers.json) under the name of
+again.
+
+Finished draws are not repeated. The result goes to --out (default benchmarks/results/newcomers.json) under the name of
 the data set and the method, and as Markdown to stdout.
 """
 

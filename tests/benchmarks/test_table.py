@@ -189,7 +189,7 @@ def test_the_table_and_the_figures(bench, tmp_path, monkeypatch, capsys):
     arguments = ("--data", "D", "--features", "x.mat", "--runs", runs, "--plan", plan, "--seeds", "0,1,2", "--report")
     text, err = run(bench, monkeypatch, capsys, *arguments, "--out", out)
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
-    assert {len(line) for line in lines} == {13}
+    assert {len(line) for line in lines} == {14}
     by_name = {line[0]: dict(zip(lines[0], line, strict=True)) for line in lines[2:]}
     own = by_name["sc-egg, default"]
     std = f"{statistics.stdev([40, 43]):.1f}"
@@ -217,7 +217,23 @@ def test_runs_without_the_optimistic_column_have_a_gap(bench, tmp_path, monkeypa
     arguments = ("--data", "D", "--features", "x.mat", "--runs", tmp_path / "runs", "--report", "--out", tmp_path / "o")
     text, _ = run(bench, monkeypatch, capsys, *arguments)
     line = next(one for one in text.splitlines() if one.startswith("| sc-egg"))
-    assert line == "| sc-egg, default | 45.0 | 39.0 | 41.0 | 40.0 | 20.0 | - | - | - | 5 of 10 | 10 | 1 |"
+    assert line == "| sc-egg, default | 45.0 | - | 39.0 | 41.0 | 40.0 | 20.0 | - | - | - | 5 of 10 | 10 | 1 |"
+
+
+def test_the_published_head_on_the_same_features_has_a_line_of_its_own(bench, tmp_path, monkeypatch, capsys):
+    row = bench.Row("sc-egg", settings={"compare_heads": True})
+    other = {"rule": "fit", "T1": 30.0, "T1_czsl": 33.0, "U": 20.0, "S": 60.0, "H": 30.5, "AUSUC": 15.0}
+    content = scores(40.0, literature=False) | {"head": "gaussian", "published_head": other}
+    write_run(row.folder(tmp_path / "runs", 0), content)
+    plan, out = tmp_path / "plan.toml", tmp_path / "o"
+    plan.write_text('[[rows]]\nmethod = "sc-egg"\n[rows.settings]\ncompare_heads = true\n')
+    arguments = ("--data", "D", "--features", "x.mat", "--runs", tmp_path / "runs", "--plan", plan, "--report")
+    text, _ = run(bench, monkeypatch, capsys, *arguments, "--out", out)
+    line = next(one for one in text.splitlines() if "published head" in one)
+    assert line.startswith("| sc-egg, default: published head, same features | 30.0 | 33.0 | 20.0 | 60.0 | 30.5 | 15.0 |")
+    stored = json.loads(out.read_text())["results"]
+    assert stored["sc-egg, default"]["head"] == ["gaussian"]
+    assert stored["sc-egg, default: published head, same features"]["head"] == ["fit"]
 
 
 def test_nothing_finished_is_said(bench, tmp_path, monkeypatch, capsys):

@@ -128,6 +128,8 @@ def train(options: dict[str, Any]) -> int:
     if options["resume"] and not (out / "run.json").is_file():
         raise UsageError("E-RUN", f"--resume: {out} holds no unfinished run; leave --resume out to begin one")
 
+    from dataclasses import replace
+
     import torch
 
     from zsl_train.backbones.given import GivenFeatures
@@ -137,6 +139,8 @@ def train(options: dict[str, Any]) -> int:
     from zsl_train.training import open_backbone, run_training
 
     method = find_method(recipe.method)
+    if "folds" not in {*base, *parse_overrides(options["overrides"])}:
+        recipe = replace(recipe, folds=getattr(method, "FOLDS", recipe.folds))
     method_config(method.Config, method.PRESETS, recipe)  # a wrong setting is told before minutes of extraction
     if "OMP_NUM_THREADS" not in os.environ:  # torch reads that itself
         torch.set_num_threads(usable_cpus())

@@ -43,10 +43,10 @@ SHRINKAGES = (0.2, 0.1, 0.3, 0.05, 0.5, 0.7, 0.9)
 WIDTHS = (1.0, 0.7, 1.4, 0.5, 2.0)
 RIDGES = (0.03, 0.1, 0.01, 0.3, 0.003)
 KAPPAS = (1.0, 0.5, 2.0, 0.0, 4.0)
-SHARES = (0.5, 0.25, 0.75, 0.0, 1.0)
+SHARES = (0.0, 0.5, 0.25, 0.75, 1.0)
 DRAWS = (1, 8)  # features synthesized for the mean of a class
 PASSES = 2  # over the settings, one after the other
-ALIKE = 0.25  # points of mean H; what differs by less is chance, and the first in these orders is taken
+ALIKE = 0.25  # points of mean H; what differs by less is chance, however steady it is
 RATIO_BOUNDS = (0.05, 16.0)  # of errors on left-out classes by those of leave-one-out: a few classes make it noisy
 SMALLEST = 1e-9  # of a spread; below that there is none
 
@@ -380,6 +380,7 @@ class HeadChoice:
         gamma: taken off the scores of seen classes.
         temperature: of the probabilities.
         validation_H: mean H over the folds, in percent; None where there was nothing to choose on.
+        by_fold: H of every fold at that gamma.
 
     """
 
@@ -388,6 +389,7 @@ class HeadChoice:
     gamma: float = 0.0
     temperature: float = 1.0
     validation_H: float | None = None  # noqa: N815  # the metric's name
+    by_fold: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, float | int]:
         """Plain data for scores.json."""
@@ -398,15 +400,17 @@ def choose_settings(folds: Sequence[tuple[Spectrum, Ints, Bools]]) -> HeadChoice
     """The settings with the highest mean H over the folds, gamma chosen for each; then the temperature.
 
     Settings are gone through one after the other (kernel and ridge together, share and draws together), twice: each
-    setting is cheap to compare, all together are not. Among those that differ by less than ALIKE the first is taken,
-    the one in force before all others: a few validation classes cannot tell them apart.
+    setting is cheap to compare, all together are not. The first in the order of the table is taken that is no worse
+    than the best by more than one standard error of their differences over the folds, or by ALIKE (the rule of one
+    standard error: Breiman et al. 1984, section 3.4.3): a few validation classes cannot tell more apart. So a generator
+    takes part only where the folds agree that it helps.
 
     Args:
         folds: of each the Spectrum, the classes of its held-out pictures (n,), and which classes it calls seen (C,).
 
     """
     draws = sorted(folds[0][0].generated, reverse=True) if folds else []
-    best = HeadChoice(Settings(share=SHARES[0], draws=draws[0]) if draws else Settings())
+    best = HeadChoice()
     shares = [{"share": share, "draws": k if share else 0} for share, k in product(SHARES, draws)]
     grids: list[list[dict[str, Any]]] = [
         [{"width": width, "ridge": ridge} for width, ridge in product(WIDTHS, RIDGES)],
@@ -415,15 +419,12 @@ def choose_settings(folds: Sequence[tuple[Spectrum, Ints, Bools]]) -> HeadChoice
         [{"kappa": kappa} for kappa in KAPPAS],
     ]
     tried: dict[Settings, HeadChoice] = {}
-    for grid in grids * PASSES if folds else []:
-        found = []
-        for changed in [{}, *grid]:
-            settings = replace(best.settings, **changed)
-            if settings not in tried:
-                tried[settings] = _validated(settings, folds)
-            found.append(tried[settings])
-        enough = max(map(_quality, found)) - ALIKE
-        best = next(one for one in found if _quality(one) >= enough)
+    for grid in [one for one in grids if one] * PASSES if folds else []:
+        wanted = [replace(best.settings, **changed) for changed in grid]
+        tried |= {settings: _validated(settings, folds) for settings in wanted if settings not in tried}
+        found = [tried[settings] for settings in wanted]
+        top = max(found, key=_quality)
+        best = next(one for one in found if _alike(one, top))
     if best.validation_H is None:
         return best
     scores = [z.astype(np.float32) for z in _scores(best.settings, folds)[0]]
@@ -431,6 +432,14 @@ def choose_settings(folds: Sequence[tuple[Spectrum, Ints, Bools]]) -> HeadChoice
         scores, [labels for _, labels, _ in folds], [seen for _, _, seen in folds], best.gamma
     )
     return replace(best, temperature=temperature)
+
+
+def _alike(one: HeadChoice, best: HeadChoice) -> bool:
+    """Whether the folds cannot tell `one` from the best."""
+    less = np.array(best.by_fold) - np.array(one.by_fold)
+    if len(less) < 2:
+        return _quality(one) >= _quality(best) - ALIKE
+    return bool(less.mean() <= max(ALIKE, less.std(ddof=1) / np.sqrt(len(less))))
 
 
 def _quality(choice: HeadChoice) -> float:
@@ -459,7 +468,8 @@ def _validated(settings: Settings, folds: Sequence[tuple[Spectrum, Ints, Bools]]
     if not usable:
         return HeadChoice(settings, errors)
     gamma, value = choose_gamma(usable)
-    return HeadChoice(settings, errors, gamma, 1.0, value)
+    by_fold = tuple(float(curve.at(np.array([gamma]))[0]) for curve in usable)
+    return HeadChoice(settings, errors, gamma, 1.0, value, by_fold)
 
 
 # --- what ships -----------------------------------------------------------------------------------------------------
