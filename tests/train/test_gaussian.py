@@ -18,6 +18,7 @@ from torch import nn
 from zsl_runtime.errors import UsageError
 from zsl_runtime.gaussian import ClassMeans, evidence_of, gaussian_head
 from zsl_train import gaussian
+from zsl_train.evaluate import score
 from zsl_train.gaussian import (
     ALIKE,
     DRAWS,
@@ -428,10 +429,40 @@ MADE = {1: np.zeros((9, 9), np.float32), 8: np.ones((9, 9), np.float32)}
 
 @pytest.mark.parametrize("generated", [None, MADE], ids=["regression", "generator"])
 def test_of_settings_that_are_alike_the_first_are_taken(monkeypatch, generated):
+    """So the generator has no part where it does not help."""
     rng = np.random.default_rng(0)
     quality_is(monkeypatch, lambda chosen: 50 + 0.99 * ALIKE * rng.random())
-    wanted = Settings(share=0.5, draws=8) if generated else Settings()
-    assert choose_settings(one_fold(generated)).settings == wanted
+    assert choose_settings(one_fold(generated)).settings == Settings()
+
+
+def scored_by_fold(*by_fold: float) -> HeadChoice:
+    return HeadChoice(validation_H=float(np.mean(by_fold)), by_fold=by_fold)
+
+
+@pytest.mark.parametrize(
+    ("one", "best", "alike"),
+    [
+        ((50.0, 60.0, 70.0), (52.0, 62.0, 72.0), False),  # worse everywhere by as much
+        ((50.0, 60.0, 70.0), (50.2, 60.2, 70.2), True),  # less than ALIKE
+        ((50.0, 60.0, 70.0), (46.0, 64.0, 76.0), True),  # by 2, with a standard error of 3.06
+        ((50.0, 60.0, 70.0), (51.0, 62.0, 76.0), False),  # by 3, with a standard error of 1.53
+        ((50.0,), (50.2,), True),
+        ((50.0,), (51.0,), False),
+    ],
+)
+def test_what_is_worse_by_no_more_than_a_standard_error_over_the_folds_is_alike(one, best, alike):
+    assert gaussian._alike(scored_by_fold(*one), scored_by_fold(*best)) is alike
+    assert gaussian._alike(scored_by_fold(*best), scored_by_fold(*best))
+
+
+def test_h_of_every_fold_is_that_at_the_gamma_they_chose_together():
+    folds = folded(Problem(seen=12, unseen=4, equal=8), count=3)
+    found = gaussian._validated(SETTINGS, folds)
+    assert len(found.by_fold) == 3
+    assert np.mean(found.by_fold) == pytest.approx(found.validation_H)
+    scores, _ = gaussian._scores(SETTINGS, folds)
+    for z, (_, labels, seen), h in zip(scores, folds, found.by_fold, strict=True):
+        assert score(z, labels, seen, found.gamma, 1.0)["H"] == pytest.approx(h)
 
 
 BEST = Settings(shrinkage=0.7, width=2.0, ridge=0.3, kappa=4.0, share=0.25, draws=1)

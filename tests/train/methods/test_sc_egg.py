@@ -644,6 +644,32 @@ def test_evidence_beside_the_compressed_feature_is_the_local_network_s_and_each_
     torch.testing.assert_close(made.lift(drawn), made.lift.lift(scaled), rtol=1e-3, atol=1e-4)
 
 
+class CutError(Exception):
+    """What a test interrupts a training with."""
+
+
+@pytest.mark.parametrize("stage", ["scen", "guide", "eggn"])
+def test_interrupted_with_evidence_and_virtual_classes_it_goes_on_to_the_same_weights(tmp_path, stage):
+    config = replace(EVIDENCE, feature="evidence")
+    whole = sc_egg.fit(DATA, config, Session(tmp_path / "whole", lambda _: None), 0)
+
+    def cut(_, here, done, total, losses) -> None:
+        if (here, done) == (stage, 3):
+            raise CutError
+
+    with pytest.raises(CutError):
+        sc_egg.fit(DATA, config, Session(tmp_path / "cut", lambda _: None, progress=cut, save_seconds=-1), 0)
+    torch.manual_seed(5)
+    again = sc_egg.fit(DATA, config, Session(tmp_path / "cut", lambda _: None), 0)
+    state, wanted = again.state_dict(), whole.state_dict()
+    assert state.keys() == wanted.keys()
+    assert all(torch.equal(state[key], wanted[key]) for key in wanted)
+    rebuilt = build(config, DATA.dims)
+    rebuilt.load_state_dict(wanted)
+    semantic, noise = torch.rand(4, ATTRIBUTES), torch.randn(4, whole.noise_width)
+    assert torch.equal(rebuilt.eval().synthesizer(semantic, noise), whole.synthesizer(semantic, noise))
+
+
 # --- what is shipped -------------------------------------------------------------------------------------------------
 
 
