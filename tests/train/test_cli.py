@@ -36,6 +36,7 @@ from zsl_train.run_folder import RunWriter, load_run, read_info
 
 KEYS = {"T1", "U", "S", "H", "AUSUC", "H_uncalibrated", "T1_czsl", "ECE", "gamma", "temperature", "protocol"}
 FIGURES = KEYS - {"protocol"}
+HEAD_SETTINGS = {"shrinkage", "width", "ridge", "kappa", "share", "draws", "error_ratio", "error_floor"}
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +116,8 @@ def test_a_run_prints_its_folder_to_stdout_and_the_rest_to_stderr(train, shared,
     assert [line for line in lines if line.startswith("fold 2/2: eggn 6/6 ")]
     assert [line for line in lines if line.startswith("validation classes: H ")]
     table = next(row for row, line in enumerate(lines) if line.split()[:2] == ["T1", "U"])
-    first = [line.split("  ")[0] for line in lines[table + 1 : table + 4]]
-    assert first == ["sc-egg (default)", "eszsl", "ridge-to-prototype"]
+    first = [line.split("  ")[0] for line in lines[table + 1 : table + 5]]
+    assert first == ["sc-egg (default)", "gfzsl", "eszsl", "ridge-to-prototype"]
     assert lines[-1] == f"run written to {tmp_path / 'run'}; next: zsl-export {tmp_path / 'run'} --out BUNDLE"
     assert not [path for path in (tmp_path / "run").rglob("*") if path.name.startswith(".tmp-")]
 
@@ -128,11 +129,17 @@ def test_scores_have_their_keys_and_their_protocol(finished):
     assert all(0 <= scores[key] <= 100 for key in FIGURES - {"gamma", "temperature"})
     assert scores["temperature"] > 0
     assert scores["null"] == {}
-    assert set(scores["baselines"]) == {"eszsl", "ridge-to-prototype"}
+    assert set(scores["baselines"]) == {"gfzsl", "eszsl", "ridge-to-prototype"}
+    assert scores["head"] == "gaussian"
+    assert set(scores["head_settings"]) == HEAD_SETTINGS
+    assert set(scores["baselines"]["gfzsl"]) >= HEAD_SETTINGS | {"scaling", "gamma", "validation_H"}
+    assert "published_head" not in scores
     protocol = scores["protocol"]
     assert protocol["pictures"] == {"train": 30, "test_seen": 6, "test_unseen": 18, "unreadable": 0}
     assert protocol["seed"] == 0
     assert "2 folds of validation classes" in protocol["selection"]
+    assert "half of them newcomers to the training" in protocol["selection"]
+    assert "the settings of the head" in protocol["selection"]
     assert "our own seeded split" in protocol["split"]
     assert set(scores["candidates"]) == {"0.25", "0.5", "1.0"}
     assert scores["stop_at"] == float(max(scores["candidates"], key=lambda k: (scores["candidates"][k], -float(k))))
@@ -285,10 +292,14 @@ def test_few_classes_select_nothing_and_it_is_said(train, tmp_path):
     assert any("learned from scratch" in line for line in lines)  # there are no word vectors
 
 
-def test_one_photograph_a_class_is_enough_to_train_and_nothing_to_test(train, tmp_path):
+def test_one_photograph_a_class_is_enough_for_a_published_head_and_nothing_to_test(train, tmp_path):
     make_tiny_data(tmp_path / "data", seen=4, unseen=0, per_class=1)
     tiny_weights(tmp_path)
-    code, _, _ = train(given(tmp_path, tmp_path / "run"))
+    why = one_line(train(given(tmp_path, tmp_path / "run")), 2, "E-GAUSSIAN-SPREAD")
+    assert "4 training pictures of 4 classes, and nothing varies within a class" in why
+    assert "--set head=published" in why
+    assert not (tmp_path / "run" / "checkpoint").exists()  # it is told before anything is trained
+    code, _, _ = train(given(tmp_path, tmp_path / "run", head="published"))
     assert code == 0
     scores = figures(tmp_path / "run")
     assert {name for name in FIGURES if scores[name] is None} == FIGURES - {"gamma", "temperature"}
