@@ -346,7 +346,7 @@ def _minutes(seconds: dict[str, Any] | None) -> str:
 
 
 NOTE = (
-    "T1: unseen classes by the shipped head; T1_czsl: by a head fitted for them alone, the same where no row is fitted. "
+    "T1: unseen classes by the shipped head; T1_czsl: by a head fitted for them alone, the same where none is fitted. "
     "\\* Optimistic: gamma 0 and the best of the snapshots, picked on the test rows themselves as published codes do. "
     "For all other figures epoch, gamma and temperature were chosen on validation classes, nothing on test rows. "
     "Epochs: of the last stage, run of scheduled. Minutes: validation folds and final training."

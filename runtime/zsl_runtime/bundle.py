@@ -71,7 +71,7 @@ class Generation:
         parent: the number of the generation that `undo` goes back to; 0 when there is none.
         table: C classes.
         head: of the same C classes.
-        seed: with which the head was fitted.
+        seed: with which the head was fitted; only recorded where nothing is fitted.
         action: what made it: export, add, teach, remove, undo or refit.
         parent_sha256: of the parent's file, so that going back is checked as well; empty when there is no parent.
         means: of the rule `gaussian`, what is known of each class; None by the other rules.

@@ -104,7 +104,7 @@ class View:
         start: first column in x.
         stop: one past the last column.
         weight: w_k, how much its log-probabilities count in the sum over views; positive.
-        fit: how its weights are fitted; None where nothing is, because rows come from semantic vectors.
+        fit: how its weights are fitted; None by the rules that fit nothing.
 
     """
 
@@ -481,12 +481,12 @@ def fit_head(
             view that is not fitted.
 
     """
-    x, labels = check_rows(x, labels, n_classes, views, new_from=0)
+    x, labels = _check_rows(x, labels, n_classes, views)
     weights, biases = [], []
     for k, view in enumerate(views):
         columns = x[:, view.start : view.stop]
         rng = np.random.default_rng([seed, k])
-        settings = fitted_settings(view)
+        settings = _fitted_settings(view)
         weight, bias = _fit_view(columns, labels, settings, n_rows=n_classes, rng=rng, advance=advance)
         weights.append(weight)
         biases.append(bias)
@@ -640,8 +640,8 @@ def _blocks(count: int, size: int = BLOCK_ROWS) -> Iterator[slice]:
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
-def check_rows(
-    x: Floats, labels: NDArray[np.integer[Any]], n_classes: int, views: Sequence[View], *, new_from: int
+def _check_rows(
+    x: Floats, labels: NDArray[np.integer[Any]], n_classes: int, views: Sequence[View]
 ) -> tuple[Floats, NDArray[np.int64]]:
     """Give x as float32 and labels as int64, after checking that they can be fitted; UsageError E-HEAD-ROWS."""
     width = max(view.stop for view in views)
@@ -656,18 +656,16 @@ def check_rows(
         raise UsageError(
             "E-HEAD-ROWS", f"labels go from {labels.min()} to {labels.max()}; expected 0 to {n_classes - 1}"
         )
-    absent = np.setdiff1d(np.arange(new_from, n_classes), labels)
+    absent = np.setdiff1d(np.arange(n_classes), labels)
     if absent.size:
         raise UsageError("E-HEAD-ROWS", f"class {absent[0]} has no rows to fit on ({absent.size} such classes)")
     return np.asarray(x, dtype=np.float32), labels.astype(np.int64)
 
 
-def fitted_settings(view: View) -> FitSettings:
+def _fitted_settings(view: View) -> FitSettings:
     """The view's fit settings; UsageError E-HEAD-RULE when it is not fitted at all."""
     if view.fit is None:
-        raise UsageError(
-            "E-HEAD-RULE", f"view {view.name!r} is not fitted: its rows come from semantic vectors; use `rows_head`"
-        )
+        raise UsageError("E-HEAD-RULE", f"view {view.name!r} is not fitted: its rows come from attributes alone")
     return view.fit
 
 

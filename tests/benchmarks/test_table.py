@@ -230,7 +230,9 @@ def test_the_published_head_on_the_same_features_has_a_line_of_its_own(bench, tm
     arguments = ("--data", "D", "--features", "x.mat", "--runs", tmp_path / "runs", "--plan", plan, "--report")
     text, _ = run(bench, monkeypatch, capsys, *arguments, "--out", out)
     line = next(one for one in text.splitlines() if "published head" in one)
-    assert line.startswith("| sc-egg, default: published head, same features | 30.0 | 33.0 | 20.0 | 60.0 | 30.5 | 15.0 |")
+    assert line.startswith(
+        "| sc-egg, default: published head, same features | 30.0 | 33.0 | 20.0 | 60.0 | 30.5 | 15.0 |"
+    )
     stored = json.loads(out.read_text())["results"]
     assert stored["sc-egg, default"]["head"] == ["gaussian"]
     assert stored["sc-egg, default: published head, same features"]["head"] == ["fit"]

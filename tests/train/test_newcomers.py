@@ -191,7 +191,6 @@ def test_the_choice_is_that_of_the_closed_form_on_all_held_out_pictures(prepared
         ("sc-egg", "code", "gaussian", True),
         ("gfzsl", "default", "preset", True),
         ("gfzsl", "paper", "preset", True),
-        ("gfzsl", "default", "published", False),
         ("eszsl", "default", "preset", False),
         ("eszsl", "default", "gaussian", True),
         ("sp-aen", "default", "preset", False),

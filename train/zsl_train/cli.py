@@ -136,9 +136,10 @@ def train(options: dict[str, Any]) -> int:
     from zsl_train.data.image_set import open_image_set
     from zsl_train.methods import find_method
     from zsl_train.recipe import method_config
-    from zsl_train.training import open_backbone, run_training
+    from zsl_train.training import open_backbone, run_training, ships_gaussian
 
     method = find_method(recipe.method)
+    ships_gaussian(recipe)  # so is a head that the method has not
     if "folds" not in {*base, *parse_overrides(options["overrides"])}:
         recipe = replace(recipe, folds=getattr(method, "FOLDS", recipe.folds))
     method_config(method.Config, method.PRESETS, recipe)  # a wrong setting is told before minutes of extraction

@@ -31,7 +31,7 @@ class Recipe:
         compare_heads: also fit the published head to the same features, choose for it on the same folds, and score it.
         literature: also score the snapshots of the final training on the test pictures, for the optimistic figure of
             the papers; nothing is chosen by it.
-        replay_per_class: photographed features kept for later head fits, at most, for each seen class.
+        replay_per_class: photographed features kept for later fits of a published head, at most, for each seen class.
         parity_pictures: pictures kept for the parity gate of the export, beside the probe; 64 or more.
         probe_pictures: pictures kept in the bundle to prove that an engine computes what it should; at least 1.
         clamp_negative: semantic rule: negative attributes (AWA's "missing") become 0.

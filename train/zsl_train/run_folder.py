@@ -58,7 +58,7 @@ class Run:
             pictures (n, P, P, 3) uint8, or rows of the feature file (n, R, V) float32.
         picture_labels: (n,) int64 rows of the class table.
         probe_count: number of probe pictures.
-        seed: the seed heads are fitted with.
+        seed: the seed heads are fitted with, where they are fitted.
         info: content of run.json.
         folder: the run folder; None for a run that was not read from one.
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Method(Protocol):
-    """What a method's module offers (see `zsl_train.methods.base`)."""
+    """What every method's module offers; what it may offer beside that is listed in `zsl_train.methods.base`."""
 
     Config: Any
 

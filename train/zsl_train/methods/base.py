@@ -8,6 +8,7 @@ A method is one module with these names (see `zsl_train.methods.METHODS`):
 - ``build(config, dims) -> Trained``: the shipped modules, untrained, with the right shapes (to load weights into);
 - ``fit(data, config, session, seed) -> Trained``: the training algorithm;
 - ``HEAD``, where preset `default` ships another head than the published one: ``gaussian``;
+- ``PUBLISHED_HEAD = False``, where there is no other than that;
 - ``FOLDS``, where a recipe that says nothing takes another number of validation folds than usual;
 - ``variants(config)``, where validation classes choose among several settings: the Configs to choose from.
 """

@@ -411,7 +411,8 @@ def stages(config: Config, dims: Dims) -> list[Stage]:
     mlp = regions * (attributes // 2) * (attributes + channels) if config.global_weight > 0 else 0
     scen = config.embedding_batch * (2 * maps + 3 * mlp)
     if config.guide == "separate":
-        guide = config.embedding_batch * 3.0 * config.guide_hidden * (channels + dims.classes)
+        outputs = attributes if config.guide_target == "evidence" else dims.classes
+        guide = config.embedding_batch * 3.0 * config.guide_hidden * (channels + outputs)
     else:
         guide = config.embedding_batch * (maps / 2 + 3 * mlp)
     return [
@@ -714,6 +715,8 @@ class VirtualClasses:
         if self.binary:
             which = self.rng.integers(3, count * parents.shape[2]).view(count, 1, -1)
             mixed = (parents != 0).to(parents.dtype).gather(1, which).squeeze(1)
+            nothing = ~mixed.any(dim=1)  # of sparse parents: what has no attribute is no class
+            mixed[nothing] = (parents[nothing, 0] != 0).to(mixed.dtype)
             if not self.unit:
                 return mixed * self.seen.amax()
         else:
