@@ -6,7 +6,7 @@ import io
 import itertools
 
 from zsl_train import report
-from zsl_train.report import COLUMNS, PROGRESS_SECONDS, TrainingProgress, cell, scores_table
+from zsl_train.report import COLUMNS, PROGRESS_SECONDS, TrainingProgress, beaten, cell, scores_table
 
 
 def scores(**changes) -> dict:
@@ -40,8 +40,18 @@ def test_the_table_lines_up_and_says_where_its_figures_come_from():
         line[end - 1] in "0123456789" and line[end : end + 1] in {"", " "} for line in lines[1:4] for end in ends
     )
     assert lines[4] == "percent, mean of per-class top-1; T1_czsl 63.0, expected calibration error 4.2"
-    assert lines[5] == "given; resnet; 3 folds; seed 5"
-    assert len(lines) == 6
+    assert lines[5].startswith("warning: other does better")
+    assert lines[6] == "given; resnet; 3 folds; seed 5"
+    assert len(lines) == 7
+
+
+def test_a_model_that_a_closed_form_of_seconds_beats_says_so():
+    worse, better = dict.fromkeys(COLUMNS, 58.2), dict.fromkeys(COLUMNS, 61.0)
+    assert beaten(scores(baselines={"gfzsl": worse})) == []
+    found = beaten(scores(baselines={"gfzsl": better, "eszsl": worse}))
+    assert found == ["warning: gfzsl does better here in seconds: H 61.0 against 58.3; take --method gfzsl"]
+    unknown = dict.fromkeys(COLUMNS)
+    assert beaten(scores(H=None, baselines={"gfzsl": unknown})) == []
 
 
 def test_what_is_null_gets_a_dash_and_a_reason_told_once():

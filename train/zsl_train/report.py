@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 COLUMNS = ("T1", "U", "S", "H", "AUSUC", "H_uncalibrated")
+SHIPPED = ("gfzsl", "eszsl")  # baselines that are methods as well
 PROGRESS_SECONDS = 10.0  # between two progress lines where there is no terminal
 
 
@@ -39,6 +40,7 @@ def scores_table(scores: Mapping[str, Any]) -> str:
         f"percent, mean of per-class top-1; T1_czsl {cell(scores['T1_czsl'])}, "
         f"expected calibration error {cell(scores['ECE'])}"
     )
+    lines += beaten(scores)
     protocol = scores["protocol"]
     lines.append(f"{protocol['split']}; {protocol['features']}; {protocol['selection']}; seed {protocol['seed']}")
     figures: dict[str, list[str]] = {}
@@ -46,6 +48,17 @@ def scores_table(scores: Mapping[str, Any]) -> str:
         figures.setdefault(why, []).append(figure)
     lines += [f"no {', '.join(which)}: {why}" for why, which in figures.items()]
     return "\n".join(lines)
+
+
+def beaten(scores: Mapping[str, Any]) -> list[str]:
+    """A line that says so where a baseline of seconds does better than what was trained."""
+    own, known = scores["H"], {name: found["H"] for name, found in scores["baselines"].items()}
+    better = {name: value for name, value in known.items() if None not in (own, value) and value > own}
+    if not better:
+        return []
+    best = max(better, key=lambda name: better[name])
+    advice = f"; take --method {best}" if best in SHIPPED else ""
+    return [f"warning: {best} does better here in seconds: H {cell(better[best])} against {cell(own)}{advice}"]
 
 
 class TrainingProgress:

@@ -333,7 +333,9 @@ def ships_gaussian(recipe: Recipe) -> bool:
     method = find_method(recipe.method)
     published = getattr(method, "PUBLISHED_HEAD", True)
     if recipe.head == "published" and not published:
-        raise UsageError("E-RECIPE", f"{recipe.method} has no head but the Gaussian one; leave --set head=published out")
+        raise UsageError(
+            "E-RECIPE", f"{recipe.method} has no head but the Gaussian one; leave --set head=published out"
+        )
     if recipe.head != "preset":
         return recipe.head == "gaussian"
     return not published or (recipe.preset == "default" and getattr(method, "HEAD", "published") == "gaussian")
