@@ -98,7 +98,7 @@ def test_a_plan_is_read_and_what_cannot_be_meant_is_refused(bench, tmp_path):
 def test_every_row_of_the_plan_can_be_trained(bench):
     for plan in FILE.parent.glob("*.toml"):
         rows = bench.read_plan(plan, list(METHODS))
-        if not plan.stem.endswith("scalings"):
+        if plan.stem in {"cub20", "cub_fc1000"}:
             assert {row.method for row in rows} == set(METHODS)
         for row in rows:
             base = read_recipe(bench.ROOT / row.recipe) if row.recipe else {}
