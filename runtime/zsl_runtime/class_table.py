@@ -29,7 +29,7 @@ UNWRITABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 @dataclass(frozen=True)
 class SemanticRule:
-    """How a raw attribute vector becomes a semantic vector (DESIGN.md section 5).
+    """How a raw attribute vector becomes a semantic vector (docs/methods.md 1.3).
 
     Attributes:
         clamp_negative: set negative entries (AWA's -1 for "missing") to 0 first.

@@ -238,7 +238,7 @@ def fold(head: Head, seen: NDArray[np.bool_]) -> FoldedHead:
     """Turn the weighted sum of per-view log-probabilities into one linear layer.
 
     sum_k w_k log_softmax(W_k x_k + b_k) differs from x [w_k W_k]^T + sum_k w_k b_k only by a number per row, so its
-    argmax and its softmax are the same (Li et al.'s ensemble; DESIGN.md section 5).
+    argmax and its softmax are the same (docs/methods.md 4.4).
 
     Args:
         head: of C classes.

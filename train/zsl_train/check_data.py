@@ -1,7 +1,7 @@
 """The split doctor (`zsl-train --check-data DIR`): what a data folder holds, and all that is odd about it.
 
-It says what a training would find, list by list, and holds published splits against the published counts (METHODS.md
-1.1). What the readers refuse is BROKEN; what they only tell is a note.
+It says what a training would find, list by list, and holds published splits against the published counts
+(docs/methods.md 1.1). What the readers refuse is BROKEN; what they only tell is a note.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Scores: per-class accuracy, the seen-unseen curve, calibration; and how gamma and the temperature are chosen.
 
-Definitions (METHODS.md 1.5): accuracy is the mean over classes of per-class top-1. U: unseen pictures, label space
+Definitions (docs/methods.md 1.5): accuracy is the mean over classes of per-class top-1. U: unseen pictures, label space
 seen and unseen. S: seen test pictures, same label space. H = 2US / (U + S). T1: unseen pictures, unseen label space.
 Every figure is a percentage.
 """

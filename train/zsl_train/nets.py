@@ -1,4 +1,4 @@
-"""The few networks that several methods share (METHODS.md 1.4 and 2.4).
+"""The few networks that several methods share (docs/methods.md 1.4 and 7.2).
 
 All linear layers start at N(0, 0.02), bias 0.
 """
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 INIT_STD = 0.02
-GAN_SLOPE = 0.2  # negative slope of every LeakyReLU in the GAN networks (METHODS.md 2.4)
+GAN_SLOPE = 0.2  # negative slope of every LeakyReLU in the GAN networks (docs/methods.md 1.4)
 
 
 def start_normal(module: nn.Module, generator: torch.Generator, std: float = INIT_STD) -> nn.Module:
@@ -27,7 +27,7 @@ def start_normal(module: nn.Module, generator: torch.Generator, std: float = INI
 class MinMaxScaler(nn.Module):
     """Per-dimension scaling to [0, 1] by the minimum and range of the training features; never clipped.
 
-    A dimension that is constant in training has range 1 (METHODS.md 7, numerical traps).
+    A dimension that is constant in training has range 1 (docs/methods.md 1.3).
     """
 
     def __init__(self, width: int) -> None:
@@ -57,8 +57,8 @@ class MinMaxScaler(nn.Module):
 class PooledEmbedder(nn.Module):
     """Region features -> one scaled vector: mean over the regions, perhaps unit L2 norm, then shift and divide.
 
-    The feature space of every method that looks at the whole picture. Published code scales by `minmax` (METHODS.md
-    1.3); the other scalings are those of the baselines (`zsl_train.methods.baselines.scale`).
+    The feature space of every method that looks at the whole picture. Published code scales by `minmax`
+    (docs/methods.md 1.3); the other scalings are those of the baselines (`zsl_train.methods.baselines.scale`).
 
     Args:
         channels: V, which is also F.

@@ -5,7 +5,7 @@ classes), and of the other classes a fifth of the training pictures is held out.
 on both, as the final model is scored on the test set. The truly unseen classes stay in every fold's label space, known
 by their attributes alone, as they are to the final model: without them a fold is an easier problem with another balance
 of seen and unseen classes, and the gamma it chooses does not fit the final model. No test picture is ever looked at
-(METHODS.md 1.5, the honest protocol).
+(docs/methods.md 1.5).
 """
 
 from __future__ import annotations

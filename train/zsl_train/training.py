@@ -570,9 +570,9 @@ class Trainer:
     def literature(self) -> dict[str, Any]:
         """What the papers report: every snapshot of the whole schedule scored on the test pictures, and the best.
 
-        Optimistic, because the best is picked on test data (METHODS.md 1.5), and with gamma 0 as published. `train` has
-        left the snapshots up to its end; a copy of it that goes on to the end of the schedule, which nothing else looks
-        at, gives the rest.
+        Optimistic, because the best is picked on test data (docs/methods.md 1.5), and with gamma 0 as published.
+        `train` has left the snapshots up to its end; a copy of it that goes on to the end of the schedule, which
+        nothing else looks at, gives the rest.
         """
         if not all(self._literature_file(share).exists() for share in self.snapshots):
             folder = self.checkpoints / "literature"
@@ -599,7 +599,7 @@ class Trainer:
         self.literature_seconds += time.monotonic() - began
 
     def conventional(self, trained: Trained) -> float | None:
-        """T1_czsl: a separate head fitted on synthetic features of the unseen classes only (METHODS.md 1.5)."""
+        """T1_czsl: a separate head fitted on synthetic features of the unseen classes only (docs/methods.md 1.5)."""
         table = self.prepared.images.table
         unseen = np.flatnonzero(~table.seen)
         rows = self.prepared.rows("test", seen=False)
@@ -857,7 +857,7 @@ def features_used(backbone: Backbone | GivenFeatures) -> dict[str, Any]:
 def protocol(
     prepared: Prepared, recipe: Recipe, backbone: Backbone | GivenFeatures, folds: list[Fold], choice: Choice
 ) -> dict[str, Any]:
-    """What stands behind the figures (DESIGN.md section 9)."""
+    """What stands behind the figures (docs/methods.md 1.5)."""
     table = prepared.images.table
     return {
         "split": prepared.images.split_version,

@@ -208,7 +208,7 @@ def np_layers(module, x: np.ndarray) -> np.ndarray:
 
 
 def by_hand(made: Acmr, drawn: Draw, epoch: float, *, paper: bool, gated: bool) -> dict[str, float]:
-    """METHODS.md 6.3 in NumPy; sums over the batch, lambda beside means over it, all divided by the rows."""
+    """docs/methods.md 6.1 to 6.3 in NumPy; sums over the batch, lambda beside means, all divided by the rows."""
     parts = []
     for encoder, gate, order, x, noise in (
         (made.vae.visual_encoder, made.visual_gate, drawn.orders[0], X, drawn.noise[0]),

@@ -43,7 +43,7 @@ def np_layers(module, x: np.ndarray) -> np.ndarray:
 
 
 def by_hand(vae: DualVae, drawn, epoch: float, *, code: bool, power: int) -> dict[str, float]:
-    """METHODS.md 6.3 and 6.4 in NumPy, sums over the batch divided by its rows."""
+    """docs/methods.md 7.3 in NumPy, sums over the batch divided by its rows."""
     x, a = X.numpy(), A.numpy()
     both_v, both_a = np_layers(vae.visual_encoder, x), np_layers(vae.semantic_encoder, a)
     (mv, lv), (ma, la) = (np.split(both, 2, axis=1) for both in (both_v, both_a))

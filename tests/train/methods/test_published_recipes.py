@@ -1,4 +1,4 @@
-"""The recipes of the published settings: every one can be trained from, and says what METHODS.md says."""
+"""The recipes of the published settings: every one can be trained from, and says what docs/methods.md says."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_every_method_has_the_data_sets_it_was_published_for():
 
 @pytest.mark.parametrize(
     ("file", "values"),
-    [  # spot checks against the tables of METHODS.md 2.4, 4.5 and 5.2, one a table and some that are easily swapped
+    [  # spot checks against the tables of docs/methods.md 7.2, 4.4 and 5.2, one a table and some easily swapped
         ("sun/lisgan_code", {"class_weight": 0.3, "sample_weight": 3e-5, "learning_rate_gan": 2e-4, "gan_epochs": 40}),
         ("flo/lisgan_code", {"class_weight": 0.1, "sample_weight": 0.03, "classification_weight": 0.1}),
         ("cub/lisgan_code", {"class_weight": 0.01, "sample_weight": 0.001, "synthetic_per_class": 300}),

@@ -351,8 +351,8 @@ def test_a_critic_step_is_wgan_gp_and_a_decoder_step(weight, encoded):
     eggn = made_eggn(encoded_noise=encoded, critic_weight=3.0, penalty=4.0)
     other, before = copy.deepcopy(eggn), frozen_copy(eggn)
     penalty, distance, decoded = eggn._critic_step(eggn.batches.draw(), weight)
-    # The same by hand: double backward, formulas of METHODS.md 1.4 and 2.4. Gradients are compared: one step of Adam
-    # makes a full step of every gradient, those that are 0 but for rounding included.
+    # The same by hand: double backward, formulas of docs/methods.md 1.4 and 7.2. Gradients are compared: one step of
+    # Adam makes a full step of every gradient, those that are 0 but for rounding included.
     real, semantic, _ = slow_batch(other)
     loss = 0.01 * weighted_l1(other.decoder(real)[0], semantic)
     loss.backward()

@@ -1,8 +1,8 @@
 """att_splits.mat of Xian et al.: what it holds, which kind it is, and the published counts to hold it against.
 
 Source: Xian et al., Zero-Shot Learning - A Comprehensive Evaluation of the Good, the Bad and the Ugly (TPAMI 2019);
-counts of the published files in METHODS.md 1.1. Lists hold positions in the `image_files` of the feature file published
-with it, counted from 1 in the published files and from 0 in some copies; here they are 0-based.
+counts of the published files in docs/methods.md 1.1. Lists hold positions in the `image_files` of the feature file
+published with it, counted from 1 in the published files and from 0 in some copies; here they are 0-based.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NEVER_USED = (
 
 
 class Published(NamedTuple):
-    """Counts of a published split (METHODS.md 1.1): pictures, attributes, classes, and pictures of each list."""
+    """Counts of a published split (docs/methods.md 1.1): pictures, attributes, classes, and pictures of each list."""
 
     images: int
     attributes: int

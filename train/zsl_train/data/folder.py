@@ -1,4 +1,4 @@
-"""The data folder: a user's own photographs (DESIGN.md section 8).
+"""The data folder: a user's own photographs.
 
 images/<class>/*.jpg, classes.csv, and optionally split.csv, attributes.csv, attribute_vectors.npy.
 """

@@ -104,8 +104,8 @@ def open_image_set(
     """Open a data folder, an original archive, or a feature file with its split.
 
     Args:
-        directory: the data folder (DESIGN.md section 8); or an extracted archive, such as CUB's folder CUB_200_2011 or
-            the one around it; or, for a feature file, the folder with att_splits.mat.
+        directory: the data folder (`zsl_train.data.folder`); or an extracted archive, such as CUB's folder CUB_200_2011
+            or the one around it; or, for a feature file, the folder with att_splits.mat.
         splits: for a data folder, a CSV file used in place of split.csv; otherwise att_splits.mat or its folder.
         seed: of the splits we make where none is given.
         features: a feature file, as given or inside `directory`, in place of photographs.

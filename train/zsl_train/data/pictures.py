@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from zsl_train.backbones.base import Backbone
     from zsl_train.data.image_set import ImageSet
 
-SIDE = 128  # pixels; the published method rebuilds 256 (METHODS.md 3.2)
+SIDE = 128  # pixels; the published method rebuilds 256 (docs/methods.md 3.5)
 
 
 class Pictures:

@@ -1,6 +1,6 @@
 """Attribute word vectors: from an .npy file, from GloVe or word2vec files, or drawn at random to be learned.
 
-Source of the rules: docs of the published codes as summed up in METHODS.md 2.1. An attribute's vector is the sum of its
+Source of the rules: the published codes, as docs/methods.md 2.1 sums them up. An attribute's vector is the sum of its
 words' vectors; words that the file does not know are skipped; a vector that stays zero is reported.
 """
 

@@ -1,7 +1,7 @@
 """The xlsa17 pair: a feature file (res101.mat or any other of that shape) and att_splits.mat.
 
-Source: Xian et al. (TPAMI 2019) and METHODS.md 1.1. Read for CUB, SUN, AWA1, AWA2, aPY and FLO alike; both kinds of
-att_splits.mat, with lists and labels that count from 1 (as published) or from 0 (some copies).
+Source: Xian et al. (TPAMI 2019) and docs/methods.md 1.1. Read for CUB, SUN, AWA1, AWA2, aPY and FLO alike; both kinds
+of att_splits.mat, with lists and labels that count from 1 (as published) or from 0 (some copies).
 """
 
 from __future__ import annotations

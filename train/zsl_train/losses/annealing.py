@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def linear_ramp(epoch: float, start: float, end: float, value: float) -> float:
-    """0 until `start`, from there in a straight line to `value` at `end`, then constant (METHODS.md 6.3).
+    """0 until `start`, from there in a straight line to `value` at `end`, then constant (docs/methods.md 6.3).
 
     Args:
         epoch: counted from 0.

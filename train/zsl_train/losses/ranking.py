@@ -9,7 +9,7 @@ from torch import Tensor
 def ranking_loss(
     scores: Tensor, labels: Tensor, *, margin: float, negatives: str, draw: Tensor | None = None
 ) -> Tensor:
-    """Hinge between a row's right class and its violating negatives (SP-AEN paper, Eq. 2; METHODS.md 3.3).
+    """Hinge between a row's right class and its violating negatives (SP-AEN paper, Eq. 2; docs/methods.md 3.3).
 
     A negative l violates the margin where margin - s_y + s_l > 0. Of a row's violating negatives one is taken at random
     as published, or their mean (what the random one is on average), or the largest. A row without any costs nothing.

@@ -13,7 +13,7 @@ EPSILON = 1e-12
 def weighted_l1(decoded: Tensor, semantic: Tensor) -> Tensor:
     """The published code's weighted L1: per row, w = diff^2 / ||diff||_2 and loss = sum(w * |diff|); mean over rows.
 
-    TF-VAEGAN's code (METHODS.md 2.4). The weight carries gradient, as there.
+    TF-VAEGAN's code (docs/methods.md 7.2). The weight carries gradient, as there.
 
     Args:
         decoded: (B, A).

@@ -1,6 +1,7 @@
 """Soul samples: a few centres for each class, and how far generated features lie from the nearest (LisGAN).
 
-Li et al., "Leveraging the Invariant Side of Generative Zero-Shot Learning", CVPR 2019, Eq. 5 to 8; METHODS.md 5.2.
+Li et al., "Leveraging the Invariant Side of Generative Zero-Shot Learning", CVPR 2019, Eq. 3, 5 and 6;
+docs/methods.md 5.2.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ def batch_all_triplet(embedded: Tensor, labels: Tensor, margin: float) -> tuple[
     """Mean of d(anchor, positive) - d(anchor, negative) + margin over the triplets where that is positive.
 
     d is the Euclidean distance, not squared. A triplet is an anchor, another row of its class, and a row of another
-    class. METHODS.md 4.1.
+    class. docs/methods.md 4.1.
 
     Args:
         embedded: (B, L).

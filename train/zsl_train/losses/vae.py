@@ -66,7 +66,7 @@ def sample_normal(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
 
 
 def sample_by_variance(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
-    """A sample as CADA-VAE's code draws it: mean + exp(log_variance) * noise (METHODS.md 6.2).
+    """A sample as CADA-VAE's code draws it: mean + exp(log_variance) * noise (docs/methods.md 6.2).
 
     The factor is the variance, not the deviation: the published numbers were reached with it.
 

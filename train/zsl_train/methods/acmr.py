@@ -1,4 +1,4 @@
-"""ACMR: aligned cross-modal representations (Fang et al., AAAI 2022; METHODS.md 6).
+"""ACMR: aligned cross-modal representations (Fang et al., AAAI 2022; docs/methods.md 6).
 
 The two auto-encoders of CADA-VAE without its cross reconstruction. Instead (1) an information enhancement module (IEM)
 of each modality looks at the encoder's mean and log-variance and gates both; (2) vision-semantic alignment (VSA) mixes
@@ -48,7 +48,7 @@ ORDERS_SEED = 6  # of the fixed orders the shipped gate is averaged over: the sa
 
 @dataclass(frozen=True)
 class Config(dual_vae.Settings):
-    """Settings of ACMR. [P] paper, [C] published code (CUB), [O] ours; values in METHODS.md 6.2 to 6.4.
+    """Settings of ACMR. [P] paper, [C] published code (CUB), [O] ours; values in docs/methods.md 6.2 to 6.4.
 
     Attributes:
         scaling: of the pooled features: `minmax` [C], `standard`, `l2` or `l2-centred` [O].
@@ -183,7 +183,7 @@ class VisionSemanticAlignment(nn.Module):
     def mix(self, z_visual: Tensor, z_semantic: Tensor) -> tuple[Tensor, Tensor]:
         """Both (B, Z) -> R z_visual and R z_semantic (B, Z), R = softmax over i of z_visual_i z_semantic_j.
 
-        No scaling of the products: the paper's figure shows one, its code has none (METHODS.md 6.2).
+        No scaling of the products: the paper's figure shows one, its code has none (docs/methods.md 6.2).
         """
         weights = (z_visual.unsqueeze(2) * z_semantic.unsqueeze(1)).softmax(dim=1)  # (B, Z, Z)
         both = weights @ torch.stack([z_visual, z_semantic], dim=2)  # (B, Z, 2): one product for the two

@@ -3,8 +3,8 @@
 Two auto-encoders, one of pooled features and one of class attributes, share a latent: each decoder must also
 reconstruct from the other's latent (cross alignment), and the two Gaussians of a picture and its class are drawn
 together (2-Wasserstein distribution alignment). A softmax head is fitted on latents sampled from pictures of the seen
-classes and from attributes of the unseen ones. The base of ACMR (`zsl_train.methods.acmr`). Numbers: METHODS.md 6.2 to
-6.4.
+classes and from attributes of the unseen ones. The base of ACMR (`zsl_train.methods.acmr`). Numbers:
+docs/methods.md 7.3.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ HEAD = "gaussian"
 
 @dataclass(frozen=True)
 class Config(dual_vae.Settings):
-    """Settings of CADA-VAE. [P] paper, [C] published code, [O] ours; values in METHODS.md 6.4.
+    """Settings of CADA-VAE. [P] paper, [C] published code, [O] ours; values in docs/methods.md 7.3 and 1.6.
 
     Attributes:
         scaling: of the pooled features: `minmax` [C], `standard`, `l2` or `l2-centred` [O].

@@ -1,12 +1,12 @@
 """DCR-GAN: a WGAN conditioned on a second, searched semantic space, with a classifier in each of three (TMM 2022).
 
-Ye et al., "Disentangling Semantic-to-visual Confusion for Zero-shot Learning". Five stages (METHODS.md 4). (1) The
-metric network MN: picture and semantic vector to L dimensions, batch-all triplet loss. (2) The semantic rectifying
+Ye et al., "Disentangling Semantic-to-visual Confusion for Zero-shot Learning". Five stages (docs/methods.md 4). (1)
+The metric network MN: picture and semantic vector to L dimensions, batch-all triplet loss. (2) The semantic rectifying
 network SRN: semantic vector to R(a), the mean of its class in MN's space, scaled to [0, 1]. (3), (4) Two regressors of
 real seen features, then frozen: F1 to the semantic vector, F2 to R(a). (5) The GAN, conditioned on [a, R(a)]; F1 and
 F2 of its fakes for every seen and every unseen class are held to the classes' own vectors. The head has three views,
 of [f, F1(f), F2(f)], and one pair of ensemble weights for all pictures: the published CUB figure takes one pair for
-pictures of seen classes and another for unseen ones, which needs the test label (METHODS.md 4.6), and is not a preset.
+pictures of seen classes and another for unseen ones, which needs the test label (docs/methods.md 4.4): not a preset.
 
 The published F1 ends in a ReLU and can die: a constant output on all training pictures, whose view then only says how
 many rows a class had. A dead F1 is found after its stage, said in the log, and its view is not shipped:
@@ -46,7 +46,7 @@ AT_LEAST_ONE = (
 )
 STAGES = ("metric", "rectify", "semantic", "searched", "gan")
 SHORTEST = (300, 1000, 400, 400, 240)  # steps of the stages below which accuracy suffers
-METRIC_SLOPE = 0.01  # negative slope in MN and SRN (METHODS.md 4.1)
+METRIC_SLOPE = 0.01  # negative slope in MN and SRN (docs/methods.md 4.1)
 METRIC_BETAS = (0.5, 0.9)  # of Adam for MN and SRN
 BLOCK = 1024  # rows that go through a frozen network at once
 CONSTANT = 1e-6  # an output that moves less than this over the training pictures is dead
@@ -243,7 +243,7 @@ class Synthesizer(nn.Module):
 
 
 def head_views(config: Config, features: int, attributes: int) -> tuple[View, View, View]:
-    """The three classifiers and their weights in the ensemble (METHODS.md 4.4)."""
+    """The three classifiers and their weights in the ensemble (docs/methods.md 4.4)."""
     middle, end = features + attributes, features + attributes + config.searched_width
     visual = FitSettings(config.head_epochs, config.head_batch, config.head_learning_rate)
     epochs, batch = config.head_other_epochs, config.head_other_batch
@@ -461,7 +461,7 @@ class DcrGan(Wgan):
         ]
 
     def further_losses(self, fake: Tensor, labels: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
-        """c1 to c4: F1 and F2 of fakes, against the semantic vectors and the rectified ones (METHODS.md 4.3)."""
+        """c1 to c4: F1 and F2 of fakes, against the semantic vectors and the rectified ones (docs/methods.md 4.3)."""
         losses = {}
         for kind, classes, weights in self.guided:
             count = self.config.guide_classes

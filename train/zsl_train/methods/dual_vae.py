@@ -3,7 +3,7 @@
 One auto-encoder reads pooled features, the other semantic vectors; both have a latent of the same width, and the latent
 is the feature space f. Shipped are the two encoders: the visual one is the Embedder (f is its mean), the semantic one
 the Synthesizer (f is a sample), so that a class added on site goes through the encoder that its seen classes were
-aligned by. A head is fitted on samples of both, never on means (METHODS.md 6.4): `LatentSampler` fills Replay.
+aligned by. A head is fitted on samples of both, never on means (docs/methods.md 6.4): `LatentSampler` fills Replay.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from zsl_train.nets import PooledEmbedder
     from zsl_train.session import Rng
 
-XAVIER_GAIN = 0.5  # METHODS.md 6.2
+XAVIER_GAIN = 0.5  # docs/methods.md 6.2
 SAMPLING = {"deviation": sample_normal, "variance": sample_by_variance}
 RECONSTRUCTION = {"l1": plain_l1, "l2": squared_l2}
 

@@ -139,7 +139,7 @@ def candidates(config: Config) -> tuple[tuple[str, ...], tuple[tuple[float, ...]
 
 
 def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trained:
-    """Choose what is not given on validation classes, then solve (METHODS.md 7, item 9).
+    """Choose what is not given on validation classes, then solve (docs/methods.md 7.4).
 
     Args:
         data: features of any R: their mean over the regions is what is looked at.

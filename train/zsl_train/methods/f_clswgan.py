@@ -2,9 +2,9 @@
 
 Xian et al., "Feature Generating Networks for Zero-Shot Learning": the critic of a WGAN-GP sees feature and semantic
 vector (Eq. 2), and the generator also minimises the loss of a softmax classifier of real seen features on what it
-generates (Eq. 4 and 5, weight beta = 0.01). METHODS.md 1.4 gives the networks. METHODS.md has no table of f-CLSWGAN's
-settings by data set: where it gives none, they are the GAN columns of LisGAN (5.2), which was built on its code, and
-are marked [L].
+generates (Eq. 4 and 5, weight beta = 0.01). The networks are in docs/methods.md 1.4, the method in docs/methods.md 7.1.
+Its published settings by data set are not at hand: where the paper gives none, they are the GAN columns of LisGAN
+(docs/methods.md 5.2), which was built on its code, and are marked [L].
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SHORTEST = (300, 240)  # steps of the stages below which accuracy suffers
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of f-CLSWGAN. [P] its paper and METHODS.md 1.4, [L] LisGAN's for CUB, [O] ours.
+    """Settings of f-CLSWGAN. [P] its paper and docs/methods.md 1.4, [L] LisGAN's for CUB, [O] ours.
 
     Attributes:
         scaling: of the pooled features: `minmax` [P], `standard`, `l2` or `l2-centred` [O]. The generator's output is

@@ -2,8 +2,9 @@
 
 On top of f-CLSWGAN (`zsl_train.methods.f_clswgan`): every seen class has k soul samples, the k-means centres of its
 features. R1 pulls each fake to the nearest soul of its class, R2 pulls the mean of each class's fakes to the nearest
-(METHODS.md 5.2). Where the paper clusters the fakes of a class into k fake souls, the published code takes their plain
-mean: so do we. This is the first stage; the cascade classifier works at prediction time, on what is labelled then.
+(docs/methods.md 5.2). Where the paper clusters the fakes of a class into k fake souls, the published code takes their
+plain mean: so do we. This is the first stage; the cascade classifier works at prediction time, on what is labelled
+then (docs/methods.md 5.3).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the methods that look at the whole picture share: one scaled feature a picture, and batches of them.
 
-METHODS.md 1.3 and 1.4.
+docs/methods.md 1.3 and 1.4.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def pooled_features(data: TrainingData, scaling: str, block: int = 64) -> tuple[
 
 @dataclass
 class Batches:
-    """Batches of real features: every draw is the head of a fresh random permutation (METHODS.md 1.4).
+    """Batches of real features: every draw is the head of a fresh random permutation (docs/methods.md 1.4).
 
     Attributes:
         features: (n, F) of the training pictures.

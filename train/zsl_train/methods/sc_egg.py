@@ -11,7 +11,7 @@ are mixed from those of seen ones, in place of the unseen classes that happen to
 then like one that was known (compare Elhoseiny and Elfeki, ICCV 2019; Zhang et al., IGCZSL, 2023). The feature is the
 compressed one before scaling and the evidence beside it, [g, e]: the generator alone loses what the local network has.
 
-Where the paper and the published code differ, both are options of `Config`; the source of each value is in METHODS.md 2
+Where the paper and the published code differ, both are options of `Config`; the values of each are in docs/methods.md 2
 (paper [P], code [C]). The (B, A, V) tensor of attribute-level features h is never made: with q_n = v_n W_alpha and
 k_n = v_n W_beta, the attribute score is e_n = sum_r alpha_nr (k_n . r_r), and mean pooling is
 sum_r (mean_n alpha_nr) r_r. Only `mlp` pooling needs a hidden layer of width A/2 per channel, and even that is
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 NAME = "sc-egg"
 HEAD = "gaussian"
 AT_LEAST_ONE = ("embedding_batch", "guide_hidden", "hidden", "batch", "critic_steps", "synthetic_per_class")
-MLP_SLOPE = 0.01  # negative slope in the semantic compression MLP and in the guide (METHODS.md 2.2, 2.3)
+MLP_SLOPE = 0.01  # negative slope in the semantic compression MLP and in the guide (docs/methods.md 2.2 and 2.3)
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ class Beside(nn.Module):
 
 
 class Embedder(nn.Module):
-    """Region features -> f: channel L2 norm at each region, attention, compression, MinMax scaling (METHODS.md 1.3)."""
+    """Region features -> f: channel L2 norm at each region, attention, compression, MinMax (docs/methods.md 1.3)."""
 
     def __init__(self, attributes: int, channels: int, pooling: str, *, evidence: bool = False) -> None:
         super().__init__()
@@ -438,7 +438,7 @@ class Scen(nn.Module):
         channels = embedder.compression.query.shape[1]
         self.embedder = embedder
         self.words = nn.Parameter(F.normalize(words, dim=1) if config.normalise_words else words.clone())
-        self.w_alpha = nn.Parameter(torch.zeros(width, channels))  # zero: attention starts uniform (METHODS.md 2.2)
+        self.w_alpha = nn.Parameter(torch.zeros(width, channels))  # attention starts uniform (docs/methods.md 2.2)
         self.w_beta = nn.Parameter(config.w_beta_std * rng.normal(width, channels))
         self.classifier = nn.Linear(channels, classes)
         self.first = nn.Linear(attributes, max(1, attributes // 2))
@@ -465,7 +465,7 @@ class Scen(nn.Module):
         return self.evidence(attention, regional) @ semantic.T
 
     def global_feature(self, attention: Tensor, regions: Tensor) -> Tensor:
-        """The compression that stage 1's global loss trains: always the MLP (METHODS.md 2.3). -> (B, V)."""
+        """The compression that stage 1's global loss trains: always the MLP (docs/methods.md 2.2). -> (B, V)."""
         return compress_mlp(attention, regions, self.first, self.last)
 
     def write_embedder(self) -> None:
@@ -483,7 +483,7 @@ class Scen(nn.Module):
 class BalancedBatches:
     """Class-balanced batches: min(batch, #classes) classes, max(1, batch // #classes) pictures of each.
 
-    Published code's rule (METHODS.md 2.3), for any number of classes; a class with fewer pictures repeats some.
+    Published code's rule (docs/methods.md 2.3), for any number of classes; a class with fewer pictures repeats some.
     """
 
     def __init__(self, labels: NDArray[np.int64], batch: int, rng: Rng) -> None:

@@ -3,11 +3,11 @@
 E embeds a picture in the semantic space, where its class is the one whose semantic vector has the largest dot product
 with E(x). A second embedder F, of which G can rebuild what was looked at, keeps the semantics that discriminating seen
 classes would lose; a critic D tells F(x) from E(x), and E learns to pass for F. Only E is shipped: f = E(x), and the
-head's row of a class is its semantic vector (METHODS.md 3), so that a class is added by its attributes alone.
+head's row of a class is its semantic vector (docs/methods.md 3), so that a class is added by its attributes alone.
 
 Where the paper and the published code differ, both are options of `Config`. The published code looks at ten crops of
 raw photographs, through ResNet-101 (E) and AlexNet (F); here E and F both look at the backbone's pooled feature of one
-crop. What G rebuilds is that feature (the variant of METHODS.md 3.6, possible with feature files), or the photograph
+crop. What G rebuilds is that feature (a variant, docs/methods.md 3.5, possible with feature files), or the photograph
 at 128 px (`zsl_train.methods.sp_aen_pictures`).
 """
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 NAME = "sp-aen"
 AT_LEAST_ONE = ("hidden", "batch", "critic_steps", "sheet_pictures")
-SLOPE = 0.3  # negative slope of every LeakyReLU (METHODS.md 3.2)
+SLOPE = 0.3  # negative slope of every LeakyReLU (docs/methods.md 3.2)
 BETAS = (0.5, 0.999)
 TINY = 1e-12  # features that are all zero have no length to measure by
 
@@ -146,7 +146,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class SemanticNet(nn.Module):
-    """E and F behind the scaled feature: V -> hidden -> d, LeakyReLU after both (METHODS.md 3.2)."""
+    """E and F behind the scaled feature: V -> hidden -> d, LeakyReLU after both (docs/methods.md 3.2)."""
 
     def __init__(self, channels: int, hidden: int, attributes: int) -> None:
         super().__init__()
@@ -207,7 +207,7 @@ class Decoder(nn.Module, ABC):
 
 
 class FeatureDecoder(Decoder):
-    """G of features: d -> hidden -> LeakyReLU -> V (METHODS.md 3.6)."""
+    """G of features: d -> hidden -> LeakyReLU -> V (docs/methods.md 3.5)."""
 
     def __init__(self, attributes: int, hidden: int, channels: int, weight: float) -> None:
         super().__init__()
@@ -359,7 +359,7 @@ def minimise(loss: Tensor, share: float, *updaters: Updater) -> None:
 
 
 class SpAen:
-    """E, F, G and D, and their steps (METHODS.md 3.3 and 3.4)."""
+    """E, F, G and D, and their steps (docs/methods.md 3.3 and 3.4)."""
 
     def __init__(self, data: TrainingData, config: Config, seed: int) -> None:
         self.config = config

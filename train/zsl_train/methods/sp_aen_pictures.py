@@ -1,8 +1,8 @@
-"""SP-AEN's G for photographs: F(x) back to a picture of 128 px, judged by pixels and a comparator (METHODS.md 3).
+"""SP-AEN's G for photographs: F(x) back to a picture of 128 px, judged by pixels and a comparator.
 
 Published is a fixed inverter of AlexNet's fc6 (Dosovitskiy and Brox) to 256 px and CaffeNet's conv5 as the comparator.
 Their weights can be given as files; without them, this is a variant: a smaller decoder trained from scratch, compared
-in an early map of the frozen backbone.
+in an early map of the frozen backbone (docs/methods.md 3.5).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def multiply_adds(hidden: int, channels: int, attributes: int) -> int:
 
 
 class Inverter(nn.Module):
-    """The published picture part: fc6 (B, 4096) -> grey levels of 256 px, halved to 128 (METHODS.md 3.2).
+    """The published picture part: fc6 (B, 4096) -> grey levels of 256 px, halved to 128 (docs/methods.md 3.5).
 
     Three linear layers of 4096, then up-convolutions 4x4 of stride 2 with 3x3 ones between the first. Weight files have
     the keys `dense.{0,1,2}` and `up.{0..5}`, `conv.{0,1,2}`, each with weight and bias in PyTorch's layout; what comes

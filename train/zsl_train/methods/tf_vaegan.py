@@ -1,8 +1,8 @@
 """TF-VAEGAN: a VAE and a WGAN that share the decoder, with feedback from an attribute decoder (ECCV 2020).
 
 Narayan et al., "Latent Embedding Feedback and Discriminative Features for Zero-Shot Classification". The networks and
-steps are also stage 3 of SC-EGG, which adds guidance (`zsl_train.methods.sc_egg`). Numbers: METHODS.md 2.4 and 2.5.
-The classifier that is shipped looks at [f, Dec(f), hidden].
+steps are also stage 3 of SC-EGG, which adds guidance (`zsl_train.methods.sc_egg`). Numbers:
+docs/methods.md 7.2. The classifier that is shipped looks at [f, Dec(f), hidden].
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class Lift(nn.Module):
-    """f -> [f, Dec(f), hidden of Dec]: what the shipped classifier looks at (METHODS.md 2.5)."""
+    """f -> [f, Dec(f), hidden of Dec]: what the shipped classifier looks at (docs/methods.md 7.2)."""
 
     def __init__(self, decoder: AttributeDecoder) -> None:
         super().__init__()
@@ -222,7 +222,7 @@ def stages(config: Config, dims: Dims) -> tuple[Stage, ...]:
 
 
 class VaeGan:
-    """The networks, optimisers and steps (METHODS.md 2.4) on features f (n, F); a subclass may add losses."""
+    """The networks, optimisers and steps (docs/methods.md 7.2) on features f (n, F); a subclass may add losses."""
 
     def __init__(self, features: Tensor, data: TrainingData, config: Config, rng: Rng) -> None:
         width, attributes, hidden = features.shape[1], data.dims.attributes, config.hidden
@@ -241,7 +241,7 @@ class VaeGan:
             start_normal(network, rng.generator)
         gan, betas = config.learning_rate_gan, (0.5, 0.999)
         self.adam = {
-            # E alone has the default betas (METHODS.md 2.4)
+            # E alone has the default betas (docs/methods.md 7.2)
             "encoder": torch.optim.Adam(self.encoder.parameters(), lr=gan, fused=True),
             "generator": torch.optim.Adam(self.generator.parameters(), lr=gan, betas=betas, fused=True),
             # The critic's last bias is in every score alike: the loss does not depend on it.
@@ -290,7 +290,7 @@ class VaeGan:
         return {"wasserstein": distance, "decoder": decoded, **self._generator_step(batch, weight)}
 
     def _adapt_penalty(self, mean: float) -> None:
-        # TF-VAEGAN's code (METHODS.md 2.4): compares the unweighted mean penalty with 1.05 and 1.001
+        # TF-VAEGAN's code (docs/methods.md 7.2): compares the unweighted mean penalty with 1.05 and 1.001
         if mean > 1.05:
             self.penalty.value *= 1.1
         elif mean < 1.001:

@@ -1,4 +1,4 @@
-"""The conditional WGAN-GP that f-CLSWGAN, LisGAN and DCR-GAN share: two networks and one outer step (METHODS.md 1.4).
+"""The conditional WGAN-GP that f-CLSWGAN, LisGAN and DCR-GAN share: two networks, one outer step (docs/methods.md 1.4).
 
 Nothing is computed twice: the generator stands still while the critic is trained, so that the fakes of all critic steps
 are one pass; the critic's gradients are written by hand (`zsl_train.losses.wgan_gp.critic_gradients`); the generator's
@@ -107,7 +107,7 @@ class Wgan:
             )
             self.adam_critic.step()
             penalties.append(penalty)
-        _, condition, labels = drawn[-1]  # the generator's step takes the last critic batch again (METHODS.md 1.4)
+        _, condition, labels = drawn[-1]  # the generator's step takes the last critic batch again (docs/methods.md 1.4)
         losses = self._generator_step(condition, labels)
         return {"wasserstein": distance, "penalty": torch.stack(penalties).mean(), **losses}
 

@@ -1,4 +1,4 @@
-"""The field guide as a data folder (DESIGN.md section 8)."""
+"""The field guide as a data folder (`zsl_train.data.folder`)."""
 
 from __future__ import annotations
 
