@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zsl_runtime.class_table import ClassTable
+    from zsl_runtime.pixels import PixelSpec
     from zsl_train.run_folder import Run
 
     Floats = NDArray[np.float32]
@@ -211,9 +212,9 @@ def one_draw(
     return result
 
 
-def inputs_of(everything: Prepared, rows: Ints) -> NDArray[Any]:
-    """What the model graph takes of the pictures `rows`."""
-    images, spec = everything.images, None if everything.pictures is None else everything.pictures.backbone.pixels
+def inputs_of(everything: Prepared, rows: Ints, spec: PixelSpec | None) -> NDArray[Any]:
+    """What the model graph takes of the pictures `rows`; spec is None for rows of features."""
+    images = everything.images
     if spec is None:
         return np.asarray(everything.store.regions[rows], np.float32)
     return np.stack([prepare_pixels(images.root / images.paths[int(i)], spec) for i in rows])
@@ -301,7 +302,7 @@ def main() -> None:
     for one in np.unique(labels):
         of_class = rng.permutation(np.flatnonzero(labels == one))
         turn[of_class] = np.arange(len(of_class))
-    inputs = inputs_of(everything, rows)
+    inputs = inputs_of(everything, rows, run.backbone.pixels)
     by_count: dict[str, dict[str, Any]] = {}
     for text in options.counts.split(","):
         count = round(float(text) * len(unseen)) if "." in text else int(text)
