@@ -43,12 +43,13 @@ def rows(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def newcomers() -> str:
     """What newcomers cost the classes that were there: of every data set and method, and every number of them."""
-    headings = ("", "new", "H of the old: before", "after", "all from the start")
+    headings = ("", "new", "H of the old: from the start", "before", "added", "+ 5 photos each")
     headings += ("the new: from the start", "added", "+ 1 photo", "+ 5", "+ 10")
     lines = []
     for title, found in read("newcomers.json").items():
         for count, figures in found["counts"].items():
-            old = [one(figures[column]["old_H"]) for column in ("before", "after_0", "known")]
+            columns = ("known", "before", "after_0", "after_5")
+            old = [one(figures[column]["old_H"]) if column in figures else "-" for column in columns]
             columns = ("known", "after_0", "after_1", "after_5", "after_10")
             new = [one(figures[column]["newcomers"]) if column in figures else "-" for column in columns]
             lines.append((title, count, *old, *new))

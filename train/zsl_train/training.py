@@ -415,12 +415,15 @@ class Trainer:
 
     def _choose_published(self, folds: list[Fold], variant: int) -> Choice:
         """The share of the last stage, gamma and temperature for the method's own head."""
-        scores = {
-            share: [load_array(self._fold_file(index, variant, f"scores-{share!r}.npy")) for index in range(len(folds))]
-            for share in self.snapshots
-        }
         labels = [self.labels[fold.held_out] for fold in folds]
-        return choose(scores if folds else {}, labels, [fold.seen for fold in folds])
+        return choose(self._published_scores(folds, variant), labels, [fold.seen for fold in folds])
+
+    def _published_scores(self, folds: list[Fold], variant: int) -> dict[float, list[Floats]]:
+        """Share of the last stage -> the published head's scores of each fold's held-out pictures."""
+        return {
+            share: [load_array(self._fold_file(index, variant, f"scores-{share!r}.npy")) for index in range(len(folds))]
+            for share in (self.snapshots if folds else ())
+        }
 
     def _spectrum(self, fold: Fold, index: int, variant: int, share: float) -> Spectrum:
         """What the Gaussian head looks at of a fold's training at one snapshot."""
@@ -533,17 +536,19 @@ class Trainer:
     def other_head(self, folds: list[Fold], choice: Choice) -> dict[str, Any]:
         """Test scores of the published head on the same features, gamma and temperature chosen on the same folds.
 
-        The share of the last stage stays that of the head that ships, so that only the heads differ.
+        The share of the last stage stays that of the head that ships, so that only the heads differ; what the folds say
+        of the published head at every share is under `candidates`.
         """
-        share = choice.stop_at
-        files = [self._fold_file(index, choice.variant, f"scores-{share!r}.npy") for index in range(len(folds))]
+        by_share = self._published_scores(folds, choice.variant)
         labels, seen = [self.labels[fold.held_out] for fold in folds], [fold.seen for fold in folds]
-        own = choose({share: [load_array(file) for file in files]} if folds else {}, labels, seen)
+        own = choose({share: one for share, one in by_share.items() if share == choice.stop_at}, labels, seen)
+        every = choose(by_share, labels, seen)
         head, _ = self.published_head(self.own)
         head = replace(head, gamma=own.gamma, temperature=own.temperature)
         czsl = self.conventional(self.own)
         figures = self.test(self.own, head) | {"T1_czsl": czsl, "gamma": own.gamma, "validation_H": own.validation_H}
-        return {"rule": self.own.head_rule, **figures}
+        candidates = {str(share): value for share, value in every.candidates.items()}
+        return {"rule": self.own.head_rule, **figures, "candidates": candidates}
 
     def _fit_all(self, folder: Path, name: str, *, stop_at: float) -> Trained:
         """The method on all seen classes, up to a share of its last stage."""
