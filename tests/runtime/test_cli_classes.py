@@ -62,7 +62,7 @@ def run(capsys, *argv: str) -> tuple[int, str, str]:
 def start(*argv: str, **env: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-c", "import sys; from zsl_runtime.cli_classes import main; sys.exit(main())", *argv],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "runtime"), "OMP_NUM_THREADS": "1", **env},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

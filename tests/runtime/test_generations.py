@@ -49,7 +49,6 @@ from zsl_runtime.generations import (
 from zsl_runtime.head import RULES, fold
 
 NEW = {"heron": [0, 7, 1, 1, 7, 1], "cuckoo": [5, 0, 5, 0, 0, 5]}
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -563,7 +562,7 @@ def test_a_teacher_killed_at_random_moments_has_taught_a_lesson_wholly_or_not_at
             [sys.executable, "-c", TEACH_FOR_EVER, gaussian.path],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={"PYTHONPATH": str(ROOT / "runtime"), "OMP_NUM_THREADS": "1"},
+            env={"OMP_NUM_THREADS": "1"},
         ) as teacher:
             cycle_seconds = float(teacher.stdout.readline() or teacher.stderr.read())
             time.sleep(rng.uniform(0, 2 * cycle_seconds))
@@ -614,7 +613,7 @@ def test_killed_at_random_moments_the_bundle_stays_usable(fitted):
             [sys.executable, "-c", ADD_FOR_EVER, bundle.path],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={"PYTHONPATH": str(ROOT / "runtime"), "OMP_NUM_THREADS": "1"},
+            env={"OMP_NUM_THREADS": "1"},
         ) as writer:
             cycle_seconds = float(writer.stdout.readline() or writer.stderr.read())
             time.sleep(rng.uniform(0, 2 * cycle_seconds))
