@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -47,6 +47,9 @@ from zsl_runtime.generations import (
     undo,
 )
 from zsl_runtime.head import RULES, fold
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NEW = {"heron": [0, 7, 1, 1, 7, 1], "cuckoo": [5, 0, 5, 0, 0, 5]}
 
