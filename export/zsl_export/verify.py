@@ -447,6 +447,7 @@ def keep(bundle: Bundle, verified: Verified) -> str:
             said: dict[str, Any] = {}
             with suppress(FileNotFoundError, ValueError, RecursionError):
                 found = json.loads(path.read_bytes())
+                json.dumps(found, allow_nan=False)  # Python reads Infinity, and 1e999; it would not be written again
                 said = found if isinstance(found, dict) else {}
             before = said.get("verified")
             entries = [one for one in before if isinstance(one, dict)] if isinstance(before, list) else []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -317,6 +317,7 @@ def test_a_read_only_bundle_is_compared_all_the_same(path, capsys):
 
 
 @given(JSON)
+@example({"sections": float("inf")})
 def test_whatever_parity_json_holds_it_does_not_stop_a_comparison(original, tmp_path_factory, content):
     path = tmp_path_factory.mktemp("odd") / "b"
     shutil.copytree(original, path)
