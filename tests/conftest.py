@@ -5,7 +5,7 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
-from zsl_runtime import backends
+from support.usable import auto_chooses_among
 
 # How long an example takes says nothing here: the machine may be busy.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -18,9 +18,8 @@ def auto_has_no_choice():
 
     The tests of the choice itself put the table back. Processes that tests start are users', and choose.
     """
-    alone = {name: kind._replace(fast=name == "ort") for name, kind in backends.BACKENDS.items()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backends, "BACKENDS", alone)
+        auto_chooses_among(patch, "ort")
         yield
 
 

@@ -20,8 +20,8 @@ from support.tiny_bundle import (
     make_tiny_bundle,
 )
 from support.tiny_precisions import add_precisions
-from zsl_runtime import backends
-from zsl_runtime.backends import BACKENDS, Kind, auto, open_backend, version_of
+from support.usable import auto_chooses_among
+from zsl_runtime.backends import BACKENDS, Kind, auto, fast, open_backend, version_of
 from zsl_runtime.backends.auto import Choice, choose, cpu_name, measure, remembered
 from zsl_runtime.bundle import Bundle
 from zsl_runtime.classifier import Classifier
@@ -352,8 +352,7 @@ def test_with_one_fast_backend_nothing_is_measured(bundle, monkeypatch):
 @pytest.fixture
 def two(monkeypatch):
     """The table as users have it."""
-    table = {name: kind._replace(fast=name != "reference") for name, kind in BACKENDS.items()}
-    monkeypatch.setattr(backends, "BACKENDS", table)
+    auto_chooses_among(monkeypatch, *(name for name in BACKENDS if name != "reference"))
 
 
 @needs_two
@@ -377,6 +376,6 @@ def test_auto_keeps_the_bundles_precision_and_knows_who_runs_it(bundle, two):
     small = Bundle.open(bundle.path)
     assert open_backend("auto", small, threads=1).precision == "int8"
     assert remembered(small, ["ort", "openvino"], precision="int8").left_out == {}
-    assert backends.fast("bf16") == ["openvino"]
+    assert fast("bf16") == ["openvino"]
     with pytest.raises(UsageError, match="E-PRECISION: "):
         open_backend("auto", small, precision="fp16")

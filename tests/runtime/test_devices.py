@@ -14,8 +14,9 @@ from PIL import Image
 from support.fake_ort_cuda import CARDS, DRIVER, PROVIDER, FakeOrt
 from support.tiny_bundle import make_tiny_bundle
 from support.tiny_precisions import add_precisions
+from support.usable import auto_chooses_among
 from zsl_runtime import backends, cards
-from zsl_runtime.backends import auto, candidates_for, open_backend
+from zsl_runtime.backends import BACKENDS, auto, candidates_for, open_backend
 from zsl_runtime.backends.devices import Device, parse_device
 from zsl_runtime.bundle import Bundle
 from zsl_runtime.cards import Driver
@@ -34,10 +35,8 @@ def bundle(tmp_path_factory) -> Bundle:
 @pytest.fixture
 def table(monkeypatch) -> dict:
     """The table with the two backends of ONNX Runtime as users have them."""
-    fast = {name: kind._replace(fast=name in {"ort", "ort-cuda"}) for name, kind in backends.BACKENDS.items()}
-    monkeypatch.setattr(backends, "BACKENDS", fast)
-    monkeypatch.setattr(auto, "BACKENDS", fast)
-    return fast
+    auto_chooses_among(monkeypatch, "ort", "ort-cuda")
+    return BACKENDS
 
 
 @pytest.fixture

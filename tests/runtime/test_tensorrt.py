@@ -19,7 +19,7 @@ from PIL import Image
 from support.fake_card import FakeCard
 from support.tiny_bundle import as_regions, class_table, draw_pictures, make_tiny_bundle
 from support.tiny_precisions import add_precisions
-from zsl_runtime import backends
+from support.usable import auto_chooses_among
 from zsl_runtime.backends import auto, open_backend
 from zsl_runtime.backends.tensorrt import check
 from zsl_runtime.bundle import Bundle
@@ -315,9 +315,7 @@ def test_after_the_card_is_lost_the_process_goes_on_with_a_backend_of_the_cpu(ca
 
 
 def test_auto_takes_a_card_that_has_an_engine_into_account(card, path, monkeypatch):
-    table = {name: kind._replace(fast=name in {"ort", "tensorrt"}) for name, kind in backends.BACKENDS.items()}
-    for module in (backends, auto):
-        monkeypatch.setattr(module, "BACKENDS", table)
+    auto_chooses_among(monkeypatch, "ort", "tensorrt")
     bundle = Bundle.open(path)
     assert open_backend("auto", bundle).name == "ort"  # there is no engine
     card.add_engine(path)

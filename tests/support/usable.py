@@ -20,3 +20,9 @@ def usable_backend(name: str) -> str:
     elif version_of(BACKENDS[name].packages) is None:
         pytest.skip(f"backend {name}: its library is not installed")
     return name
+
+
+def auto_chooses_among(patch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let backend `auto` choose among these alone, wherever the table is read, until `patch` is undone."""
+    for name, kind in list(BACKENDS.items()):
+        patch.setitem(BACKENDS, name, kind._replace(fast=name in names))

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zsl_runtime.cache import cache_folder
 from zsl_runtime.class_table import ClassTable, check_class_name, refuse_duplicates
 from zsl_runtime.errors import InputError, UsageError, from_os_error, listed
 from zsl_runtime.pixels import SUFFIXES, decode
 from zsl_runtime.storage import replacing
-from zsl_train.cache import cache_folder
 from zsl_train.data.att_splits import load_mat, read_split_file, texts
 from zsl_train.data.cub import own_split, read_proposed_split, split_file
 from zsl_train.data.image_set import ImageSet, check_photographs, check_roles, files_below

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zsl_runtime.cache import cache_folder
 from zsl_runtime.errors import from_os_error
 from zsl_runtime.pipeline import in_order
 from zsl_runtime.pixels import PixelSpec, prepare
 from zsl_runtime.threads import usable_cpus
 from zsl_train.backbones.base import Comparator
-from zsl_train.cache import cache_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
