@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 
 from support.big_bundle import Sizes, make_gaussian_bundle, random_table
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.gaussian import Evidence
-from zsl_runtime.generations import add_classes, teach_classes
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.classes.changes import add_classes, teach_classes
+from zsl_runtime.head.gaussian import Evidence
 
 UNSEEN = {"200 classes": 50, "10000 classes": 9850}
 COUNTS = [1, 10, 10_000]
-COMMAND = [sys.executable, "-c", "from zsl_runtime.cli_classes import main; raise SystemExit(main())"]
+COMMAND = [sys.executable, "-c", "from zsl_runtime.cli.classes import main; raise SystemExit(main())"]
 
 
 def newcomers(count):

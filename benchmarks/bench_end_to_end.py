@@ -16,13 +16,13 @@ import pytest
 
 from support.line import call
 from zsl_runtime import Classifier
-from zsl_runtime.classifier import BATCH_SIZE
-from zsl_runtime.cli_infer import main as zsl_infer
-from zsl_runtime.inputs import find_files
-from zsl_runtime.pipeline import Labelled
-from zsl_runtime.pixels import SUFFIXES, decode, resize_crop
-from zsl_runtime.results import encode_csv
-from zsl_runtime.threads import usable_cpus
+from zsl_runtime.cli.infer import main as zsl_infer
+from zsl_runtime.inputs.files import find_files
+from zsl_runtime.labelling.reading import BATCH_SIZE
+from zsl_runtime.labelling.results import encode_csv
+from zsl_runtime.labelling.snapshot import Labelled
+from zsl_runtime.machine.threads import usable_cpus
+from zsl_runtime.pixels.pixels import SUFFIXES, decode, resize_crop
 
 SAMPLE = 64  # photographs that decoding and pixels are measured alone on
 TIMES = 3  # that each part is measured; the quickest counts

@@ -24,11 +24,11 @@ from support.random_resnet import random_resnet101
 from support.smooth_pictures import draw_smooth
 from zsl_export.graphs import Graph, ModelGraph, Port, input_port
 from zsl_export.to_onnx import export_graph, quiet
-from zsl_runtime.backends import open_graphs
+from zsl_runtime.backends.opening import open_graphs
 from zsl_runtime.backends.openvino import import_openvino
 from zsl_runtime.errors import BackendError
-from zsl_runtime.head import FoldedHead
-from zsl_runtime.threads import usable_cpus
+from zsl_runtime.head.head import FoldedHead
+from zsl_runtime.machine.threads import usable_cpus
 from zsl_train.backbones import EfficientNetLite2, build
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from zsl_runtime.cards import driver
+from zsl_runtime.machine.cards import driver
 
 HERE = Path(__file__).parent
 SECTIONS = ("rtx", "latency", "end_to_end", "reload", "pixels")

@@ -15,12 +15,13 @@ import pytest
 
 from support.big_bundle import Sizes, make_big_bundle, random_table
 from support.line import succeed
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.class_table import read_class_csv
-from zsl_runtime.cli_classes import main as zsl_classes
-from zsl_runtime.gaussian import ClassMeans, Gaussian, gaussian_head, grown_head
-from zsl_runtime.generations import remove_classes
-from zsl_runtime.head import FitSettings, Head, View, best_columns, fit_head, fold
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.classes.changes import remove_classes
+from zsl_runtime.cli.classes import main as zsl_classes
+from zsl_runtime.head.class_table import read_class_csv
+from zsl_runtime.head.fitting import fit_head
+from zsl_runtime.head.gaussian import ClassMeans, Gaussian, gaussian_head, grown_head
+from zsl_runtime.head.head import FitSettings, Head, View, best_columns, fold
 
 WIDTH, ROWS = 2048, 20
 VIEWS = (View("feature", 0, WIDTH, 1.0, FitSettings(epochs=5)),)

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from zsl_runtime import Classifier
-from zsl_runtime.backends import open_backend
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.pixels import decode, resize_crop
+from zsl_runtime.backends.opening import open_backend
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.pixels.pixels import decode, resize_crop
 
 PICTURES = 32
 BATCHES = pytest.mark.parametrize("batch", [1, 8, 32])

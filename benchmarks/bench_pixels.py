@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zsl_runtime import _native, jpeg
-from zsl_runtime.pixels import PixelSpec, decode, resize_crop_batch, resize_crop_reference
-from zsl_runtime.threads import usable_cpus
+from zsl_runtime import _native
+from zsl_runtime.machine.threads import usable_cpus
+from zsl_runtime.pixels import jpeg
+from zsl_runtime.pixels.pixels import PixelSpec, decode, resize_crop_batch, resize_crop_reference
 
 BATCH = 8
 SPECS = {"224 of 256": PixelSpec(256, 224), "260": PixelSpec(260, 260)}

@@ -21,9 +21,9 @@ import zsl_runtime
 # What `pip install "zsl-deploy[cpu]"` brings: the packages of the runtime and what they need in turn.
 INSTALLED = ("numpy", "pillow", "click", "safetensors", "onnxruntime", "flatbuffers", "protobuf", "packaging")
 COMMANDS = {
-    "zsl-infer": "zsl_runtime.cli_infer",
-    "zsl-classes": "zsl_runtime.cli_classes",
-    "zsl-doctor": "zsl_runtime.cli_doctor",
+    "zsl-infer": "zsl_runtime.cli.infer",
+    "zsl-classes": "zsl_runtime.cli.classes",
+    "zsl-doctor": "zsl_runtime.cli.doctor",
     "zsl-export": "zsl_export.cli",
     "zsl-train": "zsl_train.cli",
 }
@@ -72,13 +72,13 @@ def first_label(words: list[str]) -> float:
 @pytest.mark.parametrize("pictures", [1, 8])
 def bench_2_first_label(measure, shipped_bundle, picture, pictures):
     """One picture, and a whole batch: all eight are labelled before the first line is out."""
-    words = [*program("zsl_runtime.cli_infer"), *[picture] * pictures, "--engine", str(shipped_bundle)]
+    words = [*program("zsl_runtime.cli.infer"), *[picture] * pictures, "--engine", str(shipped_bundle)]
     measure(lambda: first_label(words), things=1, unit="starts")
 
 
 def bench_3_resident_memory(benchmark, shipped_bundle, picture):
     """Peak of a process that labels 64 pictures."""
-    words = [*program("zsl_runtime.cli_infer"), *[picture] * 64, "--engine", str(shipped_bundle), "--topk", "1"]
+    words = [*program("zsl_runtime.cli.infer"), *[picture] * 64, "--engine", str(shipped_bundle), "--topk", "1"]
     code = f"import resource, subprocess; subprocess.run({words!r}, check=True, capture_output=True); "
     code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
 

@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from zsl_train.methods.f_clswgan import ClsWgan, Config
 from zsl_train.methods.pooled import Batches
+from zsl_train.methods.session import Rng
 from zsl_train.nets import start_normal
-from zsl_train.session import Rng
 
 PICTURES, FEATURES, ATTRIBUTES, CLASSES = 2000, 2048, 312, 150
 

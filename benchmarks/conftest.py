@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import zsl_runtime
-from zsl_runtime.threads import usable_cpus
+from zsl_runtime.machine.threads import usable_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable

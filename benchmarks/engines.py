@@ -40,22 +40,25 @@ from zsl_export.graphs import model_graph  # noqa: E402
 from zsl_export.half import half_graph  # noqa: E402
 from zsl_export.quantize import TENSORRT, Original, observe, quantisable, quantize, with_shapes  # noqa: E402
 from zsl_export.to_onnx import export_graph, quiet  # noqa: E402
-from zsl_runtime.backends import SMALL_PARTS  # noqa: E402
 from zsl_runtime.backends.ort import OrtBackend  # noqa: E402
-from zsl_runtime.bundle import Bundle, Generation, write_bundle  # noqa: E402
-from zsl_runtime.class_table import ClassTable, SemanticRule  # noqa: E402
-from zsl_runtime.gaussian import ClassMeans, Gaussian  # noqa: E402
-from zsl_runtime.generations import add_classes  # noqa: E402
-from zsl_runtime.head import Head, Replay  # noqa: E402
-from zsl_runtime.threads import usable_cpus  # noqa: E402
+from zsl_runtime.bundle.bundle import Bundle  # noqa: E402
+from zsl_runtime.bundle.generation import Generation  # noqa: E402
+from zsl_runtime.bundle.writing import write_bundle  # noqa: E402
+from zsl_runtime.classes.changes import add_classes  # noqa: E402
+from zsl_runtime.graphs.parts import SMALL_PARTS  # noqa: E402
+from zsl_runtime.head.class_table import ClassTable, SemanticRule  # noqa: E402
+from zsl_runtime.head.fitting import Replay  # noqa: E402
+from zsl_runtime.head.gaussian import ClassMeans, Gaussian  # noqa: E402
+from zsl_runtime.head.head import Head  # noqa: E402
+from zsl_runtime.machine.threads import usable_cpus  # noqa: E402
 from zsl_runtime.trt.build import Shape, build_for_bundle, card_at_hand, choose_capabilities  # noqa: E402
-from zsl_runtime.trt.engines import find, read_plan  # noqa: E402
 from zsl_runtime.trt.library import find_library  # noqa: E402
-from zsl_train.gaussian_modules import Shape as MeansShape  # noqa: E402
+from zsl_runtime.trt.store import find, read_plan  # noqa: E402
 from zsl_train.gaussian_modules import shipped  # noqa: E402
+from zsl_train.means import Shape as MeansShape  # noqa: E402
 from zsl_train.methods import METHODS  # noqa: E402
 from zsl_train.methods.base import Dims, run_batched  # noqa: E402
-from zsl_train.run_folder import Run  # noqa: E402
+from zsl_train.training.run_folder import Run  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -50,15 +50,15 @@ from gpu_contenders import (  # noqa: E402
 
 from support.smooth_pictures import draw_smooth  # noqa: E402
 from zsl_runtime.backends.auto import cpu_name  # noqa: E402
-from zsl_runtime.cards import driver  # noqa: E402
 from zsl_runtime.errors import ZslError  # noqa: E402
-from zsl_runtime.threads import usable_cpus  # noqa: E402
+from zsl_runtime.machine.cards import driver  # noqa: E402
+from zsl_runtime.machine.threads import usable_cpus  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from zsl_runtime.bundle import Bundle
-    from zsl_train.run_folder import Run
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_train.training.run_folder import Run
 
 SECTIONS = ("tests", "rtx", "latency", "end_to_end", "reload", "pixels")
 BATCHES = (1, 8, 64, 256)
@@ -184,7 +184,7 @@ class Bench:
 
     def bundle(self) -> Bundle:
         """The bundle that was given, or ResNet-101."""
-        from zsl_runtime.bundle import Bundle
+        from zsl_runtime.bundle.bundle import Bundle
 
         if self._bundle is None:
             path = self.folder / "bundle"
@@ -233,7 +233,7 @@ class Bench:
 
     def expected(self, pictures: np.ndarray) -> np.ndarray:
         """Features in float32 on the CPU."""
-        from zsl_runtime.backends import open_backend
+        from zsl_runtime.backends.opening import open_backend
 
         backend = open_backend("ort", self.bundle(), device="cpu", precision="fp32")
         return np.concatenate([backend.features(pictures[at : at + 8]) for at in range(0, len(pictures), 8)])
@@ -346,7 +346,7 @@ class Bench:
     def end_to_end(self) -> dict[str, Any]:
         """Photographs to labels with the Classifier, at every batch size, on each backend of the device."""
         from zsl_runtime import Classifier
-        from zsl_runtime.backends import BACKENDS
+        from zsl_runtime.backends.table import BACKENDS
 
         kind = "cpu" if self.card is None else "cuda"
         files, found, skipped = self.photographs(), {}, {}
@@ -404,7 +404,7 @@ class Bench:
         """Add classes under load, on the first backend of the device that can be used."""
         from gpu_load import reload_under_load
 
-        from zsl_runtime.backends import BACKENDS
+        from zsl_runtime.backends.table import BACKENDS
 
         kind = "cpu" if self.card is None else "cuda"
         why = []
@@ -434,8 +434,8 @@ class Bench:
         self.need_card()
         import torch
 
-        from zsl_runtime.cuda_pixels import CudaPixels, DevicePicture
-        from zsl_runtime.pixels import PixelSpec, resize_crop
+        from zsl_runtime.pixels.cuda_pixels import CudaPixels, DevicePicture
+        from zsl_runtime.pixels.pixels import PixelSpec, resize_crop
 
         kernel, spec = CudaPixels(self.card or 0), PixelSpec(256, 224)
         if not torch.cuda.is_available():

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from zsl_runtime.head import fold
+from zsl_runtime.head.head import fold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from zsl_runtime.bundle import Bundle
-    from zsl_runtime.head import FoldedHead
-    from zsl_train.run_folder import Run
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.head.head import FoldedHead
+    from zsl_train.training.run_folder import Run
 
 Answer = tuple[np.ndarray, np.ndarray]  # scores (N, C), features (N, F)
 WARM_UP = 10
@@ -100,7 +100,7 @@ def contenders(bundle: Bundle, run: Run | None, card: int | None, precisions: Se
 def _ours(bundle: Bundle, backend: str, device: str, precision: str) -> Callable[[], Any]:
     @contextmanager
     def opened() -> Iterator[Opened]:
-        from zsl_runtime.backends import open_backend
+        from zsl_runtime.backends.opening import open_backend
         from zsl_runtime.errors import ZslError
 
         try:
@@ -121,7 +121,7 @@ def _tensorrt(bundle: Bundle, precision: str, card: int, *, graphs: bool) -> Cal
     def opened() -> Iterator[Opened]:
         from zsl_runtime.backends import tensorrt
         from zsl_runtime.errors import ZslError
-        from zsl_runtime.threads import usable_cpus
+        from zsl_runtime.machine.threads import usable_cpus
 
         try:
             one = tensorrt.open_on_card(bundle, usable_cpus(), precision, card, graphs=graphs)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 THREADS = 4
 PER_ADDITION = 5  # classes
 
-ADD = "import sys; from zsl_runtime.cli_classes import main; sys.exit(main(sys.argv[1:]))"
+ADD = "import sys; from zsl_runtime.cli.classes import main; sys.exit(main(sys.argv[1:]))"
 
 
 class Load(NamedTuple):

@@ -15,11 +15,12 @@ import onnxruntime
 import pytest
 
 from support.tiny_bundle import class_table, draw_pictures, make_tiny_bundle
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.classifier import Classifier
-from zsl_runtime.generations import remove_classes
-from zsl_runtime.head import fold
-from zsl_runtime.trt.engines import Facts, Profile, ports_of, store
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.classes.changes import remove_classes
+from zsl_runtime.head.head import fold
+from zsl_runtime.labelling.classifier import Classifier
+from zsl_runtime.trt.facts import Facts, Profile, ports_of
+from zsl_runtime.trt.store import store
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")

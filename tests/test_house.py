@@ -60,7 +60,7 @@ def test_imports_point_one_way(package):
 
 
 def test_the_runtime_imports_nothing_but_what_it_installs():
-    """No torch above all; what is imported by name at run time goes through `zsl_runtime.backends`."""
+    """No torch above all; what is imported by name at run time goes through `zsl_runtime.backends.opening`."""
     for source in sources("zsl_runtime"):
         foreign = imported(source) - sys.stdlib_module_names - RUNTIME_NEEDS - {"zsl_runtime"}
         assert not foreign, source

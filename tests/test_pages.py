@@ -13,12 +13,12 @@ import click
 import pytest
 
 import zsl_runtime
-from zsl_runtime import pixels
-from zsl_runtime.manifest import FORMATS
-from zsl_runtime.trt import engines
-from zsl_train import run_folder
+from zsl_runtime.bundle.manifest import FORMATS
+from zsl_runtime.pixels import pixels
+from zsl_runtime.trt import trust
 from zsl_train.methods import METHODS
 from zsl_train.recipe import Recipe
+from zsl_train.training import run_folder
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -98,12 +98,13 @@ def test_methods_backends_and_data_sets_are_added_where_it_says():
         assert name in offered
     homes = {
         "zsl_train.methods": ("METHODS",),
-        "zsl_train.session": ("Session",),
-        "zsl_runtime.backends": ("BACKENDS", "Kind"),
-        "zsl_runtime.backends.graphs": ("GraphBackend",),
+        "zsl_train.methods.session": ("Session",),
+        "zsl_runtime.backends.table": ("BACKENDS", "Kind"),
+        "zsl_runtime.backends.onnx_graphs": ("GraphBackend",),
         "zsl_runtime.backends.ort": ("open_graphs",),
         "zsl_runtime.backends.tensorrt": ("open_on_card", "check"),
-        "zsl_train.data.image_set": ("check_photographs", "check_roles", "seeded_roles", "_open", "LAYOUTS"),
+        "zsl_train.data.open": ("_open", "LAYOUTS"),
+        "zsl_train.data.roles": ("check_photographs", "check_roles", "seeded_roles"),
         "zsl_train.data.archives": ("find_archive",),
         "zsl_train.data.att_splits": ("PUBLISHED",),
     }
@@ -134,7 +135,7 @@ def test_what_security_says_of_defaults_is_so():
     assert f"{given['probe_pictures']} pictures of the run (recipe key `probe_pictures`)" in text
     assert f"up to {given['replay_per_class']} training pictures" in text
     assert f"{given['probe_pictures'] + given['parity_pictures']} pictures by default" in text
-    assert f"`{engines.TRUSTED}`" in text
+    assert f"`{trust.TRUSTED}`" in text
 
 
 def test_nothing_is_unpickled_and_only_training_downloads():

@@ -32,30 +32,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zsl_export.bundle_of_run import export_run
-from zsl_runtime.backends import open_backend
-from zsl_runtime.bundle import Bundle, Generation
-from zsl_runtime.gaussian import Evidence
-from zsl_runtime.generations import add_classes, undo
-from zsl_runtime.head import fold
-from zsl_runtime.pixels import prepare as prepare_pixels
-from zsl_train.data.image_set import open_image_set
+from zsl_runtime.backends.opening import open_backend
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.bundle.generation import Generation
+from zsl_runtime.classes.changes import add_classes, undo
+from zsl_runtime.head.gaussian import Evidence
+from zsl_runtime.head.head import fold
+from zsl_runtime.pixels.pixels import prepare as prepare_pixels
+from zsl_train.data.open import open_image_set
 from zsl_train.evaluate import harmonic_mean
 from zsl_train.gaussian import Errors, HeadChoice, Settings
 from zsl_train.methods import find_method
 from zsl_train.methods.lengths import names as stage_names
 from zsl_train.recipe import Recipe
-from zsl_train.run_folder import load_run
 from zsl_train.select import Choice
-from zsl_train.training import Prepared, Trainer, prepare, validation_folds
+from zsl_train.training.prepared import Prepared, prepare
+from zsl_train.training.run_folder import load_run
+from zsl_train.training.trainer import Trainer, validation_folds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from zsl_runtime.class_table import ClassTable
-    from zsl_runtime.pixels import PixelSpec
-    from zsl_train.run_folder import Run
+    from zsl_runtime.head.class_table import ClassTable
+    from zsl_runtime.pixels.pixels import PixelSpec
+    from zsl_train.training.run_folder import Run
 
     Floats = NDArray[np.float32]
     Ints = NDArray[np.int64]

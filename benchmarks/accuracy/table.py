@@ -196,8 +196,8 @@ def cascade(row: Row, seed: int, source: Source, runs: Path) -> None:
     import numpy as np
 
     from zsl_export.cli import main as zsl_export
-    from zsl_runtime.classifier import CONFIDENT, Classifier
-    from zsl_train.data.image_set import open_image_set
+    from zsl_runtime.labelling.classifier import CONFIDENT, Classifier
+    from zsl_train.data.open import open_image_set
     from zsl_train.evaluate import harmonic_mean, per_class_accuracy
 
     run = row.folder(runs, seed)

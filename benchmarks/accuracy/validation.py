@@ -30,10 +30,12 @@ SEED = 0
 
 def validate(row: Row, folds: int, images: ImageSet, folder: Path) -> dict[str, Any]:
     """Train the folds of one row, unless that was done; its figures."""
-    from zsl_train.backbones.given import GivenFeatures
+    from zsl_train.data.given import GivenFeatures
     from zsl_train.methods import find_method
     from zsl_train.recipe import make_recipe, method_config, read_recipe
-    from zsl_train.training import Trainer, prepare, sized, validation_folds
+    from zsl_train.training.prepared import prepare
+    from zsl_train.training.runner import sized
+    from zsl_train.training.trainer import Trainer, validation_folds
 
     result = folder / "validation.json"
     if result.is_file():
@@ -74,7 +76,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     """Validate what is missing, and print the table after each row."""
-    from zsl_train.data.image_set import open_image_set
+    from zsl_train.data.open import open_image_set
     from zsl_train.methods import METHODS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

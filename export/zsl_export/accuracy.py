@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zsl_export.photographs import Photographs, Source
-    from zsl_runtime.backends import Backend
-    from zsl_runtime.head import FoldedHead
-    from zsl_train.run_folder import Run
+    from zsl_runtime.backends.base import Backend
+    from zsl_runtime.head.head import FoldedHead
+    from zsl_train.training.run_folder import Run
 
 FIGURES = ("T1", "U", "S", "H")
 DECIDING = ("H", "T1", "S")  # the first that can be known decides

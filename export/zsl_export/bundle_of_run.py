@@ -23,14 +23,15 @@ from zsl_export.photographs import LEAST, calibration_pictures, find_photographs
 from zsl_export.precisions import FILES, FP16, FP32, INT8, files_of
 from zsl_export.quantize import no_convolutions, quantize_graph
 from zsl_export.to_onnx import OPSET, export_graph
-from zsl_runtime.backends import SMALL_PARTS
 from zsl_runtime.backends.ort import OrtBackend
-from zsl_runtime.bundle import Probe, check_dest, write_bundle
+from zsl_runtime.bundle.generation import Probe
+from zsl_runtime.bundle.manifest import GAUSSIAN, PARTS, PROBE, REPLAY
+from zsl_runtime.bundle.writing import check_dest, write_bundle
 from zsl_runtime.errors import UsageError, from_os_error
-from zsl_runtime.head import fold
-from zsl_runtime.manifest import GAUSSIAN, PARTS, PROBE, REPLAY
-from zsl_runtime.storage import exclusive, temporary_name
-from zsl_train import run_folder
+from zsl_runtime.graphs.parts import SMALL_PARTS
+from zsl_runtime.head.head import fold
+from zsl_runtime.machine.storage import exclusive, temporary_name
+from zsl_train.training import run_folder
 
 if TYPE_CHECKING:
     import os
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 
     from zsl_export.graphs import Graph
     from zsl_export.parity import Parity
-    from zsl_runtime.class_table import ClassTable
-    from zsl_train.run_folder import Run
+    from zsl_runtime.head.class_table import ClassTable
+    from zsl_train.training.run_folder import Run
 
     Tell = Callable[[str], None]
 

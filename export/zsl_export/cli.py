@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from zsl_train.run_folder import Run
+    from zsl_train.training.run_folder import Run
 
 
 def _precisions(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -167,7 +167,7 @@ def _flags(given: dict[str, Any]) -> str:
 def _build_in_place(folder: str, precisions: tuple[str, ...] | None, options: dict[str, Any]) -> None:
     """Build the engines of a bundle that is there, without anything that only training needs."""
     from zsl_export.to_engine import make_engines, next_commands, plan_engines
-    from zsl_runtime.bundle import Bundle
+    from zsl_runtime.bundle.bundle import Bundle
 
     bundle = Bundle.open(folder, verify=False)  # the files that are used are compared with the manifest
     wanted = plan_engines(**options)
@@ -194,9 +194,10 @@ def _export(
     import torch
 
     from zsl_export.bundle_of_run import export_run
-    from zsl_runtime.bundle import Bundle, check_dest
-    from zsl_runtime.threads import usable_cpus
-    from zsl_train.run_folder import load_run
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.bundle.writing import check_dest
+    from zsl_runtime.machine.threads import usable_cpus
+    from zsl_train.training.run_folder import load_run
 
     started = time.perf_counter()
     wanted = None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from zsl_runtime.head import FoldedHead
+    from zsl_runtime.head.head import FoldedHead
 
 # Largest error of a row as a share of the scale: its Euclidean length over the root mean square length of the reference
 # rows. Length, because a linear head follows; single elements of sparse or min-max scaled features may be off by more.

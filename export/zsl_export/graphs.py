@@ -14,7 +14,7 @@ from torch import nn
 
 if TYPE_CHECKING:
     from zsl_train.backbones.base import Backbone
-    from zsl_train.backbones.given import GivenFeatures
+    from zsl_train.data.given import GivenFeatures
     from zsl_train.methods.base import Trained
 
 # Sizes of the dynamic axes while tracing. Not 1: torch.export has specialised axes of size 1 (pytorch#157621).

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from zsl_export.graphs import Graph
     from zsl_train.backbones.base import Backbone
-    from zsl_train.backbones.given import GivenFeatures
+    from zsl_train.data.given import GivenFeatures
     from zsl_train.methods.base import Trained
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from zsl_runtime.errors import GateError, InputError, UsageError, listed
-from zsl_runtime.pixels import SUFFIXES, PixelSpec, prepare
+from zsl_runtime.pixels.pixels import SUFFIXES, PixelSpec, prepare
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from zsl_runtime.bundle import Bundle
-    from zsl_runtime.class_table import ClassTable
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.head.class_table import ClassTable
 
 MOST = 2000  # pictures, kept in memory
 
@@ -65,7 +65,10 @@ def read_labelled(bundle: Bundle, directory: Path, table: ClassTable) -> Labelle
     found, source = _find(directory, table, seed)
     labels = np.array([label for _, label in found], np.int64)
     kept, pictures = [], []
-    order = in_turns(labels, seed)[:MOST]
+    from zsl_train.data.image_set import in_turns
+
+    rows = np.random.default_rng([seed, 23]).permutation(len(labels)).astype(np.int64)
+    order = in_turns(rows, labels[rows])[:MOST]
     for row in order:
         try:
             pictures.append(prepare(found[row][0], spec))
@@ -79,20 +82,9 @@ def read_labelled(bundle: Bundle, directory: Path, table: ClassTable) -> Labelle
     return Labelled(np.stack(pictures), np.array(kept, np.int64), len(found), len(order) - len(kept), source)
 
 
-def in_turns(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Rows in a seeded order, one of each class, then the second of each, ...; (n,)."""
-    rows = np.random.default_rng([seed, 23]).permutation(len(labels)).astype(np.int64)
-    turn = np.zeros(len(rows), np.int64)
-    seen: dict[int, int] = {}
-    for place, label in enumerate(labels[rows].tolist()):
-        turn[place] = seen.get(label, 0)
-        seen[label] = turn[place] + 1
-    return rows[np.argsort(turn, kind="stable")]
-
-
 def _find(directory: Path, table: ClassTable, seed: int) -> tuple[list[tuple[Path, int]], str]:
     """Paths with columns, and what they are."""
-    from zsl_train.data.image_set import open_image_set
+    from zsl_train.data.open import open_image_set
 
     row_of = {name: row for row, name in enumerate(table.names)}
     try:

@@ -31,7 +31,7 @@ from zsl_export.compare import (
 from zsl_export.graphs import EXAMPLE_SIZES
 from zsl_export.half import emulate, run_emulated
 from zsl_runtime.errors import GateError
-from zsl_runtime.head import FoldedHead, fold
+from zsl_runtime.head.head import FoldedHead, fold
 from zsl_train.gaussian_modules import run_means
 from zsl_train.methods.base import run_batched, run_rows
 
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zsl_export.graphs import Graph
-    from zsl_runtime.backends import Backend
-    from zsl_train.run_folder import Run
+    from zsl_runtime.backends.base import Backend
+    from zsl_train.training.run_folder import Run
 
 REMEDIES = {
     "float32": "report this line, it is a bug of zsl-deploy or of one of the two",

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zsl_runtime.errors import InputError, UsageError, ZslError
-from zsl_runtime.pixels import prepare
-from zsl_train.data.folder import read_columns
-from zsl_train.data.image_set import open_image_set
-from zsl_train.run_folder import SPLIT
-from zsl_train.training import in_turns
+from zsl_runtime.pixels.pixels import prepare
+from zsl_train.data.image_set import in_turns
+from zsl_train.data.open import open_image_set
+from zsl_train.data.text_lists import read_columns
+from zsl_train.training.run_folder import SPLIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from zsl_runtime.pixels import PixelSpec
-    from zsl_train.run_folder import Run
+    from zsl_runtime.pixels.pixels import PixelSpec
+    from zsl_train.training.run_folder import Run
 
 LEAST, MOST = 300, 512  # photographs to calibrate on
 MOST_HELD_OUT = 2000  # test photographs that are labelled in every precision

@@ -28,7 +28,7 @@ from onnx import TensorProto, helper, numpy_helper
 from zsl_export.to_onnx import check, strip
 from zsl_runtime.backends.ort import SILENT, OrtBackend, import_onnxruntime
 from zsl_runtime.errors import UsageError
-from zsl_runtime.storage import write_whole
+from zsl_runtime.machine.storage import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zsl_export.graphs import Graph
+    from zsl_runtime.arrays import Floats
 
-    Floats = NDArray[np.float32]
     Pictures = NDArray[np.uint8] | NDArray[np.float32]
 
 BATCH = 4  # pictures at once while calibrating: bounds memory, whatever the picture side

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 from zsl_runtime.errors import UsageError
 from zsl_runtime.trt.build import GIB, Shape, build_for_bundle, card_at_hand, choose_capabilities
-from zsl_runtime.trt.engines import graph_file
+from zsl_runtime.trt.facts import graph_file
 from zsl_runtime.trt.library import find_library
 from zsl_runtime.trt.progress import BuildProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from zsl_runtime.bundle import Bundle
-    from zsl_runtime.trt.engines import Stored
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.trt.facts import Stored
     from zsl_runtime.trt.library import Library
 
     Tell = Callable[[str], None]

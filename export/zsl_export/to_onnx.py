@@ -12,7 +12,7 @@ import torch
 
 from zsl_export.shapes import drop_expansions
 from zsl_runtime.errors import GateError, UsageError
-from zsl_runtime.storage import write_whole
+from zsl_runtime.machine.storage import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zsl_export.compare import FLOAT16, MIN_SCORE_SCALE, Limits, agree, batches, compare, reference_scores
-from zsl_runtime import cards
-from zsl_runtime.backends import BACKENDS, PRECISIONS, Backend, file_key, open_backend, open_small_graphs, version_of
 from zsl_runtime.backends.devices import Device, check_card, parse_device, trouble
+from zsl_runtime.backends.opening import open_backend, open_small_graphs
+from zsl_runtime.backends.table import BACKENDS, version_of
 from zsl_runtime.errors import BackendError, GateError, SystemProblem, ZslError, from_os_error
-from zsl_runtime.head import fold
-from zsl_runtime.storage import write_whole
+from zsl_runtime.graphs.precisions import PRECISIONS, file_key
+from zsl_runtime.head.head import fold
+from zsl_runtime.machine import cards
+from zsl_runtime.machine.storage import write_whole
 from zsl_train.evaluate import score
 
 if TYPE_CHECKING:
@@ -33,8 +35,9 @@ if TYPE_CHECKING:
 
     from zsl_export.compare import Agreement, Comparison
     from zsl_export.labelled import Labelled
-    from zsl_runtime.bundle import Bundle
-    from zsl_runtime.head import FoldedHead
+    from zsl_runtime.backends.base import Backend
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.head.head import FoldedHead
 
     Floats = NDArray[np.floating[Any]]
     Tell = Callable[[str], None]
@@ -489,8 +492,8 @@ def verify_command(
     """`zsl-export --verify`: the table through `say`, all else through `tell`; raises as `verify_bundle` and `gate`."""
     from pathlib import Path
 
-    from zsl_runtime.bundle import Bundle
-    from zsl_runtime.threads import usable_cpus
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.machine.threads import usable_cpus
 
     bundle = Bundle.open(folder)
     verified = verify_bundle(

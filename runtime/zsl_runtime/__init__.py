@@ -17,11 +17,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zsl_runtime.class_table import ClassTable
-    from zsl_runtime.classifier import Classifier, Prediction
+    from zsl_runtime.classes.changes import add_classes, teach_classes
     from zsl_runtime.errors import ZslError
-    from zsl_runtime.generations import add_classes, teach_classes
-    from zsl_runtime.pixels import PixelSpec
+    from zsl_runtime.head.class_table import ClassTable
+    from zsl_runtime.labelling.classifier import Classifier
+    from zsl_runtime.labelling.snapshot import Prediction
+    from zsl_runtime.pixels.pixels import PixelSpec
 
 __version__ = "0.1.0"
 __all__ = [
@@ -36,13 +37,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ClassTable": "zsl_runtime.class_table",
-    "Classifier": "zsl_runtime.classifier",
-    "PixelSpec": "zsl_runtime.pixels",
-    "Prediction": "zsl_runtime.classifier",
+    "ClassTable": "zsl_runtime.head.class_table",
+    "Classifier": "zsl_runtime.labelling.classifier",
+    "PixelSpec": "zsl_runtime.pixels.pixels",
+    "Prediction": "zsl_runtime.labelling.snapshot",
     "ZslError": "zsl_runtime.errors",
-    "add_classes": "zsl_runtime.generations",
-    "teach_classes": "zsl_runtime.generations",
+    "add_classes": "zsl_runtime.classes.changes",
+    "teach_classes": "zsl_runtime.classes.changes",
 }
 
 

@@ -15,9 +15,9 @@ import pytest
 
 from support.tiny_bundle import class_table, draw_pictures, features_of, make_tiny_bundle
 from support.tiny_precisions import add_precisions
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.cards import Driver
-from zsl_runtime.head import fold
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.head.head import fold
+from zsl_runtime.machine.cards import Driver
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NO_CARD = Driver("", "", (), "there is no NVIDIA driver (libcuda.so.1 is not found): install it")
@@ -206,7 +206,7 @@ def test_the_bundle_that_is_made_goes_through_the_real_export_and_torch_agrees(g
 @pytest.mark.gpu
 def test_on_a_card_of_this_machine(gpu, tmp_path):
     """The sections that take seconds; the whole report is `make bench-gpu`."""
-    from zsl_runtime.cards import driver
+    from zsl_runtime.machine.cards import driver
 
     if not driver().cards:
         pytest.skip(driver().problem)

@@ -55,7 +55,7 @@ def test_it_finds_what_the_selection_of_zsl_train_finds(bench, tmp_path, monkeyp
     assert (found["wide"]["gamma"], found["wide"]["stop_at"]) == (scores["gamma"], scores["stop_at"])
     assert found["wide"]["H_of_shares"] == pytest.approx(scores["candidates"])
 
-    monkeypatch.setattr("zsl_train.training.Trainer.select", None)  # nothing is trained twice
+    monkeypatch.setattr("zsl_train.training.trainer.Trainer.select", None)  # nothing is trained twice
     assert printed() == text
     assert printed("--report") == text
     monkeypatch.setattr(sys, "argv", ["validation.py", *map(str, given), "--folds", "3", "--report"])

@@ -20,8 +20,8 @@ from zsl_train.gaussian_modules import run_means
 from zsl_train.methods import METHODS, find_method
 from zsl_train.methods.base import Trained, run_batched, run_rows
 from zsl_train.methods.lengths import cap_epochs, estimate, names, size
+from zsl_train.methods.session import Session
 from zsl_train.recipe import Recipe, make_recipe, method_config
-from zsl_train.session import Session
 
 VAE = {
     "latent": 4,

@@ -12,12 +12,12 @@ from support.tiny_run import make_tiny_run
 from zsl_export import bundle_of_run
 from zsl_export.bundle_of_run import export_run
 from zsl_runtime.backends.ort import OrtBackend
-from zsl_runtime.bundle import Bundle
+from zsl_runtime.bundle.bundle import Bundle
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zsl_train.run_folder import Run
+    from zsl_train.training.run_folder import Run
 
 
 class Exported(NamedTuple):

@@ -17,13 +17,13 @@ from support.forked import allow_fork, become_nobody, forked, killed_at_every_st
 from zsl_export import bundle_of_run
 from zsl_export.bundle_of_run import export_run
 from zsl_export.parity import reference_rows, reference_scores
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.class_table import ClassTable
-from zsl_runtime.classifier import Classifier
-from zsl_runtime.cli_doctor import main as doctor
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.classes.changes import add_classes, refit, undo
+from zsl_runtime.cli.doctor import main as doctor
 from zsl_runtime.errors import GateError, SystemProblem, UsageError
-from zsl_runtime.generations import add_classes, refit, undo
-from zsl_runtime.head import fold
+from zsl_runtime.head.class_table import ClassTable
+from zsl_runtime.head.head import fold
+from zsl_runtime.labelling.classifier import Classifier
 
 assert public_folder  # a fixture
 

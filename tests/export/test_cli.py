@@ -15,7 +15,7 @@ import pytest
 from support.tiny_run import know_tiny, save_tiny_run
 from zsl_export import bundle_of_run
 from zsl_export.cli import main
-from zsl_runtime.bundle import Bundle
+from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.errors import GateError
 
 

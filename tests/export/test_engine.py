@@ -16,12 +16,13 @@ from support.tiny_precisions import add_precisions
 from support.tiny_run import know_tiny, save_tiny_run
 from zsl_export import bundle_of_run
 from zsl_export.cli import main
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.cards import Driver
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.machine.cards import Driver
 from zsl_runtime.trt import build as building
 from zsl_runtime.trt.build import LEAST_CAPABILITY, known_capabilities
-from zsl_runtime.trt.engines import Profile, engines_of, store
+from zsl_runtime.trt.facts import Profile
 from zsl_runtime.trt.library import KNOWN, find_library
+from zsl_runtime.trt.store import engines_of, store
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,20 +16,21 @@ from zsl_export import accuracy
 from zsl_export.bundle_of_run import export_run
 from zsl_export.parity import reference_rows, reference_scores
 from zsl_export.shapes import shape_arithmetic
-from zsl_runtime.backends import SMALL_PARTS
 from zsl_runtime.backends.ort import OrtBackend
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.class_table import ClassTable
-from zsl_runtime.classifier import Classifier
-from zsl_runtime.generations import add_classes, refit, undo
-from zsl_runtime.head import fold
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.classes.changes import add_classes, refit, undo
+from zsl_runtime.graphs.parts import SMALL_PARTS
+from zsl_runtime.head.class_table import ClassTable
+from zsl_runtime.head.head import fold
+from zsl_runtime.labelling.classifier import Classifier
 from zsl_runtime.trt.build import Shape, build_for_bundle
-from zsl_runtime.trt.engines import find, ports_of, read_plan
+from zsl_runtime.trt.facts import ports_of
 from zsl_runtime.trt.library import find_library
+from zsl_runtime.trt.store import find, read_plan
 from zsl_train.methods import METHODS
 
 if TYPE_CHECKING:
-    from zsl_train.run_folder import Run
+    from zsl_train.training.run_folder import Run
 
 # Settings that make each method small; a method that is not listed fails here until it is.
 VAE = {

@@ -29,7 +29,7 @@ from zsl_export.parity import (
     reference_scores,
 )
 from zsl_runtime.errors import GateError
-from zsl_runtime.head import FoldedHead, fold
+from zsl_runtime.head.head import FoldedHead, fold
 
 ROWS = arrays.arrays(
     np.float64,

@@ -22,12 +22,12 @@ from zsl_export.cli import cli, main
 from zsl_export.half import emulate, half_graph, run_emulated
 from zsl_export.parity import reference_rows, reference_scores
 from zsl_runtime.backends.ort import OrtBackend
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.classifier import Classifier
-from zsl_runtime.cli_doctor import main as doctor
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.cli.doctor import main as doctor
 from zsl_runtime.errors import GateError, SystemProblem, UsageError
-from zsl_runtime.head import fold
-from zsl_train.backbones.given import GivenFeatures
+from zsl_runtime.head.head import fold
+from zsl_runtime.labelling.classifier import Classifier
+from zsl_train.data.given import GivenFeatures
 
 FILES = {
     "fp32": "model.onnx",

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zsl_export.precisions import FILES, files_of, parse_precisions
-from zsl_runtime.manifest import PRECISION_FILES, PRECISIONS
+from zsl_runtime.bundle.manifest import PRECISION_FILES, PRECISIONS
 
 LISTS = st.permutations(list(FILES)).flatmap(lambda names: st.integers(1, len(names)).map(lambda n: names[:n]))
 SPACE = st.text(" \t", max_size=2)

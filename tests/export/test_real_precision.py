@@ -10,8 +10,8 @@ import pytest
 
 from support.line import FEW_STEPS, succeed
 from zsl_export.cli import main as zsl_export
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.cli_infer import main as zsl_infer
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.cli.infer import main as zsl_infer
 from zsl_train.cli import main as zsl_train
 
 DATA = Path(os.environ.get("ZSL_TEST_DATA", Path(__file__).parents[3] / "shared" / "data")) / "cub20"

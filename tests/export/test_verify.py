@@ -21,14 +21,16 @@ from support.tiny_bundle import class_table, draw_pictures, make_tiny_bundle
 from support.tiny_precisions import add_precisions
 from zsl_export import verify
 from zsl_export.cli import main
-from zsl_export.labelled import in_turns, read_labelled
+from zsl_export.labelled import read_labelled
 from zsl_export.verify import keep, recorded, verify_bundle
-from zsl_runtime import backends, cards
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.cards import Driver
-from zsl_runtime.cli_doctor import main as doctor
+from zsl_runtime.backends import table
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.classes.changes import remove_classes
+from zsl_runtime.cli.doctor import main as doctor
 from zsl_runtime.errors import GateError, UsageError
-from zsl_runtime.generations import remove_classes
+from zsl_runtime.machine import cards
+from zsl_runtime.machine.cards import Driver
+from zsl_train.data.image_set import in_turns
 
 ROOT = Path(__file__).parents[2]
 TABLE = class_table()
@@ -213,7 +215,7 @@ def test_without_inputs_nothing_can_be_compared(tmp_path, photographs, capsys, m
     assert "--data DIR" in err
     assert run(capsys, bare, "--verify", "--data", photographs)[0] == 0
     # A backend that is the only one has nothing to be compared with but itself.
-    alone = {"ort": backends.BACKENDS["ort"]._replace(precisions=("fp32",))}
+    alone = {"ort": table.BACKENDS["ort"]._replace(precisions=("fp32",))}
     monkeypatch.setattr(verify, "BACKENDS", alone)
     code, _, err = run(capsys, bare, "--verify", "--data", photographs)
     assert code == 3
@@ -269,7 +271,8 @@ def test_a_data_folder_gives_its_test_pictures(path, tmp_path):
 
 @given(st.lists(st.integers(0, 4), max_size=40))
 def test_pictures_come_one_of_each_class_in_turns(labels):
-    rows = in_turns(np.array(labels, np.int64), 7)
+    mixed = np.random.default_rng(7).permutation(len(labels)).astype(np.int64)
+    rows = in_turns(mixed, np.array(labels, np.int64)[mixed])
     assert sorted(rows.tolist()) == list(range(len(labels)))
     taken: dict[int, int] = {}
     turns = []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import zsl_runtime.threads
+import zsl_runtime.machine.threads
 from support.line import draw_few_species, train_and_export
 
 DATA = Path(os.environ.get("ZSL_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -22,6 +22,6 @@ def line(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZSL_CACHE", str(folder / "cache"))
         # Two threads that wait for each other on a busy machine are slower than one.
-        patch.setattr(zsl_runtime.threads, "usable_cpus", lambda: 1)
+        patch.setattr(zsl_runtime.machine.threads, "usable_cpus", lambda: 1)
         data = DATA / "cub20" if request.param == "cub20" else draw_few_species(folder / "my birds")
         yield train_and_export(data, folder)

@@ -11,12 +11,12 @@ from PIL import Image
 from support.tiny_data import ATTRIBUTES, make_tiny_data
 from support.tiny_training import know_backbone, tiny_weights
 from zsl_export.cli import main as zsl_export
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.classifier import Classifier
-from zsl_runtime.cli_classes import main as zsl_classes
-from zsl_runtime.cli_doctor import main as zsl_doctor
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.cli.classes import main as zsl_classes
+from zsl_runtime.cli.doctor import main as zsl_doctor
+from zsl_runtime.labelling.classifier import Classifier
 from zsl_train.cli import main as zsl_train
-from zsl_train.run_folder import load_run
+from zsl_train.training.run_folder import load_run
 
 METHODS = {
     "eszsl": {"validation_folds": 2},

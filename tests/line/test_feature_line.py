@@ -19,18 +19,18 @@ from support.line import Line, call, label, read_csv, succeed
 from support.tiny_xlsa17 import ATTRIBUTES, CLASSES, FEATURES, PER_CLASS, SEEN, WIDTH, feature_rows, make_pair
 from zsl_export import cli
 from zsl_export.bundle_of_run import make_probe
-from zsl_runtime.backends import open_backend
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.classifier import Classifier
-from zsl_runtime.cli_classes import main as zsl_classes
-from zsl_runtime.cli_doctor import main as zsl_doctor
+from zsl_runtime.backends.opening import open_backend
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.cli.classes import main as zsl_classes
+from zsl_runtime.cli.doctor import main as zsl_doctor
 from zsl_runtime.errors import InputError
-from zsl_train.backbones.given import GivenFeatures
+from zsl_runtime.labelling.classifier import Classifier
 from zsl_train.cli import main as zsl_train
-from zsl_train.data.image_set import open_image_set
+from zsl_train.data.given import GivenFeatures
+from zsl_train.data.open import open_image_set
 from zsl_train.recipe import Recipe, read_recipe
-from zsl_train.run_folder import load_run
-from zsl_train.training import prepare
+from zsl_train.training.prepared import prepare
+from zsl_train.training.run_folder import load_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,7 +146,7 @@ def test_arrays_are_predicted_from_python(line):
 
 
 def test_photographs_are_refused_in_one_line(line, rows, tmp_path):
-    from zsl_runtime.cli_infer import main as zsl_infer
+    from zsl_runtime.cli.infer import main as zsl_infer
 
     Image.new("RGB", (8, 8)).save(tmp_path / "bird.jpg")
     wanted = f"takes rows of features (N, {WIDTH}) as in {FEATURES} in .npy or .mat files, not pictures"
@@ -168,7 +168,7 @@ def test_photographs_are_refused_in_one_line(line, rows, tmp_path):
     ],
 )
 def test_files_that_do_not_fit_are_named_and_the_others_are_done(line, rows, tmp_path, name, content, part):
-    from zsl_runtime.cli_infer import main as zsl_infer
+    from zsl_runtime.cli.infer import main as zsl_infer
 
     if name.endswith(".mat"):
         scipy.io.savemat(tmp_path / name, content)

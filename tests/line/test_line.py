@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from support.line import call, label, read_csv, succeed
-from zsl_runtime.cli_classes import main as zsl_classes
-from zsl_runtime.cli_doctor import main as zsl_doctor
-from zsl_runtime.cli_infer import main as zsl_infer
+from zsl_runtime.cli.classes import main as zsl_classes
+from zsl_runtime.cli.doctor import main as zsl_doctor
+from zsl_runtime.cli.infer import main as zsl_infer
 from zsl_train.cli import main as zsl_train
 from zsl_train.report import TrainingProgress
 
@@ -154,7 +154,7 @@ import importlib, json, sys
 sys.modules.update(dict.fromkeys({BLOCKED!r}))  # importing one of these raises ImportError
 steps, snippet = json.loads(sys.stdin.read())
 for name, words in steps:
-    code = importlib.import_module("zsl_runtime.cli_" + name).main(words)
+    code = importlib.import_module("zsl_runtime.cli." + name).main(words)
     if code:
         sys.exit(f"{{name}} {{words}} ended with {{code}}")
 exec(snippet)

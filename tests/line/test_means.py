@@ -11,9 +11,9 @@ from support.line import call, label, read_csv, succeed
 from support.tiny_data import ATTRIBUTES, CLASSES, class_name, draw_picture, make_tiny_data
 from support.tiny_training import know_backbone, tiny_weights
 from zsl_export.cli import main as zsl_export
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.cli_classes import main as zsl_classes
-from zsl_runtime.cli_doctor import main as zsl_doctor
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.cli.classes import main as zsl_classes
+from zsl_runtime.cli.doctor import main as zsl_doctor
 from zsl_train.cli import main as zsl_train
 
 NEW = 9  # the first class that make_tiny_data(seen=6, unseen=3) leaves out

@@ -21,12 +21,14 @@ from support.tiny_bundle import (
 )
 from support.tiny_precisions import add_precisions
 from support.usable import auto_chooses_among
-from zsl_runtime.backends import BACKENDS, Kind, auto, fast, open_backend, version_of
+from zsl_runtime.backends import auto
 from zsl_runtime.backends.auto import Choice, choose, cpu_name, measure, remembered
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.classifier import Classifier
+from zsl_runtime.backends.opening import open_backend
+from zsl_runtime.backends.table import BACKENDS, Kind, fast, version_of
+from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.errors import BackendError, UsageError
-from zsl_runtime.head import fold
+from zsl_runtime.head.head import fold
+from zsl_runtime.labelling.classifier import Classifier
 
 if TYPE_CHECKING:
     from pathlib import Path

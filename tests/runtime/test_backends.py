@@ -23,11 +23,13 @@ from support.tiny_bundle import (
     synthesize_of,
 )
 from support.usable import FROM_GRAPHS, usable_backend
-from zsl_runtime.backends import BACKENDS, InputPort, open_backend
+from zsl_runtime.backends.opening import open_backend
 from zsl_runtime.backends.ort import OrtBackend
-from zsl_runtime.bundle import Bundle
+from zsl_runtime.backends.table import BACKENDS
+from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError
-from zsl_runtime.head import FoldedHead, fold
+from zsl_runtime.graphs.ports import InputPort
+from zsl_runtime.head.head import FoldedHead, fold
 
 TABLE = class_table()
 PICTURES = draw_pictures(TABLE, np.arange(8).repeat(3), seed=5)
@@ -267,6 +269,6 @@ def test_a_closed_backend_opens_again_when_used(bundles, name):
 
 
 def test_importing_the_table_imports_no_backend():
-    program = "import sys, zsl_runtime.backends; print({'onnxruntime', 'openvino', 'numpy'} & set(sys.modules))"
+    program = "import sys, zsl_runtime.backends.opening; print({'onnxruntime', 'openvino', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

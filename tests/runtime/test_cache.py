@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zsl_runtime.cache import cache_folder
+from zsl_runtime.machine.cache import cache_folder
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import ctypes
 
 import pytest
 
-from zsl_runtime import cards
-from zsl_runtime.cards import Card, Driver, ask, driver, driver_version
+from zsl_runtime.machine import cards
+from zsl_runtime.machine.cards import Card, Driver, ask, driver, driver_version
 
 GIB = 2**30
 

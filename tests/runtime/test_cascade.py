@@ -44,19 +44,21 @@ from support.tiny_bundle import (
     synthesize_of,
     tiny_replay,
 )
-from zsl_runtime.bundle import Bundle, Generation
-from zsl_runtime.cascade import Cascade, confident_part, entropy
-from zsl_runtime.class_table import ClassTable
-from zsl_runtime.classifier import CONFIDENT, Classifier, Snapshot
-from zsl_runtime.cli_infer import main
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.bundle.generation import Generation
+from zsl_runtime.classes.changes import add_classes
+from zsl_runtime.cli.infer import main
 from zsl_runtime.errors import ArtefactError, InputError, SystemProblem, UsageError
-from zsl_runtime.generations import add_classes
-from zsl_runtime.head import FitSettings, Head, View, class_noise, fold
-from zsl_runtime.pipeline import Scored
+from zsl_runtime.head.class_table import ClassTable
+from zsl_runtime.head.fitting import class_noise
+from zsl_runtime.head.head import FitSettings, Head, View, fold
+from zsl_runtime.labelling.cascade import Cascade, confident_part, entropy
+from zsl_runtime.labelling.classifier import CONFIDENT, Classifier
+from zsl_runtime.labelling.snapshot import Scored, Snapshot
 
 TABLE = class_table()
 PICTURES = draw_pictures(TABLE, np.arange(8), seed=21)
-PROGRAM = [sys.executable, "-c", "import sys; from zsl_runtime.cli_infer import main; sys.exit(main())"]
+PROGRAM = [sys.executable, "-c", "import sys; from zsl_runtime.cli.infer import main; sys.exit(main())"]
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from zsl_runtime.class_table import ClassTable, SemanticRule, check_class_name, read_class_csv
 from zsl_runtime.errors import SystemProblem, UsageError, ZslError
+from zsl_runtime.head.class_table import ClassTable, SemanticRule, check_class_name, read_class_csv
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -25,10 +25,10 @@ from support.tiny_bundle import (
     lift_of,
     make_tiny_bundle,
 )
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.classifier import Classifier
+from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.errors import ArtefactError, BackendError, InputError, UsageError
-from zsl_runtime.head import fold
+from zsl_runtime.head.head import fold
+from zsl_runtime.labelling.classifier import Classifier
 
 TABLE = class_table()
 PICTURES = draw_pictures(TABLE, np.arange(8), seed=11)

@@ -19,10 +19,10 @@ from PIL import Image
 
 from support.forked import allow_fork, become_nobody, forked, public_folder
 from support.tiny_bundle import ATTRIBUTES, class_table, draw_pictures, make_tiny_bundle
-from zsl_runtime import bundle as bundle_module
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.class_table import ClassTable
-from zsl_runtime.cli_classes import main
+from zsl_runtime.bundle import bundle as bundle_module
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.cli.classes import main
+from zsl_runtime.head.class_table import ClassTable
 
 assert public_folder  # a fixture
 
@@ -61,7 +61,7 @@ def run(capsys, *argv: str) -> tuple[int, str, str]:
 
 def start(*argv: str, **env: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-c", "import sys; from zsl_runtime.cli_classes import main; sys.exit(main())", *argv],
+        [sys.executable, "-c", "import sys; from zsl_runtime.cli.classes import main; sys.exit(main())", *argv],
         env={**os.environ, "OMP_NUM_THREADS": "1", **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -211,7 +211,7 @@ def test_a_broken_bundle_and_no_bundle(capsys, engine, tmp_path):
 
 def test_help_is_there_for_every_command_and_imports_nothing_heavy():
     code = (
-        "import sys; from zsl_runtime.cli_classes import main; rc = main(sys.argv[1:]);"
+        "import sys; from zsl_runtime.cli.classes import main; rc = main(sys.argv[1:]);"
         "bad = {'numpy', 'onnxruntime', 'PIL', 'torch'} & set(sys.modules); sys.exit(f'imported {bad}' if bad else rc)"
     )
     for command in ((), ("teach",), ("add",)):

@@ -27,15 +27,16 @@ from PIL import Image
 
 from support.forked import allow_fork, become_nobody, forked
 from support.tiny_bundle import SEEN, UNSEEN, as_regions, class_table, draw_pictures, make_tiny_bundle
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.classifier import BATCH_SIZE, Classifier
-from zsl_runtime.cli_infer import main
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.cli.infer import main
 from zsl_runtime.errors import BackendError
-from zsl_runtime.results import Sink
+from zsl_runtime.labelling.classifier import Classifier
+from zsl_runtime.labelling.reading import BATCH_SIZE
+from zsl_runtime.labelling.results import Sink
 
 TABLE = class_table()
 PICTURES = draw_pictures(TABLE, np.arange(8), seed=21)
-PROGRAM = [sys.executable, "-c", "import sys; from zsl_runtime.cli_infer import main; sys.exit(main())"]
+PROGRAM = [sys.executable, "-c", "import sys; from zsl_runtime.cli.infer import main; sys.exit(main())"]
 
 
 @pytest.fixture(scope="module")
@@ -525,7 +526,7 @@ def test_it_runs_where_torch_and_onnx_cannot_be_imported(bundle, photos):
         "import sys\n"
         "for name in ('torch', 'onnx', 'scipy', 'zsl_train', 'zsl_export'):\n"
         "    sys.modules[name] = None\n"
-        "from zsl_runtime.cli_infer import main\n"
+        "from zsl_runtime.cli.infer import main\n"
         "sys.exit(main())\n"
     )
     arguments = [str(photos), "--engine", bundle, "--topk", "1"]
@@ -773,7 +774,7 @@ def test_a_profile_is_printed_at_the_end_and_changes_no_answer(infer, bundle, ph
 def test_threads_are_those_of_numpy_too(bundle, photos):
     program = (
         "import os, sys\n"
-        "from zsl_runtime.cli_infer import main\n"
+        "from zsl_runtime.cli.infer import main\n"
         "code = main(sys.argv[1:])\n"
         "print(os.environ['OPENBLAS_NUM_THREADS'], os.environ['MKL_NUM_THREADS'], file=sys.stderr)\n"
     )

@@ -16,9 +16,9 @@ import pytest
 
 from support.fake_driver import run_with
 from zsl_runtime import _native
-from zsl_runtime.cuda_pixels import CudaPixels, DevicePicture
 from zsl_runtime.errors import BackendError, InputError, UsageError
-from zsl_runtime.pixels import PixelSpec, resize_crop_reference
+from zsl_runtime.pixels.cuda_pixels import CudaPixels, DevicePicture
+from zsl_runtime.pixels.pixels import PixelSpec, resize_crop_reference
 
 
 def why_no_card() -> str:
@@ -74,9 +74,9 @@ def test_a_card_takes_large_and_many_pictures(on_card):
 PROGRAM = """
 import ctypes, sys
 import numpy as np
-from zsl_runtime.cuda_pixels import CudaPixels, DevicePicture
+from zsl_runtime.pixels.cuda_pixels import CudaPixels, DevicePicture
 from zsl_runtime.errors import ZslError
-from zsl_runtime.pixels import PixelSpec, resize_crop_reference
+from zsl_runtime.pixels.pixels import PixelSpec, resize_crop_reference
 
 rng = np.random.default_rng(5)
 held = ctypes.CDLL("libcuda.so.1").fake_cuda_held

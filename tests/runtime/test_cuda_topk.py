@@ -12,10 +12,10 @@ import pytest
 
 from support.fake_driver import run_with
 from zsl_runtime import _native
-from zsl_runtime.cuda_kernels import has_kernels
-from zsl_runtime.cuda_topk import CudaTopK
 from zsl_runtime.errors import BackendError, UsageError
-from zsl_runtime.head import best_columns
+from zsl_runtime.head.head import best_columns
+from zsl_runtime.machine.native import has_kernels
+from zsl_runtime.trt.topk import CudaTopK
 
 
 def log_probabilities(rows: int, columns: int, seed: int) -> np.ndarray:
@@ -58,9 +58,9 @@ def test_a_card_gives_the_cpu_s_best_columns(on_card, rows, columns, count):
 PROGRAM = """
 import ctypes, sys
 import numpy as np
-from zsl_runtime.cuda_topk import CudaTopK
+from zsl_runtime.trt.topk import CudaTopK
 from zsl_runtime.errors import ZslError
-from zsl_runtime.head import best_columns
+from zsl_runtime.head.head import best_columns
 
 held = ctypes.CDLL("libcuda.so.1").fake_cuda_held
 rng = np.random.default_rng(7)

@@ -15,14 +15,16 @@ from support.fake_ort_cuda import CARDS, DRIVER, PROVIDER, FakeOrt
 from support.tiny_bundle import make_tiny_bundle
 from support.tiny_precisions import add_precisions
 from support.usable import auto_chooses_among
-from zsl_runtime import backends, cards
-from zsl_runtime.backends import BACKENDS, auto, candidates_for, open_backend
+from zsl_runtime.backends import auto, opening
 from zsl_runtime.backends.devices import Device, parse_device
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.cards import Driver
-from zsl_runtime.cli_doctor import machine
-from zsl_runtime.cli_infer import main as infer
+from zsl_runtime.backends.opening import candidates_for, open_backend
+from zsl_runtime.backends.table import BACKENDS, fast
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.cli.doctor import machine
+from zsl_runtime.cli.infer import main as infer
 from zsl_runtime.errors import BackendError, UsageError
+from zsl_runtime.machine import cards
+from zsl_runtime.machine.cards import Driver
 
 NO_DRIVER = Driver("", "", (), "there is no NVIDIA driver (libcuda.so.1 is not found): install it")
 
@@ -148,5 +150,5 @@ def test_backend_and_device_that_do_not_go_together_are_a_usage_error(bundle, na
 
 
 def test_classes_are_added_on_the_cpu_whatever_there_is(table, card, bundle):
-    assert backends.fast("fp32") == ["ort"]
-    assert backends.open_small_graphs(bundle, threads=1).device == "cpu"
+    assert fast("fp32") == ["ort"]
+    assert opening.open_small_graphs(bundle, threads=1).device == "cpu"

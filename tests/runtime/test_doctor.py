@@ -18,12 +18,12 @@ import pytest
 
 from support.tiny_bundle import ATTRIBUTES, make_tiny_bundle
 from zsl_runtime.backends import ort
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.class_table import ClassTable
-from zsl_runtime.cli_doctor import machine, main, memory_bytes
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.classes.changes import add_classes, prune, remove_classes, undo
+from zsl_runtime.cli.doctor import machine, main, memory_bytes
 from zsl_runtime.errors import BackendError
-from zsl_runtime.gaussian import Gaussian
-from zsl_runtime.generations import add_classes, prune, remove_classes, undo
+from zsl_runtime.head.class_table import ClassTable
+from zsl_runtime.head.gaussian import Gaussian
 
 ROOT = Path(__file__).parents[2]
 
@@ -262,7 +262,7 @@ def test_where_there_is_nothing_it_is_a_usage_error(capsys, tmp_path):
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys; from zsl_runtime.cli_doctor import main; rc = main(['--help']);"
+        "import sys; from zsl_runtime.cli.doctor import main; rc = main(['--help']);"
         "bad = {'numpy', 'onnxruntime', 'PIL', 'torch'} & set(sys.modules); sys.exit(f'imported {bad}' if bad else rc)"
     )
     done = subprocess.run(

@@ -9,13 +9,15 @@ import pytest
 
 from support.fake_ort_cuda import DRIVER, FakeOrt
 from support.tiny_bundle import make_tiny_bundle
-from zsl_runtime import cards, doctor_cards
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.cards import Driver
-from zsl_runtime.cli_doctor import machine, main
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.cli import doctor_cards
+from zsl_runtime.cli.doctor import machine, main
+from zsl_runtime.machine import cards
+from zsl_runtime.machine.cards import Driver
 from zsl_runtime.trt import library
-from zsl_runtime.trt.engines import Facts, Profile, Stored, engines_of, mark_verified, ports_of, store, this_platform
+from zsl_runtime.trt.facts import Facts, Profile, Stored, ports_of, this_platform
 from zsl_runtime.trt.library import Installed
+from zsl_runtime.trt.store import engines_of, mark_verified, store
 
 NOTHING = Driver("", "", (), "there is no NVIDIA driver (libcuda.so.1 is not found): install it")
 RTX = Installed("tensorrt-rtx", "1.7.1.116", None, 'pip install "zsl-deploy[rtx]"')

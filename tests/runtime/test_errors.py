@@ -173,9 +173,9 @@ def bundle(tmp_path_factory):
 
 
 COMMANDS = [
-    ("zsl_runtime.cli_infer", ["--help"]),
-    ("zsl_runtime.cli_classes", ["list", "--engine", "BUNDLE"]),
-    ("zsl_runtime.cli_doctor", ["BUNDLE"]),
+    ("zsl_runtime.cli.infer", ["--help"]),
+    ("zsl_runtime.cli.classes", ["list", "--engine", "BUNDLE"]),
+    ("zsl_runtime.cli.doctor", ["BUNDLE"]),
     ("zsl_export.cli", ["--help"]),
     ("zsl_train.cli", ["--help"]),
 ]
@@ -212,7 +212,7 @@ def test_results_that_do_not_fit_are_not_taken_for_done(bundle):
 
 
 def test_the_exit_code_survives_a_stderr_that_nobody_reads(closed_pipe, bundle):
-    done = start("zsl_runtime.cli_classes", ["add"], bundle, stdout=subprocess.PIPE, stderr=closed_pipe)
+    done = start("zsl_runtime.cli.classes", ["add"], bundle, stdout=subprocess.PIPE, stderr=closed_pipe)
     assert (done.returncode, done.stdout) == (2, b"")
 
 

@@ -15,9 +15,9 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from support.big_bundle import means_graph
 from zsl_runtime.backends.ort import OrtBackend
-from zsl_runtime.class_table import ClassTable, SemanticRule
 from zsl_runtime.errors import ArtefactError, UsageError
-from zsl_runtime.gaussian import (
+from zsl_runtime.head.class_table import ClassTable, SemanticRule
+from zsl_runtime.head.gaussian import (
     MEANS_BLOCK,
     ClassMeans,
     Evidence,
@@ -28,8 +28,8 @@ from zsl_runtime.gaussian import (
     prior_means,
     taught_head,
 )
-from zsl_runtime.head import View, fold
-from zsl_runtime.storage import tensor_bytes
+from zsl_runtime.head.head import View, fold
+from zsl_runtime.machine.storage import tensor_bytes
 
 D = 6
 VIEW = View("canonical", 0, D, 1.0, None)

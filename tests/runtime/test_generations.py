@@ -32,11 +32,9 @@ from support.tiny_bundle import (
     tiny_gaussian,
 )
 from zsl_runtime.backends.ort import OrtBackend
-from zsl_runtime.bundle import Bundle, Generation
-from zsl_runtime.class_table import ClassTable
-from zsl_runtime.errors import ArtefactError, UsageError
-from zsl_runtime.gaussian import MOST_PHOTOGRAPHS, ClassMeans, Evidence
-from zsl_runtime.generations import (
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.bundle.generation import Generation
+from zsl_runtime.classes.changes import (
     add_classes,
     fit_epochs,
     list_classes,
@@ -46,7 +44,10 @@ from zsl_runtime.generations import (
     teach_classes,
     undo,
 )
-from zsl_runtime.head import RULES, fold
+from zsl_runtime.errors import ArtefactError, UsageError
+from zsl_runtime.head.class_table import ClassTable
+from zsl_runtime.head.gaussian import MOST_PHOTOGRAPHS, ClassMeans, Evidence
+from zsl_runtime.head.head import RULES, fold
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -540,9 +541,9 @@ TEACH_FOR_EVER = """
 import sys
 import time
 import numpy as np
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.gaussian import Evidence
-from zsl_runtime.generations import prune, teach_classes
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.head.gaussian import Evidence
+from zsl_runtime.classes.changes import prune, teach_classes
 bundle = Bundle.open(sys.argv[1])
 def cycle():
     teach_classes(bundle, {"wren": Evidence(1, np.full(10, 2.0)), "tit": Evidence(2, np.full(10, 3.0))})
@@ -585,9 +586,9 @@ ADD_FOR_EVER = """
 import sys
 import time
 import numpy as np
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.class_table import ClassTable
-from zsl_runtime.generations import add_classes, prune, remove_classes, undo
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.head.class_table import ClassTable
+from zsl_runtime.classes.changes import add_classes, prune, remove_classes, undo
 bundle = Bundle.open(sys.argv[1])
 table = ClassTable(("heron",), np.array([False]), np.array([[0, 7, 1, 1, 7, 1.0]]), bundle.attributes)
 if "heron" in bundle.current().table.names:

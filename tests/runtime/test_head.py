@@ -13,26 +13,20 @@ from scipy.special import log_softmax as scipy_log_softmax
 from sklearn.linear_model import LogisticRegression
 
 from support.softmax import naive_fit
-from zsl_runtime.class_table import ClassTable, SemanticRule
+from zsl_runtime.arrays import BLOCK_ROWS
 from zsl_runtime.errors import ArtefactError, UsageError
-from zsl_runtime.head import (
-    BLOCK_ROWS,
+from zsl_runtime.head.class_table import ClassTable, SemanticRule
+from zsl_runtime.head.fitting import (
     UPDATE_BLOCK,
-    FitSettings,
-    FoldedHead,
-    Head,
     Replay,
-    View,
     append_rows,
-    best_columns,
     class_noise,
     fit_head,
     fitting_rows,
-    fold,
     gradient,
-    log_softmax,
     rows_head,
 )
+from zsl_runtime.head.head import FitSettings, FoldedHead, Head, View, best_columns, fold, log_softmax
 
 FAST = FitSettings(epochs=3, batch_size=7, learning_rate=0.01)
 

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zsl_runtime.errors import SystemProblem, UsageError
-from zsl_runtime.inputs import Tally, find_files, list_entries, read_list, walk
-from zsl_runtime.stop import Stop
+from zsl_runtime.inputs.files import find_files, list_entries, read_list, walk
+from zsl_runtime.inputs.item import Tally
+from zsl_runtime.machine.stop import Stop
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from zsl_runtime import jpeg, pixels
 from zsl_runtime.errors import InputError
-from zsl_runtime.pixels import decode
+from zsl_runtime.pixels import jpeg, pixels
+from zsl_runtime.pixels.pixels import decode
 
 DATA = Path(os.environ.get("ZSL_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 

@@ -11,9 +11,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from zsl_runtime import _native, pixels
+from zsl_runtime import _native
 from zsl_runtime.errors import UsageError
-from zsl_runtime.pixels import FRACTION_BITS, ROUNDING, PixelSpec, coefficients, resize_crop, resize_crop_reference
+from zsl_runtime.pixels import pixels
+from zsl_runtime.pixels.pixels import (
+    FRACTION_BITS,
+    ROUNDING,
+    PixelSpec,
+    coefficients,
+    resize_crop,
+    resize_crop_reference,
+)
 
 KERNELS = _native.kernels()
 ONE = 1 << FRACTION_BITS
@@ -147,7 +155,7 @@ GUARDED = """
 import ctypes, mmap, sys
 import numpy as np
 from zsl_runtime import _native
-from zsl_runtime.pixels import PixelSpec, resize_crop_reference
+from zsl_runtime.pixels.pixels import PixelSpec, resize_crop_reference
 
 libc = ctypes.CDLL(None, use_errno=True)
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from zsl_runtime.matfile import MatError, read_matrix
+from zsl_runtime.inputs.matfile import MatError, read_matrix
 
 DTYPES = (*(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)), "f4", "f8")
 QUIET = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

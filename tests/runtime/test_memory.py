@@ -15,11 +15,14 @@ import pytest
 from PIL import Image
 
 from support.tiny_bundle import SIDE, make_tiny_bundle
-from zsl_runtime.inputs import SHARD_SUFFIXES, Tally, find_files, list_entries, pictures
-from zsl_runtime.pipeline import Ahead, Reader, read_ahead, score
-from zsl_runtime.pixels import SUFFIXES, PixelSpec
-from zsl_runtime.results import open_partial, undone
-from zsl_runtime.stop import Stop
+from zsl_runtime.inputs.files import find_files, list_entries, pictures
+from zsl_runtime.inputs.item import SHARD_SUFFIXES, Tally
+from zsl_runtime.labelling.ahead import Ahead
+from zsl_runtime.labelling.reading import Reader, read_ahead
+from zsl_runtime.labelling.results import open_partial, undone
+from zsl_runtime.labelling.scoring import score
+from zsl_runtime.machine.stop import Stop
+from zsl_runtime.pixels.pixels import SUFFIXES, PixelSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +32,7 @@ NAME_BYTES = 200  # a folder's names are in memory at once, sorted, and nothing 
 RESIDENT_BYTES = 1500  # beyond that the system's allocator keeps some of what was freed
 MEASURED = """
 import resource, sys
-from zsl_runtime.cli_infer import main
+from zsl_runtime.cli.infer import main
 code = main(sys.argv[1:])
 print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 sys.exit(code)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zsl_runtime import _native
-from zsl_runtime.pixels import FRACTION_BITS, coefficients
+from zsl_runtime.pixels.pixels import FRACTION_BITS, coefficients
 
 ONE = 1 << FRACTION_BITS
 

@@ -7,11 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from zsl_runtime.bundle import Generation
-from zsl_runtime.class_table import ClassTable, SemanticRule
-from zsl_runtime.gaussian import ClassMeans, Gaussian, gaussian_head
-from zsl_runtime.head import View
-from zsl_runtime.newcomers import (
+from zsl_runtime.bundle.generation import Generation
+from zsl_runtime.classes.newcomers import (
     CANDIDATES,
     MOST_TOLD,
     SHOWN,
@@ -22,6 +19,9 @@ from zsl_runtime.newcomers import (
     training_ranges,
     twins,
 )
+from zsl_runtime.head.class_table import ClassTable, SemanticRule
+from zsl_runtime.head.gaussian import ClassMeans, Gaussian, gaussian_head
+from zsl_runtime.head.head import View
 
 D = 4
 RULE = SemanticRule()

@@ -14,10 +14,10 @@ import pytest
 
 from support.tiny_bundle import class_table, draw_pictures, features_of, make_tiny_bundle
 from zsl_runtime.backends import openvino as ours
-from zsl_runtime.backends.graphs import reason
-from zsl_runtime.bundle import Bundle
+from zsl_runtime.backends.onnx_graphs import reason
+from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError
-from zsl_runtime.head import fold
+from zsl_runtime.head.head import fold
 
 ROOT = Path(__file__).parents[2]
 TABLE = class_table()

@@ -14,13 +14,14 @@ from support.fake_ort_cuda import DRIVER, PROVIDER, FakeOrt
 from support.tiny_bundle import class_table, draw_pictures, features_of, lift_of, make_tiny_bundle
 from support.tiny_precisions import add_precisions
 from support.usable import usable_backend
-from zsl_runtime import cards
-from zsl_runtime.backends import open_backend, open_small_graphs, ort_cuda
+from zsl_runtime.backends import ort_cuda
+from zsl_runtime.backends.opening import open_backend, open_small_graphs
 from zsl_runtime.backends.ort_cuda import KEPT_HEADS, OrtCudaBackend
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.classifier import Classifier
+from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError
-from zsl_runtime.head import FoldedHead, fold
+from zsl_runtime.head.head import FoldedHead, fold
+from zsl_runtime.labelling.classifier import Classifier
+from zsl_runtime.machine import cards
 
 TABLE = class_table()
 PICTURES = draw_pictures(TABLE, np.arange(8).repeat(3), seed=5)

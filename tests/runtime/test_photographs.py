@@ -22,12 +22,13 @@ from support.tiny_bundle import (
     make_tiny_bundle,
 )
 from support.usable import FROM_GRAPHS, usable_backend
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.class_table import ClassTable
-from zsl_runtime.classifier import Classifier, reader_of
+from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.errors import InputError, UsageError
-from zsl_runtime.inputs import Item
-from zsl_runtime.photographs import class_folders, gather
+from zsl_runtime.head.class_table import ClassTable
+from zsl_runtime.inputs.item import Item
+from zsl_runtime.labelling.classifier import Classifier
+from zsl_runtime.labelling.photographs import class_folders, gather
+from zsl_runtime.labelling.reading import reader_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -312,6 +313,6 @@ def test_older_bundles_still_label_and_take_classes_and_say_why_they_cannot_be_t
 
 
 def test_what_changes_a_bundle_is_at_hand_from_the_package():
-    from zsl_runtime.generations import add_classes, teach_classes
+    from zsl_runtime.classes.changes import add_classes, teach_classes
 
     assert (zsl_runtime.add_classes, zsl_runtime.teach_classes) == (add_classes, teach_classes)

@@ -12,18 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsl_runtime import pipeline
 from zsl_runtime.errors import BackendError, InputError
-from zsl_runtime.inputs import Item
-from zsl_runtime.pipeline import ERRORS_AT_ONCE, Ahead, Reader, in_order, read_ahead, score
-from zsl_runtime.pixels import PixelSpec
-from zsl_runtime.profiling import Profile
-from zsl_runtime.stop import Stop
+from zsl_runtime.inputs.item import Item
+from zsl_runtime.labelling import ahead
+from zsl_runtime.labelling.ahead import Ahead, in_order
+from zsl_runtime.labelling.profiling import Profile
+from zsl_runtime.labelling.reading import Reader, read_ahead
+from zsl_runtime.labelling.scoring import ERRORS_AT_ONCE, score
+from zsl_runtime.machine.stop import Stop
+from zsl_runtime.pixels.pixels import PixelSpec
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from zsl_runtime.pipeline import Scored
+    from zsl_runtime.labelling.snapshot import Scored
 
 # --- in order -------------------------------------------------------------------------------------------------------
 
@@ -83,7 +85,7 @@ def test_leaving_early_stops_reading():
 
 
 def test_heavy_items_wait_for_each_other(monkeypatch):
-    monkeypatch.setattr(pipeline, "WAITING_BYTES", 100)
+    monkeypatch.setattr(ahead, "WAITING_BYTES", 100)
     taken, given_back = [], 0
 
     def items():

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from zsl_runtime import pixels
 from zsl_runtime.errors import ArtefactError, BackendError, InputError, UsageError
-from zsl_runtime.pixels import PixelSpec, decode, prepare, resize_crop, resize_crop_reference
+from zsl_runtime.pixels import pixels
+from zsl_runtime.pixels.pixels import PixelSpec, decode, prepare, resize_crop, resize_crop_reference
 
 DATA = Path(os.environ.get("ZSL_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 sides = st.integers(1, 70)
@@ -425,7 +425,7 @@ def test_pillows_bomb_warning_is_silent_in_a_fresh_process_and_kept_for_who_want
         "import sys, warnings\n"
         "from PIL import Image\n"
         "from zsl_runtime.errors import InputError\n"
-        "from zsl_runtime.pixels import decode\n"
+        "from zsl_runtime.pixels.pixels import decode\n"
         "try:\n decode(sys.stdin.buffer.read())\n"
         "except InputError as error:\n print(error.code)\n"
     )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from zsl_runtime import _native
 from zsl_runtime.errors import InputError, UsageError, ZslError
-from zsl_runtime.pixels import PixelSpec, resize_crop, resize_crop_batch, resize_crop_reference
+from zsl_runtime.pixels.pixels import PixelSpec, resize_crop, resize_crop_batch, resize_crop_reference
 
 SPEC = PixelSpec(16, 12)
 

@@ -11,13 +11,15 @@ import pytest
 from support.tiny_bundle import class_table, draw_pictures, features_of, lift_of, make_tiny_bundle
 from support.tiny_precisions import add_precisions, quantised_features_of
 from support.usable import FROM_GRAPHS, usable_backend
-from zsl_runtime.backends import BACKENDS, held_precisions, open_backend, open_small_graphs
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.classifier import Classifier
-from zsl_runtime.cli_doctor import main as doctor
-from zsl_runtime.cli_infer import main as infer
+from zsl_runtime.backends.opening import open_backend, open_small_graphs
+from zsl_runtime.backends.table import BACKENDS
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.cli.doctor import main as doctor
+from zsl_runtime.cli.infer import main as infer
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError
-from zsl_runtime.head import fold
+from zsl_runtime.graphs.precisions import held_precisions
+from zsl_runtime.head.head import fold
+from zsl_runtime.labelling.classifier import Classifier
 
 TABLE = class_table()
 PICTURES = draw_pictures(TABLE, np.arange(8).repeat(3), seed=5)

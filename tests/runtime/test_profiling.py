@@ -7,8 +7,20 @@ import time
 
 import pytest
 
-from zsl_runtime import profiling
-from zsl_runtime.profiling import DECODE, ENGINE, FIND, HEAD, NO_PROFILE, OUTPUT, PIXELS, STAGES, Profile, Report, Spent
+from zsl_runtime.labelling import profiling
+from zsl_runtime.labelling.profiling import (
+    DECODE,
+    ENGINE,
+    FIND,
+    HEAD,
+    NO_PROFILE,
+    OUTPUT,
+    PIXELS,
+    STAGES,
+    Profile,
+    Report,
+    Spent,
+)
 
 
 @pytest.fixture

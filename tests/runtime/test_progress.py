@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from zsl_runtime.progress import Progress
+from zsl_runtime.cli.progress import Progress
 
 
 class Terminal(io.StringIO):

@@ -16,11 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsl_runtime.classifier import Prediction
 from zsl_runtime.errors import InputError, SystemProblem, UsageError
-from zsl_runtime.inputs import Item
-from zsl_runtime.pipeline import Labelled
-from zsl_runtime.results import (
+from zsl_runtime.inputs.item import Item
+from zsl_runtime.labelling.results import (
     CSV_HEADER,
     NOTHING_DONE,
     State,
@@ -31,6 +29,7 @@ from zsl_runtime.results import (
     open_partial,
     undone,
 )
+from zsl_runtime.labelling.snapshot import Labelled, Prediction
 
 if TYPE_CHECKING:
     from pathlib import Path

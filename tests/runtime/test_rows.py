@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from zsl_runtime.errors import InputError
-from zsl_runtime.rows import RowFiles, check_row
+from zsl_runtime.inputs.feature_rows import RowFiles, check_row
 
 
 def opened(paths, shape):

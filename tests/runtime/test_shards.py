@@ -15,15 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsl_runtime import shards
 from zsl_runtime.errors import InputError
-from zsl_runtime.inputs import SHARD_SUFFIXES, ZSTD, Tally, has_suffix
-from zsl_runtime.shards import count_members, members
+from zsl_runtime.inputs import shards
+from zsl_runtime.inputs.item import SHARD_SUFFIXES, ZSTD, Tally, has_suffix
+from zsl_runtime.inputs.shards import count_members, members
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zsl_runtime.inputs import Item
+    from zsl_runtime.inputs.item import Item
 
 SUFFIXES = (".png", ".jpg")
 CONTENT = [("b.png", b"second"), ("a/x.JPG", b"first" * 300), ("empty.png", b"")]

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from zsl_runtime.errors import Terminated
-from zsl_runtime.stop import Stop, stopping
+from zsl_runtime.machine.stop import Stop, stopping
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from support.forked import allow_fork, forked, killed_at_every_step
-from zsl_runtime.storage import parse_tensors, replacing, tensor_bytes, write_whole
+from zsl_runtime.machine.storage import parse_tensors, replacing, tensor_bytes, write_whole
 
 
 @pytest.mark.parametrize("before", [None, b"old"])

@@ -20,15 +20,19 @@ from support.fake_card import FakeCard
 from support.tiny_bundle import as_regions, class_table, draw_pictures, make_tiny_bundle
 from support.tiny_precisions import add_precisions
 from support.usable import auto_chooses_among
-from zsl_runtime.backends import auto, open_backend
+from zsl_runtime.backends import auto
+from zsl_runtime.backends.opening import open_backend
 from zsl_runtime.backends.tensorrt import check
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.cards import Card, Driver
-from zsl_runtime.classifier import Classifier
-from zsl_runtime.cli_infer import main as infer
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.cli.infer import main as infer
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError
-from zsl_runtime.inputs import Item
-from zsl_runtime.pipeline import Row, Scored, in_flight, label, score_ahead
+from zsl_runtime.inputs.item import Item
+from zsl_runtime.labelling.ahead import in_flight
+from zsl_runtime.labelling.classifier import Classifier
+from zsl_runtime.labelling.reading import Row
+from zsl_runtime.labelling.scoring import label, score_ahead
+from zsl_runtime.labelling.snapshot import Scored
+from zsl_runtime.machine.cards import Card, Driver
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -359,7 +363,7 @@ class Snapshot:
     table = ("a", "b")
 
     def answer(self, rows):
-        from zsl_runtime.backends.answers import Answer, Best
+        from zsl_runtime.graphs.answers import Answer, Best
 
         n = len(rows)
         values = np.array([row[0] for row in rows], np.float32)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from zsl_runtime import threads
-from zsl_runtime.threads import cgroup_cpu_limit, readers, usable_cpus
+from zsl_runtime.machine import threads
+from zsl_runtime.machine.threads import cgroup_cpu_limit, readers, usable_cpus
 
 if TYPE_CHECKING:
     from pathlib import Path

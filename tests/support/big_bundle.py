@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from support.tiny_bundle import OPSET
-from zsl_runtime.bundle import Generation, Probe, write_bundle
-from zsl_runtime.class_table import ClassTable, SemanticRule
-from zsl_runtime.gaussian import ClassMeans, Gaussian, gaussian_head
-from zsl_runtime.head import FitSettings, Head, Replay, View, fold
-from zsl_runtime.manifest import PARTS
+from zsl_runtime.bundle.generation import Generation, Probe
+from zsl_runtime.bundle.manifest import PARTS
+from zsl_runtime.bundle.writing import write_bundle
+from zsl_runtime.head.class_table import ClassTable, SemanticRule
+from zsl_runtime.head.fitting import Replay
+from zsl_runtime.head.gaussian import ClassMeans, Gaussian, gaussian_head
+from zsl_runtime.head.head import FitSettings, Head, View, fold
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zsl_runtime.trt.engines import Facts, Profile
+from zsl_runtime.trt.facts import Facts, Profile
 from zsl_runtime.trt.library import Library, installed
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zsl_runtime.bundle import Bundle
+    from zsl_runtime.bundle.bundle import Bundle
 
 RTX = next(state for state in installed() if state.name == "tensorrt-rtx")
 needs_rtx = pytest.mark.skipif(

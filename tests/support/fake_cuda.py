@@ -527,7 +527,7 @@ def _meet(some: list[tuple[int, int]], others: list[tuple[int, int]]) -> bool:
 
 
 class FakeTopK:
-    """Stands where `zsl_runtime.cuda_topk.CudaTopK` would: the same search, in NumPy, on the fake card."""
+    """Stands where `zsl_runtime.trt.topk.CudaTopK` would: the same search, in NumPy, on the fake card."""
 
     def __init__(self, cuda: FakeCuda, device: int) -> None:
         self._cuda, self._device = cuda, device
@@ -536,7 +536,7 @@ class FakeTopK:
         return 4 * rows * count * 3
 
     def launch(self, scores, rows, columns, count, scratch, out_columns, out_scores, stream) -> None:
-        from zsl_runtime.head import best_columns
+        from zsl_runtime.head.head import best_columns
 
         cuda = self._cuda
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import onnxruntime
 from onnxruntime.capi import onnxruntime_inference_collection as real
 
-from zsl_runtime.cards import Card, Driver
+from zsl_runtime.machine.cards import Card, Driver
 
 if TYPE_CHECKING:
     import numpy as np

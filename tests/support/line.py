@@ -11,7 +11,7 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 from zsl_export.cli import main as zsl_export
-from zsl_runtime.cli_infer import main as zsl_infer
+from zsl_runtime.cli.infer import main as zsl_infer
 from zsl_train.cli import main as zsl_train
 from zsl_train.data.field_guide import folder as field_guide
 

@@ -1,4 +1,4 @@
-"""Softmax regression as a textbook has it: the yardstick of `zsl_runtime.head`."""
+"""Softmax regression as a textbook has it: the yardstick of `zsl_runtime.head.head`."""
 
 from __future__ import annotations
 

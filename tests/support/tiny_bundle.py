@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zsl_runtime.bundle import Generation, Probe, write_bundle
-from zsl_runtime.class_table import ClassTable, SemanticRule
-from zsl_runtime.gaussian import ClassMeans, Gaussian, evidence_of, gaussian_head
-from zsl_runtime.head import FitSettings, Replay, View, fit_head, fitting_rows, fold, rows_head
-from zsl_runtime.manifest import PARTS
+from zsl_runtime.bundle.generation import Generation, Probe
+from zsl_runtime.bundle.manifest import PARTS
+from zsl_runtime.bundle.writing import write_bundle
+from zsl_runtime.head.class_table import ClassTable, SemanticRule
+from zsl_runtime.head.fitting import Replay, fit_head, fitting_rows, rows_head
+from zsl_runtime.head.gaussian import ClassMeans, Gaussian, evidence_of, gaussian_head
+from zsl_runtime.head.head import FitSettings, View, fold
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,8 +15,8 @@ from zsl_train.methods.base import run_batched
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zsl_runtime.head import Head
-    from zsl_train.run_folder import Run
+    from zsl_runtime.head.head import Head
+    from zsl_train.training.run_folder import Run
 
 TRAIN, TEST = 8, 5  # of each seen class; of an unseen one TEST
 

@@ -11,18 +11,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from zsl_runtime.bundle import Generation
-from zsl_runtime.class_table import ClassTable, SemanticRule
-from zsl_runtime.gaussian import ClassMeans, Gaussian, evidence_of, gaussian_head, prior_means
-from zsl_runtime.head import FitSettings, Head, Replay, View, fit_head, fitting_rows, rows_head
+from zsl_runtime.bundle.generation import Generation
+from zsl_runtime.head.class_table import ClassTable, SemanticRule
+from zsl_runtime.head.fitting import Replay, fit_head, fitting_rows, rows_head
+from zsl_runtime.head.gaussian import ClassMeans, Gaussian, evidence_of, gaussian_head, prior_means
+from zsl_runtime.head.head import FitSettings, Head, View
 from zsl_train import backbones, methods
 from zsl_train.backbones.base import Backbone
 from zsl_train.data.image_set import ImageSet
-from zsl_train.gaussian_modules import Shape, run_means, shipped
+from zsl_train.gaussian_modules import run_means, shipped
+from zsl_train.means import Shape
 from zsl_train.methods.base import Dims, Trained, run_batched, run_rows
 from zsl_train.recipe import Recipe
-from zsl_train.run_folder import Run, RunWriter, save_run
-from zsl_train.training import no_replay
+from zsl_train.training.run_folder import Run, RunWriter, save_run
+from zsl_train.training.shipped import no_replay
 
 SIDE, REGIONS, CHANNELS = 16, 16, 12
 ATTRIBUTES, NOISE, FEATURE, HIDDEN = 6, 4, 10, 8

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from zsl_runtime.backends import BACKENDS, version_of
 from zsl_runtime.backends.devices import find_card, trouble
+from zsl_runtime.backends.table import BACKENDS, version_of
 
 FROM_GRAPHS = sorted(set(BACKENDS) - {"tensorrt"})  # that one runs engines: tests/runtime/trt
 

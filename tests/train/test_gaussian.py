@@ -16,7 +16,7 @@ from sklearn.kernel_ridge import KernelRidge
 from torch import nn
 
 from zsl_runtime.errors import UsageError
-from zsl_runtime.gaussian import ClassMeans, evidence_of, gaussian_head
+from zsl_runtime.head.gaussian import ClassMeans, evidence_of, gaussian_head
 from zsl_train import gaussian
 from zsl_train.evaluate import score
 from zsl_train.gaussian import (
@@ -42,7 +42,8 @@ from zsl_train.gaussian import (
     noise_banks,
     solve,
 )
-from zsl_train.gaussian_modules import Means, Shape, run_means
+from zsl_train.gaussian_modules import run_means
+from zsl_train.means import Means, Shape
 from zsl_train.methods.base import Trained, run_batched
 from zsl_train.select import make_folds
 

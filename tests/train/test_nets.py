@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from zsl_train.methods.baselines import SCALINGS, scale
+from zsl_train.baselines import SCALINGS, scale
 from zsl_train.nets import (
     AttributeDecoder,
     Critic,

@@ -16,25 +16,20 @@ from support.tiny_data import make_tiny_data
 from support.tiny_run import TinyBackbone
 from support.tiny_xlsa17 import FEATURES, make_pair
 from zsl_runtime.errors import ArtefactError, UsageError
-from zsl_train import training
-from zsl_train.backbones.given import GivenFeatures
-from zsl_train.data.image_set import open_image_set
+from zsl_train.data.given import GivenFeatures
+from zsl_train.data.open import open_image_set
 from zsl_train.evaluate import choose_gamma, seen_unseen_curve
 from zsl_train.gaussian import Case, Errors, HeadChoice, Settings, Spectrum, choose_settings, logits, solve
 from zsl_train.methods import METHODS, gfzsl
 from zsl_train.methods.base import Trained
 from zsl_train.recipe import Recipe
-from zsl_train.run_folder import RunWriter
-from zsl_train.training import (
-    Prepared,
-    Trainer,
-    load_arrays,
-    prepare,
-    run_training,
-    save_arrays,
-    ships_gaussian,
-    validation_folds,
-)
+from zsl_train.training import trainer as trainer_module
+from zsl_train.training.prepared import Prepared, prepare
+from zsl_train.training.run_folder import RunWriter
+from zsl_train.training.runner import run_training
+from zsl_train.training.shipped import ships_gaussian
+from zsl_train.training.stored import load_arrays, save_arrays
+from zsl_train.training.trainer import Trainer, validation_folds
 
 RECIPE = Recipe(method="gfzsl", folds=3, word_width=5, backbone="tiny")
 
@@ -328,7 +323,7 @@ def run(folder, recipe: Recipe, change=lambda images: images) -> dict:
 def test_gfzsl_is_the_baseline_of_that_name(tmp_path, monkeypatch, floor):
     """Float32 modules and rows against the closed form in float64: the same choice, the same figures."""
     chosen = HeadChoice(Settings(0.3, 0.7, 0.1, 0.5), Errors(1.5, floor), 0.8, 2.0, 50.0)
-    monkeypatch.setattr(training, "choose_settings", lambda folds: chosen)
+    monkeypatch.setattr(trainer_module, "choose_settings", lambda folds: chosen)
     mine = run(tmp_path / "method", Recipe(method="gfzsl", folds=2))
     other = run(tmp_path / "other", Recipe(method="eszsl", folds=2, head="gaussian"))["baselines"]["gfzsl"]
     assert "gfzsl" not in mine["baselines"]

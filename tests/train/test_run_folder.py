@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from support.forked import allow_fork, become_nobody, forked, killed_at_every_step, public_folder
 from support.tiny_run import Config, know_tiny, make_tiny_run, save_tiny_run
 from zsl_runtime.errors import ArtefactError, UsageError, ZslError
-from zsl_runtime.storage import LOCK, parse_tensors
+from zsl_runtime.machine.storage import LOCK, parse_tensors
 from zsl_train.recipe import Recipe
-from zsl_train.run_folder import READ, RUN_FORMAT, STATISTICS, Run, RunWriter, info_bytes, load_run, read_info
+from zsl_train.training.run_folder import READ, RUN_FORMAT, STATISTICS, Run, RunWriter, info_bytes, load_run, read_info
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zsl_train.baselines import BASELINES, SCALINGS, scale
 from zsl_train.evaluate import choose_gamma, fit_temperature, seen_unseen_curve
-from zsl_train.methods.baselines import BASELINES, SCALINGS, scale
 from zsl_train.select import MINIMUM_SEEN, BaselineChoice, Choice, Fold, choose, choose_baseline, make_folds
 
 

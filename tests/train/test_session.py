@@ -13,8 +13,8 @@ from torch import nn
 
 from support.forked import allow_fork, forked
 from zsl_runtime.errors import ArtefactError, GateError, SystemProblem
-from zsl_train import session as session_module
-from zsl_train.session import DIVERGED, Rng, Scalar, Session, write_atomic
+from zsl_train.methods import session as session_module
+from zsl_train.methods.session import DIVERGED, Rng, Scalar, Session, write_atomic
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from zsl_train.side_by_side import Stopped, side_by_side
+from zsl_train.training.side_by_side import Stopped, side_by_side
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +103,7 @@ def test_an_interrupt_stops_all_jobs(monkeypatch):
         assert started.wait(20)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("zsl_train.side_by_side.wait", interrupted)
+    monkeypatch.setattr("zsl_train.training.side_by_side.wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         side_by_side([patient(started), patient()])
 

@@ -14,34 +14,21 @@ from support.tiny_data import make_tiny_data
 from support.tiny_run import FEATURE, RULE, TinyBackbone, make_tiny_run
 from support.tiny_training import QUICK
 from zsl_runtime.errors import ArtefactError, GateError
-from zsl_runtime.head import Head, Replay, View, fit_head, fitting_rows, fold, log_softmax
-from zsl_runtime.pixels import prepare as prepare_pixels
-from zsl_train import training
-from zsl_train.data.image_set import open_image_set
+from zsl_runtime.head.fitting import Replay, fit_head, fitting_rows
+from zsl_runtime.head.head import Head, View, fold, log_softmax
+from zsl_runtime.pixels.pixels import prepare as prepare_pixels
+from zsl_train.baselines import BASELINES
+from zsl_train.data.open import open_image_set
 from zsl_train.methods import cada_vae, sc_egg
 from zsl_train.methods.base import run_batched
-from zsl_train.methods.baselines import BASELINES
 from zsl_train.recipe import Recipe
 from zsl_train.select import Choice, choose_baseline
-from zsl_train.training import (
-    Prepared,
-    Trainer,
-    embed_rows,
-    fingerprint,
-    fit_shipped_head,
-    head_logits,
-    keep_pictures,
-    load_array,
-    make_replay,
-    null_reasons,
-    prepare,
-    protocol,
-    sample_replay,
-    save_array,
-    selection_rule,
-    trainings_in_turn,
-    validation_folds,
-)
+from zsl_train.training import shipped
+from zsl_train.training.prepared import Prepared, fingerprint, keep_pictures, prepare
+from zsl_train.training.protocol import null_reasons, protocol, selection_rule
+from zsl_train.training.shipped import embed_rows, fit_shipped_head, head_logits, make_replay, sample_replay
+from zsl_train.training.stored import load_array, save_array
+from zsl_train.training.trainer import Trainer, trainings_in_turn, validation_folds
 
 RECIPE = Recipe(folds=2, word_width=5, backbone="tiny")
 PUBLISHED = replace(RECIPE, head="published")
@@ -97,7 +84,7 @@ class PictureAndNoise(torch.nn.Module):
 
 @pytest.mark.parametrize(("count", "block"), [(1, 64), (4, 64), (7, 2), (20, 3)])
 def test_a_method_may_fill_replay_itself_with_each_picture_in_its_turn(count, block, monkeypatch):
-    monkeypatch.setattr(training, "REPLAY_BLOCK", block)
+    monkeypatch.setattr(shipped, "REPLAY_BLOCK", block)
     trained = replace(TRAINED, replay=PictureAndNoise(), noise_width=3, feature_width=4)
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.repeat(np.flatnonzero(TABLE.seen), [1, 3, 4, 9, 20]))

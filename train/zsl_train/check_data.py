@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zsl_runtime.cli_doctor import BROKEN, NOTE, OK, Finding
+from zsl_runtime.cli.finding import BROKEN, NOTE, OK, Finding
 from zsl_runtime.errors import UsageError, ZslError, listed
 from zsl_train.data import archives, cub
 from zsl_train.data.att_splits import (
@@ -25,7 +25,8 @@ from zsl_train.data.att_splits import (
     read_split_file,
 )
 from zsl_train.data.feature_file import feature_files
-from zsl_train.data.image_set import MANY_NEGATIVE, open_image_set
+from zsl_train.data.image_set import MANY_NEGATIVE
+from zsl_train.data.open import open_image_set
 from zsl_train.data.xlsa17 import OWN, find_split_file
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from zsl_runtime.class_table import ClassTable
+    from zsl_runtime.head.class_table import ClassTable
     from zsl_train.data.att_splits import SplitFile
     from zsl_train.data.image_set import ImageSet
 

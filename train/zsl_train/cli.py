@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 MOST_EPOCHS = 1_000_000
-FEATURES = "features"  # the recipe's backbone where there is none, as `zsl_train.backbones.given` calls it
+FEATURES = "features"  # the recipe's backbone where there is none, as `zsl_train.data.given` calls it
 
 
 def _possible_epochs(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
@@ -74,7 +74,7 @@ def command(**options: Any) -> int:
 
 def check(options: dict[str, Any]) -> int:
     """Run --check-data: the report goes to stdout. Returns 0, or 2 when nothing could be trained on this data."""
-    from zsl_runtime.cli_doctor import BROKEN
+    from zsl_runtime.cli.finding import BROKEN
     from zsl_runtime.errors import UsageError
     from zsl_train.check_data import check_data
     from zsl_train.recipe import make_recipe, parse_overrides, read_recipe
@@ -110,10 +110,10 @@ def train(options: dict[str, Any]) -> int:
 
     """
     from zsl_runtime.errors import InputError, UsageError
-    from zsl_runtime.threads import usable_cpus
+    from zsl_runtime.machine.threads import usable_cpus
     from zsl_train.recipe import make_recipe, parse_overrides, read_recipe
     from zsl_train.report import TrainingProgress, scores_table
-    from zsl_train.run_folder import RunWriter
+    from zsl_train.training.run_folder import RunWriter
 
     base = read_recipe(options["recipe"]) if options["recipe"] else {}
     flags = ("method", "preset", "backbone", "image_size", "seed")
@@ -132,11 +132,12 @@ def train(options: dict[str, Any]) -> int:
 
     import torch
 
-    from zsl_train.backbones.given import GivenFeatures
-    from zsl_train.data.image_set import open_image_set
+    from zsl_train.data.given import GivenFeatures
+    from zsl_train.data.open import open_image_set
     from zsl_train.methods import find_method
     from zsl_train.recipe import method_config
-    from zsl_train.training import open_backbone, run_training, ships_gaussian
+    from zsl_train.training.runner import open_backbone, run_training
+    from zsl_train.training.shipped import ships_gaussian
 
     method = find_method(recipe.method)
     ships_gaussian(recipe)  # so is a head that the method has not

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zsl_runtime.head import log_softmax
+from zsl_runtime.head.head import log_softmax
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from zsl_runtime.arrays import Bools, Ints
+
     Floats = NDArray[np.floating[Any]]
-    Ints = NDArray[np.int64]
-    Bools = NDArray[np.bool_]
 
 CALIBRATION_BINS = 15  # Guo et al., "On Calibration of Modern Neural Networks", ICML 2017
 

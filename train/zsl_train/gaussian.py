@@ -8,7 +8,7 @@ regression's errors on classes it was not fitted on, leave-one-out in closed for
 c is (G^-1 M)_c / (G^-1)_cc (Rasmussen and Williams 2006, Eq. 5.12).
 
 Canonical coordinates: V with V' W V = I and V' E V = diag(d); x = V' (f - centre). Rows are made of means by
-`zsl_runtime.gaussian`. All in float64.
+`zsl_runtime.head.gaussian`. All in float64.
 """
 
 from __future__ import annotations
@@ -21,21 +21,19 @@ import numpy as np
 import torch
 
 from zsl_runtime.errors import UsageError
-from zsl_runtime.gaussian import Gaussian
+from zsl_runtime.head.gaussian import Gaussian
 from zsl_train.evaluate import choose_gamma, fit_temperature, seen_unseen_curve
-from zsl_train.gaussian_modules import Shape, shipped
+from zsl_train.gaussian_modules import shipped
+from zsl_train.means import Shape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from zsl_runtime.arrays import Bools, Doubles, Floats, Ints
     from zsl_train.methods.base import Trained
 
-    Doubles = NDArray[np.float64]
-    Floats = NDArray[np.float32]
-    Ints = NDArray[np.int64]
-    Bools = NDArray[np.bool_]
 
 # What is tried on the folds. Widths are in units of the root mean square distance between semantic vectors.
 # In the order in which equals are preferred.
@@ -346,7 +344,7 @@ def measure_errors(spectrum: Spectrum, settings: Settings, solution: Solution) -
 def logits(spectrum: Spectrum, settings: Settings, solution: Solution, errors: Errors) -> Doubles:
     """Scores (n, C) of the held-out pictures, before gamma and temperature.
 
-    The same numbers as the head that ships: rows and posterior means as in `zsl_runtime.gaussian`.
+    The same numbers as the head that ships: rows and posterior means as in `zsl_runtime.head.gaussian`.
     """
     white, case = spectrum.white(settings.shrinkage), spectrum.case
     variances = errors.ratio * solution.variances + errors.floor

@@ -15,19 +15,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zsl_train.baselines import BASELINES, SCALINGS, RidgePath, scale
 from zsl_train.evaluate import choose_gamma, fit_temperature, seen_unseen_curve
-from zsl_train.methods.baselines import BASELINES, SCALINGS, RidgePath, scale
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
-
+    from zsl_runtime.arrays import Bools, Floats, Ints
     from zsl_train.gaussian import HeadChoice
 
-    Floats = NDArray[np.float32]
-    Ints = NDArray[np.int64]
-    Bools = NDArray[np.bool_]
 
 HELD_OUT = 5  # one training picture in five of a training class is held out in a fold, at least one of two or more
 MINIMUM_SEEN = 4  # fewer seen classes cannot lend two for validation and keep two to train on

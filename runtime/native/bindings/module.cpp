@@ -147,10 +147,10 @@ void topk_copied(const zsl::CudaTopK& topk, const Scores& scores, const BestColu
 }  // namespace
 
 NB_MODULE(_native, module) {
-  module.doc() = "Compiled core of zsl_runtime: fixed-point resize and crop. Used through zsl_runtime.pixels.";
+  module.doc() = "Compiled core of zsl_runtime: fixed-point resize and crop. Used through zsl_runtime.pixels.pixels.";
   module.def("kernels", &kernel_names, "Names of the kernels that this CPU can run, fastest first.");
   module.def("coefficients", &coefficients, "source"_a, "target"_a, "start"_a, "count"_a,
-             "What zsl_runtime.pixels.coefficients computes, bit for bit.");
+             "What zsl_runtime.pixels.pixels.coefficients computes, bit for bit.");
   module.def("resize_crop", &resize_crop, "pixels"_a.noconvert(), "column_first"_a.noconvert(),
              "column_taps"_a.noconvert(), "row_first"_a.noconvert(), "row_taps"_a.noconvert(), "kernels"_a = "",
              "Resample columns, then rows, of uint8 (H, W, 3) with int32 taps of 22 fractional bits.\n\n"

@@ -19,23 +19,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from zsl_runtime import cards
-from zsl_runtime.backends import BACKENDS, file_key, version_of
-from zsl_runtime.cache import cache_folder
+from zsl_runtime.backends.table import BACKENDS, version_of
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError
-from zsl_runtime.head import fold
-from zsl_runtime.storage import stage, sync_folder
+from zsl_runtime.graphs.precisions import file_key
+from zsl_runtime.head.head import fold
+from zsl_runtime.machine import cards
+from zsl_runtime.machine.cache import cache_folder
+from zsl_runtime.machine.storage import stage, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from zsl_runtime.backends import Backend
-    from zsl_runtime.bundle import Bundle
-    from zsl_runtime.head import FoldedHead
+    from zsl_runtime.arrays import Floats
+    from zsl_runtime.backends.base import Backend
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.head.head import FoldedHead
 
-    Floats = NDArray[np.float32]
 
 Open: TypeAlias = "Callable[[str], Backend]"
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from zsl_runtime.errors import BackendError, UsageError, ZslError
 
 if TYPE_CHECKING:
-    from zsl_runtime.bundle import Bundle
-    from zsl_runtime.cards import Card
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.machine.cards import Card
 
 CPU, CUDA, AUTO = "cpu", "cuda", "auto"
 DEVICES = "auto, cpu, or cuda:N for the card N"
@@ -50,7 +50,7 @@ def parse_device(text: str) -> Device:
 
 def find_card(index: int) -> tuple[Card | None, str]:
     """The card `index`, or None and why there is none, with what to do."""
-    from zsl_runtime.cards import driver
+    from zsl_runtime.machine.cards import driver
 
     found = driver()
     card = found.card(index)
@@ -63,7 +63,7 @@ def find_card(index: int) -> tuple[Card | None, str]:
 
 def check_card(index: int) -> Card:
     """The card `index`; BackendError E-DEVICE, with all that is missing and what to do, when there is none."""
-    from zsl_runtime.backends import BACKENDS
+    from zsl_runtime.backends.table import BACKENDS
 
     card, problem = find_card(index)
     if card is None:
@@ -85,7 +85,7 @@ def trouble(name: str, bundle: Bundle | None, precision: str, card: Card | None)
         card: where; None to look at the library alone.
 
     """
-    from zsl_runtime.backends import BACKENDS, check_precision
+    from zsl_runtime.backends.table import BACKENDS, check_precision
 
     try:
         if bundle is not None:

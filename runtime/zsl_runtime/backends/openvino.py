@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zsl_runtime.backends.graphs import OUTPUTS, GraphBackend, Port
+from zsl_runtime.backends.onnx_graphs import GraphBackend
 from zsl_runtime.errors import BackendError
+from zsl_runtime.graphs.ports import OUTPUTS, Port
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Floats = NDArray[np.float32]
+    from zsl_runtime.arrays import Floats
+
 
 INSTALL = 'pip install "zsl-deploy[openvino]"'
 DTYPES = {"u8": "uint8", "f32": "float32"}

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zsl_runtime.backends.graphs import GraphBackend, Port
+from zsl_runtime.backends.onnx_graphs import GraphBackend
 from zsl_runtime.errors import BackendError
+from zsl_runtime.graphs.ports import Port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
-    Floats = NDArray[np.float32]
+    from zsl_runtime.arrays import Floats
+
 
 INSTALL = 'pip install "zsl-deploy[cpu]"'
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}

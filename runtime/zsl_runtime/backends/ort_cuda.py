@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zsl_runtime.backends.devices import check_card
-from zsl_runtime.backends.graphs import HEAD_INPUTS, Port
 from zsl_runtime.backends.ort import DTYPES, SILENT, OrtBackend
 from zsl_runtime.errors import BackendError
+from zsl_runtime.graphs.ports import HEAD_INPUTS, Port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from zsl_runtime.bundle import Bundle
-    from zsl_runtime.cards import Card
+    from zsl_runtime.arrays import Floats
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.machine.cards import Card
 
-    Floats = NDArray[np.float32]
 
 PROVIDER = "CUDAExecutionProvider"
 INSTALL = 'pip install "zsl-deploy[gpu]"'
@@ -52,7 +52,7 @@ def check(bundle: Bundle | None, precision: str, card: Card | None) -> None:  # 
         UsageError: E-PRECISION when the bundle does not hold it.
 
     """
-    from zsl_runtime.backends import model_file
+    from zsl_runtime.graphs.precisions import model_file
 
     _import()
     if bundle is not None:
@@ -61,7 +61,8 @@ def check(bundle: Bundle | None, precision: str, card: Card | None) -> None:  # 
 
 def open_on_card(bundle: Bundle, threads: int, precision: str, card: int) -> OrtCudaBackend:
     """Open the graphs of a bundle; BackendError E-BACKEND-MISSING, E-DEVICE."""
-    from zsl_runtime.backends import SMALL_PARTS, model_file
+    from zsl_runtime.graphs.parts import SMALL_PARTS
+    from zsl_runtime.graphs.precisions import model_file
 
     graphs = {part: bundle.graph(part) for part in SMALL_PARTS}
     return OrtCudaBackend({**graphs, "model": model_file(bundle, precision)}, threads, precision, card=card)
@@ -69,7 +70,7 @@ def open_on_card(bundle: Bundle, threads: int, precision: str, card: int) -> Ort
 
 def _import() -> Any:
     """The module onnxruntime, of the package that has CUDA; BackendError E-BACKEND-MISSING with the install line."""
-    from zsl_runtime.backends import version_of
+    from zsl_runtime.backends.table import version_of
 
     try:
         import onnxruntime

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zsl_runtime.backends.graphs import check_head
 from zsl_runtime.backends.ort import OrtBackend
+from zsl_runtime.graphs.ports import check_head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from zsl_runtime.backends import InputPort
-    from zsl_runtime.head import FoldedHead
-
-    Floats = NDArray[np.float32]
+    from zsl_runtime.arrays import Floats
+    from zsl_runtime.graphs.ports import InputPort
+    from zsl_runtime.head.head import FoldedHead
 
 
 def open_graphs(graphs: Mapping[str, Path | None], threads: int, precision: str) -> ReferenceBackend:

@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zsl_runtime.backends.graphs import HEAD_INPUTS, check_array, check_head
-from zsl_runtime.cuda_kernels import has_kernels
-from zsl_runtime.cuda_topk import MOST, CudaTopK
 from zsl_runtime.errors import ArtefactError, UsageError
-from zsl_runtime.head import FoldedHead, fold
+from zsl_runtime.graphs.ports import HEAD_INPUTS, check_array, check_head
+from zsl_runtime.head.head import FoldedHead, fold
+from zsl_runtime.machine.native import has_kernels
 from zsl_runtime.trt.cuda import Cuda
-from zsl_runtime.trt.engines import build_command, check_trust, find, mark_verified, read_plan
-from zsl_runtime.trt.execution import OVERLAP, Engine, Session, SessionClosedError
+from zsl_runtime.trt.dispatcher import OVERLAP, Dispatcher, DispatcherClosedError
+from zsl_runtime.trt.engine import Engine
+from zsl_runtime.trt.facts import build_command
 from zsl_runtime.trt.library import find_library
+from zsl_runtime.trt.store import find, mark_verified, read_plan
+from zsl_runtime.trt.topk import MOST, CudaTopK
+from zsl_runtime.trt.trust import check_trust
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,16 +31,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from zsl_runtime.backends import Backend, InputPort
-    from zsl_runtime.backends.answers import Pending
-    from zsl_runtime.bundle import Bundle
-    from zsl_runtime.cards import Card
-    from zsl_runtime.trt.engines import Stored
-    from zsl_runtime.trt.execution import Parts
-    from zsl_runtime.trt.execution import Pending as OnCard
+    from zsl_runtime.arrays import Floats
+    from zsl_runtime.backends.base import Backend
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.graphs.answers import Pending
+    from zsl_runtime.graphs.ports import InputPort
+    from zsl_runtime.machine.cards import Card
+    from zsl_runtime.trt.dispatcher import Dispatched, Parts
+    from zsl_runtime.trt.facts import Stored
     from zsl_runtime.trt.library import Library
-
-    Floats = NDArray[np.float32]
 
 
 def check(bundle: Bundle | None, precision: str, card: Card | None) -> None:
@@ -179,7 +181,7 @@ class TensorRtBackend:
         self._bundle, self._trt, self._cuda = bundle, library, cuda
         self._threads, self._graphs = threads, graphs
         self._lock = threading.Lock()
-        self._session: Session | None = None
+        self._dispatcher: Dispatcher | None = None
         self._finalizer: weakref.finalize[..., TensorRtBackend] | None = None
         self._on_cpu: Backend | None = None
         self._no_head: FoldedHead | None = None
@@ -208,7 +210,7 @@ class TensorRtBackend:
     def begin(
         self, rows: NDArray[np.generic] | Sequence[NDArray[np.generic]], head: FoldedHead, best: int = 0
     ) -> Pending:
-        """Begin a batch, as `zsl_runtime.backends.answers.Overlapping` says."""
+        """Begin a batch, as `zsl_runtime.backends.base.Overlapping` says."""
         if best and not self.ranks(best):
             raise UsageError("E-TOPK", f"{best} best columns are not found on the card; ask for scores")
         return self._begin(rows, head, best, scores=not best, features=not best)
@@ -220,11 +222,11 @@ class TensorRtBackend:
     def hold(self, head: FoldedHead) -> None:
         """Copy a head to the card, beside those that are in use."""
         while True:
-            session = self._opened()
-            _check_head(session.engine, head)
+            dispatcher = self._opened()
+            _check_head(dispatcher.engine, head)
             try:
-                session.hold(head)
-            except SessionClosedError:  # by another thread, just now
+                dispatcher.hold(head)
+            except DispatcherClosedError:  # by another thread, just now
                 continue
             return
 
@@ -247,7 +249,7 @@ class TensorRtBackend:
     def close(self) -> None:
         """Let go of the engine and of everything on the card; batches that were begun are finished first."""
         with self._lock:
-            self._session = None
+            self._dispatcher = None
             finalizer, self._finalizer = self._finalizer, None
             small, self._on_cpu = self._on_cpu, None
         if finalizer is not None:
@@ -263,37 +265,37 @@ class TensorRtBackend:
         *,
         scores: bool,
         features: bool,
-    ) -> OnCard | Parts:
+    ) -> Dispatched | Parts:
         while True:
-            session = self._opened()
-            _check(session.engine, rows, head)
+            dispatcher = self._opened()
+            _check(dispatcher.engine, rows, head)
             try:
-                return session.begin(rows, head, best=best, scores=scores, features=features)
-            except SessionClosedError:  # by another thread, just now
+                return dispatcher.begin(rows, head, best=best, scores=scores, features=features)
+            except DispatcherClosedError:  # by another thread, just now
                 continue
 
     def _small(self) -> Backend:
         """The small graphs, by the same backend of the CPU that classes are added with."""
-        from zsl_runtime.backends import open_small_graphs
+        from zsl_runtime.backends.opening import open_small_graphs
 
         with self._lock:
             if self._on_cpu is None:
                 self._on_cpu = open_small_graphs(self._bundle, threads=self._threads)
             return self._on_cpu
 
-    def _opened(self) -> Session:
-        session = self._session
-        if session is not None:
-            return session
+    def _opened(self) -> Dispatcher:
+        dispatcher = self._dispatcher
+        if dispatcher is not None:
+            return dispatcher
         with self._lock:
-            if self._session is None:
-                session = self._open()
+            if self._dispatcher is None:
+                dispatcher = self._open()
                 # Whoever forgets to close gives the card's memory back when the backend is gone, or Python ends.
-                self._finalizer = weakref.finalize(self, session.close)
-                self._session = session
-            return self._session
+                self._finalizer = weakref.finalize(self, dispatcher.close)
+                self._dispatcher = dispatcher
+            return self._dispatcher
 
-    def _open(self) -> Session:
+    def _open(self) -> Dispatcher:
         """Load the engine; and hold it against the probe when it never ran on such a card."""
         plan = read_plan(self.stored)
         with self._cuda.current():
@@ -301,19 +303,19 @@ class TensorRtBackend:
         del plan
         try:
             topk = CudaTopK(self._cuda.index) if self._ranks else None
-            session = Session(self._cuda, engine, topk, graphs=self._graphs)
+            dispatcher = Dispatcher(self._cuda, engine, topk, graphs=self._graphs)
         except BaseException:
             engine.close()
             raise
         try:
             if self.stored.facts.gpu is None and self._cuda.name not in self.stored.verified_on:
-                self._hold_against_the_probe(session)
+                self._hold_against_the_probe(dispatcher)
         except BaseException:
-            session.close()
+            dispatcher.close()
             raise
-        return session
+        return dispatcher
 
-    def _hold_against_the_probe(self, session: Session) -> None:
+    def _hold_against_the_probe(self, dispatcher: Dispatcher) -> None:
         """ArtefactError E-ENGINE-PROBE unless the engine gives the answers that the bundle was shipped with."""
         from zsl_runtime.backends.auto import TOLERANCES, Answers, disagreement
 
@@ -331,8 +333,8 @@ class TensorRtBackend:
             )
         generation = self._bundle.current()
         head = fold(generation.head, generation.table.seen)
-        _check(session.engine, inputs, head)
-        answer = session.begin(inputs, head).result()
+        _check(dispatcher.engine, inputs, head)
+        answer = dispatcher.begin(inputs, head).result()
         assert answer.scores is not None
         assert answer.features is not None
         allowed = TOLERANCES[self.precision]
@@ -352,7 +354,7 @@ class TensorRtBackend:
         """As `lift`, while the lock is held."""
         if self._bundle.graph("lift") is None:
             return features
-        from zsl_runtime.backends import open_small_graphs
+        from zsl_runtime.backends.opening import open_small_graphs
 
         small = open_small_graphs(self._bundle, threads=self._threads)
         try:

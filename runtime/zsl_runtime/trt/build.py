@@ -14,19 +14,20 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from zsl_runtime.cards import driver
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError, from_os_error, listed
-from zsl_runtime.trt.engines import Facts, Ports, Profile, Stored, graph_file, ports_of, read_sidecar, store
+from zsl_runtime.machine.cards import driver
+from zsl_runtime.trt.facts import Facts, Ports, Profile, Stored, graph_file, ports_of
 from zsl_runtime.trt.library import Messages
 from zsl_runtime.trt.onnx_file import read_onnx
 from zsl_runtime.trt.progress import BuildProgress, monitor_for
+from zsl_runtime.trt.store import read_sidecar, store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from zsl_runtime.bundle import Bundle
-    from zsl_runtime.cards import Card
-    from zsl_runtime.trt.engines import Port
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.machine.cards import Card
+    from zsl_runtime.trt.facts import Port
     from zsl_runtime.trt.library import Library
 
 MAX_CLASSES = 20_000

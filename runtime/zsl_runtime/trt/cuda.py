@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zsl_runtime.cards import driver
 from zsl_runtime.errors import BackendError
+from zsl_runtime.machine.cards import driver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,8 +13,8 @@ import pytest
 
 from support import fake_cuda, fake_tensorrt
 from support.fake_cuda import FakeCuda, FakeTopK
-from zsl_runtime.cuda_topk import CudaTopK
 from zsl_runtime.trt.cuda import FATAL
+from zsl_runtime.trt.topk import CudaTopK
 
 FUNCTIONS = [name for name in dir(FakeCuda) if name.startswith("cuda") and inspect.isfunction(getattr(FakeCuda, name))]
 CONSTANTS = ["cudaStreamNonBlocking", "cudaEventBlockingSync", "cudaEventDisableTiming"]

@@ -20,11 +20,11 @@ from support.engines import facts_of, library_of, needs_rtx
 from support.fake_builder import BuilderFlag, FakeTensorRT, MemoryPoolType
 from support.tiny_bundle import ATTRIBUTES, make_tiny_bundle
 from support.tiny_precisions import add_precisions
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.cards import Card, Driver
-from zsl_runtime.class_table import ClassTable
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.classes.changes import add_classes
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError
-from zsl_runtime.generations import add_classes
+from zsl_runtime.head.class_table import ClassTable
+from zsl_runtime.machine.cards import Card, Driver
 from zsl_runtime.trt import build as building
 from zsl_runtime.trt.build import (
     Shape,
@@ -38,9 +38,10 @@ from zsl_runtime.trt.build import (
     known_capabilities,
     ranges,
 )
-from zsl_runtime.trt.engines import Port, Ports, Profile, find, ports_of, read_plan
+from zsl_runtime.trt.facts import Port, Ports, Profile, ports_of
 from zsl_runtime.trt.library import find_library
 from zsl_runtime.trt.progress import BuildProgress
+from zsl_runtime.trt.store import find, read_plan
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,8 @@ import pytest
 
 from support.fake_card import FakeCard
 from support.fake_cuda import Misuse, cudaError_t
-from zsl_runtime.cards import Driver
 from zsl_runtime.errors import BackendError
+from zsl_runtime.machine.cards import Driver
 from zsl_runtime.trt import cuda as cuda_layer
 from zsl_runtime.trt.cuda import FATAL, Cuda, DeviceMemory, Event, PinnedMemory, Stream
 

@@ -18,28 +18,15 @@ from hypothesis import strategies as st
 from support.engines import FACTS, facts_of, real_trusted
 from support.tiny_bundle import ATTRIBUTES, make_tiny_bundle
 from support.tiny_precisions import add_precisions
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.class_table import ClassTable
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.classes.changes import add_classes, undo
 from zsl_runtime.errors import ArtefactError, SystemProblem, UsageError
-from zsl_runtime.generations import add_classes, undo
-from zsl_runtime.trt import engines
-from zsl_runtime.trt.engines import (
-    Port,
-    Ports,
-    Profile,
-    build_command,
-    check_trust,
-    engines_of,
-    find,
-    graph_file,
-    held_precisions,
-    key,
-    mark_verified,
-    ports_of,
-    read_plan,
-    read_sidecar,
-    store,
-)
+from zsl_runtime.graphs.parts import PARTS
+from zsl_runtime.head.class_table import ClassTable
+from zsl_runtime.trt import store as engine_store
+from zsl_runtime.trt.facts import Port, Ports, Profile, build_command, engine_precisions, graph_file, key, ports_of
+from zsl_runtime.trt.store import engines_of, find, mark_verified, read_plan, read_sidecar, store
+from zsl_runtime.trt.trust import check_trust
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,8 +124,8 @@ def test_a_bundle_that_cannot_be_written_keeps_its_engines_in_the_user_s_cache(b
             raise OSError(errno.EROFS, "Read-only file system", str(path))
         real(path, data)
 
-    real = engines.write_whole
-    monkeypatch.setattr(engines, "write_whole", refuse)
+    real = engine_store.write_whole
+    monkeypatch.setattr(engine_store, "write_whole", refuse)
     path = kept(bundle)
     assert path.parent == tmp_path / "cache" / "engines"
     assert looked_for(bundle).path == path
@@ -149,7 +136,7 @@ def test_a_bundle_that_cannot_be_locked_either(bundle, tmp_path, monkeypatch):
     def locked(folder):
         raise SystemProblem("E-SYSTEM", "no") from OSError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(engines, "exclusive", locked)
+    monkeypatch.setattr(engine_store, "exclusive", locked)
     assert kept(bundle).parent == tmp_path / "cache" / "engines"
 
 
@@ -157,7 +144,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(bundle, monkeypatch):
     def full(path, data):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(engines, "write_whole", full)
+    monkeypatch.setattr(engine_store, "write_whole", full)
     with pytest.raises(SystemProblem, match=r"could not keep the engine .*No space left"):
         kept(bundle)
     assert list((bundle.path / "engines").iterdir()) == []
@@ -220,7 +207,7 @@ def test_for_rtx_the_command_names_the_card(bundle):
 def test_another_precision_is_another_engine(bundle):
     add_precisions(bundle.path)
     both = Bundle.open(bundle.path)
-    assert held_precisions(both) == ["fp32", "fp16"]
+    assert engine_precisions(both) == ["fp32", "fp16"]
     kept(both)
     with pytest.raises(ArtefactError, match=r"has no engine of its model in fp16 \(only in fp32\)"):
         looked_for(both, precision="fp16")
@@ -299,7 +286,7 @@ def test_int8_is_the_symmetric_file(bundle):
     add_precisions(bundle.path, ("fp32", "int8-cpu", "int8-trt"), default="int8")
     both = Bundle.open(bundle.path)
     assert graph_file(both, "model", "int8") == "model.int8-trt.onnx"
-    assert held_precisions(both) == ["int8", "fp32"]
+    assert engine_precisions(both) == ["int8", "fp32"]
 
 
 @pytest.mark.parametrize("kind", ["images", "backbone_features"])
@@ -320,7 +307,7 @@ def test_ports_are_those_of_the_files(tmp_path, kind, rule):
             for value in values
         }
 
-    for part in [name for name in engines.PARTS if bundle.graph(name) is not None]:
+    for part in [name for name in PARTS if bundle.graph(name) is not None]:
         graph = onnx.load(bundle.graph(part)).graph
         found = ports_of(bundle, part)
         assert (set(found.inputs), set(found.outputs)) == (ports(graph.input), ports(graph.output))
@@ -492,7 +479,7 @@ def test_it_is_remembered_by_the_user_where_the_bundle_cannot_be_written(bundle,
     def refuse(path, data):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(engines, "write_whole", refuse)
+    monkeypatch.setattr(engine_store, "write_whole", refuse)
     mark_verified(stored, "NVIDIA L4")
     assert json.loads(path.with_suffix(".json").read_text())["verified"] == {"probe": False, "on": None}
     assert looked_for(bundle).verified_on == ("NVIDIA L4",)

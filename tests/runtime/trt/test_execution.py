@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from support.fake_card import FakeCard
 from support.fake_cuda import cudaError_t
 from support.tiny_bundle import as_regions, class_table, draw_pictures, features_of, lift_of, make_tiny_bundle
-from zsl_runtime.backends import InputPort, open_backend
+from zsl_runtime.backends.opening import open_backend
 from zsl_runtime.backends.tensorrt import open_on_card
-from zsl_runtime.bundle import Bundle
+from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError
-from zsl_runtime.head import FoldedHead, best_columns, fold
-from zsl_runtime.trt import execution
+from zsl_runtime.graphs.ports import InputPort
+from zsl_runtime.head.head import FoldedHead, best_columns, fold
+from zsl_runtime.trt import dispatcher, lane
+from zsl_runtime.trt import heads as card_heads
 
 TABLE = class_table()
 PICTURES = draw_pictures(TABLE, np.arange(8).repeat(9), seed=5)  # 72
@@ -277,7 +279,7 @@ def test_where_nothing_can_be_recorded_it_runs_without(bundle, head, card, funct
 
 
 def test_contexts_are_few_and_are_used_again(bundle, head, card, monkeypatch):
-    monkeypatch.setattr(execution, "CONTEXTS", 2)
+    monkeypatch.setattr(lane, "CONTEXTS", 2)
     card.add_engine(bundle)
     backend = open_on_card(bundle, 1, "fp32", 0)
     for rows in (1, 2, 4, 8, 16, 32) * 3:
@@ -311,7 +313,7 @@ def test_who_finds_no_lane_takes_that_of_the_oldest_batch(bundle, head, card):
     card.add_engine(bundle)
     backend = open_on_card(bundle, 1, "fp32", 0)
     begun = [backend.begin(PICTURES[i : i + 4], head) for i in range(20)]
-    assert len(card.cuda.streams) == 1 + execution.LANES
+    assert len(card.cuda.streams) == 1 + dispatcher.LANES
     for i in (19, 0, 7, *range(20)):  # in any order, and twice
         check_scores(begun[i].result().scores, 4, head, i)
     backend.close()
@@ -331,13 +333,13 @@ def test_heads_come_and_go_and_the_engine_stays(bundle, head, card):
         if seed == 2:
             used = card.cuda.used()
     assert card.cuda.used() <= used + 4096  # class counts grow a little; heads do not pile up
-    assert card.trt.contexts <= 1 + execution.HEADS  # those of heads that are gone are made ready again
+    assert card.trt.contexts <= 1 + card_heads.HEADS  # those of heads that are gone are made ready again
     check_scores(backend.run(PICTURES[:9], head)[0], 9, head)
     backend.close()
 
 
 def test_a_head_that_is_at_work_stays_on_the_card(bundle, head, card, monkeypatch):
-    monkeypatch.setattr(execution, "HEADS", 0)
+    monkeypatch.setattr(card_heads, "HEADS", 0)
     card.add_engine(bundle)
     backend = open_on_card(bundle, 1, "fp32", 0)
     begun = [(backend.begin(PICTURES[:4], new), new) for new in (other_head(head, seed) for seed in range(4))]
@@ -543,9 +545,9 @@ def test_any_sequence_of_calls_from_several_threads_gives_right_answers(bundles,
     heads = [own, other_head(own, 1), other_head(own, 2, 11), own.only(~TABLE.seen)]
     wrong: list[BaseException] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(execution, "CONTEXTS", 2)
-        patch.setattr(execution, "HEADS", 1)
-        patch.setattr(execution.Session.__init__, "__kwdefaults__", {"graphs": True, "lanes": lanes})
+        patch.setattr(lane, "CONTEXTS", 2)
+        patch.setattr(card_heads, "HEADS", 1)
+        patch.setattr(dispatcher.Dispatcher.__init__, "__kwdefaults__", {"graphs": True, "lanes": lanes})
         card = FakeCard(patch, seed=seed)
         card.add_engine(bundle)
         backend = open_on_card(bundle, 1, "fp32", 0)

@@ -15,10 +15,10 @@ import pytest
 from support.tiny_bundle import as_regions, class_table, draw_pictures, features_of, lift_of, make_tiny_bundle
 from zsl_runtime.backends.devices import find_card
 from zsl_runtime.backends.tensorrt import check, open_on_card, rebuild
-from zsl_runtime.bundle import Bundle
-from zsl_runtime.classifier import Classifier
+from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.errors import BackendError, UsageError, ZslError
-from zsl_runtime.head import FoldedHead, best_columns, fold
+from zsl_runtime.head.head import FoldedHead, best_columns, fold
+from zsl_runtime.labelling.classifier import Classifier
 from zsl_runtime.trt.library import CHOICES, find_library
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from zsl_runtime.errors import UsageError
-from zsl_runtime.pixels import PixelSpec, prepare
+from zsl_runtime.pixels.pixels import PixelSpec, prepare
 from zsl_train.backbones import build, rebuild
 from zsl_train.backbones.base import read_weights
 from zsl_train.backbones.efficientnet_lite2 import EfficientNetLite2, same_padding

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from zsl_runtime.errors import SystemProblem
-from zsl_runtime.pixels import PixelSpec
+from zsl_runtime.pixels.pixels import PixelSpec
 from zsl_train.backbones import build, rebuild, resnet101
 from zsl_train.backbones.resnet101 import ResNet101
 

@@ -15,7 +15,7 @@ from support.line import call
 from support.tiny_xlsa17 import cells
 from zsl_runtime.errors import UsageError
 from zsl_train.cli import main as zsl_train
-from zsl_train.data.image_set import open_image_set
+from zsl_train.data.open import open_image_set
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from support.tiny_data import draw_picture
 from zsl_runtime.errors import UsageError, ZslError
-from zsl_train.data.cub import read_proposed_split
-from zsl_train.data.image_set import open_image_set
+from zsl_train.data.open import open_image_set
+from zsl_train.data.proposed_split import read_proposed_split
 
 DATA = Path(os.environ.get("ZSL_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
 needs_xlsa17 = pytest.mark.skipif(not (DATA / "xlsa17").is_dir(), reason="xlsa17 is not there ($ZSL_TEST_DATA)")

@@ -23,13 +23,15 @@ from hypothesis import strategies as st
 from support.tiny_backbone import FixedBackbone
 from support.tiny_data import class_name, make_tiny_data
 from zsl_runtime.errors import ArtefactError, UsageError
-from zsl_runtime.pixels import PixelSpec, prepare
+from zsl_runtime.pixels.pixels import PixelSpec, prepare
 from zsl_train.data import feature_store
 from zsl_train.data.feature_store import FeatureStore, extract, fingerprint
-from zsl_train.data.image_set import ImageSet, open_image_set
+from zsl_train.data.open import open_image_set
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from zsl_train.data.image_set import ImageSet
 
 COUNT = 36
 
@@ -238,7 +240,7 @@ from pathlib import Path
 from support.tiny_backbone import FixedBackbone
 from zsl_runtime.errors import ZslError
 from zsl_train.data import feature_store
-from zsl_train.data.image_set import open_image_set
+from zsl_train.data.open import open_image_set
 
 def work(data, cache, seconds=0.0, commit=2.0, limit=0, uid=0):
     import resource

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from support.forked import allow_fork, become_nobody, forked, killed_at_every_step, public_folder
-from zsl_runtime.class_table import read_class_csv
 from zsl_runtime.errors import SystemProblem, UsageError, run_command
+from zsl_runtime.head.class_table import read_class_csv
 from zsl_train.data.field_guide import __main__ as command
 from zsl_train.data.field_guide import draw_field_guide, folder
 from zsl_train.data.field_guide.bird import Pose, draw_bird, random_pose
@@ -35,7 +35,7 @@ from zsl_train.data.field_guide.traits import (
     attribute_words,
     word_vector,
 )
-from zsl_train.data.image_set import open_image_set
+from zsl_train.data.open import open_image_set
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -502,7 +502,7 @@ def test_reading_attributes_names_unseen_species_and_colour_alone_or_wrong_attri
     """ESZSL (Romera-Paredes and Torr 2015) in closed form on a frozen ImageNet network, gamma 10 and lambda 0.01."""
     import torch
 
-    from zsl_runtime.pixels import prepare
+    from zsl_runtime.pixels.pixels import prepare
     from zsl_train.backbones import build
 
     images = open_image_set(draw_field_guide(tmp_path / "guide", per_class=16))

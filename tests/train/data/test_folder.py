@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from support.tiny_data import ATTRIBUTES, class_name, make_tiny_data, write_csv
 from zsl_runtime.errors import SystemProblem, UsageError, ZslError
-from zsl_runtime.pixels import decode
+from zsl_runtime.pixels.pixels import decode
 from zsl_train.data.folder import write_split
-from zsl_train.data.image_set import open_image_set
+from zsl_train.data.open import open_image_set
 from zsl_train.data.word_vectors import attribute_words
 
 DATA = Path(os.environ.get("ZSL_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
@@ -187,7 +187,7 @@ def test_a_folder_that_may_not_be_read_is_an_error_not_an_omission(folder, tmp_p
     """As an unprivileged child, since root may read everything."""
     code = (
         "import os, sys\n"
-        "from zsl_train.data.image_set import open_image_set\n"
+        "from zsl_train.data.open import open_image_set\n"
         "from zsl_runtime.errors import ZslError\n"
         "if os.getuid() == 0:\n"
         "    open_image_set(sys.argv[1])\n"  # imports the rest, since Python may lie where nobody else may look

@@ -13,10 +13,10 @@ import torch
 from support.tiny_backbone import FixedBackbone
 from support.tiny_data import make_tiny_data
 from zsl_runtime.errors import InputError, SystemProblem
-from zsl_runtime.pixels import PixelSpec, prepare
+from zsl_runtime.pixels.pixels import PixelSpec, prepare
 from zsl_train.backbones.base import Comparator
 from zsl_train.data import pictures as module
-from zsl_train.data.image_set import open_image_set
+from zsl_train.data.open import open_image_set
 from zsl_train.data.pictures import Pictures
 
 

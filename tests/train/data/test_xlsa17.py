@@ -28,7 +28,7 @@ from support.tiny_xlsa17 import (
 from zsl_runtime.errors import UsageError, ZslError
 from zsl_train.data.att_splits import PUBLISHED, looks_like, read_split_file
 from zsl_train.data.folder import write_split
-from zsl_train.data.image_set import open_image_set
+from zsl_train.data.open import open_image_set
 
 DATA = Path(os.environ.get("ZSL_TEST_DATA", Path(__file__).parents[4] / "shared" / "data")) / "xlsa17"
 needs_xlsa17 = pytest.mark.skipif(not DATA.is_dir(), reason="xlsa17 is not there ($ZSL_TEST_DATA)")

@@ -19,7 +19,7 @@ from zsl_train.methods.acmr import (
 )
 from zsl_train.methods.base import Dims
 from zsl_train.methods.dual_vae import start_xavier
-from zsl_train.session import Rng
+from zsl_train.methods.session import Rng
 
 ROWS, LATENT, CLASSES = 7, 4, 6
 DIMS = Dims(regions=REGIONS, channels=CHANNELS, attributes=ATTRIBUTES, word_width=2, classes=CLASSES)

@@ -11,7 +11,7 @@ import torch
 from support.tiny_features import ATTRIBUTES, CHANNELS, tiny_training_data
 from zsl_train.methods.cada_vae import PRESETS, Config, fit, weighted_losses
 from zsl_train.methods.dual_vae import DualVae, start_xavier
-from zsl_train.session import Rng, Session
+from zsl_train.methods.session import Rng, Session
 
 ROWS, LATENT = 7, 3
 HIDDEN = {

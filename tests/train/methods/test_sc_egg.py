@@ -38,9 +38,9 @@ from zsl_train.methods.sc_egg import (
     train_guide,
     train_scen,
 )
+from zsl_train.methods.session import Rng, Session
 from zsl_train.methods.tf_vaegan import Synthesizer
 from zsl_train.nets import AttributeDecoder, Critic, Encoder, Feedback, Generator, MinMaxScaler, start_normal
-from zsl_train.session import Rng, Session
 
 CLASSES = 8
 SMALL = Config(  # every choice written out: the defaults may change

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from zsl_train.methods.baselines import eszsl, scale
+from zsl_train.baselines import eszsl, scale
 from zsl_train.methods.semantic_guide import semantic_guide
 
 ATTRIBUTES, WIDTH, CLASSES = 6, 15, 24

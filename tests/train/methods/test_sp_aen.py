@@ -18,12 +18,13 @@ from torch import nn
 from support.tiny_features import SEEN, tiny_training_data
 from zsl_runtime.errors import ArtefactError, UsageError
 from zsl_train.losses.wgan_gp import gradient_penalty
-from zsl_train.methods import sp_aen, sp_aen_pictures
 from zsl_train.methods.base import run_batched, run_rows
 from zsl_train.methods.lengths import estimate
-from zsl_train.methods.sp_aen import Config, SpAen, Updater, drop, held_out, minimise, start_he
-from zsl_train.methods.sp_aen_pictures import CaffeNetConv5, FromScratch, Inverter, PictureDecoder, multiply_adds, sheet
-from zsl_train.session import Rng, Session
+from zsl_train.methods.session import Rng, Session
+from zsl_train.methods.sp_aen import method, pictures
+from zsl_train.methods.sp_aen.config import Config
+from zsl_train.methods.sp_aen.method import SpAen, Updater, drop, held_out, minimise, start_he
+from zsl_train.methods.sp_aen.pictures import CaffeNetConv5, FromScratch, Inverter, PictureDecoder, multiply_adds, sheet
 
 DATA = tiny_training_data()
 SMALL = {"hidden": 8, "batch": 12, "stage1_steps": 4, "stage2_steps": 4, "learning_rate": 1e-2, "decoder_channels": 8}
@@ -62,7 +63,7 @@ def sigmoid(x):
 
 def test_the_shipped_embedder_is_two_leaky_layers_on_unit_pooled_features_and_rows_are_semantic_vectors():
     one = model(scaling="l2")
-    trained = sp_aen._trained(one.embedder).eval()
+    trained = method._trained(one.embedder).eval()
     pooled = DATA.regions[DATA.rows].astype(np.float64).mean(axis=1)
     unit = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
     f = run_batched(trained.embedder, DATA.regions[DATA.rows])
@@ -124,7 +125,7 @@ def test_what_e_minimises_is_the_formula(monkeypatch, adversarial, joint):
     hinges[np.arange(len(x)), columns] = 0
     given = []
     monkeypatch.setattr(
-        sp_aen, "minimise", lambda loss, share, *updaters: given.append((float(loss.detach()), updaters))
+        method, "minimise", lambda loss, share, *updaters: given.append((float(loss.detach()), updaters))
     )
     losses = one.embed_step(0.0, joint=joint)
     rank = 1000 * np.maximum(hinges, 0).max(axis=1).mean()
@@ -194,18 +195,18 @@ def test_an_update_regularises_weights_clips_each_tensor_and_lowers_the_rate():
 
 def fit(folder, data=DATA, session=None, **settings):
     session = session or Session(folder, lambda _: None)
-    return sp_aen.fit(data, Config(**{**SMALL, **settings}), session, 0)
+    return method.fit(data, Config(**{**SMALL, **settings}), session, 0)
 
 
 def stages(**settings) -> list[str]:
-    return [stage.name for stage in sp_aen.stages(Config(**settings), DATA.dims)]
+    return [stage.name for stage in method.stages(Config(**settings), DATA.dims)]
 
 
 def test_stages_are_those_that_the_settings_need():
     assert stages() == ["stage1", "stage2"]
     assert stages(phases="joint") == stages(adversarial_weight=0.0) == ["stage2"]
     costs = [
-        estimate(sp_aen.stages(config := Config(**settings), replace(DATA.dims, channels=2048)), config, 1000)
+        estimate(method.stages(config := Config(**settings), replace(DATA.dims, channels=2048)), config, 1000)
         for settings in ({"adversarial_weight": 0.0}, {}, {"reconstruction": "images"})
     ]
     assert costs == sorted(costs)
@@ -356,7 +357,7 @@ def count_products(counted, layer, inputs, output):
 
 def test_published_weights_are_taken_from_files_and_stay_as_they_are(with_pictures, tmp_path, monkeypatch):
     """A small stand-in for the inverter's widths: the true ones are 400 MB."""
-    monkeypatch.setattr(sp_aen_pictures, "INVERTED", 64)
+    monkeypatch.setattr(pictures, "INVERTED", 64)
     monkeypatch.setattr(Inverter, "UP", ((4, 4), (6, 4), (4, 3), (3, 3), (3, 3), (3, 3)))
     monkeypatch.setattr(Inverter, "CONV", ((4, 6), (4, 4), (3, 3)))
     torch.manual_seed(0)

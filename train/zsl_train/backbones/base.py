@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zsl_runtime.errors import ArtefactError, UsageError
-from zsl_runtime.pixels import PixelSpec
+from zsl_runtime.pixels.pixels import PixelSpec
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, ClassVar, cast
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zsl_runtime.cache import cache_folder
 from zsl_runtime.errors import SystemProblem, from_os_error
-from zsl_runtime.storage import replacing
+from zsl_runtime.machine.cache import cache_folder
+from zsl_runtime.machine.storage import replacing
 from zsl_train.backbones.base import Backbone
 
 if TYPE_CHECKING:

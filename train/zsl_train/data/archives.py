@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zsl_runtime.cache import cache_folder
-from zsl_runtime.class_table import ClassTable, check_class_name, refuse_duplicates
 from zsl_runtime.errors import InputError, UsageError, from_os_error, listed
-from zsl_runtime.pixels import SUFFIXES, decode
-from zsl_runtime.storage import replacing
+from zsl_runtime.head.class_table import ClassTable, check_class_name, refuse_duplicates
+from zsl_runtime.machine.cache import cache_folder
+from zsl_runtime.machine.storage import replacing
+from zsl_runtime.pixels.pixels import SUFFIXES, decode
 from zsl_train.data.att_splits import load_mat, read_split_file, texts
-from zsl_train.data.cub import own_split, read_proposed_split, split_file
-from zsl_train.data.image_set import ImageSet, check_photographs, check_roles, files_below
+from zsl_train.data.image_set import ImageSet, files_below
+from zsl_train.data.proposed_split import own_split, read_proposed_split, split_file
+from zsl_train.data.roles import check_photographs, check_roles
+from zsl_train.data.text_lists import damaged_list, read_lines, read_numbered
 from zsl_train.data.word_vectors import attribute_words, load_word_vectors
 
 if TYPE_CHECKING:
@@ -134,8 +136,8 @@ def open_archive(
 
 def read_awa2(base: Path, _: Path | None) -> Archive:
     """AWA2: JPEGImages/<class>/*.jpg, classes.txt, predicates.txt, predicate-matrix-continuous.txt (-1: missing)."""
-    names = _class_names(_numbered(base / "classes.txt"))
-    attributes = _numbered(base / "predicates.txt")
+    names = _class_names(_different(base / "classes.txt"))
+    attributes = _different(base / "predicates.txt")
     raw = _matrix(base / "predicate-matrix-continuous.txt", (len(names), len(attributes)))
     root = base / "JPEGImages"
     paths = sorted(path for path in _pictures(root) if len(PurePosixPath(path).parts) > 1)
@@ -206,8 +208,8 @@ def read_apy(base: Path, _: Path | None) -> Archive:
     Objects are cut out of their pictures once, into the cache folder, in the order of the lists: that is the order
     which the published split counts in. A class's attributes are the mean of its objects'.
     """
-    names = _class_names(_lines(base / "class_names.txt"))
-    attributes = tuple(_lines(base / "attribute_names.txt"))
+    names = _class_names(read_lines(base / "class_names.txt", CODE))
+    attributes = tuple(read_lines(base / "attribute_names.txt", CODE))
     refuse_duplicates(attributes, code=CODE, what=f"attributes in {base / 'attribute_names.txt'}")
     objects = [one for name in APY_LISTS for one in _apy_objects(base / name, len(attributes))]
     labels = _labels([one.label for one in objects], names, base)
@@ -233,7 +235,7 @@ class _Object:
 
 def _apy_objects(path: Path, count: int) -> list[_Object]:
     found = []
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(read_lines(path, CODE), start=1):
         cells = line.split()
         try:
             left, top, right, bottom = (round(float(cell)) for cell in cells[2:6])
@@ -289,35 +291,16 @@ def _cut(picture: Path, box: tuple[int, int, int, int], target: Path) -> None:
         raise from_os_error(error, "keep the cut out objects") from error
 
 
-def _lines(path: Path) -> list[str]:
-    """Lines that are not blank, stripped."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise from_os_error(error, "read the archive") from error
-    except UnicodeDecodeError:
-        raise _damaged(path, "it is not text") from None
-    found = [line.strip() for line in text.splitlines() if line.strip()]
-    if not found:
-        raise _damaged(path, "it is empty")
-    return found
-
-
 def _damaged(path: Path, reason: str) -> UsageError:
-    return UsageError(CODE, f"{path}: {reason}; the archive is damaged: extract it again")
+    return damaged_list(path, reason, CODE)
 
 
-def _numbered(path: Path) -> tuple[str, ...]:
-    """Second column of lines ``number name`` that count from 1, all different."""
-    values = []
-    for number, line in enumerate(_lines(path), start=1):
-        cells = line.split(maxsplit=1)
-        if len(cells) != 2 or cells[0] != str(number):
-            raise _damaged(path, f"line {number} is {line[:60]!r}, expected '{number} ' and a name")
-        values.append(cells[1].strip())
-    if len(set(values)) != len(values):
+def _different(path: Path) -> tuple[str, ...]:
+    """The names of a numbered list, all different."""
+    names = read_numbered(path, CODE)
+    if len(set(names)) != len(names):
         raise _damaged(path, "a name is there twice")
-    return tuple(values)
+    return names
 
 
 def _class_names(names: Iterable[str]) -> tuple[str, ...]:
@@ -328,7 +311,7 @@ def _class_names(names: Iterable[str]) -> tuple[str, ...]:
 
 def _matrix(path: Path, shape: tuple[int, int]) -> NDArray[np.float64]:
     try:
-        rows = [[float(cell) for cell in line.split()] for line in _lines(path)]
+        rows = [[float(cell) for cell in line.split()] for line in read_lines(path, CODE)]
     except ValueError as error:
         raise _damaged(path, str(error)) from None
     if len(rows) != shape[0] or any(len(row) != shape[1] for row in rows) or not np.isfinite(rows).all():

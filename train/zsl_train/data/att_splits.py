@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Ints = NDArray[np.int64]
+    from zsl_runtime.arrays import Ints
+
 
 FILE = "att_splits.mat"
 PARTS = {"trainval_loc": "train", "test_seen_loc": "test", "test_unseen_loc": "test"}

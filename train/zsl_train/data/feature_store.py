@@ -29,12 +29,12 @@ from typing import TYPE_CHECKING, Self, TextIO
 import numpy as np
 import torch
 
-from zsl_runtime.cache import cache_folder
 from zsl_runtime.errors import ArtefactError, InputError, SystemProblem, UsageError, from_os_error
-from zsl_runtime.pipeline import in_order
-from zsl_runtime.pixels import prepare
-from zsl_runtime.threads import usable_cpus
-from zsl_train.data.image_set import check_roles
+from zsl_runtime.labelling.ahead import in_order
+from zsl_runtime.machine.cache import cache_folder
+from zsl_runtime.machine.threads import usable_cpus
+from zsl_runtime.pixels.pixels import prepare
+from zsl_train.data.roles import check_roles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from zsl_runtime.pixels import PixelSpec
+    from zsl_runtime.pixels.pixels import PixelSpec
     from zsl_train.backbones.base import Backbone
     from zsl_train.data.feature_file import FeatureFile
     from zsl_train.data.image_set import ImageSet
@@ -137,7 +137,7 @@ def extract(
     Args:
         image_set: the pictures.
         backbone: the frozen network.
-        cache: folder for stores; None is the user's cache folder (`zsl_runtime.cache.cache_folder`).
+        cache: folder for stores; None is the user's cache folder (`zsl_runtime.machine.cache.cache_folder`).
         batch_size: pictures a forward pass.
         threads: decoding threads; None is one per usable processor.
         progress: where progress and reports are written; None is stderr. A terminal gets a bar, else plain lines.

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zsl_runtime.class_table import UNWRITABLE, csv_rows, read_class_csv
 from zsl_runtime.errors import UsageError, from_os_error, listed
-from zsl_runtime.pixels import SUFFIXES
-from zsl_runtime.storage import write_whole
-from zsl_train.data.image_set import ROLES, ImageSet, check_photographs, check_roles, files_below, seeded_roles
+from zsl_runtime.head.class_table import UNWRITABLE, read_class_csv
+from zsl_runtime.machine.storage import write_whole
+from zsl_runtime.pixels.pixels import SUFFIXES
+from zsl_train.data.image_set import ImageSet, files_below
+from zsl_train.data.roles import ROLES, check_photographs, check_roles, seeded_roles
+from zsl_train.data.text_lists import read_columns
 from zsl_train.data.word_vectors import attribute_words, load_word_vectors
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from zsl_runtime.class_table import ClassTable
+    from zsl_runtime.head.class_table import ClassTable
 
 
 @dataclass(frozen=True)
@@ -247,22 +249,3 @@ def _read_vectors(path: Path, words: Sequence[str]) -> tuple[NDArray[np.float32]
         return None, ()
     loaded = load_word_vectors(path, words)
     return loaded.vectors, loaded.notes
-
-
-def read_columns(path: Path, names: tuple[str, str]) -> list[tuple[int, tuple[str, str]]]:
-    """(line number, the two named cells, stripped) of every row of a CSV file; other columns are ignored.
-
-    Raises:
-        UsageError: E-CSV when it is not UTF-8, not CSV, lacks a column or has a row of another width.
-        SystemProblem: E-SYSTEM when it cannot be opened.
-
-    """
-    rows = csv_rows(path)
-    header = [cell.strip() for cell in rows[0][1]] if rows else []
-    absent = [name for name in names if header.count(name) != 1]
-    if absent:
-        raise UsageError(
-            "E-CSV", f"{path} must have one column {' and one '.join(absent)}; its first line is {listed(header)}"
-        )
-    first, second = (header.index(name) for name in names)
-    return [(line, (cells[first].strip(), cells[second].strip())) for line, cells in rows[1:]]

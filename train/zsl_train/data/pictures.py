@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zsl_runtime.cache import cache_folder
 from zsl_runtime.errors import from_os_error
-from zsl_runtime.pipeline import in_order
-from zsl_runtime.pixels import PixelSpec, prepare
-from zsl_runtime.threads import usable_cpus
+from zsl_runtime.labelling.ahead import in_order
+from zsl_runtime.machine.cache import cache_folder
+from zsl_runtime.machine.threads import usable_cpus
+from zsl_runtime.pixels.pixels import PixelSpec, prepare
 from zsl_train.backbones.base import Comparator
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zsl_runtime.class_table import ClassTable, check_class_name, refuse_duplicates
 from zsl_runtime.errors import UsageError, listed
+from zsl_runtime.head.class_table import ClassTable, check_class_name, refuse_duplicates
 from zsl_train.data.att_splits import (
     FILE,
     NEVER_USED,
@@ -28,8 +28,9 @@ from zsl_train.data.att_splits import (
     variables,
 )
 from zsl_train.data.feature_file import find_feature_file, read_feature_file
-from zsl_train.data.folder import read_columns
-from zsl_train.data.image_set import ImageSet, check_roles
+from zsl_train.data.image_set import ImageSet
+from zsl_train.data.roles import check_roles
+from zsl_train.data.text_lists import read_columns
 from zsl_train.data.word_vectors import attribute_words, load_word_vectors
 
 if TYPE_CHECKING:
@@ -37,10 +38,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from zsl_runtime.arrays import Ints
     from zsl_train.data.att_splits import SplitFile
     from zsl_train.data.feature_file import FeatureFile
 
-    Ints = NDArray[np.int64]
 
 OWN = ("att", "original_att")  # attribute vectors that att_splits.mat itself may hold
 NAME_FILES = ("attributes.txt", "predicates.txt")  # as CUB's and AWA2's archives call them: lines `number name`

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from zsl_train.methods.base import Dims, Trained, TrainingData
     from zsl_train.methods.lengths import Once, Stage
-    from zsl_train.session import Session
+    from zsl_train.methods.session import Session
 
 
 class Method(Protocol):

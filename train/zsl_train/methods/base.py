@@ -21,15 +21,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from zsl_runtime.head.gaussian import Gaussian
+from zsl_runtime.head.head import View
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from zsl_runtime.class_table import ClassTable
-    from zsl_runtime.gaussian import Gaussian
-    from zsl_runtime.head import View
+    from zsl_runtime.head.class_table import ClassTable
+    from zsl_runtime.head.gaussian import Gaussian
+    from zsl_runtime.head.head import View
     from zsl_train.data.pictures import Pictures
-    from zsl_train.gaussian_modules import Means
+    from zsl_train.means import Means
+
+SHEET, SHEET_FIGURES = "reconstructions.png", "reconstructions.json"  # of a method that rebuilds pictures
 
 
 @dataclass(frozen=True)

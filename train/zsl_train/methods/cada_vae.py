@@ -28,15 +28,15 @@ from zsl_train.methods.dual_vae import (
 )
 from zsl_train.methods.lengths import plan
 from zsl_train.methods.pooled import Batches, at_least_one, pooled_features
+from zsl_train.methods.session import Rng
 from zsl_train.nets import PooledEmbedder
-from zsl_train.session import Rng
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from zsl_train.methods.base import Dims, Trained, TrainingData
     from zsl_train.methods.lengths import Stage
-    from zsl_train.session import Session
+    from zsl_train.methods.session import Session
 
 NAME = "cada-vae"
 HEAD = "gaussian"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from zsl_runtime.head import FitSettings, View
+from zsl_runtime.head.head import FitSettings, View
 from zsl_train.losses.reconstruction import plain_l1, squared_l2
 from zsl_train.losses.vae import sample_by_variance, sample_normal
 from zsl_train.methods.base import Dims, Trained
@@ -24,8 +24,8 @@ from zsl_train.methods.lengths import Stage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from zsl_train.methods.session import Rng
     from zsl_train.nets import PooledEmbedder
-    from zsl_train.session import Rng
 
 XAVIER_GAIN = 0.5  # docs/methods.md 6.2
 SAMPLING = {"deviation": sample_normal, "variance": sample_by_variance}

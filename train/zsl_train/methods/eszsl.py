@@ -19,16 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zsl_runtime.head import View
+from zsl_runtime.head.head import View
+from zsl_train.baselines import ESZSL_GRID, SCALINGS, eszsl_matrix, scale
 from zsl_train.methods.base import Dims, Trained, TrainingData
-from zsl_train.methods.baselines import ESZSL_GRID, SCALINGS, eszsl_matrix, scale
 from zsl_train.methods.lengths import Once
 from zsl_train.methods.pooled import pooled_features
 from zsl_train.nets import PooledEmbedder
 from zsl_train.select import choose_baseline, make_folds
 
 if TYPE_CHECKING:
-    from zsl_train.session import Session
+    from zsl_train.methods.session import Session
 
 NAME = "eszsl"
 PAPER_GRID = tuple(product(*[tuple(10.0**power for power in range(-3, 4))] * 2))

@@ -16,18 +16,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from zsl_runtime.head import FitSettings, View
+from zsl_runtime.head.head import FitSettings, View
 from zsl_train.methods.base import Dims, Trained, TrainingData
 from zsl_train.methods.lengths import WIDE_FLOPS_PER_SECOND, Stage, plan, step_seconds
 from zsl_train.methods.pooled import Batches, at_least_one, generator_output, pooled_features
+from zsl_train.methods.session import Rng
 from zsl_train.methods.wgan import BETAS, Synthesizer, Wgan, WganSettings, outer_multiply_adds
 from zsl_train.nets import Generator, PooledEmbedder, start_normal
-from zsl_train.session import Rng
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zsl_train.session import Session
+    from zsl_train.methods.session import Session
 
 NAME = "f-clswgan"
 HEAD = "gaussian"

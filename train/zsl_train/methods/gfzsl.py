@@ -19,7 +19,7 @@ from zsl_train.methods.lengths import Once
 from zsl_train.methods.pooled import pooled_features
 
 if TYPE_CHECKING:
-    from zsl_train.session import Session
+    from zsl_train.methods.session import Session
 
 NAME = "gfzsl"
 HEAD = "gaussian"

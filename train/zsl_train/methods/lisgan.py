@@ -23,7 +23,7 @@ from zsl_train.methods.pooled import Batches, at_least_one
 if TYPE_CHECKING:
     from zsl_train.methods.base import Dims, Trained, TrainingData
     from zsl_train.methods.lengths import Stage
-    from zsl_train.session import Session
+    from zsl_train.methods.session import Session
 
 NAME = "lisgan"
 HEAD = "gaussian"

@@ -17,7 +17,7 @@ from zsl_train.nets import PooledEmbedder
 
 if TYPE_CHECKING:
     from zsl_train.methods.base import TrainingData
-    from zsl_train.session import Rng
+    from zsl_train.methods.session import Rng
 
 SCALINGS = ("minmax", "standard", "l2", "l2-centred")
 

@@ -38,9 +38,9 @@ from zsl_train.methods import tf_vaegan
 from zsl_train.methods.lengths import Stage, plan, step_seconds
 from zsl_train.methods.pooled import at_least_one, pooled_features
 from zsl_train.methods.semantic_guide import semantic_guide
+from zsl_train.methods.session import Rng, Session
 from zsl_train.methods.tf_vaegan import VaeGan
 from zsl_train.nets import MinMaxScaler, PooledEmbedder
-from zsl_train.session import Rng, Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from zsl_runtime.head import FitSettings, View
+from zsl_runtime.head.head import FitSettings, View
 from zsl_train.losses.reconstruction import plain_l1, weighted_l1
 from zsl_train.losses.vae import (
     bernoulli_reconstruction,
@@ -25,8 +25,8 @@ from zsl_train.losses.wgan_gp import critic_gradients, frozen_score
 from zsl_train.methods.base import Dims, Trained, TrainingData
 from zsl_train.methods.lengths import WIDE_FLOPS_PER_SECOND, Stage, step_seconds
 from zsl_train.methods.pooled import Batches, at_least_one, generator_output, pooled_features
+from zsl_train.methods.session import Rng, Scalar, Session
 from zsl_train.nets import AttributeDecoder, Critic, Encoder, Feedback, Generator, PooledEmbedder, start_normal
-from zsl_train.session import Rng, Scalar, Session
 
 Batch = tuple[Tensor, Tensor, Tensor]  # features (B, F), semantic (B, A), labels (B,)
 

@@ -1,5 +1,5 @@
 // Where each output of a resize comes from along one axis, in fixed point. Knows no Python: pointers and sizes only.
-// The arithmetic is defined in ARCHITECTURE.md ("Pixels"); runtime/zsl_runtime/pixels.py holds the reference.
+// The arithmetic is defined in ARCHITECTURE.md ("Pixels"); runtime/zsl_runtime/pixels/pixels.py holds the reference.
 #pragma once
 
 #include <cstddef>

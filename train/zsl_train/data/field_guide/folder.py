@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zsl_runtime.errors import UsageError, from_os_error
-from zsl_runtime.storage import sync_folder, temporary_name, write_synced
+from zsl_runtime.machine.storage import sync_folder, temporary_name, write_synced
 from zsl_train.data.field_guide.picture import draw_picture, to_jpeg
 from zsl_train.data.field_guide.species import NEW, SEEN, UNSEEN, read_species
 from zsl_train.data.field_guide.traits import (

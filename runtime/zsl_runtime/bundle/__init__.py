@@ -1,0 +1,1 @@
+"""The bundle on disk: manifest, generations, and how both are written without loss."""

@@ -1,0 +1,472 @@
+"""The folder that ships: manifest, graphs, and generations of (classes + head) with one commit point.
+
+Nothing is loaded before its hash was compared. A reader never locks; a writer holds an exclusive flock on `.lock`,
+writes everything under temporary names, and replaces `classes/CURRENT` last. Hashes prove integrity, not trust.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import hashlib
+import json
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from zsl_runtime.bundle.generation import Generation, Probe, read_whole
+from zsl_runtime.bundle.manifest import (
+    CLASSES,
+    CURRENT,
+    GAUSSIAN,
+    HISTORY,
+    MANIFEST,
+    PROBE,
+    REPLAY,
+    check_manifest,
+    check_version,
+)
+from zsl_runtime.errors import ArtefactError, UsageError, from_os_error
+from zsl_runtime.head.fitting import Replay
+from zsl_runtime.head.gaussian import Gaussian
+from zsl_runtime.machine.storage import (
+    TEMPORARY,
+    exclusive,
+    sha256_of,
+    stage,
+    sync_folder,
+)
+from zsl_runtime.machine.threads import usable_cpus
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from zsl_runtime.head.class_table import SemanticRule
+    from zsl_runtime.head.head import View
+
+
+OLD_CACHE = "cache"  # where zsl-deploy kept rows of classes to fit others on, while it fitted them alone
+READ_ATTEMPTS = 5  # a reader meets a writer that commits and prunes between two of its own reads at most now and then
+
+
+class Pointer(NamedTuple):
+    """What classes/CURRENT says."""
+
+    generation: int
+    sha256: str
+    manifest_sha256: str
+
+    def to_bytes(self) -> bytes:
+        """The file's content."""
+        return (json.dumps(self._asdict()) + "\n").encode()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its manifest, checked, and the way to everything else in it.
+
+    Attributes:
+        path: the folder.
+        manifest: content of manifest.json (ARCHITECTURE.md, Bundle).
+        manifest_sha256: of the manifest's bytes; CURRENT holds it too.
+        views: the head's views.
+        rule: raw attributes -> semantic vectors.
+
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    manifest_sha256: str
+    views: tuple[View, ...]
+    rule: SemanticRule
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, verify: bool | Iterable[str] = True) -> Bundle:
+        """Open a bundle and check it.
+
+        Args:
+            path: the bundle's folder or a file inside it.
+            verify: compare the size and sha256 of every file the manifest lists, or only of the graphs named here.
+                Manifest, CURRENT and the generation in force are checked in any case.
+
+        Raises:
+            UsageError: E-BUNDLE-PATH when nothing is there.
+            ArtefactError: E-BUNDLE-... (exit 5) when it is not a bundle, is of a newer version, or differs from what
+                was exported by a single byte.
+            SystemProblem: a file cannot be read.
+
+        """
+        folder = _find_folder(Path(path))
+        data = read_whole(folder / MANIFEST)
+        manifest = _parse_object(data, str(folder / MANIFEST), "E-BUNDLE-MANIFEST")
+        check_version(manifest, folder)
+        digest = hashlib.sha256(data).hexdigest()
+        if _read_pointer(folder).manifest_sha256 != digest:
+            raise ArtefactError(
+                "E-BUNDLE-HASH", f"{folder / MANIFEST} was changed after the export (sha256 differs); export it again"
+            )
+        views, rule = check_manifest(manifest, folder)
+        bundle = cls(folder, manifest, digest, views, rule)
+        if verify is True:
+            bundle.verify()
+        for name in map(manifest["graphs"].get, () if isinstance(verify, bool) else verify):
+            if name is not None:
+                bundle.verify_file(name)
+        bundle.current()
+        return bundle
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The A attribute names."""
+        return tuple(self.manifest["attributes"])
+
+    @property
+    def head_rule(self) -> str:
+        """How heads are made: `gaussian`, `fit` or `rows` (`zsl_runtime.head.head`)."""
+        return str(self.manifest["head"]["rule"])
+
+    @property
+    def seed(self) -> int:
+        """The seed that Generation 1 was fitted with, and the default of later fits."""
+        return int(self.manifest["head"]["seed"])
+
+    def file(self, name: str) -> Path:
+        """Path of a file that the manifest lists; ArtefactError E-BUNDLE-MISSING when it does not list it."""
+        if name not in self.manifest["files"]:
+            raise ArtefactError("E-BUNDLE-MISSING", f"{self.path} holds no {name}; export the model again")
+        return self.path / name
+
+    def graph(self, part: str) -> Path | None:
+        """Path of graph `part` (model, means, synthesizer, rows, lift), None when the model has none.
+
+        The model graph is that of `graphs.model`, in fp32 where the bundle holds it; `model_graph` has the others.
+        """
+        name = self.manifest["graphs"].get(part)
+        return None if name is None else self.file(name)
+
+    @property
+    def precisions(self) -> dict[str, str]:
+        """Files of the model graph by what they are in: fp32, fp16, int8-cpu, int8-trt; those that the bundle holds."""
+        held = self.manifest.get("precisions") or {"fp32": self.manifest["graphs"]["model"]}
+        return {str(kind): str(name) for kind, name in held.items()}
+
+    @property
+    def default_precision(self) -> str:
+        """The precision that runs where none is asked for: fp32, fp16 or int8."""
+        return str(self.manifest.get("default_precision", "fp32"))
+
+    def model_graph(self, kind: str) -> Path | None:
+        """Path of the model graph in `kind`, a key of `precisions`; None when the bundle has none."""
+        name = self.precisions.get(kind)
+        return None if name is None else self.file(name)
+
+    def verify(self, threads: int | None = None) -> None:
+        """Compare every listed file with the manifest, several at a time; errors as of `verify_file`.
+
+        Args:
+            threads: that may read and hash; None for all CPUs this process may use.
+
+        """
+        with self.verifying(threads):
+            pass
+
+    @contextlib.contextmanager
+    def verifying(self, threads: int | None = None) -> Iterator[None]:
+        """Compare every listed file with the manifest while the block runs, and wait for the result at its end.
+
+        Hashing leaves Python's lock to others, so the block may prepare what does not need the files. Arguments and
+        errors are those of `verify`; of several damaged files the first of the manifest is told.
+        """
+        names = list(self.manifest["files"])
+        largest_first = sorted(names, key=lambda name: -self.manifest["files"][name]["bytes"])
+        pool = ThreadPoolExecutor(max(1, min(threads or usable_cpus(), len(names))), thread_name_prefix="zsl-hash")
+        try:
+            checks = {name: pool.submit(self.verify_file, name) for name in largest_first}
+            yield
+            for name in names:
+                checks[name].result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def verify_file(self, name: str) -> None:
+        """Compare one listed file with the manifest.
+
+        Raises:
+            ArtefactError: E-BUNDLE-MISSING, E-BUNDLE-PATH (it leads out of the bundle) or E-BUNDLE-HASH.
+            SystemProblem: it cannot be read.
+
+        """
+        path, expected = self.file(name), self.manifest["files"][name]
+        if not path.is_file():
+            raise ArtefactError("E-BUNDLE-MISSING", f"{path} is missing; copy the whole bundle again")
+        if not path.resolve().is_relative_to(self.path.resolve()):
+            raise ArtefactError("E-BUNDLE-PATH", f"{path} is a link out of the bundle; copy the files, not links")
+        try:
+            size = path.stat().st_size
+            digest = sha256_of(path) if size == expected["bytes"] else f"{size} bytes"
+        except OSError as error:
+            raise from_os_error(error, "read the bundle") from error
+        if digest != expected["sha256"]:
+            raise ArtefactError(
+                "E-BUNDLE-HASH",
+                f"{path} is not the exported file ({digest[:12]}, expected {expected['sha256'][:12]} and "
+                f"{expected['bytes']} bytes); copy or export the bundle again",
+            )
+
+    def pointer(self) -> tuple[int, str]:
+        """Number and sha256 of the generation in force, as CURRENT says now.
+
+        Raises:
+            ArtefactError: E-BUNDLE-CURRENT, E-BUNDLE-MISSING, or E-BUNDLE-CHANGED when another bundle was put in this
+                place since it was opened.
+
+        """
+        pointer = _read_pointer(self.path)
+        if pointer.manifest_sha256 != self.manifest_sha256:
+            raise ArtefactError(
+                "E-BUNDLE-CHANGED", f"{self.path} was replaced by another export while it was open; open it again"
+            )
+        return pointer.generation, pointer.sha256
+
+    def current(self) -> Generation:
+        """Read the generation in force; safe while a writer replaces it.
+
+        Raises:
+            ArtefactError: as `pointer`, or E-BUNDLE-GENERATION, E-BUNDLE-HASH, E-BUNDLE-MISSING for its file.
+
+        """
+        number, digest = self.pointer()
+        for _ in range(READ_ATTEMPTS):
+            try:
+                return self.generation(number, digest)
+            except ArtefactError:
+                # A writer may have committed and pruned since CURRENT was read; only then is it worth a second look.
+                before = number, digest
+                number, digest = self.pointer()
+                if (number, digest) == before:
+                    raise
+        raise ArtefactError("E-BUNDLE-CURRENT", f"{self.path} changed {READ_ATTEMPTS} times while it was read; retry")
+
+    def generation(self, number: int, sha256: str) -> Generation:
+        """Read one generation and compare its hash.
+
+        Raises:
+            ArtefactError: E-BUNDLE-MISSING, E-BUNDLE-HASH or E-BUNDLE-GENERATION.
+
+        """
+        path = self.generation_path(number)
+        data = read_whole(path)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ArtefactError("E-BUNDLE-HASH", f"{path} was changed after it was written; copy the bundle again")
+        generation = Generation.from_bytes(data, self.views, where=str(path))
+        means = generation.means is not None
+        own = generation.table.attributes == self.attributes and means == (self.head_rule == "gaussian")
+        if generation.number != number or not own:
+            raise ArtefactError(
+                "E-BUNDLE-GENERATION", f"{path} holds generation {generation.number} of another model; copy it again"
+            )
+        return generation
+
+    def generation_path(self, number: int) -> Path:
+        """Where generation `number` lies or would lie."""
+        return self.path / CLASSES / f"{number:06d}.safetensors"
+
+    def generation_numbers(self) -> tuple[int, ...]:
+        """Numbers of the generation files that are there, ascending; those of killed writers too."""
+        found = (re.fullmatch(r"(\d{6,})\.safetensors", path.name) for path in (self.path / CLASSES).iterdir())
+        return tuple(sorted(int(match[1]) for match in found if match))
+
+    def replay(self) -> Replay:
+        """The real features that heads are fitted on; ArtefactError E-BUNDLE-HASH, -REPLAY or -MISSING."""
+        path = self.file(REPLAY)
+        replay = Replay.from_bytes(self._checked(REPLAY), where=str(path))
+        if replay.features.shape[1] != self.manifest["dims"]["F"]:
+            raise ArtefactError("E-BUNDLE-REPLAY", f"{path} holds features of another width; export the model again")
+        return replay
+
+    def gaussian(self) -> Gaussian:
+        """What turns means into rows, by the rule `gaussian`; ArtefactError E-BUNDLE-HASH, -GAUSSIAN or -MISSING."""
+        path = self.file(GAUSSIAN)
+        gaussian = Gaussian.from_bytes(self._checked(GAUSSIAN), where=str(path))
+        if len(gaussian.scale) != self.manifest["dims"]["D"]:
+            raise ArtefactError("E-BUNDLE-GAUSSIAN", f"{path} holds numbers of another width; export the model again")
+        return gaussian
+
+    def probe(self) -> Probe:
+        """The inputs with known answers; ArtefactError E-BUNDLE-PROBE, E-BUNDLE-MISSING."""
+        path = self.file(PROBE)
+        return Probe.from_bytes(read_whole(path), where=str(path))
+
+    def _checked(self, name: str) -> bytes:
+        """Content of a file that the manifest lists; ArtefactError E-BUNDLE-HASH when it is not the exported one."""
+        path = self.file(name)
+        data = read_whole(path)
+        if hashlib.sha256(data).hexdigest() != self.manifest["files"][name]["sha256"]:
+            raise ArtefactError("E-BUNDLE-HASH", f"{path} is not the exported file; copy or export the bundle again")
+        return data
+
+    def history(self) -> tuple[list[dict[str, Any]], list[int]]:
+        """What was done to the classes: the lines of history.jsonl, and the numbers of lines that cannot be read."""
+        try:
+            lines = (self.path / HISTORY).read_bytes().splitlines()
+        except FileNotFoundError:
+            return [], []
+        entries, broken = [], []
+        for number, line in enumerate(lines, start=1):
+            try:
+                entries.append(_parse_object(line, HISTORY, "E-BUNDLE-HISTORY"))
+            except ArtefactError:
+                broken.append(number)
+        return entries, broken
+
+    def leftovers(self) -> list[Path]:
+        """Temporary files and generation files beyond CURRENT: of a writer at work, or of a killed one.
+
+        And the rows of classes that an older zsl-deploy kept beside the bundle's own files.
+        """
+        number, _ = self.pointer()
+        found = [path for folder in (self.path, self.path / CLASSES) for path in folder.glob(f"{TEMPORARY}*")]
+        if (self.path / OLD_CACHE / "rows.json").is_file():
+            found.append(self.path / OLD_CACHE)
+        return sorted(found + [self.generation_path(n) for n in self.generation_numbers() if n > number])
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only writer; waits for another one and says so on stderr once. What a killed writer left is removed.
+
+        Raises:
+            SystemProblem: the bundle is not writable, or its file system cannot lock.
+
+        """
+        with exclusive(self.path):
+            for leftover in self.leftovers():
+                _remove(leftover)
+            yield
+
+    def commit(self, generation: Generation, entry: Mapping[str, Any]) -> None:
+        """Make `generation` the one in force. Call it with `lock` held.
+
+        All that needs space is written under temporary names first; then the generation, CURRENT and the history are
+        renamed into place. Whenever this is cut off, the bundle is the old or the new one.
+
+        Args:
+            generation: its number must be one more than that of the generation in force.
+            entry: JSON data for history.jsonl; number, action, when (UTC) and sha256 are added.
+
+        Raises:
+            UsageError: E-GENERATION when the number does not follow.
+            SystemProblem: the system said no (full disk, read-only); the bundle is unchanged and holds no litter.
+
+        """
+        number, _ = self.pointer()
+        if generation.number != number + 1:
+            raise UsageError(
+                "E-GENERATION", f"generation {generation.number} cannot follow {number}; read the bundle again"
+            )
+        data = generation.to_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        pointer = Pointer(generation.number, digest, self.manifest_sha256).to_bytes()
+        target = self.generation_path(generation.number)
+        made: list[Path] = []
+        try:
+            for folder, content in (
+                (self.path / CLASSES, data),
+                (self.path / CLASSES, pointer),
+                (self.path, self._history_with(file_entry(generation, digest, entry))),
+            ):
+                made.append(stage(folder, content))
+            made[0].replace(target)
+            sync_folder(self.path / CLASSES)
+            made[1].replace(self.path / CLASSES / CURRENT)
+            sync_folder(self.path / CLASSES)
+            made[2].replace(self.path / HISTORY)
+            sync_folder(self.path)
+        except BaseException as error:
+            # An interrupt may come between the rename of CURRENT and the next line, so look which one is in force.
+            committed = _read_pointer(self.path).generation == generation.number
+            for path in (*made, *(() if committed else (target,))):
+                path.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                state = "made" if committed else "not made, the bundle is unchanged"
+                raise from_os_error(error, f"finish the change ({state}): the system refused") from error
+            raise
+
+    def drop(self, numbers: Sequence[int]) -> None:
+        """Delete generation files. Call it with `lock` held; never with the number in force."""
+        for number in numbers:
+            _remove(self.generation_path(number))
+        sync_folder(self.path / CLASSES)
+
+    def _history_with(self, line: bytes) -> bytes:
+        """The history's bytes with one more line; a last line that was cut off is closed first."""
+        try:
+            before = (self.path / HISTORY).read_bytes()
+        except FileNotFoundError:
+            before = b""
+        return before + (b"" if before.endswith(b"\n") or not before else b"\n") + line
+
+
+def _find_folder(path: Path) -> Path:
+    """The bundle that `path` is, or that holds the file `path`."""
+    try:
+        exists = path.exists()
+    except OSError as error:
+        raise from_os_error(error, "look for the bundle") from error
+    if not exists:
+        raise UsageError("E-BUNDLE-PATH", f"there is no {path}; give the folder that zsl-export --out wrote")
+    candidates = (path,) if path.is_dir() else path.absolute().parents[:2]
+    for folder in candidates:
+        if (folder / MANIFEST).is_file():
+            return folder
+    raise ArtefactError(
+        "E-BUNDLE-NOT", f"{path} is not a bundle: it has no {MANIFEST}; give the folder zsl-export wrote"
+    )
+
+
+def _parse_object(data: bytes, where: str, code: str) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ArtefactError(code, f"{where} is not readable JSON ({error}); copy the bundle again") from None
+    if not isinstance(value, dict):
+        raise ArtefactError(code, f"{where} holds {type(value).__name__}, expected a JSON object; copy it again")
+    return value
+
+
+def _read_pointer(folder: Path) -> Pointer:
+    path = folder / CLASSES / CURRENT
+    data = read_whole(path)
+    value = _parse_object(data, str(path), "E-BUNDLE-CURRENT")
+    try:
+        pointer = Pointer(**value)
+        whole = type(pointer.generation) is int and pointer.generation >= 1
+        # Compared byte for byte: a changed blank or key is damage too, though JSON would not mind it.
+        if whole and pointer.to_bytes() == data:
+            return pointer
+    except TypeError:
+        pass
+    raise ArtefactError(
+        "E-BUNDLE-CURRENT", f"{path} was not written by zsl-classes or zsl-export; copy the bundle again"
+    )
+
+
+def file_entry(generation: Generation, digest: str, entry: Mapping[str, Any]) -> bytes:
+    """One line of history.jsonl."""
+    when = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    own = {"number": generation.number, "action": generation.action, "when": when, "seed": generation.seed}
+    return (json.dumps({**own, **entry, "sha256": digest}, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _remove(path: Path) -> None:
+    """Delete a file or a folder with all that is in it; it may be gone already."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise from_os_error(error, "remove what is no longer needed") from error

@@ -1,0 +1,172 @@
+"""What is worth saying about a class at the moment it is added: whom it will be mixed up with, and odd attributes.
+
+By the rule `gaussian` the mix-ups are known before there is a single photograph, in closed form: in canonical
+coordinates a picture of class a is m_a plus noise plus what is not known of m_a, and the scores are linear. In training
+the noise is of unit variance; pictures that no training saw spread wider, and the temperature says by how much, since
+scores that are divided by it are calibrated: a Gaussian of T times the spread has scores divided by T.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from zsl_runtime.errors import listed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from zsl_runtime.arrays import Doubles
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.bundle.generation import Generation
+    from zsl_runtime.head.class_table import ClassTable, SemanticRule
+    from zsl_runtime.head.gaussian import Gaussian
+
+
+CANDIDATES = 8  # the nearest classes, among which the worst mix-ups are looked for
+SHOWN = 3  # neighbours of each newcomer
+HARDLY = 0.5  # two classes that lose more than this of each other's pictures, both shares added, are warned of
+# Newcomers in all at a time whose neighbours are worked out: beyond that nobody reads the lines.
+MOST_TOLD = 100
+
+
+class Neighbour(NamedTuple):
+    """A class that a newcomer will be mixed up with.
+
+    Attributes:
+        name: of the class.
+        distance: between the two, in standard deviations of the score that tells them apart (d').
+        lost: expected share of the newcomer's pictures whose score is higher for this class.
+        taken: expected share of this class's pictures whose score is higher for the newcomer.
+
+    """
+
+    name: str
+    distance: float
+    lost: float
+    taken: float
+
+
+def neighbours(generation: Generation, gaussian: Gaussian, columns: Sequence[int]) -> dict[str, tuple[Neighbour, ...]]:
+    """Name of each class at `columns` -> at most SHOWN classes that it will be mixed up with most, worst first.
+
+    Pairwise and in closed form: with a third class near, both lose to it as well. The first MOST_TOLD are worked out.
+
+    Args:
+        generation: of the rule `gaussian`; gamma counts.
+        gaussian: of its bundle.
+        columns: which classes.
+
+    """
+    means, table = generation.means, generation.table
+    assert means is not None
+    if len(table) < 2:
+        return {}
+    where = gaussian.posterior(means)
+    seen = table.seen.astype(np.float64)
+    spread = generation.head.temperature
+    found = {}
+    told = list(columns)[:MOST_TOLD]
+    scaled = where * np.sqrt(gaussian.scale)
+    all_apart = (scaled**2).sum(axis=1) - 2 * scaled[told] @ scaled.T  # (n, C), each row up to a number
+    for j, apart in zip(told, all_apart, strict=True):
+        apart[j] = np.inf
+        near = np.sort(np.argsort(apart, kind="stable")[: min(CANDIDATES, len(table) - 1)])
+        variance = spread + gaussian.remaining(means.counts[np.append(near, j)])  # (k + 1, D)
+        step = gaussian.scale * (where[j] - where[near])  # difference of the two rows, (k, D)
+        margin = 0.5 * (step * (where[j] - where[near])).sum(axis=1)  # of the newcomer's own mean, without gamma
+        bias = generation.head.gamma * (seen[near] - seen[j])
+        lost = _below(margin + bias, np.sqrt((step**2 * variance[-1]).sum(axis=1)))
+        taken = _below(margin - bias, np.sqrt((step**2 * variance[:-1]).sum(axis=1)))
+        plain = np.sqrt(spread * (step**2).sum(axis=1))
+        distance = np.divide(2 * margin, plain, out=np.zeros_like(plain), where=plain > 0)
+        worst = np.argsort(-(lost + taken), kind="stable")[:SHOWN]
+        found[table.names[j]] = tuple(
+            Neighbour(table.names[int(near[k])], float(distance[k]), float(lost[k]), float(taken[k])) for k in worst
+        )
+    return found
+
+
+def _below(mean: Doubles, deviation: Doubles) -> Doubles:
+    """Probability that a normal variable is below 0; half where it does not vary and is 0 itself."""
+    sure = np.where(mean > 0, np.inf, np.where(mean < 0, -np.inf, 0.0))
+    ratio = np.divide(mean, deviation, out=sure, where=deviation > 0)
+    return np.array([0.5 * math.erfc(one / math.sqrt(2)) for one in ratio])
+
+
+def confusable(found: dict[str, tuple[Neighbour, ...]]) -> list[str]:
+    """A line for each class that can hardly be told from one of its neighbours."""
+    lines = []
+    for name, near in found.items():
+        worst = [one for one in near if one.lost + one.taken >= HARDLY]
+        if worst:
+            shares = f"{worst[0].lost:.0%} of its photographs are expected to go there, {worst[0].taken:.0%} to come"
+            lines.append(
+                f"{name!r} can hardly be told from {listed(tuple(one.name for one in worst))}: {shares}; describe what "
+                "sets it apart, or teach it with photographs"
+            )
+    return lines
+
+
+def twins(new: ClassTable, old: ClassTable, rule: SemanticRule) -> list[str]:
+    """A line for each new class whose attributes are those of a class before it: nothing can tell the two apart."""
+    first: dict[bytes, str] = {}
+    for name, row in zip(old.names, rule.apply(old.raw), strict=True):
+        first.setdefault(row.tobytes(), name)
+    lines = []
+    for name, row in zip(new.names, rule.apply(new.raw), strict=True):
+        before = first.setdefault(row.tobytes(), name)
+        if before != name:
+            lines.append(
+                f"{name!r} has the very attributes of {before!r}: they cannot tell the two apart; check its row of the "
+                "table, or teach it with photographs"
+            )
+    return lines
+
+
+def training_ranges(bundle: Bundle, table: ClassTable) -> Doubles:
+    """(A, 2) least and largest value of every attribute in training.
+
+    Bundles of older versions do not say it: then of the seen classes of `table`.
+    """
+    given = bundle.manifest.get("attribute_ranges")
+    if given is not None:
+        return np.array(given, dtype=np.float64)
+    known = table.raw[table.seen] if table.seen.any() else table.raw
+    return np.stack([known.min(axis=0), known.max(axis=0)], axis=1)
+
+
+def outside(new: ClassTable, ranges: Doubles) -> list[str]:
+    """A line for each new class with attributes far outside what training saw: a slip of the pen, or another unit.
+
+    Far is more than the whole width of the range away; of an attribute that was constant, the usual width of the
+    others.
+
+    Args:
+        new: the classes.
+        ranges: (A, 2) of training.
+
+    """
+    low, high = ranges[:, 0], ranges[:, 1]
+    # In widths of the range; a huge number divided by a tiny width is infinitely far, which is far, and nothing is far
+    # from a range that is itself beyond what a float holds.
+    with np.errstate(over="ignore", invalid="ignore"):
+        width = high - low
+        usual = float(np.median(width[width > 0])) if (width > 0).any() else 1.0
+        width = np.where(width > 0, width, usual)
+        away = np.maximum(low - new.raw, new.raw - high) / width  # (n, A)
+    return list(_outside_lines(new, ranges, away))
+
+
+def _outside_lines(new: ClassTable, ranges: Doubles, away: Doubles) -> Iterator[str]:
+    for name, row, values in zip(new.names, away, new.raw, strict=True):
+        odd = np.flatnonzero(row > 1)
+        if odd.size:
+            worst = int(odd[row[odd].argmax()])
+            more = f", and {odd.size - 1} more" if odd.size > 1 else ""
+            yield (
+                f"attribute {new.attributes[worst]!r} of {name!r} is {values[worst]:g}, in training it went from "
+                f"{ranges[worst, 0]:g} to {ranges[worst, 1]:g}{more}; check the cell and its unit"
+            )

@@ -1,0 +1,1 @@
+"""The commands `zsl-infer`, `zsl-classes` and `zsl-doctor`."""

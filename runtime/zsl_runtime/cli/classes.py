@@ -1,0 +1,356 @@
+"""`zsl-classes`: see and change the classes of a bundle. Results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from zsl_runtime.backends.table import BACKENDS
+from zsl_runtime.errors import InputError, run_command
+from zsl_runtime.graphs.parts import SMALL_PARTS
+from zsl_runtime.machine.threads import limit_blas
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Any
+
+    from zsl_runtime.arrays import Advance
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.classes.changes import Change, ClassRow
+    from zsl_runtime.head.gaussian import Evidence
+    from zsl_runtime.labelling.photographs import ClassFolders
+
+    Command = Callable[..., Any]
+
+MOST_WARNINGS = 20  # of one change; beyond that the table as a whole is odd
+ENGINE = click.option("--engine", required=True, metavar="BUNDLE", help="The bundle, or a file in it.")
+SEED = click.option(
+    "--seed", type=int, help="Where the head is fitted: of synthesis and fit [default: the export's]. Else it is noted."
+)
+RUNNING = (  # how photographs are looked at
+    click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        metavar="auto|cpu|cuda:N",
+        help="Where the model looks at photographs; a card that is named is used or is an error (exit code 4).",
+    ),
+    click.option(
+        "--backend",
+        type=click.Choice(["auto", *BACKENDS]),
+        default="auto",
+        show_default=True,
+        help="What runs it then; auto: the fastest here, measured once.",
+    ),
+    click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all that this process may use]."),
+)
+
+
+def _running(command: Command) -> Command:
+    """The options of RUNNING."""
+    for option in reversed(RUNNING):
+        command = option(command)
+    return command
+
+
+@click.group("zsl-classes", no_args_is_help=False)
+def cli() -> None:
+    """See and change the classes of a bundle: no training, no photograph needed, every change can be undone."""
+
+
+@cli.command("list")
+@ENGINE
+@click.option("--format", "form", type=click.Choice(["table", "csv", "jsonl"]), default="table", show_default=True)
+def list_command(engine: str, form: str) -> None:
+    """Print the classes: name, split (seen or unseen), row (its column in scores) and how many photographs it rests on.
+
+    Photographs are counted where classes can be taught, those of training included.
+    """
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.classes.changes import list_classes
+
+    _print_classes(list_classes(Bundle.open(engine)), form)
+
+
+@cli.command("add")
+@ENGINE
+@click.option(
+    "--attributes",
+    required=True,
+    metavar="FILE.csv",
+    help="A column `name` and one column per attribute of the model, in any order; one row per class.",
+)
+@click.option(
+    "--photos",
+    metavar="DIR",
+    help="DIR/CLASS/... holds photographs of some of the new classes: one of each already helps.",
+)
+@SEED
+@_running
+def add_command(
+    *,
+    engine: str,
+    attributes: str,
+    photos: str | None,
+    seed: int | None,
+    device: str,
+    backend: str,
+    threads: int | None,
+) -> int:
+    """Add classes described by their attributes, and by photographs where there are some.
+
+    Of each class one line says which other class it will be mixed up with most, as far as that can be told beforehand.
+
+    Exit code 6 says that some photographs could not be read; the classes were added all the same.
+    """
+    limit_blas(threads)
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.classes.changes import add_classes, check_addable, check_teachable, fit_epochs
+    from zsl_runtime.head.class_table import read_class_csv
+
+    bundle = Bundle.open(engine, verify=SMALL_PARTS)
+    if photos is not None:
+        check_teachable(bundle)
+    table = read_class_csv(attributes, attributes=bundle.attributes, need_split=False)
+    evidence, skipped = None, 0
+    if photos is not None:
+        found = _find(bundle, photos)
+        check_addable(bundle, table, found.pictures)
+        evidence, skipped = _gather(bundle, found, device=device, backend=backend, threads=threads)
+    click.echo(f"adding {_classes(len(table))} to {bundle.path} ...", err=True)
+    with _bar(fit_epochs(bundle), "steps") as advance:
+        change = add_classes(bundle, table, photographs=evidence, seed=seed, advance=advance)
+    _report(change, _added(change))
+    return _exit_code(skipped)
+
+
+@cli.command("teach")
+@ENGINE
+@click.option(
+    "--photos", required=True, metavar="DIR", help="DIR/CLASS/... holds photographs of classes that are there."
+)
+@_running
+def teach_command(*, engine: str, photos: str, device: str, backend: str, threads: int | None) -> int:
+    """Show the model photographs of classes that it has, seen or not; the rows of all others stay as they are.
+
+    Photographs may come in portions; nothing is kept of them but their number and one sum for each class.
+
+    Exit code 6 says that some photographs could not be read; the others were learnt all the same.
+    """
+    limit_blas(threads)
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.classes.changes import check_taught, check_teachable, teach_classes
+
+    bundle = Bundle.open(engine, verify=SMALL_PARTS)
+    check_teachable(bundle)
+    found = _find(bundle, photos)
+    check_taught(bundle, found.pictures)
+    evidence, skipped = _gather(bundle, found, device=device, backend=backend, threads=threads)
+    change = teach_classes(bundle, evidence)
+    _report(change, _taught(change, evidence))
+    return _exit_code(skipped)
+
+
+@cli.command("remove")
+@ENGINE
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def remove_command(engine: str, names: tuple[str, ...]) -> None:
+    """Take classes out. A name that begins with a dash goes after `--`."""
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.classes.changes import remove_classes
+    from zsl_runtime.head.class_table import check_class_name
+
+    change = remove_classes(Bundle.open(engine), [check_class_name(name) for name in names])
+    _report(change, [f"removed {name}" for name in change.names])
+
+
+@cli.command("undo")
+@ENGINE
+def undo_command(engine: str) -> None:
+    """Go back to the classes and the head before the last change. Again: one change further back."""
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.classes.changes import undo
+
+    change = undo(Bundle.open(engine))
+    _report(change, _undone(change))
+
+
+@cli.command("refit")
+@ENGINE
+@SEED
+def refit_command(engine: str, seed: int | None) -> None:
+    """Fit the whole head again for the classes in force, or compute its rows again."""
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.classes.changes import fit_epochs, refit
+
+    bundle = Bundle.open(engine, verify=SMALL_PARTS)
+    if seed is not None and bundle.head_rule != "fit":
+        click.echo("rows of this model are computed, not fitted: --seed changes nothing", err=True)
+    with _bar(fit_epochs(bundle), "steps") as advance:
+        change = refit(bundle, seed=seed, advance=advance)
+    _report(change, [])
+
+
+@cli.command("prune")
+@ENGINE
+@click.option(
+    "--keep", required=True, type=int, metavar="N", help="How many states to keep, the one in force included."
+)
+def prune_command(engine: str, keep: int) -> None:
+    """Delete old generations. The exported one always stays: the probe's expected answers belong to it."""
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.classes.changes import prune
+
+    dropped = prune(Bundle.open(engine), keep)
+    _say(f"deleted {len(dropped)}: generation {', '.join(map(str, dropped))}" if dropped else "nothing to delete")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run zsl-classes; returns the exit code."""
+    return run_command(cli, argv)
+
+
+@contextmanager
+def _bar(total: int, unit: str) -> Iterator[Advance]:
+    """A bar, on a terminal only; over the steps of a fit, or over photographs."""
+    from zsl_runtime.cli.progress import Progress
+
+    progress = Progress(total, unit, sys.stderr)
+    try:
+        yield progress.advance
+    finally:
+        progress.clear()
+
+
+def _find(bundle: Bundle, photos: str) -> ClassFolders:
+    """The photographs in the folders of DIR."""
+    from zsl_runtime.labelling.photographs import class_folders
+    from zsl_runtime.labelling.reading import reader_of
+
+    found = class_folders(photos, reader_of(bundle))
+    if found.left_out:
+        click.echo(f"files of other kinds, or in no class folder, left out: {found.left_out}", err=True)
+    return found
+
+
+def _gather(
+    bundle: Bundle, found: ClassFolders, *, device: str, backend: str, threads: int | None
+) -> tuple[dict[str, Evidence], int]:
+    """What the photographs say, and how many could not be read; those are told."""
+    import warnings
+
+    from zsl_runtime.labelling.classifier import Classifier
+    from zsl_runtime.labelling.photographs import gather
+
+    # What Pillow has to say about odd metadata is no concern of whoever teaches a class.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    click.echo(f"looking at {_photographs(found.count)} of {_classes(len(found.pictures))} ...", err=True)
+    bundle.verify(threads)
+    with (
+        Classifier.open(bundle, backend, device, threads) as classifier,
+        _bar(found.count, "photographs") as advance,
+    ):
+        evidence, skipped = gather(classifier, found.pictures, advance=advance)
+    for _, error in skipped:
+        click.echo(f"error: {error}", err=True)
+    if skipped:
+        click.echo(f"left out, because they cannot be read: {_photographs(len(skipped))}", err=True)
+    return evidence, len(skipped)
+
+
+def _exit_code(skipped: int) -> int:
+    return InputError.exit_code if skipped else 0
+
+
+def _print_classes(rows: Sequence[ClassRow], form: str) -> None:
+    """The three formats of `list`; csv and jsonl are for programs."""
+    if form == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["name", "split", "row", "photographs"])
+        writer.writerows((item.name, item.split, item.row, item.photographs) for item in rows)
+    elif form == "jsonl":
+        for item in rows:
+            _say(json.dumps(item._asdict(), ensure_ascii=False))
+    else:
+        counted = any(item.photographs is not None for item in rows)
+        _say(f" row  split   {'photographs  ' if counted else ''}name")
+        for item in rows:
+            _say(f"{item.row:4d}  {item.split:<6}  {f'{item.photographs:11d}  ' if counted else ''}{item.name}")
+
+
+def _added(change: Change) -> Iterator[str]:
+    """A line for each new class whose mix-ups are known, and one for the rest; or one for each."""
+    if change.generation.means is None:
+        yield from (f"added {name}" for name in change.names)
+        return
+    for name in change.names[: _told(change)]:
+        count = change.photographs.get(name, 0)
+        yield f"added {name}: from its attributes{f' and {_photographs(count)}' if count else ''}{_like(change, name)}"
+    yield from _rest(change, "added")
+
+
+def _taught(change: Change, evidence: dict[str, Evidence]) -> Iterator[str]:
+    for name in change.names[: _told(change)]:
+        count = _photographs(evidence[name].count)
+        yield f"taught {name}: {count}, {change.photographs[name]} in all{_like(change, name)}"
+    yield from _rest(change, "taught")
+
+
+def _undone(change: Change) -> Iterator[str]:
+    known = set(change.generation.table.names)
+    for name in change.names:
+        if name in change.photographs:
+            yield f"back to {_photographs(change.photographs[name])}: {name}"
+        else:
+            yield f"{'back' if name in known else 'gone'}: {name}"
+
+
+def _told(change: Change) -> int:
+    """How many classes get a line: those whose neighbours were worked out, or all where there are none."""
+    return len(change.neighbours) or len(change.names)
+
+
+def _rest(change: Change, done: str) -> Iterator[str]:
+    rest = len(change.names) - _told(change)
+    if rest:
+        yield f"{done} {rest} more: likely mix-ups are worked out for the first {_told(change)} alone"
+
+
+def _like(change: Change, name: str) -> str:
+    """Which class this one will be mixed up with most, in the middle of a line."""
+    if not change.neighbours.get(name):
+        return ""
+    worst = change.neighbours[name][0]
+    return (
+        f"; most like {worst.name}, {worst.distance:.1f} standard deviations away: expected to lose {worst.lost:.0%} "
+        f"of its photographs to it and to take {worst.taken:.0%} of its"
+    )
+
+
+def _report(change: Change, lines: Iterable[str]) -> None:
+    """What happened to single classes, then the state that is now in force; what is odd goes to stderr."""
+    for line in lines:
+        _say(line)
+    count = len(change.generation.table)
+    _say(f"generation {change.generation.number}: {_classes(count)}, {change.seconds:.1f} s")
+    for note in change.notes[:MOST_WARNINGS]:
+        click.echo(f"warning: {note}", err=True)
+    if len(change.notes) > MOST_WARNINGS:
+        click.echo(f"warning: and {len(change.notes) - MOST_WARNINGS} more of the kind", err=True)
+
+
+def _photographs(count: int) -> str:
+    return f"{count} photograph" if count == 1 else f"{count} photographs"
+
+
+def _classes(count: int) -> str:
+    return f"{count} class" if count == 1 else f"{count} classes"
+
+
+def _say(line: str) -> None:
+    print(line)  # noqa: T201  # stdout carries the results

@@ -1,0 +1,6 @@
+"""The graphs that a bundle can hold, by the part that each plays."""
+
+from __future__ import annotations
+
+SMALL_PARTS = ("means", "synthesizer", "rows", "lift")  # what classes are added with: no picture goes through them
+PARTS = ("model", *SMALL_PARTS)

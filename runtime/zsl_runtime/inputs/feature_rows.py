@@ -1,0 +1,130 @@
+"""Rows of feature files, which take the place of pictures for models that were trained on such files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zsl_runtime.errors import InputError
+from zsl_runtime.inputs.item import Item
+from zsl_runtime.inputs.matfile import MatError, read_matrix
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
+
+    from numpy.typing import NDArray
+
+    from zsl_runtime.arrays import Floats
+
+    Opened = NDArray[np.floating[Any]] | InputError
+
+ROW_SUFFIXES = (".npy", ".mat")
+MATRIX = "features"  # the variable of a .mat file that holds the rows, as in the published files
+
+
+class RowFiles:
+    """Opens feature files of one shape. Rows of .npy files are not read before their turn.
+
+    Args:
+        shape: (R, V) of a row.
+        like: name of the feature file that the model was trained on, for messages; '' when it is not known.
+
+    """
+
+    def __init__(self, shape: tuple[int, ...], like: str = "") -> None:
+        self._shape = shape
+        self._like = like
+        self._matrices: dict[str, Opened] = {}  # .mat files must be read as a whole, so that is done once
+
+    def count(self, files: Iterable[str]) -> int:
+        """How many items the files give; one that cannot be read is one item."""
+        opened = (self._open(path) for path in files)
+        return sum(1 if isinstance(rows, InputError) else len(rows) for rows in opened)
+
+    def items(self, files: Iterable[str]) -> Generator[Item]:
+        """The rows, named FILE#ROW; a file that cannot be read is one item.
+
+        Args:
+            files: .npy files of floats (N, R, V), or (N, V) where R is 1; then also .mat files with `features` (V, N).
+
+        """
+        for path in files:
+            rows = self._open(path)
+            if isinstance(rows, InputError):
+                yield Item(path, rows)
+            else:
+                yield from (Item(f"{path}#{i}", row) for i, row in enumerate(rows))
+
+    def _open(self, path: str) -> Opened:
+        """The array of one file, memory-mapped where that can be; rows first."""
+        if not path.lower().endswith(".mat"):
+            return _open_array(path, self._shape, self._like)
+        if path not in self._matrices:
+            self._matrices[path] = _open_matrix(path, self._shape, self._like)
+        return self._matrices[path]
+
+
+def _open_array(path: str, shape: tuple[int, ...], like: str) -> Opened:
+    """The rows of an .npy file."""
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        return InputError("E-ROW-FILE", f"{path!r} is not a readable .npy file ({reason}); save it with numpy.save")
+    allowed = [shape] + ([shape[1:]] if shape[0] == 1 else [])
+    if not isinstance(rows, np.ndarray) or rows.ndim < 2 or rows.shape[1:] not in allowed or rows.dtype.kind != "f":
+        given = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else "an archive"
+        wanted = " or ".join(f"(N, {', '.join(map(str, axes))})" for axes in allowed)
+        return InputError("E-ROW-SHAPE", f"{path!r} holds {given}; this model takes floats {wanted}{_as_in(like)}")
+    return rows
+
+
+def _open_matrix(path: str, shape: tuple[int, ...], like: str) -> Opened:
+    """The columns of `features` (V, N) of a .mat file as rows (N, V)."""
+    try:
+        matrix = read_matrix(path, MATRIX)
+    except (OSError, MatError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or "too large for the memory here"
+        wanted = f"expected a matrix {MATRIX} (V, N), saved with '-v7' or by scipy.io.savemat"
+        return InputError("E-ROW-FILE", f"{path!r} cannot be read: {reason}; {wanted}")
+    if shape[0] != 1 or matrix.ndim != 2 or matrix.shape[0] != shape[1] or matrix.dtype.kind != "f":
+        turned = "; it is transposed" if matrix.ndim == 2 and matrix.shape[1] == shape[1] else ""
+        given = f"{matrix.dtype} {matrix.shape}{turned}"
+        wanted = f"({shape[1]}, N)" if shape[0] == 1 else f"(N, {shape[0]}, {shape[1]}) in an .npy file"
+        return InputError(
+            "E-ROW-SHAPE",
+            f"{path!r}: {MATRIX} is {given}; this model takes floats {wanted}{_as_in(like)}",
+        )
+    rows: NDArray[np.floating[Any]] = matrix.T
+    return rows
+
+
+def _as_in(like: str) -> str:
+    return f", features as in {like}" if like else ""
+
+
+def check_row(row: object, shape: tuple[int, ...], like: str = "") -> Floats:
+    """One row of features as the graph takes it.
+
+    Args:
+        row: a float array (R, V), or (V,) where R is 1.
+        shape: (R, V).
+        like: as of `RowFiles`.
+
+    Returns:
+        float32 (R, V).
+
+    Raises:
+        InputError: E-ROW-SHAPE, E-ROW-VALUE for NaN, infinity or what float32 cannot hold.
+
+    """
+    fits = isinstance(row, np.ndarray) and (row.shape == shape or (shape[0] == 1 and row.shape == shape[1:]))
+    if not isinstance(row, np.ndarray) or not fits or row.dtype.kind != "f":
+        given = f"{row.dtype} {row.shape}" if isinstance(row, np.ndarray) else type(row).__name__
+        raise InputError("E-ROW-SHAPE", f"got {given}; this model takes float rows {shape}{_as_in(like)}")
+    with np.errstate(over="ignore"):
+        values = np.asarray(row, dtype=np.float32).reshape(shape)
+    if not np.isfinite(values).all():
+        raise InputError("E-ROW-VALUE", "the row holds NaN, infinity or a number beyond float32; extract it again")
+    return values

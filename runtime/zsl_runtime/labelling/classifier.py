@@ -1,0 +1,512 @@
+"""Label pictures with a bundle from Python: open once, predict from as many threads as you like."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import closing
+from itertools import islice
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from PIL import Image
+
+from zsl_runtime.backends.base import overlapping
+from zsl_runtime.backends.opening import open_backend
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.errors import ArtefactError, InputError, UsageError
+from zsl_runtime.graphs.answers import Answer, Done
+from zsl_runtime.head.head import fold
+from zsl_runtime.labelling.ahead import in_flight, in_order
+from zsl_runtime.labelling.reading import BATCH_SIZE, BATCHES_AHEAD, check_counts, reader_of
+from zsl_runtime.labelling.snapshot import Classes, Prediction, Scored, Snapshot
+from zsl_runtime.machine.threads import readers, usable_cpus
+from zsl_runtime.pixels.pixels import PixelSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Mapping, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from numpy.typing import NDArray
+
+    from zsl_runtime.arrays import Floats
+    from zsl_runtime.backends.base import Backend
+    from zsl_runtime.classes.changes import Change
+    from zsl_runtime.graphs.answers import Pending
+    from zsl_runtime.graphs.ports import InputPort
+    from zsl_runtime.head.class_table import ClassTable
+    from zsl_runtime.head.gaussian import Evidence
+    from zsl_runtime.inputs.item import Source
+    from zsl_runtime.labelling.cascade import Cascade
+
+
+# Of a cascade: "smaller than the median of all entropies" (Li et al., CVPR 2019, section 4.2). The shares published
+# with their code for single data sets are 0.1 to 0.7.
+CONFIDENT = 0.5
+
+
+class Classifier:
+    """An opened bundle that labels pictures. Use `Classifier.open`, in a `with` block or with `close`.
+
+    All methods may be called from several threads. Each call works on the generation that was in force when it began.
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend, threads: int) -> None:
+        self._bundle = bundle
+        self._backend = backend
+        self._threads = threads
+        self._port = backend.input_port()
+        self._pixels = _pixels(bundle, self._port)
+        self._reader = reader_of(bundle)
+        self._snapshot = _read(bundle)
+        self._reloading = threading.Lock()
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str] | Bundle,
+        backend: str = "auto",
+        device: str = "auto",
+        threads: int | None = None,
+        precision: str | None = None,
+        *,
+        trust_engine: bool = False,
+    ) -> Classifier:
+        """Open a bundle: check every hash, load the graph and the generation in force.
+
+        Args:
+            path: the bundle's folder; or a Bundle, whose hashes were checked when or after it was opened.
+            backend: `auto` or a key of `zsl_runtime.backends.table.BACKENDS`. `auto` is the fastest one that can be
+                used on `device`, measured when the bundle is first used on this machine (some seconds) and then
+                remembered.
+            device: `cpu`, `cuda:N` for the card N, or `auto`, which looks at the CPU and at card 0. A card that is
+                named is used or is an error; with `auto`, one that cannot be used is passed over.
+            threads: for the graph, and as many that decode pictures; None for all CPUs this process may use.
+            precision: `fp32`, `fp16`, `bf16` or `int8`, as far as the bundle holds it; None for the bundle's default.
+                `backend.precision` says which it is.
+            trust_engine: load a TensorRT engine that was not built here by this user; loading one runs its code.
+
+        Raises:
+            UsageError: E-BUNDLE-PATH, E-BACKEND-NAME, E-THREADS, E-PRECISION-NAME, E-DEVICE-NAME; E-DEVICE-BACKEND
+                for a backend that does not run there; E-PRECISION when the bundle does not hold it.
+            BackendError: E-BACKEND-MISSING, E-BACKEND-LOAD, E-BACKEND-PROBE, E-DEVICE; E-PRECISION-BACKEND and
+                E-PRECISION-CPU when backend or CPU do not run this precision.
+            ArtefactError: E-BUNDLE-..., when the bundle is damaged or does not fit together.
+
+        """
+        bundle = path if isinstance(path, Bundle) else Bundle.open(path)
+        opened = open_backend(
+            backend, bundle, device=device, threads=threads, precision=precision, trust_engine=trust_engine
+        )
+        return cls(bundle, opened, threads or usable_cpus())
+
+    @property
+    def generation(self) -> int:
+        """Number of the generation in use."""
+        return self._snapshot.generation.number
+
+    @property
+    def class_table(self) -> ClassTable:
+        """The classes in use."""
+        return self._snapshot.table
+
+    @property
+    def pixels(self) -> PixelSpec | None:
+        """How pictures are prepared; None for a model of feature vectors."""
+        return self._pixels
+
+    @property
+    def feature_file(self) -> str:
+        """Name of the feature file that a model of feature vectors was trained on; '' where the bundle has none."""
+        return self._reader.like
+
+    @property
+    def input_port(self) -> InputPort:
+        """Name, dtype and row shape of what `score` takes."""
+        return self._port
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """The bundle's manifest.json."""
+        return self._bundle.manifest
+
+    @property
+    def bundle(self) -> Bundle:
+        """What was opened."""
+        return self._bundle
+
+    @property
+    def threads(self) -> int:
+        """How many may run the graph, and as many decode pictures."""
+        return self._threads
+
+    @property
+    def backend(self) -> Backend:
+        """What runs the graph."""
+        return self._backend
+
+    def snapshot(self, classes: Classes = "all") -> Snapshot:
+        """Generation and folded head for a series of `score_with` calls that must not change under way.
+
+        Raises:
+            UsageError: E-FILTER, E-CLASS-UNKNOWN, E-FILTER-EMPTY.
+
+        """
+        return self._snapshot.only(classes)
+
+    def predict(
+        self,
+        images: Iterable[Source],
+        topk: int = 5,
+        classes: Classes = "all",
+        batch_size: int | None = None,
+    ) -> list[Prediction]:
+        """Label pictures.
+
+        Args:
+            images: paths, bytes of files, PIL images or uint8 arrays (H, W, 3), in any mixture. For a model of feature
+                vectors: float arrays (R, V), or (V,) where R is 1.
+            topk: how many classes to give for each; more than there are gives all.
+            classes: `all`, `seen`, `unseen` or class names: only these compete.
+            batch_size: pictures in memory and in the graph at once; None for BATCH_SIZE.
+
+        Returns:
+            One Prediction per picture, in order.
+
+        Raises:
+            InputError: E-IMAGE-... or E-ROW-...: the first picture that cannot be read.
+            UsageError: E-TOPK, E-BATCH, E-IMAGES (a single picture), E-FILTER..., E-CLASS-UNKNOWN, E-CLOSED.
+            BackendError: E-BACKEND-RUN.
+
+        """
+        _check_call(images, topk, batch_size)
+        snapshot = self.snapshot(classes)
+        batches = self._batches(images, batch_size or BATCH_SIZE)
+        answers = in_flight(lambda rows: self.begin(snapshot, rows, topk), batches, self.in_flight)
+        return [prediction for _, answer in answers for prediction in snapshot.predictions(answer, topk)]
+
+    def cascade(
+        self,
+        images: Iterable[Source],
+        confident: float = CONFIDENT,
+        topk: int = 5,
+        classes: Classes = "all",
+        batch_size: int | None = None,
+    ) -> list[Prediction]:
+        """Label pictures with each other's help: the confident ones teach a head of their own for the rest.
+
+        The labels are transductive: a picture's label depends on which others were given. The bundle is not changed.
+        See `zsl_runtime.labelling.cascade`. Features are kept in temporary files meanwhile, not in memory.
+
+        Args:
+            images: as for `predict`.
+            confident: share of the pictures, in [0, 1], that keep their label and teach; those of lowest entropy.
+            topk: as for `predict`.
+            classes: as for `predict`; the pictures take labels from these in both passes.
+            batch_size: as for `predict`.
+
+        Returns:
+            One Prediction per picture, in order, with `confident` set.
+
+        Raises:
+            InputError: as `predict`.
+            UsageError: as `predict`; E-CONFIDENT; E-HEAD-RULE for a model whose head is not fitted.
+            ArtefactError: the bundle cannot make the rows that its head is fitted on.
+            BackendError: E-BACKEND-RUN.
+            SystemProblem: E-SYSTEM when the disk is full.
+
+        """
+        _check_call(images, topk, batch_size)
+        snapshot = self.snapshot(classes)
+        with self.open_cascade(snapshot, confident) as cascade:
+            for batch in self._batches(images, batch_size or BATCH_SIZE):
+                scores, features = self.score_with(snapshot, np.stack(batch))
+                cascade.add(Scored([("", None)] * len(batch), scores, features))
+            cascade.refit()
+            answers = [answer.result for block in cascade.answers(topk) for answer in block]
+        return cast("list[Prediction]", answers)
+
+    def open_cascade(self, snapshot: Snapshot, confident: float = CONFIDENT) -> Cascade:
+        """The cascade of a series of `score_with` calls with `snapshot`; errors as in `cascade`."""
+        from zsl_runtime.labelling.cascade import open_cascade
+
+        return open_cascade(self._bundle, self._backend, snapshot, confident)
+
+    def score(self, inputs: NDArray[np.generic], classes: Classes = "all") -> tuple[Floats, Floats]:
+        """Log-probabilities and features of prepared inputs.
+
+        Args:
+            inputs: uint8 (N, P, P, 3) made by `zsl_runtime.pixels.prepare`, or float32 (N, R, V); N >= 1, and all N go
+                through the graph at once.
+            classes: as for `predict`; the others get -inf.
+
+        Returns:
+            scores (N, C) and features (N, F), float32; column j is class j of `class_table`.
+
+        Raises:
+            UsageError: E-INPUT-ARRAY, E-FILTER..., E-CLASS-UNKNOWN, E-CLOSED.
+            BackendError: E-BACKEND-RUN.
+
+        """
+        return self.score_with(self.snapshot(classes), inputs)
+
+    def score_with(self, snapshot: Snapshot, inputs: NDArray[np.generic]) -> tuple[Floats, Floats]:
+        """As `score`, with classes and head of `snapshot`."""
+        self._check_open()
+        return self._backend.run(inputs, snapshot.head)
+
+    def canonical(self, inputs: NDArray[np.generic]) -> Floats:
+        """What the head looks at: the lifted features of prepared inputs.
+
+        Args:
+            inputs: as for `score`.
+
+        Returns:
+            (N, D) float32; by the head rule `gaussian` canonical coordinates, in which classes are means.
+
+        Raises:
+            UsageError: E-INPUT-ARRAY, E-CLOSED.
+            BackendError: E-BACKEND-RUN.
+
+        """
+        self._check_open()
+        backend = self._backend
+        return backend.lift(backend.features(inputs))
+
+    @property
+    def in_flight(self) -> int:
+        """How many batches a caller does well to have begun: 1 where the backend works in the caller's own time."""
+        backend = overlapping(self._backend)
+        return 1 if backend is None else backend.in_flight
+
+    def begin(
+        self, snapshot: Snapshot, rows: Sequence[NDArray[np.generic]] | NDArray[np.generic], topk: int | None = None
+    ) -> Pending:
+        """Begin a batch. On a card it is at work when this returns; elsewhere it is done.
+
+        Args:
+            snapshot: whose classes and head.
+            rows: n prepared inputs as `read` gives them, or an array of them; they may be changed afterwards.
+            topk: the best so many classes are wanted, and nothing else: a card that can finds them itself. None wants
+                scores and features.
+
+        Returns:
+            What gives the `Answer`; `snapshot.predictions` turns it into predictions.
+
+        Raises:
+            UsageError: as `score`.
+            BackendError: as `score`; also raised by the answer.
+
+        """
+        self._check_open()
+        backend = self._backend
+        card = overlapping(backend)
+        if card is not None:
+            best = 0 if topk is None else snapshot.count(topk)
+            return card.begin(rows, snapshot.head, best if best and card.ranks(best) else 0)
+        inputs = rows if isinstance(rows, np.ndarray) else np.stack(rows)
+        return Done(Answer(*backend.run(inputs, snapshot.head)))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("E-CLOSED", "this classifier is closed; open the bundle again")
+
+    def read(self, source: Source) -> NDArray[np.generic]:
+        """One picture or row as `score` takes it, without the first axis: uint8 (P, P, 3) or float32 (R, V).
+
+        Raises:
+            InputError: E-IMAGE-..., or E-ROW-SHAPE, E-ROW-VALUE for a model of feature vectors.
+
+        """
+        return self._reader(source)
+
+    def add(self, table: ClassTable, photographs: Mapping[str, Iterable[Source]] | None = None) -> Change:
+        """Add classes to the bundle, for everybody who uses it, and go on with them.
+
+        Args:
+            table: the new classes, with the model's attributes in its order
+                (`zsl_runtime.head.class_table.read_class_csv` makes one); all unseen.
+            photographs: of some of them, by the head rule `gaussian`: class -> at least one of what `predict` takes.
+
+        Returns:
+            What was committed: names, likely mix-ups, and notes on odd attributes
+            (`zsl_runtime.classes.changes.Change`).
+
+        Raises:
+            InputError: E-IMAGE-... or E-ROW-...: the first photograph that cannot be read; nothing was changed. To
+                leave such out, call `zsl_runtime.labelling.photographs.gather` and `zsl_runtime.add_classes` yourself.
+            UsageError: E-PHOTOS-EMPTY, E-CLOSED, or as `zsl_runtime.add_classes`; nothing was changed. E-HEAD-CLASSES,
+                as `reload`: the change was made, and the classes before stay in use here.
+            ArtefactError: the bundle is damaged.
+            BackendError: E-BACKEND-RUN.
+            SystemProblem: it cannot be written; it is unchanged then.
+
+        """
+        from zsl_runtime.classes.changes import add_classes, check_addable
+
+        self._check_open()
+        check_addable(self._bundle, table, photographs or ())
+        change = add_classes(self._bundle, table, photographs=self._evidence(photographs) if photographs else None)
+        self.reload()
+        return change
+
+    def teach(self, photographs: Mapping[str, Iterable[Source]]) -> Change:
+        """Show the bundle photographs of classes that it has, for everybody who uses it, and go on with what it learnt.
+
+        Photographs may come in portions; each of them counts once more whenever it is given.
+
+        Args:
+            photographs: class -> at least one of what `predict` takes.
+
+        Returns:
+            What was committed (`zsl_runtime.classes.changes.Change`).
+
+        Raises:
+            InputError: as `add`.
+            UsageError: E-HEAD-RULE for a bundle whose head rule is not `gaussian`, E-CLASS-UNKNOWN, E-CLASSES-EMPTY,
+                E-PHOTOS-EMPTY, E-CLOSED; nothing was changed.
+            ArtefactError: as `add`.
+            BackendError: as `add`.
+            SystemProblem: as `add`.
+
+        """
+        from zsl_runtime.classes.changes import check_taught, teach_classes
+
+        self._check_open()
+        check_taught(self._bundle, photographs)
+        change = teach_classes(self._bundle, self._evidence(photographs))
+        self.reload()
+        return change
+
+    def _evidence(self, photographs: Mapping[str, Iterable[Source]]) -> dict[str, Evidence]:
+        """What photographs say; InputError for the first one that cannot be read."""
+        from zsl_runtime.labelling.photographs import gather
+
+        evidence, skipped = gather(self, photographs)
+        for _, error in skipped:
+            raise error
+        return evidence
+
+    def reload(self) -> bool:
+        """Take over the generation that is now in force in the bundle; graphs are not loaded again.
+
+        Returns:
+            True when classes or head are other than before.
+
+        Raises:
+            ArtefactError: E-BUNDLE-...; the generation in use stays in use.
+            BackendError: E-CUDA-..., the head does not fit on the card; likewise.
+            UsageError: E-HEAD-CLASSES, there are more classes than the engine takes; likewise.
+
+        """
+        with self._reloading:
+            if self._bundle.pointer()[0] == self.generation:
+                return False
+            snapshot = _read(self._bundle)
+            card = overlapping(self._backend)
+            if card is not None:
+                card.hold(snapshot.head)  # calls go on with the head before until this one is there
+            self._snapshot = snapshot
+            return True
+
+    def switch(
+        self,
+        backend: str,
+        device: str = "auto",
+        threads: int | None = None,
+        precision: str | None = None,
+        *,
+        trust_engine: bool = False,
+    ) -> None:
+        """Go on with another backend, for example when a card is lost; classes and head stay as they are.
+
+        Calls in flight finish on the backend before, which is then closed, or fail with it.
+
+        Args:
+            backend: as for `open`; so are the others.
+            device: where it runs.
+            threads: that it may use; None for those of this classifier.
+            precision: None for the bundle's default.
+            trust_engine: as for `open`.
+
+        Raises:
+            UsageError: as `open`; E-CLOSED.
+            BackendError: as `open`; the backend before stays in use.
+            ArtefactError: as `open`.
+
+        """
+        self._check_open()
+        opened = open_backend(
+            backend,
+            self._bundle,
+            device=device,
+            threads=threads or self._threads,
+            precision=precision,
+            trust_engine=trust_engine,
+        )
+        _pixels(self._bundle, opened.input_port())
+        with self._reloading:
+            before, self._backend = self._backend, opened
+            self._threads = threads or self._threads
+        before.close()
+
+    def warmup(self) -> None:
+        """Run one empty input, so that the first real one does not pay for memory and lazy initialisation."""
+        self.score(np.zeros((1, *self._port.shape), dtype=self._port.dtype))
+
+    def close(self) -> None:
+        """Let go of the graphs; predicting afterwards is an error. A call in flight in another thread may finish."""
+        self._closed = True
+        self._backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _batches(self, images: Iterable[Source], size: int) -> Generator[list[NDArray[np.generic]]]:
+        """At most `size` prepared inputs at once; the next ones are decoded while these are in the graph."""
+
+        def read(numbered: tuple[int, Source]) -> NDArray[np.generic]:
+            index, source = numbered
+            try:
+                return self.read(source)
+            except InputError as error:
+                raise InputError(error.code, f"image {index}: {error.message}") from None
+
+        ahead = BATCHES_AHEAD * size
+        rows = in_order(read, enumerate(images), workers=readers(self._threads), ahead=ahead)
+        with closing(rows):
+            while batch := list(islice(rows, size)):
+                yield batch
+
+
+def _check_call(images: object, topk: int, batch_size: int | None) -> None:
+    check_counts(topk, batch_size)
+    if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
+        raise UsageError("E-IMAGES", f"got one {type(images).__name__}; expected a list of pictures: [picture]")
+
+
+def _read(bundle: Bundle) -> Snapshot:
+    generation = bundle.current()
+    return Snapshot(generation, fold(generation.head, generation.table.seen))
+
+
+def _pixels(bundle: Bundle, port: InputPort) -> PixelSpec | None:
+    """The pixel spec of a model of pictures; ArtefactError E-BUNDLE-INPUT unless graph and manifest say the same."""
+    declared = bundle.manifest["input"]
+    pixels = PixelSpec.from_dict(bundle.manifest["pixels"]) if declared["name"] == "images" else None
+    square = (pixels.crop, pixels.crop, 3) if pixels else port.shape
+    wanted = (declared["name"], declared["dtype"], tuple(declared["shape"][1:]))
+    if tuple(port) != wanted or port.shape != square:
+        raise ArtefactError(
+            "E-BUNDLE-INPUT",
+            f"the graph of {bundle.path} takes {port.name} {port.dtype} {port.shape}, its manifest says "
+            f"{declared!r} and pixels {bundle.manifest['pixels']!r}; export the model again",
+        )
+    return pixels

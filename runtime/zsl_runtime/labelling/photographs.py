@@ -1,0 +1,233 @@
+"""Photographs as evidence: through the model's own graph to a number of pictures and a sum, which is all that is kept.
+
+    pictures --(threads decode)--> prepared --(batches: model graph, lift)--> canonical coordinates --> count and sum
+
+Nothing here changes a bundle; `zsl_runtime.classes.changes` does, with what `gather` found.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from zsl_runtime.classes.changes import check_teachable
+from zsl_runtime.errors import InputError, UsageError, from_os_error
+from zsl_runtime.head.class_table import check_class_name, refuse_duplicates
+from zsl_runtime.head.fitting import silent
+from zsl_runtime.head.gaussian import Evidence
+from zsl_runtime.inputs.feature_rows import ROW_SUFFIXES, RowFiles
+from zsl_runtime.inputs.files import walk
+from zsl_runtime.inputs.item import Item, has_suffix
+from zsl_runtime.labelling.ahead import in_order
+from zsl_runtime.labelling.reading import BATCH_SIZE, BATCHES_AHEAD, check_counts
+from zsl_runtime.machine.threads import readers
+from zsl_runtime.pixels.pixels import SUFFIXES
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from zsl_runtime.arrays import Advance
+    from zsl_runtime.inputs.item import Source
+    from zsl_runtime.labelling.model import Model
+    from zsl_runtime.labelling.reading import Reader
+
+EXPECTED = "expected a folder that holds one folder of photographs for each class, called as the class is"
+
+
+class Gathered(NamedTuple):
+    """What photographs say.
+
+    Attributes:
+        evidence: class -> how many could be read, and the sum of their canonical coordinates.
+        skipped: class and error of each one that could not be read.
+
+    """
+
+    evidence: dict[str, Evidence]
+    skipped: list[tuple[str, InputError]]
+
+
+class _Photograph(NamedTuple):
+    """One that was read, as the graph takes it, or why it could not be."""
+
+    name: str
+    value: NDArray[np.generic] | InputError
+
+
+def gather(
+    model: Model,
+    pictures: Mapping[str, Iterable[Source | Item]],
+    *,
+    batch_size: int | None = None,
+    advance: Advance = silent,
+) -> Gathered:
+    """Turn photographs into evidence; one that cannot be read is left out and told.
+
+    All go through the model's own graph, on its own backend and in its precision. At most a few batches are in
+    memory, and nothing of a photograph is kept but its share of the sum. The sums are the same on every backend, to
+    rounding.
+
+    Args:
+        model: of a bundle with the head rule `gaussian`.
+        pictures: class -> its photographs: what `Classifier.predict` takes, or items of `class_folders`.
+        batch_size: photographs in the graph at once; None for BATCH_SIZE.
+        advance: called with a number of photographs that are done.
+
+    Raises:
+        UsageError: E-PHOTOS-EMPTY for a class without one that can be read, E-HEAD-RULE, E-BATCH, E-CLOSED.
+        BackendError: E-BACKEND-RUN.
+
+    """
+    check_counts(1, batch_size)
+    check_teachable(model.bundle)
+    skipped: list[tuple[str, InputError]] = []
+    sums: dict[str, Evidence] = {}
+    for batch in _batches(model, pictures, batch_size or BATCH_SIZE):
+        skipped += [(name, value) for name, value in batch if isinstance(value, InputError)]
+        readable = [(name, value) for name, value in batch if not isinstance(value, InputError)]
+        if readable:
+            x = model.canonical(np.stack([value for _, value in readable]))
+            _sum_up(sums, [name for name, _ in readable], x)
+        advance(len(batch))
+    for name in pictures:
+        if name not in sums:
+            first = next((f"; the first one: {error}" for other, error in skipped if other == name), "")
+            raise _empty(f"none of the photographs of class {name!r} can be read{first}")
+    return Gathered({name: sums[name] for name in pictures}, skipped)
+
+
+def _empty(problem: str) -> UsageError:
+    return UsageError("E-PHOTOS-EMPTY", f"{problem}; give at least one for each class, nothing was changed")
+
+
+def _sum_up(sums: dict[str, Evidence], names: Sequence[str], x: NDArray[np.float32]) -> None:
+    """Add the canonical coordinates x (n, D) of photographs of the classes `names` to their sums."""
+    for name, row in zip(names, x.astype(np.float64), strict=True):
+        before = sums.get(name)
+        sums[name] = Evidence(1, row) if before is None else Evidence(before.count + 1, before.total + row)
+
+
+def _batches(model: Model, pictures: Mapping[str, Iterable[Source | Item]], size: int) -> Generator[list[_Photograph]]:
+    """At most `size` photographs at once; the next ones are decoded while these are in the graph."""
+
+    def read(given: tuple[str, int, Source | Item]) -> _Photograph:
+        name, number, one = given
+        source = one.source if isinstance(one, Item) else one
+        if isinstance(source, InputError):
+            return _Photograph(name, source)
+        try:
+            return _Photograph(name, model.read(source))
+        except InputError as error:
+            if isinstance(source, (str, os.PathLike)):  # the message has the path then
+                return _Photograph(name, error)
+            where = repr(one.name) if isinstance(one, Item) else f"photograph {number} of class {name!r}"
+            return _Photograph(name, InputError(error.code, f"{where}: {error.message}"))
+
+    given = ((name, number, source) for name, sources in pictures.items() for number, source in enumerate(sources))
+    rows = in_order(
+        read, given, workers=readers(model.threads), ahead=BATCHES_AHEAD * size, weigh=lambda one: _weight(one[2])
+    )
+    with closing(rows):
+        while batch := list(islice(rows, size)):
+            yield batch
+
+
+def _weight(source: Source | Item) -> int:
+    held = source.source if isinstance(source, Item) else source
+    return len(held) if isinstance(held, bytes) else 0
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """The photographs in a folder of class folders.
+
+    Attributes:
+        pictures: class -> its photographs, to be iterated as often as one likes; names are not held in memory.
+        count: how many there are.
+        left_out: files that were left out: of other kinds, or in no class folder.
+
+    """
+
+    pictures: dict[str, Iterable[Item]]
+    count: int
+    left_out: int
+
+
+def class_folders(folder: str | os.PathLike[str], reader: Reader) -> ClassFolders:
+    """Find the photographs in FOLDER/CLASS/..., at any depth; hidden folders are passed over.
+
+    Args:
+        folder: with one folder for each class, called as the class is (spaces at its ends do not count).
+        reader: of the model; one of feature vectors takes .npy and .mat files of rows in place of photographs.
+
+    Raises:
+        UsageError: E-PHOTOS-FOLDER when it is not there, no folder, or has no class folders; E-CLASS-NAME and
+            E-CLASS-DUPLICATE for names of folders; E-PHOTOS-EMPTY for a class folder without a photograph.
+        SystemProblem: a folder cannot be listed.
+
+    """
+    suffixes = SUFFIXES if reader.pixels is not None else ROW_SUFFIXES
+    folders, loose = _class_folders(os.fspath(folder))
+    pictures: dict[str, _Files] = {}
+    count, left_out = 0, loose
+    for name, path in folders.items():
+        wanted = [has_suffix(file, suffixes) for file in walk(path)]
+        left_out += wanted.count(False)
+        if not any(wanted):
+            raise _empty(
+                f"there is no photograph of class {name!r} in {path!r}, no file that ends in {' '.join(suffixes)}"
+            )
+        pictures[name] = _Files(path, suffixes, reader)
+        count += wanted.count(True) if reader.pixels is not None else pictures[name].count_rows()
+    return ClassFolders(dict(pictures), count, left_out)
+
+
+def _class_folders(folder: str) -> tuple[dict[str, str], int]:
+    """Class -> its folder, sorted by the folders' names, and how many files lie beside them."""
+    if not os.path.isdir(folder):  # noqa: PTH112  # plain strings keep undecodable names and the user's spelling
+        state = "is no folder" if os.path.exists(folder) else "is not there"  # noqa: PTH110
+        raise UsageError("E-PHOTOS-FOLDER", f"{folder!r} {state}; {EXPECTED}")
+    try:
+        with os.scandir(folder) as entries:
+            listed = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+    except OSError as error:
+        raise from_os_error(error, "list the folder") from error
+    folders = [name for name, is_folder in listed if is_folder]
+    loose = len(listed) - len(folders)
+    if not folders:
+        held = f"holds {loose} files and no class folders" if loose else "is empty"
+        raise UsageError("E-PHOTOS-FOLDER", f"{folder!r} {held}; {EXPECTED}")
+    names = [check_class_name(name) for name in folders]
+    refuse_duplicates(names, code="E-CLASS-DUPLICATE", what=f"class folders in {folder!r}")
+    return {
+        name: os.path.join(folder, one)  # noqa: PTH118
+        for name, one in zip(names, folders, strict=True)
+    }, loose
+
+
+class _Files:
+    """The photographs, or rows of files, of one class; found again whenever it is iterated."""
+
+    def __init__(self, folder: str, suffixes: Sequence[str], reader: Reader) -> None:
+        self._folder, self._suffixes = folder, suffixes
+        self._rows = None if reader.pixels is not None else RowFiles(reader.shape, reader.like)
+
+    def __iter__(self) -> Iterator[Item]:
+        if self._rows is not None:
+            return self._rows.items(self._names())
+        return (Item(name, name) for name in self._names())
+
+    def count_rows(self) -> int:
+        """Rows in the files, of a model of feature vectors."""
+        assert self._rows is not None
+        return self._rows.count(self._names())
+
+    def _names(self) -> Iterator[str]:
+        return (name for name in walk(self._folder) if has_suffix(name, self._suffixes))

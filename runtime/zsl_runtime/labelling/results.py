@@ -1,0 +1,429 @@
+"""What is written of the answers: lines of CSV or JSON, to stdout or to a file; an interruption loses nothing."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import sys
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, get_type_hints
+
+from zsl_runtime.errors import InputError, UsageError, from_os_error
+from zsl_runtime.machine.storage import replacing, sync_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+
+    from zsl_runtime.inputs.item import Item
+    from zsl_runtime.labelling.snapshot import Labelled, Prediction
+
+CSV_HEADER = ("path", "rank", "class", "split", "probability")
+PARTIAL = ".partial"  # behind the name of a file that is not finished
+STATE = ".state"  # behind that: how far it is
+STATE_FORMAT = 1
+STATE_INTERVAL = 1.0  # seconds between two notes of how far it is; a killed run does this much again at most
+READ_BYTES = 1 << 20
+
+
+# --- lines ----------------------------------------------------------------------------------------------------------
+
+
+def encode_csv(answers: Iterable[Labelled], min_probability: float) -> bytes:
+    """Lines of `path,rank,class,split,probability`; a picture that could not be read has none.
+
+    A path that is not valid UTF-8 comes out with the bytes it has on the disk.
+    """
+    text = io.StringIO()
+    plain = csv.writer(text, lineterminator="\n")
+    # Python before 3.13 quotes a lone carriage return only if it is the line terminator; readers end the line there.
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    for name, result in answers:
+        if not isinstance(result, InputError):
+            writer = quoted if "\r" in name else plain
+            writer.writerows((name, *row) for row in _rows(result, min_probability))
+    return text.getvalue().encode("utf-8", errors="surrogateescape")
+
+
+def csv_header() -> bytes:
+    """The first line of the CSV."""
+    return (",".join(CSV_HEADER) + "\n").encode()
+
+
+def encode_jsonl(answers: Iterable[Labelled], min_probability: float) -> bytes:
+    """One JSON object a line: `path` and `predictions`, or `path` and `error`.
+
+    An answer of a cascade also says `"transductive": true` and in which `pass` its label was found.
+    A path that is not valid UTF-8 has its odd bytes as lone surrogates, escaped: JSON cannot hold them otherwise.
+    """
+    lines = []
+    for name, result in answers:
+        if isinstance(result, InputError):
+            content: dict[str, Any] = {"error": {"code": result.code, "message": result.message}}
+        else:
+            rows = _rows(result, min_probability)
+            content = {"predictions": [dict(zip(CSV_HEADER[1:], row, strict=True)) for row in rows]}
+            if result.confident is not None:
+                content |= {"transductive": True, "pass": "confident" if result.confident else "relabelled"}
+        line = json.dumps({"path": name, **content}, ensure_ascii=False)
+        if not _is_utf8(line):
+            line = json.dumps({"path": name, **content})
+        lines.append(line + "\n")
+    return "".join(lines).encode()
+
+
+def _rows(prediction: Prediction, min_probability: float) -> list[tuple[int, str, str, float]]:
+    """Rank, class, split and probability; six significant digits are what float32 holds of a probability."""
+    parts = zip(prediction.names, prediction.seen, prediction.probabilities, strict=True)
+    return [
+        (rank, name, "seen" if seen else "unseen", float(f"{probability:.6g}"))
+        for rank, (name, seen, probability) in enumerate(parts, start=1)
+        if probability >= min_probability
+    ]
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+# --- where they go --------------------------------------------------------------------------------------------------
+
+
+class Sink:
+    """Takes encoded answers; each call is flushed, so that whoever reads along sees whole lines.
+
+    Args:
+        stream: written to.
+
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def write(self, data: bytes, _batch: Sequence[Labelled]) -> None:
+        """Write the lines of one batch (or a header, of none)."""
+        self._stream.write(data)
+        self._stream.flush()
+
+
+@contextmanager
+def open_output(path: str | None) -> Iterator[IO[bytes]]:
+    """The stream that results go to: stdout, or a file that appears under its name only when it is complete.
+
+    Args:
+        path: the file, or None for stdout. A device or pipe is written to directly.
+
+    Raises:
+        UsageError: E-OUTPUT for a folder.
+        SystemProblem: the system said no. Whatever is raised inside the block, an existing file is left as it was.
+
+    """
+    if path is None:
+        yield sys.stdout.buffer
+        return
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise UsageError("E-OUTPUT", f"--output {path!r} is a folder; give the name of a file")
+    try:
+        if target.exists() and not target.is_file():
+            with target.open("wb") as stream:
+                yield stream
+            return
+        with replacing(target) as partial, partial.open("xb") as stream:
+            yield stream
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise from_os_error(error, f"write the results to {path!r}:") from error
+
+
+# --- files that an interruption leaves unfinished -------------------------------------------------------------------
+
+
+class State(NamedTuple):
+    """How far an unfinished file is.
+
+    Attributes:
+        items: pictures that are answered.
+        unreadable: those of them that could not be read.
+        bytes: of the file that hold these answers; what comes behind is of a batch that was not finished.
+        names: hex digest of the items' names, chained: sha256(digest of those before + name).
+        data: hex sha256 of these bytes.
+
+    """
+
+    items: int
+    unreadable: int
+    bytes: int
+    names: str
+    data: str
+
+
+NOTHING_DONE = State(0, 0, 0, "", hashlib.sha256().hexdigest())
+
+
+class PartialFile(Sink):
+    """FILE.partial, which becomes FILE when it is complete, and FILE.partial.state, from which `--resume` goes on.
+
+    The state is a line of JSON that says by which options the answers were made, and then a line of `State` every
+    second: it is written behind the answers that it speaks of, so whatever ends a run, the last whole line of the state
+    describes answers that are there.
+
+    Use `open_partial`.
+    """
+
+    def __init__(self, path: str, stream: IO[bytes], notes: IO[bytes], state: State, digest: hashlib._Hash) -> None:
+        super().__init__(stream)
+        self.path = path
+        self._notes = notes
+        self.state = state
+        self._digest = digest
+        self._noted = state
+        self._when = time.monotonic()
+        self.complete = False
+
+    def write(self, data: bytes, batch: Sequence[Labelled]) -> None:
+        """Write the lines of one batch, and now and then how far this is."""
+        super().write(data, batch)
+        self._digest.update(data)
+        before = self.state
+        self.state = State(
+            before.items + len(batch),
+            before.unreadable + sum(isinstance(result, InputError) for _, result in batch),
+            before.bytes + len(data),
+            chained(before.names, (name for name, _ in batch)),
+            self._digest.hexdigest(),
+        )
+        if time.monotonic() - self._when >= STATE_INTERVAL:
+            self.note()
+
+    def note(self) -> None:
+        """Write down how far it is."""
+        self._when = time.monotonic()
+        if self.state != self._noted:
+            self._notes.write(_line(self.state._asdict()))
+            self._notes.flush()
+            self._noted = self.state
+
+
+def chained(digest: str, names: Iterable[str]) -> str:
+    """The digest of some names after those that `digest` is of."""
+    for name in names:
+        digest = hashlib.sha256(digest.encode() + os.fsencode(name)).hexdigest()
+    return digest
+
+
+def undone(items: Generator[Item], state: State) -> Generator[Item]:
+    """The items that come after those that are answered.
+
+    Raises:
+        UsageError: E-RESUME when the first `state.items` are others than those that were answered.
+
+    """
+    digest = ""
+    for _ in range(state.items):
+        item = next(items, None)
+        digest = "" if item is None else chained(digest, [item.name])
+    if digest != state.names:
+        items.close()
+        raise UsageError(
+            "E-RESUME",
+            f"the first {state.items} pictures are not those that were labelled before the interruption; give the same "
+            "paths with the same files, or delete the unfinished file to start again",
+        )
+    yield from items
+
+
+@contextmanager
+def open_partial(path: str, options: Mapping[str, object], *, resume: bool) -> Iterator[PartialFile]:
+    """Write FILE as FILE.partial, which takes the name FILE at the end of the block if `complete` was set.
+
+    Otherwise, and whatever is raised inside the block, an existing FILE is left as it was and FILE.partial stays for
+    `--resume`; without a single answer in it, it is removed.
+
+    Args:
+        path: FILE.
+        options: what the answers depend on, by the names that users know; values are those of JSON.
+        resume: go on with FILE.partial, if there is one.
+
+    Raises:
+        UsageError: E-OUTPUT for a folder, a device or a pipe; E-PARTIAL when FILE.partial is there and `resume` is not
+            asked for, when it is none of ours, or when another run writes it; E-RESUME when it was made by other
+            options, or changed since.
+        SystemProblem: the system said no.
+
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise UsageError("E-OUTPUT", f"--output {path!r} is no plain file; --resume is for files only")
+    try:
+        with _opened(target, dict(options), resume=resume) as partial:
+            try:
+                yield partial
+            finally:
+                with suppress(OSError):  # the disk is full: then the last note says how far it was
+                    partial.note()
+            if partial.complete:
+                _finish(target)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise from_os_error(error, f"write the results to {path!r}:") from error
+    finally:
+        _drop_empty(target)
+
+
+def _finish(target: Path) -> None:
+    """FILE.partial becomes FILE."""
+    partial, notes = _names(target)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(target)
+    notes.unlink(missing_ok=True)
+    sync_folder(target.parent)
+
+
+def _names(target: Path) -> tuple[Path, Path]:
+    """FILE.partial and FILE.partial.state."""
+    partial = target.with_name(f"{target.name}{PARTIAL}")
+    return partial, partial.with_name(f"{partial.name}{STATE}")
+
+
+@contextmanager
+def _opened(target: Path, options: dict[str, object], *, resume: bool) -> Iterator[PartialFile]:
+    partial, notes = _names(target)
+    there = partial.exists()
+    if there and not notes.exists():
+        raise _not_ours(partial)
+    with notes.open("a+b") as states:
+        _lock(states, partial)
+        header, state, end = _read_state(states)
+        if there and not header and partial.stat().st_size:
+            raise _not_ours(partial)
+        if there and state.items and not resume:
+            raise UsageError(
+                "E-PARTIAL",
+                f"{str(partial)!r} holds the results of {state.items} pictures of an interrupted run; add --resume to "
+                f"go on with it, or delete it to start again",
+            )
+        if not there or not state.items:
+            header, state, end = {}, NOTHING_DONE, 0
+        elif header.get("options") != options:
+            raise _other_options(partial, header, options)
+        states.truncate(end)
+        with partial.open("r+b" if there else "xb") as stream:
+            digest = _digest_of(stream, state, partial) if state.items else hashlib.sha256()
+            stream.truncate(state.bytes)
+            stream.seek(state.bytes)
+            if not end:
+                states.write(_line({"format": STATE_FORMAT, "options": options}))
+                states.flush()
+            yield PartialFile(str(partial), stream, states, state, digest)
+
+
+def _not_ours(partial: Path) -> UsageError:
+    return UsageError(
+        "E-PARTIAL", f"{str(partial)!r} is not of an interrupted run; move it away, results are written there first"
+    )
+
+
+def _lock(states: IO[bytes], partial: Path) -> None:
+    """Be the only writer of a file that is not finished; the lock ends with the process, however that ends."""
+    try:
+        import fcntl  # not there on Windows
+    except ImportError:
+        return
+    try:
+        fcntl.flock(states, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(
+            "E-PARTIAL", f"{str(partial)!r} is being written by another run; wait for it, or give another --output"
+        ) from None
+
+
+def _read_state(states: IO[bytes]) -> tuple[dict[str, Any], State, int]:
+    """The header, the last state, and where the file's whole lines end; a torn line ends it."""
+    states.seek(0)
+    header, state, end = {}, NOTHING_DONE, 0
+    for line in states:
+        content = _parsed(line)
+        if content is None:
+            break
+        if not end:
+            if content.get("format") != STATE_FORMAT:
+                break
+            header = content
+        else:
+            following = _state(content)
+            if following is None:
+                break
+            state = following
+        end += len(line)
+    return header, state, end
+
+
+def _state(content: Mapping[str, Any]) -> State | None:
+    """A state that `PartialFile.note` wrote, None for anything else."""
+    kinds = get_type_hints(State)
+    if {name: type(value) for name, value in content.items()} != kinds:
+        return None
+    state = State(**content)
+    return state if min(state.items, state.unreadable, state.bytes) >= 0 else None
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The object of a whole line."""
+    try:
+        content = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _line(content: Mapping[str, object]) -> bytes:
+    return (json.dumps(content) + "\n").encode()
+
+
+def _digest_of(stream: IO[bytes], state: State, partial: Path) -> hashlib._Hash:
+    """The sha256 so far of the answers that are there; UsageError E-RESUME when they are not as they were written."""
+    digest, left = hashlib.sha256(), state.bytes
+    while left and (data := stream.read(min(left, READ_BYTES))):
+        digest.update(data)
+        left -= len(data)
+    if digest.hexdigest() != state.data:
+        raise UsageError(
+            "E-RESUME", f"{str(partial)!r} was changed since the interruption; delete it to start again from the first"
+        )
+    return digest
+
+
+def _other_options(partial: Path, header: Mapping[str, Any], options: Mapping[str, object]) -> UsageError:
+    """Names the first option that differs."""
+    before = header.get("options")
+    before = before if isinstance(before, dict) else {}
+    names = [name for name in {**before, **options} if before.get(name) != options.get(name)]
+    told = f"{names[0]} was {before.get(names[0])!r} and is {options.get(names[0])!r}" if names else "others"
+    return UsageError(
+        "E-RESUME",
+        f"{str(partial)!r} was made with other options or another bundle: {told}; give the same ones, or delete the "
+        "file to start again",
+    )
+
+
+def _drop_empty(target: Path) -> None:
+    """Remove what is not finished if there is no answer in it: nothing would be lost."""
+    partial, notes = _names(target)
+    with suppress(OSError, UsageError), notes.open("r+b") as states:
+        _lock(states, partial)
+        header, state, _ = _read_state(states)
+        if not state.items and (header or not partial.exists() or not partial.stat().st_size):
+            partial.unlink(missing_ok=True)
+            notes.unlink()

@@ -1,0 +1,142 @@
+"""From things to label to their labels: read ahead in threads, full batches for the engine, answers in input order.
+
+    items --(one thread lists; a pool decodes)--> rows --(one thread: the engine)--> scores --(the caller)--> answers
+
+Each arrow holds a bounded number of things and makes whoever is ahead wait, so memory does not depend on how many
+items there are, and the slowest stage sets the pace while the others are idle.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from zsl_runtime.errors import InputError
+from zsl_runtime.graphs.answers import Answer, Done
+from zsl_runtime.labelling.ahead import in_flight, until_failure
+from zsl_runtime.labelling.profiling import ENGINE, HEAD, NO_PROFILE, NoProfile
+from zsl_runtime.labelling.snapshot import Labelled, Scored
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
+
+    from zsl_runtime.graphs.answers import Pending
+    from zsl_runtime.labelling.model import Model
+    from zsl_runtime.labelling.reading import Row
+    from zsl_runtime.labelling.snapshot import Snapshot
+    from zsl_runtime.machine.stop import Stop
+
+
+ERRORS_AT_ONCE = 256  # unreadable items that may wait for the batch around them to fill up
+
+
+# --- labelling ------------------------------------------------------------------------------------------------------
+
+
+def score(
+    model: Model,
+    snapshot: Snapshot,
+    rows: Iterable[Row],
+    *,
+    batch_size: int,
+    stop: Stop | None = None,
+    profile: NoProfile = NO_PROFILE,
+) -> Generator[Scored]:
+    """Score rows in full batches.
+
+    Args:
+        model: scores.
+        snapshot: of it, with the class filter; one for the whole run.
+        rows: what was read, in input order.
+        batch_size: rows in the engine at once; only the last batch has fewer, unless ERRORS_AT_ONCE items in a row
+            cannot be read, which are told then and not kept for ever.
+        stop: ends it after the batch that is in the engine.
+        profile: takes notes.
+
+    Yields:
+        Items in input order, those that cannot be read among them.
+
+    """
+    empty = np.empty((0, len(snapshot.table)), np.float32), np.empty((0, 0), np.float32)
+    for batch in _batches(rows, batch_size):
+        if stop is not None and stop.requested:
+            return
+        readable = [value for _, value in batch if not isinstance(value, InputError)]
+        with profile.stage(ENGINE):
+            scores, features = model.score_with(snapshot, np.stack(readable)) if readable else empty
+        entries = [(name, value if isinstance(value, InputError) else None) for name, value in batch]
+        yield Scored(entries, scores, features)
+
+
+def score_ahead(
+    model: Model,
+    snapshot: Snapshot,
+    rows: Iterable[Row],
+    *,
+    batch_size: int,
+    topk: int,
+    stop: Stop | None = None,
+    profile: NoProfile = NO_PROFILE,
+) -> Generator[Scored]:
+    """As `score`, on a card: while it works on a batch, the next one is put together and copied there.
+
+    Args:
+        model: scores.
+        snapshot: of it.
+        rows: as of `score`.
+        batch_size: as of `score`.
+        topk: only the best so many classes are wanted.
+        stop: ends it after the batches that are at work.
+        profile: takes notes.
+
+    Yields:
+        As `score`; with `best` in place of scores and features where the card finds the best classes.
+
+    """
+    empty = np.empty((0, len(snapshot.table)), np.float32), np.empty((0, 0), np.float32)
+
+    def begin(batch: list[Row]) -> Pending:
+        readable = [value for _, value in batch if not isinstance(value, InputError)]
+        with profile.stage(ENGINE):
+            return model.begin(snapshot, readable, topk) if readable else Done(Answer(*empty))
+
+    def wanted() -> Generator[list[Row]]:
+        for batch in _batches(rows, batch_size):
+            if stop is not None and stop.requested:
+                return
+            yield batch
+
+    for batch, answer in in_flight(begin, wanted(), model.in_flight, lambda: profile.stage(ENGINE)):
+        entries = [(name, value if isinstance(value, InputError) else None) for name, value in batch]
+        scores = empty[0] if answer.scores is None else answer.scores
+        features = empty[1] if answer.features is None else answer.features
+        yield Scored(entries, scores, features, answer.best)
+
+
+def _batches(rows: Iterable[Row], batch_size: int) -> Generator[list[Row]]:
+    """Groups with `batch_size` readable rows, except the last; an exception of `rows` comes behind it."""
+    batch: list[Row] = []
+    readable = 0
+    failures: list[Exception] = []
+    for row in until_failure(rows, failures):
+        batch.append(row)
+        readable += not isinstance(row.value, InputError)
+        if readable == batch_size or len(batch) - readable >= ERRORS_AT_ONCE:
+            yield batch
+            batch, readable = [], 0
+    if batch:
+        yield batch
+    for failure in failures:
+        raise failure
+
+
+def label(
+    snapshot: Snapshot, batches: Iterable[Scored], *, topk: int, profile: NoProfile = NO_PROFILE
+) -> Generator[list[Labelled]]:
+    """The `topk` best classes of each item that was scored with `snapshot`."""
+    for entries, scores, _, best in batches:
+        with profile.stage(HEAD):
+            found = snapshot.best(scores, topk) if best is None else snapshot.named(best)
+            answers = Scored.fill(entries, found)
+        yield answers

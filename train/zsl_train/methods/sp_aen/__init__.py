@@ -1,0 +1,8 @@
+"""SP-AEN: settings, decoders, training, and its decoder of photographs."""
+
+from __future__ import annotations
+
+from zsl_train.methods.sp_aen.config import NAME, PRESETS, Config
+from zsl_train.methods.sp_aen.method import build, fit, stages
+
+__all__ = ["NAME", "PRESETS", "Config", "build", "fit", "stages"]

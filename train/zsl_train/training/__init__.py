@@ -1,0 +1,1 @@
+"""One training run: prepare, select, train, make the head, score, save."""

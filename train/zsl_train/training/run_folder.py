@@ -1,0 +1,458 @@
+"""The run folder: what zsl-train writes and zsl-export reads (ARCHITECTURE.md, Run folder)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import platform
+import shutil
+import time
+import tomllib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import zsl_runtime
+from zsl_runtime.bundle.generation import Generation
+from zsl_runtime.errors import ArtefactError, UsageError, from_os_error
+from zsl_runtime.head.class_table import SemanticRule
+from zsl_runtime.head.fitting import Replay
+from zsl_runtime.head.gaussian import Gaussian
+from zsl_runtime.head.head import View
+from zsl_runtime.machine.storage import LOCK, TEMPORARY, exclusive, parse_tensors, tensor_bytes, write_whole
+from zsl_train.methods.base import SHEET, SHEET_FIGURES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from zsl_train.backbones.base import Backbone
+    from zsl_train.data.given import GivenFeatures
+    from zsl_train.data.image_set import ImageSet
+    from zsl_train.methods.base import Dims, Trained
+    from zsl_train.recipe import Recipe
+
+RUN_FORMAT = 1
+
+
+@dataclass
+class Run:
+    """A finished training run, ready to export.
+
+    Attributes:
+        recipe: the resolved recipe as plain data.
+        method: the method's name.
+        trained: embedder, lift, and synthesizer, rows or means, in eval mode with their weights.
+        backbone: uint8 pictures (N, P, P, 3) -> region features (N, R, V), with its weights; of a run trained on a
+            feature file, what says which features those are.
+        dims: sizes the method was built for.
+        generation: class table and head as they are shipped (number 1).
+        replay: real seen-class features for later head fits; empty where the head is not fitted.
+        semantic_rule: attributes -> semantic vectors.
+        scores: content of scores.json.
+        pictures: what the model graph takes, the first `probe_count` for the probe, the rest for the parity gate:
+            pictures (n, P, P, 3) uint8, or rows of the feature file (n, R, V) float32.
+        picture_labels: (n,) int64 rows of the class table.
+        probe_count: number of probe pictures.
+        seed: the seed heads are fitted with, where they are fitted.
+        info: content of run.json.
+        folder: the run folder; None for a run that was not read from one.
+
+    """
+
+    recipe: dict[str, Any]
+    method: str
+    trained: Trained
+    backbone: Backbone | GivenFeatures
+    dims: Dims
+    generation: Generation
+    replay: Replay
+    semantic_rule: SemanticRule
+    scores: dict[str, Any]
+    pictures: NDArray[np.uint8] | NDArray[np.float32]
+    picture_labels: NDArray[np.int64]
+    probe_count: int
+    seed: int
+    info: dict[str, Any]
+    folder: Path | None = None
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """Content of run.json; that of a finished run is checked against the hash in it.
+
+    Raises:
+        ArtefactError: E-RUN when it is missing, broken, changed or of a newer format.
+        SystemProblem: E-SYSTEM when it cannot be read.
+
+    """
+    path = folder / INFO
+    try:
+        info = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ArtefactError(
+            "E-RUN", f"{path} is missing: {folder} is not a run folder; give the folder that zsl-train --out wrote"
+        ) from None
+    except OSError as error:
+        raise from_os_error(error, "read the run") from error
+    except (ValueError, RecursionError):
+        raise ArtefactError("E-RUN", f"{path} is not valid JSON; {DAMAGED}") from None
+    if not isinstance(info, dict):
+        raise ArtefactError("E-RUN", f"{path} holds {type(info).__name__}, expected an object; {DAMAGED}")
+    known = info.get("format")
+    if type(known) is int and known > RUN_FORMAT:
+        raise ArtefactError(
+            "E-RUN", f"{folder} has run format {known}, this version reads up to {RUN_FORMAT}; update zsl-deploy"
+        )
+    written = info.pop("sha256", None)
+    if info.get("state") == "finished" and written != _info_hash(info):
+        raise ArtefactError("E-RUN", f"{path} has changed since zsl-train wrote it; {DAMAGED}")
+    return info
+
+
+def info_bytes(info: dict[str, Any]) -> bytes:
+    """The run.json of this content, with its hash in it."""
+    return json_bytes({**info, "sha256": _info_hash(info)})
+
+
+def _info_hash(info: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()
+
+
+DAMAGED = "the run is damaged: train it again with --force"
+PACKAGES = ("torch", "numpy", "pillow", "safetensors", "scipy")
+INFO, RECIPE, SCORES, LOG, SPLIT, CHECKPOINT = (
+    "run.json",
+    "recipe.toml",
+    "scores.json",
+    "log.jsonl",
+    "split.csv",
+    "checkpoint",
+)
+TENSORS = (
+    "weights.safetensors",
+    "backbone.safetensors",
+    "generation.safetensors",
+    "replay.safetensors",
+    "pictures.safetensors",
+)
+KEPT = (SHEET, SHEET_FIGURES)
+READ = (*TENSORS, RECIPE, SCORES)  # what load_run reads besides run.json, where their hashes are
+STATISTICS = "gaussian.safetensors"  # of a run that ships the Gaussian head: read as well
+
+
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """zsl-deploy, Python and the packages that a run, or what is made from it, depends on."""
+    found = {"zsl-deploy": zsl_runtime.__version__, "python": platform.python_version()}
+    return found | {name: importlib.metadata.version(name) for name in packages}
+
+
+class RunWriter:
+    """An open run folder. One process at a time writes to it.
+
+    Args:
+        folder: of the run; created by `exclusive`.
+        force: throw away the run that is there, finished or not.
+
+    Raises:
+        UsageError: E-RUN-EXISTS when something else is there, or a finished run and no `force`.
+        ArtefactError: E-RUN when the run that is there cannot be read and `force` is not given.
+
+    """
+
+    def __init__(self, folder: Path, *, force: bool) -> None:
+        self.folder = folder
+        self.force = force
+        self._info: dict[str, Any] = {}
+        self._hashes: dict[str, str] = {}
+        self._began = time.time()
+        self._check_existing()
+
+    def _check_existing(self) -> None:
+        if not self.folder.exists():
+            return
+        if not self.folder.is_dir():
+            raise UsageError("E-RUN-EXISTS", f"{self.folder} is a file; give --out a folder that does not exist yet")
+        if not (self.folder / INFO).is_file():
+            # What a killed writer left before the first run.json is no reason to refuse.
+            if any(entry.name != LOCK and not entry.name.startswith(TEMPORARY) for entry in self.folder.iterdir()):
+                raise UsageError(
+                    "E-RUN-EXISTS",
+                    f"{self.folder} is not empty and not a run folder; give --out an empty or a new folder",
+                )
+        elif not self.force and read_info(self.folder).get("state") == "finished":
+            raise UsageError(
+                "E-RUN-EXISTS", f"{self.folder} holds a finished run; add --force to replace it, or give another --out"
+            )
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Create the folder and lock it against a second zsl-train.
+
+        Raises:
+            UsageError: E-RUN-BUSY when another process holds it; E-RUN-EXISTS when another finished it meanwhile.
+            SystemProblem: E-SYSTEM when the folder cannot be made or written to.
+
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise from_os_error(error, "create the run folder") from error
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(exclusive(self.folder, wait=False))
+            except BlockingIOError:
+                raise UsageError(
+                    "E-RUN-BUSY", f"another zsl-train is writing to {self.folder}; wait for it or give another --out"
+                ) from None
+            self._check_existing()
+            yield
+
+    def begin(self, recipe: Recipe, config: Any, fingerprint: str) -> None:
+        """Start the run, or go on with an unfinished one of the same recipe and data. Call it within `exclusive`.
+
+        Args:
+            recipe: what the run depends on; written out with all settings of `config`.
+            config: the method's settings.
+            fingerprint: hash of everything the run depends on.
+
+        Raises:
+            UsageError: E-RUN-RECIPE when the unfinished run depends on other settings or data.
+            SystemProblem: E-SYSTEM when the folder cannot be written to.
+
+        """
+        if self.force:
+            self._clear()
+        elif (self.folder / INFO).is_file() and read_info(self.folder).get("fingerprint") != fingerprint:
+            raise UsageError(
+                "E-RUN-RECIPE",
+                f"{self.folder} holds an unfinished run with other settings or data; repeat the command that began "
+                "it to resume, or add --force to start over",
+            )
+        for leftover in self.folder.glob(f"{TEMPORARY}*"):
+            leftover.unlink()
+        self._info = {
+            "format": RUN_FORMAT,
+            "state": "unfinished",
+            "fingerprint": fingerprint,
+            "versions": versions(),
+            "config": dataclasses.asdict(config),
+        }
+        self._write(INFO, info_bytes(self._info))
+        self._write(RECIPE, toml_bytes(recipe.resolved(config).to_dict()))
+
+    def _clear(self) -> None:
+        """Remove what a run consists of, and nothing else that may lie in its folder: checkpoints first.
+
+        run.json stays until it is replaced: killed on the way, this leaves a run folder that says what it lacks.
+        """
+        try:
+            if (self.folder / CHECKPOINT).is_dir():
+                shutil.rmtree(self.folder / CHECKPOINT)
+            for name in (LOG, SPLIT, STATISTICS, *KEPT, *READ):
+                (self.folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise from_os_error(error, "replace the run, remove") from error
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Append one line to log.jsonl; `t` in it is seconds since this process began."""
+        stamped = {"t": round(time.time() - self._began, 2), **line}
+        try:
+            with (self.folder / LOG).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(stamped) + "\n")
+        except OSError as error:
+            raise from_os_error(error, "write the log") from error
+
+    def keep(self, name: str, content: bytes) -> None:
+        """Write a file of KEPT, which a method makes beside its weights."""
+        assert name in KEPT, name
+        self._write(name, content)
+
+    def finish(self, files: dict[str, bytes], scores: dict[str, Any], info: dict[str, Any]) -> None:
+        """Write everything; run.json says `finished` only after all the rest is on disk; then drop the checkpoints.
+
+        Args:
+            files: content by name.
+            scores: content of scores.json.
+            info: more of run.json.
+
+        """
+        for name, data in files.items():
+            self._write(name, data)
+        self._write(SCORES, json_bytes(scores))
+        hashes = {name: digest for name, digest in self._hashes.items() if name != INFO}
+        self._info |= {"state": "finished", "files": hashes, **info}
+        self._write(INFO, info_bytes(self._info))
+        shutil.rmtree(self.folder / CHECKPOINT, ignore_errors=True)
+
+    def _write(self, name: str, data: bytes) -> None:
+        try:
+            write_whole(self.folder / name, data)
+        except OSError as error:
+            raise from_os_error(error, f"write {name} in {self.folder}") from error
+        self._hashes[name] = hashlib.sha256(data).hexdigest()
+
+
+def json_bytes(data: dict[str, Any]) -> bytes:
+    """Readable JSON."""
+    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def toml_bytes(data: dict[str, Any]) -> bytes:
+    """TOML text."""
+    import tomli_w
+
+    return tomli_w.dumps(data).encode()
+
+
+def save_run(
+    writer: RunWriter,
+    *,
+    trained: Trained,
+    backbone: Backbone | GivenFeatures,
+    dims: Dims,
+    generation: Generation,
+    replay: Replay,
+    rule: SemanticRule,
+    recipe: Recipe,
+    scores: dict[str, Any],
+    pictures: NDArray[np.uint8] | NDArray[np.float32],
+    picture_labels: NDArray[np.int64],
+    images: ImageSet,
+) -> None:
+    """Fill the run folder with all that export needs, even if the photographs move away."""
+    from zsl_train.data.folder import write_split
+
+    def tensors(state: dict[str, Any]) -> bytes:
+        return tensor_bytes({key: value.contiguous().numpy() for key, value in state.items()}, {})
+
+    statistics = {} if trained.gaussian is None else {STATISTICS: trained.gaussian.to_bytes()}
+    write_split(images, writer.folder / SPLIT)
+    writer.finish(
+        {
+            **statistics,
+            "weights.safetensors": tensors(trained.state_dict()),
+            "backbone.safetensors": tensors(backbone.state_dict()),
+            "generation.safetensors": generation.to_bytes(),
+            "replay.safetensors": replay.to_bytes(),
+            "pictures.safetensors": tensor_bytes({"pictures": pictures, "labels": picture_labels}, {}),
+        },
+        scores,
+        {
+            "method": recipe.method,
+            "dims": dims.to_dict(),
+            "views": [view.to_dict() for view in trained.views],  # a method may leave one out that proved useless
+            "backbone": _backbone_facts(backbone),
+            "pixels": None if backbone.pixels is None else backbone.pixels.to_dict(),
+            "semantic_rule": rule.to_dict(),
+            "probe_pictures": recipe.probe_pictures,
+            "seed": recipe.seed,
+            **({} if trained.means is None else {"gaussian": trained.means.shape.to_dict()}),
+            # Where the photographs were, for what an export may want to read again; no part of the fingerprint.
+            **({} if images.directory is None else {"data": str(images.directory)}),
+        },
+    )
+
+
+def _backbone_facts(backbone: Backbone | GivenFeatures) -> dict[str, Any]:
+    """What run.json must know to rebuild it."""
+    if backbone.pixels is None:
+        return backbone.facts()
+    return {"name": backbone.name, "size": backbone.pixels.crop, "weights_sha256": backbone.weights_sha256}
+
+
+def _rebuild_backbone(known: dict[str, Any], state: dict[str, Tensor]) -> Backbone | GivenFeatures:
+    from zsl_train import backbones
+    from zsl_train.data import given
+
+    if known["name"] == given.NAME:
+        return given.GivenFeatures(**{key: value for key, value in known.items() if key != "name"})
+    return backbones.rebuild(known["name"], known["size"], state)
+
+
+def load_run(path: Path) -> Run:
+    """Read a finished run folder and rebuild its modules.
+
+    Raises:
+        ArtefactError: E-RUN when it is no run folder, unfinished, incomplete, changed, of a newer format, or made by a
+            version of zsl-deploy with other methods or settings.
+
+    """
+    info = read_info(path)
+    if info.get("state") != "finished":
+        raise ArtefactError("E-RUN", f"{path} is an unfinished run; repeat its zsl-train command to resume it")
+    wanted = (*READ, STATISTICS) if "gaussian" in info else READ
+    blobs = {name: _read_checked(path / name, info) for name in wanted}
+    try:
+        return _rebuild(path, info, blobs)
+    except (UsageError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        # Every byte is as it was written, so whoever wrote it knew other methods, settings or networks.
+        reason = error.message if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
+        raise ArtefactError(
+            "E-RUN",
+            f"{path} cannot be rebuilt: {reason}; zsl-deploy {info['versions'].get('zsl-deploy')} trained it, this is "
+            f"{zsl_runtime.__version__}: use that version, or train the run again",
+        ) from error
+
+
+def _rebuild(path: Path, info: dict[str, Any], blobs: dict[str, bytes]) -> Run:
+    import torch
+
+    from zsl_train.gaussian_modules import shipped
+    from zsl_train.means import Shape
+    from zsl_train.methods import find_method
+    from zsl_train.methods.base import Dims
+
+    def tensors(name: str) -> dict[str, NDArray[Any]]:
+        return parse_tensors(blobs[name], code="E-RUN", where=str(path / name))[0]
+
+    def torch_state(name: str) -> dict[str, torch.Tensor]:
+        return {key: torch.from_numpy(value.copy()) for key, value in tensors(name).items()}
+
+    method = find_method(info["method"])
+    dims = Dims(**info["dims"])
+    trained = method.build(method.Config(**info["config"]), dims)
+    if "gaussian" in info:
+        gaussian = Gaussian.from_bytes(blobs[STATISTICS], where=str(path / STATISTICS))
+        trained = shipped(trained, Shape(**info["gaussian"]), dims.attributes, gaussian)
+    trained.load_state_dict(torch_state("weights.safetensors"))
+    if "views" in info:
+        trained.views = tuple(View.from_dict(view) for view in info["views"])
+    pictures = tensors("pictures.safetensors")
+    return Run(
+        recipe=tomllib.loads(blobs[RECIPE].decode()),
+        method=info["method"],
+        trained=trained.eval(),
+        backbone=_rebuild_backbone(info["backbone"], torch_state("backbone.safetensors")),
+        dims=dims,
+        generation=Generation.from_bytes(
+            blobs["generation.safetensors"], trained.views, where=str(path / "generation.safetensors")
+        ),
+        replay=Replay.from_bytes(blobs["replay.safetensors"], where=str(path / "replay.safetensors")),
+        semantic_rule=SemanticRule.from_dict(info["semantic_rule"]),
+        scores=json.loads(blobs[SCORES]),
+        pictures=pictures["pictures"],
+        picture_labels=pictures["labels"],
+        probe_count=info["probe_pictures"],
+        seed=info["seed"],
+        info=info,
+        folder=path,
+    )
+
+
+def _read_checked(file: Path, info: dict[str, Any]) -> bytes:
+    """Content of a file of the run, as it was when run.json was written."""
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise ArtefactError("E-RUN", f"{file} is missing; train the run again") from None
+    except OSError as error:
+        raise from_os_error(error, "read the run") from error
+    if hashlib.sha256(data).hexdigest() != info["files"].get(file.name):
+        raise ArtefactError("E-RUN", f"{file} has changed since zsl-train wrote it; train the run again")
+    return data

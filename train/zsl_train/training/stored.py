@@ -1,0 +1,70 @@
+"""Arrays that a training keeps in its checkpoints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from zsl_runtime.errors import ArtefactError
+from zsl_train.methods.session import write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from zsl_runtime.arrays import Floats
+
+
+def save_array(path: Path, array: Floats) -> None:
+    """Write an .npy under a temporary name and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.save(file, array)
+
+    write_atomic(path, write)
+
+
+def load_array(path: Path) -> Floats:
+    """Read what `save_array` wrote; ArtefactError E-CHECKPOINT when it is damaged."""
+    try:
+        array: Floats = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise _damaged(path, error) from error
+    return array
+
+
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write an .npz under a temporary name and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # its own keywords are none of our names
+
+    write_atomic(path, write)
+
+
+# What NumPy and zipfile raise for damaged files.
+UNREADABLE = (ValueError, TypeError, EOFError, LookupError, RuntimeError, OSError, BadZipFile)
+
+
+def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Read what `save_arrays` wrote; ArtefactError E-CHECKPOINT when it is damaged."""
+    try:
+        # The file is opened here, because np.load leaves it open when it fails.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except UNREADABLE as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ArtefactError:
+    return ArtefactError(
+        "E-CHECKPOINT", f"{path} cannot be read ({error}); run zsl-train again with --force to start over"
+    )

@@ -1,0 +1,451 @@
+"""Trainings for folds and for the run, each resumed where it was stopped."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zsl_runtime.errors import UsageError
+from zsl_runtime.head.gaussian import ClassMeans, evidence_of, gaussian_head, prior_means
+from zsl_train.baselines import BASELINES, scale
+from zsl_train.evaluate import score
+from zsl_train.gaussian import (
+    Case,
+    HeadChoice,
+    Spectrum,
+    choose_settings,
+    finish,
+    logits,
+    make_case,
+    noise_banks,
+    solve,
+)
+from zsl_train.gaussian_modules import run_means
+from zsl_train.methods import find_method, gfzsl
+from zsl_train.methods.base import run_batched
+from zsl_train.methods.lengths import names
+from zsl_train.methods.session import Session, write_atomic
+from zsl_train.select import Choice, Fold, choose, choose_baseline, make_folds
+from zsl_train.training.prepared import Prepared, training_data
+from zsl_train.training.shipped import (
+    Shipped,
+    embed_rows,
+    fit_shipped_head,
+    head_logits,
+    make_replay,
+    no_replay,
+    sample_replay,
+    ships_gaussian,
+)
+from zsl_train.training.side_by_side import side_by_side
+from zsl_train.training.stored import load_array, load_arrays, save_array, save_arrays
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from zsl_runtime.arrays import Floats, Ints
+    from zsl_runtime.head.class_table import ClassTable
+    from zsl_runtime.head.fitting import Replay
+    from zsl_runtime.head.head import Head
+    from zsl_train.methods.base import Trained
+    from zsl_train.recipe import Recipe
+
+
+def validation_folds(prepared: Prepared, recipe: Recipe) -> list[Fold]:
+    """The recipe's folds; none when too few classes are seen."""
+    rows = prepared.training_rows()
+    marked = prepared.images.role[rows] == "val"
+    return make_folds(
+        rows,
+        prepared.images.labels[rows],
+        prepared.images.table.seen,
+        count=recipe.folds,
+        seed=recipe.seed,
+        marked=marked if marked.any() else None,
+        newcomers=ships_gaussian(recipe),
+    )
+
+
+class Trainer:
+    """One run: selection on validation classes, then the training that ships.
+
+    Args:
+        prepared: pictures and features.
+        recipe: resolved.
+        config: the method's settings.
+        checkpoints: folder for what an interrupted run goes on from.
+        log: takes the lines of log.jsonl.
+        progress: for the session's loops.
+        keep: takes files that belong to the run (`RunWriter.keep`).
+
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        recipe: Recipe,
+        config: Any,
+        *,
+        checkpoints: Path,
+        log: Callable[[dict[str, Any]], None],
+        progress: Callable[..., None] | None = None,
+        keep: Callable[[str, bytes], None] = lambda _name, _content: None,
+    ) -> None:
+        self.keep = keep
+        self.prepared = prepared
+        self.recipe = recipe
+        self.config = config
+        self.method = find_method(recipe.method)
+        self.checkpoints = checkpoints
+        self.log = log
+        self.progress = progress
+        self.gaussian = ships_gaussian(recipe)
+        self.variants = getattr(self.method, "variants", lambda one: [one])(config)
+        self.rows = prepared.training_rows()
+        self.labels = prepared.images.labels
+        self.literature_seconds = 0.0
+        # A method in closed form has no stage to cut short.
+        self.snapshots = recipe.snapshots if names(self.method.stages(config, prepared.dims)) else (1.0,)
+
+    def select(self, folds: list[Fold]) -> Choice:
+        """Train on each fold and choose the share of the last stage, the head's settings, gamma and temperature.
+
+        Where the method has variants, all are tried, the same one in every fold, and the best is kept.
+        """
+        jobs = [
+            partial(self._fold, fold, index, len(folds), variant)
+            for variant in range(len(self.variants))
+            for index, fold in enumerate(folds)
+        ]
+        side_by_side(jobs)
+        choices = [replace(self._choose(folds, variant), variant=variant) for variant in range(len(self.variants))]
+        best = max(choices, key=lambda one: quality(one.validation_H))
+        self.config = self.variants[best.variant]
+        return best
+
+    def _choose(self, folds: list[Fold], variant: int) -> Choice:
+        """The choice for one variant of the method."""
+        if not self.gaussian:
+            return self._choose_published(folds, variant)
+        candidates: dict[float, HeadChoice] = {}
+        for share in self.snapshots:
+            spectra = [self._spectrum(fold, index, variant, share) for index, fold in enumerate(folds)]
+            candidates[share] = choose_settings(
+                [(one, self.labels[fold.held_out], fold.seen) for one, fold in zip(spectra, folds, strict=True)]
+            )
+        known = {share: one.validation_H for share, one in candidates.items() if one.validation_H is not None}
+        best = max(known, key=lambda share: (known[share], -share), default=max(self.snapshots))
+        head = candidates[best]
+        return Choice(best, head.gamma, head.temperature, head.validation_H, known, head)
+
+    def _choose_published(self, folds: list[Fold], variant: int) -> Choice:
+        """The share of the last stage, gamma and temperature for the method's own head."""
+        labels = [self.labels[fold.held_out] for fold in folds]
+        return choose(self._published_scores(folds, variant), labels, [fold.seen for fold in folds])
+
+    def _published_scores(self, folds: list[Fold], variant: int) -> dict[float, list[Floats]]:
+        """Share of the last stage -> the published head's scores of each fold's held-out pictures."""
+        return {
+            share: [load_array(self._fold_file(index, variant, f"scores-{share!r}.npy")) for index in range(len(folds))]
+            for share in (self.snapshots if folds else ())
+        }
+
+    def _spectrum(self, fold: Fold, index: int, variant: int, share: float) -> Spectrum:
+        """What the Gaussian head looks at of a fold's training at one snapshot."""
+        arrays = load_arrays(self._fold_file(index, variant, f"case-{share!r}.npz"))
+        held = arrays.pop("held")
+        return Spectrum(Case.from_arrays(arrays), held, self.labels[fold.held_out])
+
+    def _fold_file(self, index: int, variant: int, name: str) -> Path:
+        return self.checkpoints / (f"fold{index}" if variant == 0 else f"fold{index}-{variant}") / name
+
+    def _fold(self, fold: Fold, index: int, count: int, variant: int, check: Callable[[], None]) -> None:
+        """Train on a fold and keep, at every snapshot, what a head is chosen by; not again what is there.
+
+        Args:
+            fold: which classes and pictures.
+            index: of the fold.
+            count: of the folds.
+            variant: of the method.
+            check: called before every step; raises when the training should end.
+
+        """
+        published = not self.gaussian or self.recipe.compare_heads
+        kinds = [*(["case-{!r}.npz"] if self.gaussian else []), *(["scores-{!r}.npy"] if published else [])]
+        wanted = {
+            share: [self._fold_file(index, variant, kind.format(share)) for kind in kinds] for share in self.snapshots
+        }
+        if all(path.exists() for paths in wanted.values() for path in paths):
+            return
+        whole = replace(self.prepared.images.table, seen=fold.seen)
+        labels = self.labels[fold.train]
+        kept = np.flatnonzero(~fold.newcomers)
+        heard = whole.take(kept)
+        data = training_data(
+            self.prepared, fold.train, heard, np.searchsorted(kept, labels), self.prepared.semantic[kept]
+        )
+
+        def snapshot(share: float, trained: Trained) -> None:
+            features = embed_rows(trained, data.regions, fold.held_out)
+            if self.gaussian:
+                case = self._case(trained, embed_rows(trained, data.regions, fold.train), labels)
+                save_arrays(wanted[share][0], case.to_arrays() | {"held": features})
+            if published:
+                replay = self._replay(trained, fold.train, labels, whole)
+                head = fit_shipped_head(trained, whole, self.prepared.rule, replay, self.recipe.seed)
+                save_array(wanted[share][-1], head_logits(trained, head, features))
+
+        session = Session(
+            self._fold_file(index, variant, ""),
+            self.log,
+            name=f"fold {index + 1}/{count}" if len(self.variants) == 1 else f"fold {index + 1}/{count}, {variant + 1}",
+            progress=self.progress,
+            check=check,
+            snapshot_at=self.snapshots,
+            snapshot=snapshot,
+        )
+        self.method.fit(data, self.variants[variant], session, self.recipe.seed)
+
+    def _case(self, trained: Trained, features: Floats, labels: Ints) -> Case:
+        """What the Gaussian head looks at: features (n, F) of training pictures, and what the generator makes."""
+        semantic, generated = self.prepared.semantic, {}
+        if trained.synthesizer is not None:
+            for count, noise in noise_banks(trained.noise_width, self.recipe.seed).items():
+                rows, drawn = np.repeat(semantic, count, axis=0), np.tile(noise, (len(semantic), 1))
+                made = run_batched(trained.synthesizer, rows, drawn)
+                generated[count] = made.reshape(len(semantic), count, -1).mean(axis=1)
+        return make_case(features, labels, semantic, generated)
+
+    def _replay(self, trained: Trained, rows: Ints, labels: Ints, table: ClassTable) -> Replay:
+        if trained.head_rule == "rows":
+            return no_replay(trained.feature_width)
+        regions, most, seed = self.prepared.store.regions, self.recipe.replay_per_class, self.recipe.seed
+        if trained.replay is not None:
+            count = min(trained.replay_per_class, most)
+            return sample_replay(trained, regions, rows, labels, table=table, count=count, seed=seed)
+        return make_replay(embed_rows(trained, regions, rows), labels, table, most, seed)
+
+    def train(self, choice: Choice) -> Shipped:
+        """Train on all seen classes as chosen, and make the head that ships."""
+        labels = self.labels[self.rows]
+        trained = self._fit_all(self.checkpoints / "final", "final", stop_at=choice.stop_at)
+        self.own = trained
+        if choice.head is None and not self.gaussian:
+            head, replay = self.published_head(trained)
+            return Shipped(trained, replace(head, gamma=choice.gamma, temperature=choice.temperature), replay)
+        features = embed_rows(trained, self.prepared.store.regions, self.rows)
+        spectrum = Spectrum(self._case(trained, features, labels), features[:0], labels[:0])
+        noise = noise_banks(trained.noise_width, self.recipe.seed)
+        made = finish(trained, spectrum, choice.head or HeadChoice(), noise)
+        assert made.lift is not None
+        assert made.means is not None
+        assert made.gaussian is not None
+        module = made.means
+        prior = prior_means(
+            self.prepared.images.table,
+            rule=self.prepared.rule,
+            means=lambda semantic: run_means(module, semantic),
+            width=made.lifted_width,
+        )
+        means = ClassMeans.without_photographs(prior).taught(evidence_of(run_batched(made.lift, features), labels))
+        head = gaussian_head(means, made.gaussian, made.views[0])
+        head = replace(head, gamma=choice.gamma, temperature=choice.temperature)
+        return Shipped(made, head, no_replay(made.feature_width), means)
+
+    def published_head(self, trained: Trained) -> tuple[Head, Replay]:
+        """The method's own head of all classes, gamma 0 and temperature 1, and what it was fitted on."""
+        table, labels = self.prepared.images.table, self.labels[self.rows]
+        replay = self._replay(trained, self.rows, labels, table)
+        return fit_shipped_head(trained, table, self.prepared.rule, replay, self.recipe.seed), replay
+
+    def other_head(self, folds: list[Fold], choice: Choice) -> dict[str, Any]:
+        """Test scores of the published head on the same features, gamma and temperature chosen on the same folds.
+
+        The share of the last stage stays that of the head that ships, so that only the heads differ; what the folds say
+        of the published head at every share is under `candidates`.
+        """
+        by_share = self._published_scores(folds, choice.variant)
+        labels, seen = [self.labels[fold.held_out] for fold in folds], [fold.seen for fold in folds]
+        own = choose({share: one for share, one in by_share.items() if share == choice.stop_at}, labels, seen)
+        every = choose(by_share, labels, seen)
+        head, _ = self.published_head(self.own)
+        head = replace(head, gamma=own.gamma, temperature=own.temperature)
+        czsl = self.conventional(self.own)
+        figures = self.test(self.own, head) | {"T1_czsl": czsl, "gamma": own.gamma, "validation_H": own.validation_H}
+        candidates = {str(share): value for share, value in every.candidates.items()}
+        return {"rule": self.own.head_rule, **figures, "candidates": candidates}
+
+    def _fit_all(self, folder: Path, name: str, *, stop_at: float) -> Trained:
+        """The method on all seen classes, up to a share of its last stage."""
+        table = self.prepared.images.table
+        data = training_data(self.prepared, self.rows, table, self.labels[self.rows], self.prepared.semantic)
+        session = Session(
+            folder,
+            self.log,
+            name=name,
+            progress=self.progress,
+            snapshot_at=self.snapshots if self.recipe.literature else (),
+            snapshot=self._save_literature,
+            stop_at=stop_at,
+            keep=self.keep if name == "final" else lambda _name, _content: None,
+        )
+        return self.method.fit(data, self.config, session, self.recipe.seed)
+
+    def test(self, trained: Trained, head: Head) -> dict[str, float | None]:
+        """Scores on the test pictures: beside `literature`, the only place that looks at them."""
+        rows = self.prepared.rows("test")
+        logits = head_logits(trained, head, embed_rows(trained, self.prepared.store.regions, rows))
+        return score(logits, self.labels[rows], self.prepared.images.table.seen, head.gamma, head.temperature)
+
+    def literature(self) -> dict[str, Any]:
+        """What the papers report: every snapshot of the whole schedule scored on the test pictures, and the best.
+
+        Optimistic, because the best is picked on test data (docs/methods.md 1.5), and with gamma 0 as published.
+        `train` has left the snapshots up to its end; a copy of it that goes on to the end of the schedule, which
+        nothing else looks at, gives the rest.
+        """
+        if not all(self._literature_file(share).exists() for share in self.snapshots):
+            folder = self.checkpoints / "literature"
+            for checkpoint in (self.checkpoints / "final").glob("*.pt"):
+                if not (folder / checkpoint.name).exists():
+                    folder.mkdir(exist_ok=True)
+                    write_atomic(folder / checkpoint.name, partial(shutil.copyfile, checkpoint))
+            self._fit_all(folder, "literature", stop_at=1.0)
+        rows = self.prepared.rows("test")
+        labels, seen = self.labels[rows], self.prepared.images.table.seen
+        logits = {share: load_array(self._literature_file(share)) for share in self.snapshots}
+        return best_on_test({share: score(one, labels, seen, 0.0, 1.0) for share, one in logits.items()})
+
+    def _literature_file(self, share: float) -> Path:
+        return self.checkpoints / "literature" / f"scores-{share!r}.npy"
+
+    def _save_literature(self, share: float, trained: Trained) -> None:
+        """Scores of the test pictures at one snapshot under the published head, written aside."""
+        began = time.monotonic()
+        if not self._literature_file(share).exists():
+            head, _ = self.published_head(trained)
+            features = embed_rows(trained, self.prepared.store.regions, self.prepared.rows("test"))
+            save_array(self._literature_file(share), head_logits(trained, head, features))
+        self.literature_seconds += time.monotonic() - began
+
+    def conventional(self, trained: Trained) -> float | None:
+        """T1_czsl: a separate head fitted on synthetic features of the unseen classes only (docs/methods.md 1.5)."""
+        table = self.prepared.images.table
+        unseen = np.flatnonzero(~table.seen)
+        rows = self.prepared.rows("test", seen=False)
+        if len(unseen) < 2 or len(rows) == 0:  # one class cannot be told from another
+            return None
+        assert trained.means is None, "rows that do not depend on each other: T1 is that figure already"
+        only = table.take(unseen)
+        empty = no_replay(trained.feature_width)
+        head = fit_shipped_head(trained, only, self.prepared.rule, empty, self.recipe.seed)
+        logits = head_logits(trained, head, embed_rows(trained, self.prepared.store.regions, rows))
+        labels = np.searchsorted(unseen, self.labels[rows])
+        return score(logits, labels, only.seen, 0.0, 1.0)["T1"]
+
+    def told_apart(self, first: float | None) -> float | None:
+        """T1 where there are two unseen classes to tell apart."""
+        return first if (~self.prepared.images.table.seen).sum() > 1 else None
+
+    def baselines(self, folds: list[Fold]) -> dict[str, dict[str, Any]]:
+        """Test scores of the baselines, each with its own choices on the same validation classes."""
+        linear = self._linear_baselines(folds)
+        if self.recipe.method == gfzsl.NAME:
+            return linear
+        # With newcomers, whatever head ships: it is what the base of that name is chosen on, and every fold of it has
+        # a spread within some class.
+        newcomers = folds if self.gaussian else validation_folds(self.prepared, replace(self.recipe, head="gaussian"))
+        try:
+            return {gfzsl.NAME: self._gfzsl(newcomers if folds else [])} | linear
+        except UsageError as error:
+            if not error.code.startswith("E-GAUSSIAN-"):
+                raise
+            self.log({"note": f"no baseline {gfzsl.NAME}: {error.message}"})
+            return linear
+
+    def _gfzsl(self, folds: list[Fold]) -> dict[str, Any]:
+        """The Gaussian head on the mean-pooled features, in closed form."""
+        began = time.monotonic()
+        pooled, test = self.prepared.store.pooled(), self.prepared.rows("test")
+        semantic, labels = self.prepared.semantic, self.labels
+
+        def spectrum(train: Ints, held: Ints, scaling: str) -> Spectrum:
+            x, h = (scale(pooled[rows], pooled[train], scaling).astype(np.float32) for rows in (train, held))
+            return Spectrum(make_case(x, labels[train], semantic), h, labels[held])
+
+        found = {
+            scaling: choose_settings(
+                [(spectrum(fold.train, fold.held_out, scaling), labels[fold.held_out], fold.seen) for fold in folds]
+            )
+            for scaling in gfzsl.SCALINGS
+        }
+        scaling = max(found, key=lambda one: quality(found[one].validation_H))
+        head = found[scaling]
+        final = spectrum(self.rows, test, scaling)
+        z = logits(final, head.settings, solve(final, head.settings), head.errors)
+        figures = score(z, labels[test], self.prepared.images.table.seen, head.gamma, head.temperature)
+        chosen = {"scaling": scaling, **head.to_dict(), "gamma": head.gamma, "validation_H": head.validation_H}
+        return figures | chosen | {"seconds": round(time.monotonic() - began, 2)}
+
+    def _linear_baselines(self, folds: list[Fold]) -> dict[str, dict[str, Any]]:
+        pooled, test = self.prepared.store.pooled(), self.prepared.rows("test")
+        table, semantic = self.prepared.images.table, self.prepared.semantic
+        results: dict[str, dict[str, Any]] = {}
+        for name, (fit, _) in BASELINES.items():
+            began = time.monotonic()
+            choice = choose_baseline(name, folds, pooled, self.labels, semantic)
+            train = pooled[self.rows]
+            predict = fit(
+                scale(train, train, choice.scaling), self.labels[self.rows], semantic, table.seen, choice.ridges
+            )
+            logits = predict(scale(pooled[test], train, choice.scaling))
+            figures = score(logits, self.labels[test], table.seen, choice.gamma, 1.0)
+            figures.pop("ECE")  # a baseline's scores are no probabilities
+            results[name] = figures | {
+                "scaling": choice.scaling,
+                "ridges": list(choice.ridges),
+                "gamma": choice.gamma,
+                "validation_H": choice.validation_H,
+                "seconds": round(time.monotonic() - began, 2),
+            }
+        return results
+
+
+def quality(validation_H: float | None) -> float:  # the metric's name
+    """What candidates are compared by: their H on validation classes; one that could not be validated is worst."""
+    return -1.0 if validation_H is None else validation_H
+
+
+def best_on_test(snapshots: Mapping[float, Mapping[str, float | None]]) -> dict[str, Any]:
+    """The papers' column of a table: the best snapshot by its own test scores, T1 and H each by its own best.
+
+    Args:
+        snapshots: share of the last stage -> test scores without gamma.
+
+    """
+    figures = ("T1", "U", "S", "H", "AUSUC")
+    last = snapshots[max(snapshots)]
+    known = {share: one for share, one in snapshots.items() if one["H"] is not None}
+    best = max(known, key=lambda share: (known[share]["H"], -share), default=None)
+    firsts = [one["T1"] for one in snapshots.values() if one["T1"] is not None]
+    return {
+        "note": "optimistic: the best snapshot was picked by these very test pictures, as published codes do; gamma 0",
+        "best": None if best is None else {"share": best} | {name: known[best][name] for name in figures},
+        "best_T1": max(firsts, default=None),
+        "last": {"share": max(snapshots)} | {name: last[name] for name in figures},
+        "snapshots": {str(share): {name: one[name] for name in figures} for share, one in snapshots.items()},
+    }
+
+
+def trainings_in_turn(folds: int) -> int:
+    """Trainings one after the other on two cores: the folds run two at a time (`side_by_side`), then the final one.
+
+    Two whatever this machine has: the lengths of `--preset default` must not depend on it.
+    """
+    return 1 + -(-folds // 2)
