@@ -1,4 +1,4 @@
-"""Builds the driver that is none (tests/runtime/fake_cuda.cpp) and runs programs with it in the place of libcuda."""
+"""Builds the driver that is none (tests/support/fake_cuda.cpp) and runs programs with it in the place of libcuda."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from zsl_runtime import _native
 
 ROOT = Path(__file__).parents[2]
-SOURCE = ROOT / "tests" / "runtime" / "fake_cuda.cpp"
+SOURCE = ROOT / "tests" / "support" / "fake_cuda.cpp"
 HEADERS = ROOT / "runtime" / "native" / "cuda"
 
 

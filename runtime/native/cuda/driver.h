@@ -1,5 +1,5 @@
 // The few functions of the CUDA driver API that we call, found in libcuda when first needed.
-// Types and names as in cuda.h, which need not be there; tests/runtime/fake_cuda.cpp checks them against it.
+// Types and names as in cuda.h, which need not be there; tests/support/fake_cuda.cpp checks them against it.
 #pragma once
 
 #include <cstddef>

@@ -19,7 +19,7 @@ from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError
 from zsl_runtime.head.head import fold
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TABLE = class_table()
 PICTURES = draw_pictures(TABLE, np.arange(8), seed=5)
 

@@ -338,5 +338,5 @@ def test_the_package_names_what_it_has():
 
 
 def test_the_version_is_the_distributions():
-    project = Path(__file__).parents[2] / "pyproject.toml"
+    project = Path(__file__).parents[3] / "pyproject.toml"
     assert zsl_runtime.__version__ == tomllib.loads(project.read_text())["project"]["version"]

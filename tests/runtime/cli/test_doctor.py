@@ -25,7 +25,7 @@ from zsl_runtime.errors import BackendError
 from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.head.gaussian import Gaussian
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

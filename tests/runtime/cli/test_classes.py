@@ -26,7 +26,7 @@ from zsl_runtime.head.class_table import ClassTable
 
 assert public_folder  # a fixture
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NEW = """\
 größe,name,bright left,bright top,red,green,blue
 1,heron,7,1,0,7,1

@@ -18,7 +18,7 @@ from zsl_runtime.errors import InputError
 from zsl_runtime.pixels import jpeg, pixels
 from zsl_runtime.pixels.pixels import decode
 
-DATA = Path(os.environ.get("ZSL_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = Path(os.environ.get("ZSL_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
 
 
 @pytest.fixture(scope="module")

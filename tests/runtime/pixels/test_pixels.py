@@ -22,7 +22,7 @@ from zsl_runtime.errors import ArtefactError, BackendError, InputError, UsageErr
 from zsl_runtime.pixels import pixels
 from zsl_runtime.pixels.pixels import PixelSpec, decode, prepare, resize_crop, resize_crop_reference
 
-DATA = Path(os.environ.get("ZSL_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = Path(os.environ.get("ZSL_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
 sides = st.integers(1, 70)
 resizes = st.integers(1, 60)
 
