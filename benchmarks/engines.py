@@ -54,7 +54,7 @@ from zsl_runtime.machine.threads import usable_cpus  # noqa: E402
 from zsl_runtime.trt.build import Shape, build_for_bundle, card_at_hand, choose_capabilities  # noqa: E402
 from zsl_runtime.trt.library import find_library  # noqa: E402
 from zsl_runtime.trt.store import find, read_plan  # noqa: E402
-from zsl_train.gaussian_modules import shipped  # noqa: E402
+from zsl_train.head.modules import shipped  # noqa: E402
 from zsl_train.means import Shape as MeansShape  # noqa: E402
 from zsl_train.methods import METHODS  # noqa: E402
 from zsl_train.methods.base import Dims, run_batched  # noqa: E402

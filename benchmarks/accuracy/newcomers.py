@@ -40,12 +40,12 @@ from zsl_runtime.head.gaussian import Evidence
 from zsl_runtime.head.head import fold
 from zsl_runtime.pixels.pixels import prepare as prepare_pixels
 from zsl_train.data.open import open_image_set
-from zsl_train.evaluate import harmonic_mean
-from zsl_train.gaussian import Errors, HeadChoice, Settings
+from zsl_train.head.gaussian import Errors, HeadChoice, Settings
 from zsl_train.methods import find_method
 from zsl_train.methods.lengths import names as stage_names
 from zsl_train.recipe import Recipe
-from zsl_train.select import Choice
+from zsl_train.scoring.evaluate import harmonic_mean
+from zsl_train.training.choice import Choice
 from zsl_train.training.prepared import Prepared, prepare
 from zsl_train.training.run_folder import load_run
 from zsl_train.training.trainer import Trainer, validation_folds

@@ -13,7 +13,7 @@ import numpy as np
 
 from zsl_export.photographs import BLOCK, MOST_HELD_OUT, TEST
 from zsl_runtime.errors import GateError
-from zsl_train.evaluate import score
+from zsl_train.scoring.evaluate import score
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

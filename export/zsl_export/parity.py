@@ -32,7 +32,7 @@ from zsl_export.graphs import EXAMPLE_SIZES
 from zsl_export.half import emulate, run_emulated
 from zsl_runtime.errors import GateError
 from zsl_runtime.head.head import FoldedHead, fold
-from zsl_train.gaussian_modules import run_means
+from zsl_train.head.modules import run_means
 from zsl_train.methods.base import run_batched, run_rows
 
 if TYPE_CHECKING:

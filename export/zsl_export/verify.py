@@ -25,7 +25,7 @@ from zsl_runtime.graphs.precisions import PRECISIONS, file_key
 from zsl_runtime.head.head import fold
 from zsl_runtime.machine import cards
 from zsl_runtime.machine.storage import write_whole
-from zsl_train.evaluate import score
+from zsl_train.scoring.evaluate import score
 
 if TYPE_CHECKING:
     from collections.abc import Callable

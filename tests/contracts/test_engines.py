@@ -24,7 +24,7 @@ from zsl_runtime.backends.ort import OrtBackend
 from zsl_runtime.trt.build import build, check_header
 from zsl_runtime.trt.facts import Port, Ports, Profile
 from zsl_runtime.trt.library import find_library
-from zsl_train.gaussian_modules import run_means
+from zsl_train.head.modules import run_means
 from zsl_train.methods import METHODS
 
 if TYPE_CHECKING:

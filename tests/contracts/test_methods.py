@@ -16,7 +16,7 @@ from torch import nn
 from support.tiny_features import ATTRIBUTES, CHANNELS, REGIONS, tiny_training_data
 from support.tiny_run import as_gaussian, fill_gaussian
 from zsl_runtime.errors import GateError, UsageError
-from zsl_train.gaussian_modules import run_means
+from zsl_train.head.modules import run_means
 from zsl_train.methods import METHODS, find_method
 from zsl_train.methods.base import Trained, run_batched, run_rows
 from zsl_train.methods.lengths import cap_epochs, estimate, names, size

@@ -19,7 +19,7 @@ from zsl_runtime.head.head import FitSettings, Head, View
 from zsl_train import backbones, methods
 from zsl_train.backbones.base import Backbone
 from zsl_train.data.image_set import ImageSet
-from zsl_train.gaussian_modules import run_means, shipped
+from zsl_train.head.modules import run_means, shipped
 from zsl_train.means import Shape
 from zsl_train.methods.base import Dims, Trained, run_batched, run_rows
 from zsl_train.recipe import Recipe

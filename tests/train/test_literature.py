@@ -11,10 +11,10 @@ from support.tiny_data import make_tiny_data
 from support.tiny_run import TinyBackbone
 from support.tiny_training import QUICK
 from zsl_train.data.open import open_image_set
-from zsl_train.evaluate import score
 from zsl_train.methods import sc_egg
 from zsl_train.recipe import Recipe
-from zsl_train.select import Choice
+from zsl_train.scoring.evaluate import score
+from zsl_train.training.choice import Choice
 from zsl_train.training.prepared import Prepared, prepare
 from zsl_train.training.stored import load_array
 from zsl_train.training.trainer import Trainer, best_on_test

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from zsl_train.baselines import SCALINGS, scale
 from zsl_train.nets import (
     AttributeDecoder,
     Critic,
@@ -20,6 +19,7 @@ from zsl_train.nets import (
     PooledEmbedder,
     start_normal,
 )
+from zsl_train.scoring.baselines import SCALINGS, scale
 
 
 def weights(module) -> dict[str, np.ndarray]:

@@ -58,7 +58,7 @@ class PooledEmbedder(nn.Module):
     """Region features -> one scaled vector: mean over the regions, perhaps unit L2 norm, then shift and divide.
 
     The feature space of every method that looks at the whole picture. Published code scales by `minmax`
-    (docs/methods.md 1.3); the other scalings are those of the baselines (`zsl_train.baselines.scale`).
+    (docs/methods.md 1.3); the other scalings are those of the baselines (`zsl_train.scoring.baselines.scale`).
 
     Args:
         channels: V, which is also F.

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from support.tiny_features import ATTRIBUTES, CHANNELS, REGIONS, tiny_training_data
 from zsl_runtime.errors import UsageError
-from zsl_train.baselines import scale
 from zsl_train.methods import acmr, cada_vae
 from zsl_train.methods.base import Dims
 from zsl_train.methods.dual_vae import (
@@ -33,6 +32,7 @@ from zsl_train.methods.dual_vae import (
 from zsl_train.methods.lengths import cap_epochs, estimate, names, plan, size
 from zsl_train.methods.session import Rng
 from zsl_train.nets import PooledEmbedder
+from zsl_train.scoring.baselines import scale
 
 DATA = tiny_training_data()
 POOLED = DATA.regions[DATA.rows].astype(np.float32).mean(axis=1)

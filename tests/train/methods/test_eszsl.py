@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from support.tiny_features import SEEN, tiny_training_data
-from zsl_train.baselines import SCALINGS, RidgePath, eszsl_matrix, ridge_solution, scale
 from zsl_train.methods import eszsl
 from zsl_train.methods.base import run_batched, run_rows
 from zsl_train.methods.lengths import estimate
 from zsl_train.methods.session import Session
-from zsl_train.select import choose_baseline, make_folds
+from zsl_train.scoring.baselines import SCALINGS, RidgePath, eszsl_matrix, ridge_solution, scale
+from zsl_train.scoring.folds import choose_baseline, make_folds
 
 DATA = tiny_training_data()
 POOLED = DATA.regions[DATA.rows].astype(np.float64).mean(axis=1)

@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from support.tiny_features import ATTRIBUTES, CHANNELS, tiny_training_data
 from zsl_runtime.errors import UsageError
-from zsl_train.baselines import scale
 from zsl_train.methods import METHODS, dcr_gan, f_clswgan, lisgan, tf_vaegan
 from zsl_train.methods.dcr_gan import DcrGan, Lift, moving_outputs, regressors, searched_targets
 from zsl_train.methods.f_clswgan import ClsWgan, real_batches, seen_columns
@@ -19,6 +18,7 @@ from zsl_train.methods.lisgan import SoulGan
 from zsl_train.methods.pooled import SCALINGS, Batches, generator_output, pooled_features
 from zsl_train.methods.session import Rng, Session
 from zsl_train.nets import start_normal
+from zsl_train.scoring.baselines import scale
 
 DATA = tiny_training_data()
 SEEN = torch.from_numpy(DATA.table.seen)

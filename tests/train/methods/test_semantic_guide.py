@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from zsl_train.baselines import eszsl, scale
 from zsl_train.methods.semantic_guide import semantic_guide
+from zsl_train.scoring.baselines import eszsl, scale
 
 ATTRIBUTES, WIDTH, CLASSES = 6, 15, 24
 

@@ -18,11 +18,11 @@ from support.tiny_xlsa17 import FEATURES, make_pair
 from zsl_runtime.errors import ArtefactError, UsageError
 from zsl_train.data.given import GivenFeatures
 from zsl_train.data.open import open_image_set
-from zsl_train.evaluate import choose_gamma, seen_unseen_curve
-from zsl_train.gaussian import Case, Errors, HeadChoice, Settings, Spectrum, choose_settings, logits, solve
+from zsl_train.head.gaussian import Case, Errors, HeadChoice, Settings, Spectrum, choose_settings, logits, solve
 from zsl_train.methods import METHODS, gfzsl
 from zsl_train.methods.base import Trained
 from zsl_train.recipe import Recipe
+from zsl_train.scoring.evaluate import choose_gamma, seen_unseen_curve
 from zsl_train.training import trainer as trainer_module
 from zsl_train.training.prepared import Prepared, prepare
 from zsl_train.training.run_folder import RunWriter

@@ -17,13 +17,14 @@ from zsl_runtime.errors import ArtefactError, GateError
 from zsl_runtime.head.fitting import Replay, fit_head, fitting_rows
 from zsl_runtime.head.head import Head, View, fold, log_softmax
 from zsl_runtime.pixels.pixels import prepare as prepare_pixels
-from zsl_train.baselines import BASELINES
 from zsl_train.data.open import open_image_set
 from zsl_train.methods import cada_vae, sc_egg
 from zsl_train.methods.base import run_batched
 from zsl_train.recipe import Recipe
-from zsl_train.select import Choice, choose_baseline
+from zsl_train.scoring.baselines import BASELINES
+from zsl_train.scoring.folds import choose_baseline
 from zsl_train.training import shipped
+from zsl_train.training.choice import Choice
 from zsl_train.training.prepared import Prepared, fingerprint, keep_pictures, prepare
 from zsl_train.training.protocol import null_reasons, protocol, selection_rule
 from zsl_train.training.shipped import embed_rows, fit_shipped_head, head_logits, make_replay, sample_replay

@@ -106,7 +106,7 @@ class Trained:
     """The modules that are kept after training, all in eval mode and on the CPU.
 
     A method gives a `synthesizer`, `rows`, or neither where it has no head of its own. A training that ships the
-    Gaussian head puts `means` in their place (`zsl_train.gaussian.finish`).
+    Gaussian head puts `means` in their place (`zsl_train.head.gaussian.finish`).
 
     Attributes:
         embedder: region features (B, R, V) float32 -> features f (B, F).

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from zsl_runtime.head.head import View
-from zsl_train.baselines import ESZSL_GRID, SCALINGS, eszsl_matrix, scale
 from zsl_train.methods.base import Dims, Trained, TrainingData
 from zsl_train.methods.lengths import Once
 from zsl_train.methods.pooled import pooled_features
 from zsl_train.nets import PooledEmbedder
-from zsl_train.select import choose_baseline, make_folds
+from zsl_train.scoring.baselines import ESZSL_GRID, SCALINGS, eszsl_matrix, scale
+from zsl_train.scoring.folds import choose_baseline, make_folds
 
 if TYPE_CHECKING:
     from zsl_train.methods.session import Session

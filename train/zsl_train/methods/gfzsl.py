@@ -2,8 +2,8 @@
 
 A class is a Gaussian whose parameters follow from its attributes by kernel ridge regression. Here all classes share one
 full covariance (theirs are diagonal, one a class), so that a class is its mean, and everything about the head is worked
-out by `zsl_train.gaussian`: this method gives it nothing but the scaled mean over the regions, and trains nothing. It
-needs seconds, and it is the base that the methods with hours of training have to beat.
+out by `zsl_train.head.gaussian`: this method gives it nothing but the scaled mean over the regions, and trains nothing.
+It needs seconds, and it is the base that the methods with hours of training have to beat.
 """
 
 from __future__ import annotations

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from zsl_train.data.att_splits import NEVER_USED
 from zsl_train.data.given import GivenFeatures
-from zsl_train.select import MINIMUM_SEEN, Choice, Fold
+from zsl_train.scoring.folds import MINIMUM_SEEN, Fold
 
 if TYPE_CHECKING:
     from zsl_train.backbones.base import Backbone
     from zsl_train.recipe import Recipe
+    from zsl_train.training.choice import Choice
     from zsl_train.training.prepared import Prepared
 
 

@@ -403,7 +403,7 @@ def load_run(path: Path) -> Run:
 def _rebuild(path: Path, info: dict[str, Any], blobs: dict[str, bytes]) -> Run:
     import torch
 
-    from zsl_train.gaussian_modules import shipped
+    from zsl_train.head.modules import shipped
     from zsl_train.means import Shape
     from zsl_train.methods import find_method
     from zsl_train.methods.base import Dims

@@ -13,9 +13,7 @@ import torch
 
 from zsl_runtime.bundle.generation import Generation
 from zsl_train import backbones
-from zsl_train.gaussian import (
-    check_classes,
-)
+from zsl_train.head.gaussian import check_classes
 from zsl_train.methods import find_method
 from zsl_train.methods.lengths import cap_epochs, estimate, names, size
 from zsl_train.recipe import method_config

@@ -12,9 +12,7 @@ import numpy as np
 
 from zsl_runtime.errors import UsageError
 from zsl_runtime.head.gaussian import ClassMeans, evidence_of, gaussian_head, prior_means
-from zsl_train.baselines import BASELINES, scale
-from zsl_train.evaluate import score
-from zsl_train.gaussian import (
+from zsl_train.head.gaussian import (
     Case,
     HeadChoice,
     Spectrum,
@@ -25,12 +23,15 @@ from zsl_train.gaussian import (
     noise_banks,
     solve,
 )
-from zsl_train.gaussian_modules import run_means
+from zsl_train.head.modules import run_means
 from zsl_train.methods import find_method, gfzsl
 from zsl_train.methods.base import run_batched
 from zsl_train.methods.lengths import names
 from zsl_train.methods.session import Session, write_atomic
-from zsl_train.select import Choice, Fold, choose, choose_baseline, make_folds
+from zsl_train.scoring.baselines import BASELINES, scale
+from zsl_train.scoring.evaluate import score
+from zsl_train.scoring.folds import Fold, choose_baseline, make_folds
+from zsl_train.training.choice import Choice, choose
 from zsl_train.training.prepared import Prepared, training_data
 from zsl_train.training.shipped import (
     Shipped,

@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zsl_train.baselines import BASELINES, SCALINGS, RidgePath, scale
-from zsl_train.evaluate import choose_gamma, fit_temperature, seen_unseen_curve
+from zsl_train.scoring.baselines import BASELINES, SCALINGS, RidgePath, scale
+from zsl_train.scoring.evaluate import choose_gamma, seen_unseen_curve
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from zsl_runtime.arrays import Bools, Floats, Ints
-    from zsl_train.gaussian import HeadChoice
-
 
 HELD_OUT = 5  # one training picture in five of a training class is held out in a fold, at least one of two or more
 MINIMUM_SEEN = 4  # fewer seen classes cannot lend two for validation and keep two to train on
@@ -127,55 +125,6 @@ def _fold(rows: Ints, labels: Ints, training: Bools, *, rng: np.random.Generator
         train.append(rows[np.setdiff1d(of_class, aside)])
     nobody = np.zeros(len(training), dtype=np.bool_)
     return Fold(training, np.sort(np.concatenate(train)), np.sort(np.concatenate(held)), nobody)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What the validation classes chose.
-
-    Attributes:
-        stop_at: share of the last stage that is trained.
-        gamma: subtracted from seen classes' scores.
-        temperature: of the probabilities.
-        validation_H: mean H over the folds at that choice, in percent.
-        candidates: share -> its best mean H.
-        head: what was chosen for the Gaussian head, gamma and temperature among it; None for a published head.
-        variant: of the method's settings, where it has several to choose from.
-
-    Where there was nothing to choose on, validation_H is None and the rest is neutral.
-
-    """
-
-    stop_at: float
-    gamma: float
-    temperature: float
-    validation_H: float | None  # noqa: N815  # the metric's name
-    candidates: dict[float, float]
-    head: HeadChoice | None = None
-    variant: int = 0
-
-
-def choose(snapshots: Mapping[float, Sequence[Floats]], labels: Sequence[Ints], seen: Sequence[Bools]) -> Choice:
-    """The share of the last stage and the gamma with the highest mean H over the folds, then the temperature.
-
-    Args:
-        snapshots: share -> scores (n, C) of each fold's held-out pictures, without gamma.
-        labels: columns of each fold's held-out pictures.
-        seen: seen flags of each fold.
-
-    """
-    candidates: dict[float, tuple[float, float]] = {}
-    for share, logits in snapshots.items():
-        curves = [seen_unseen_curve(z, y, s) for z, y, s in zip(logits, labels, seen, strict=True)]
-        usable = [curve for curve in curves if curve is not None]
-        if usable:
-            candidates[share] = choose_gamma(usable)
-    if not candidates:
-        return Choice(1.0, 0.0, 1.0, None, {})
-    best = max(candidates, key=lambda share: (candidates[share][1], -share))
-    gamma, value = candidates[best]
-    temperature = fit_temperature(snapshots[best], labels, seen, gamma)
-    return Choice(best, gamma, temperature, value, {share: found[1] for share, found in candidates.items()})
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,16 @@ from itertools import product
 import numpy as np
 import pytest
 
-from zsl_train.baselines import BASELINES, SCALINGS, Prototypes, eszsl, fit_eszsl, fit_prototypes, ridge_solution, scale
+from zsl_train.scoring.baselines import (
+    BASELINES,
+    SCALINGS,
+    Prototypes,
+    eszsl,
+    fit_eszsl,
+    fit_prototypes,
+    ridge_solution,
+    scale,
+)
 
 CLASSES, ATTRIBUTES = 6, 4
 SEEN = np.array([True, False, True, True, False, True])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsl_train.evaluate import (
+from zsl_train.scoring.evaluate import (
     balanced_weights,
     choose_gamma,
     expected_calibration_error,

@@ -22,9 +22,9 @@ import torch
 
 from zsl_runtime.errors import UsageError
 from zsl_runtime.head.gaussian import Gaussian
-from zsl_train.evaluate import choose_gamma, fit_temperature, seen_unseen_curve
-from zsl_train.gaussian_modules import shipped
+from zsl_train.head.modules import shipped
 from zsl_train.means import Shape
+from zsl_train.scoring.evaluate import choose_gamma, fit_temperature, seen_unseen_curve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
 """The modules of a model that ships the Gaussian head: one linear layer to canonical coordinates, and class means.
 
-`zsl_train.gaussian` works out what is in them; the rows of classes are made by `zsl_runtime.head.gaussian`.
+`zsl_train.head.gaussian` works out what is in them; the rows of classes are made by `zsl_runtime.head.gaussian`.
 """
 
 from __future__ import annotations

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsl_train.baselines import BASELINES, SCALINGS, scale
-from zsl_train.evaluate import choose_gamma, fit_temperature, seen_unseen_curve
-from zsl_train.select import MINIMUM_SEEN, BaselineChoice, Choice, Fold, choose, choose_baseline, make_folds
+from zsl_train.scoring.baselines import BASELINES, SCALINGS, scale
+from zsl_train.scoring.evaluate import choose_gamma, fit_temperature, seen_unseen_curve
+from zsl_train.scoring.folds import MINIMUM_SEEN, BaselineChoice, Fold, choose_baseline, make_folds
+from zsl_train.training.choice import Choice, choose
 
 
 @st.composite

@@ -17,9 +17,8 @@ from torch import nn
 
 from zsl_runtime.errors import UsageError
 from zsl_runtime.head.gaussian import ClassMeans, evidence_of, gaussian_head
-from zsl_train import gaussian
-from zsl_train.evaluate import score
-from zsl_train.gaussian import (
+from zsl_train.head import gaussian
+from zsl_train.head.gaussian import (
     ALIKE,
     DRAWS,
     KAPPAS,
@@ -42,10 +41,11 @@ from zsl_train.gaussian import (
     noise_banks,
     solve,
 )
-from zsl_train.gaussian_modules import run_means
+from zsl_train.head.modules import run_means
 from zsl_train.means import Means, Shape
 from zsl_train.methods.base import Trained, run_batched
-from zsl_train.select import make_folds
+from zsl_train.scoring.evaluate import score
+from zsl_train.scoring.folds import make_folds
 
 SETTINGS = Settings(shrinkage=0.3, width=0.7, ridge=0.05, kappa=0.0)
 ERRORS, KNOWN = Errors(1.7, 0.2), Errors()

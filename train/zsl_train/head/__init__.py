@@ -1,0 +1,1 @@
+"""The Gaussian head of a training: closed form, choice on folds, and the modules that ship."""

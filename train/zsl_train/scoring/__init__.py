@@ -1,0 +1,1 @@
+"""Scores of generalized zero-shot classifiers, folds of validation classes, and baselines in closed form."""
