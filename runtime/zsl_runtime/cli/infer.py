@@ -249,6 +249,12 @@ def _check(min_probability: float, confident: float | None, *, cascade: bool, ou
         raise UsageError("E-RESUME", "a cascade labels all pictures together and cannot be resumed; leave --resume out")
 
 
+def _release(version: str) -> str:
+    """The release that a build is, or that it led up to: 0.1.0 of 0.1.0.dev7+g1a2b3c4 and of 0.1.dev7."""
+    release = version.partition("+")[0].partition(".dev")[0]
+    return release if release.count(".") > 1 else f"{release}.0"
+
+
 class _Run:
     """One run of the command, step by step in the order of the methods; `stack` closes what it opens."""
 
@@ -291,8 +297,9 @@ class _Run:
         assert path is not None
         self._generation = self._bundle.pointer()[0]
         known = {f"--{name.strip('_').replace('_', '-')}": value for name, value in options.items()}
-        known |= {"bundle": self._bundle.manifest_sha256, "generation": self._generation, "zsl-deploy": __version__}
-        self._partial = self._stack.enter_context(open_partial(path, known, resume=resume))
+        known |= {"bundle": self._bundle.manifest_sha256, "generation": self._generation}
+        known |= {"zsl-deploy": _release(__version__)}
+        self._partial = self._stack.enter_context(open_partial(path, known, resume=resume, build=__version__))
         self._sink = self._partial
         self._items = undone(self._items, self._partial.state)
 
@@ -326,8 +333,15 @@ class _Run:
             archives = f" ({self._found.shards} zip or tar: name them to read them)" if self._found.shards else ""
             self._progress.line(f"files of other kinds skipped: {self._found.skipped}{archives}")
         if done:
-            self._progress.line(f"going on after {done} {self._unit}")
+            self._progress.line(f"going on after {done} {self._unit}{self._begun_elsewhere()}")
         self._profile.begin()
+
+    def _begun_elsewhere(self) -> str:
+        """Which build of this release labelled the beginning, if it was another one."""
+        from zsl_runtime import __version__
+
+        begun_by = self._partial.begun_by if self._partial else __version__
+        return "" if begun_by == __version__ else f"; zsl-deploy {begun_by} labelled the first, this is {__version__}"
 
     def _scored(self) -> Generator[Scored]:
         from zsl_runtime.labelling.scoring import score

@@ -180,9 +180,12 @@ class PartialFile(Sink):
     Use `open_partial`.
     """
 
-    def __init__(self, path: str, stream: IO[bytes], notes: IO[bytes], state: State, digest: hashlib._Hash) -> None:
+    def __init__(
+        self, path: str, stream: IO[bytes], notes: IO[bytes], state: State, digest: hashlib._Hash, *, begun_by: str
+    ) -> None:
         super().__init__(stream)
         self.path = path
+        self.begun_by = begun_by
         self._notes = notes
         self.state = state
         self._digest = digest
@@ -243,7 +246,7 @@ def undone(items: Generator[Item], state: State) -> Generator[Item]:
 
 
 @contextmanager
-def open_partial(path: str, options: Mapping[str, object], *, resume: bool) -> Iterator[PartialFile]:
+def open_partial(path: str, options: Mapping[str, object], *, resume: bool, build: str = "") -> Iterator[PartialFile]:
     """Write FILE as FILE.partial, which takes the name FILE at the end of the block if `complete` was set.
 
     Otherwise, and whatever is raised inside the block, an existing FILE is left as it was and FILE.partial stays for
@@ -253,6 +256,7 @@ def open_partial(path: str, options: Mapping[str, object], *, resume: bool) -> I
         path: FILE.
         options: what the answers depend on, by the names that users know; values are those of JSON.
         resume: go on with FILE.partial, if there is one.
+        build: the version of the program, which may differ when it goes on; `begun_by` is that of the beginning.
 
     Raises:
         UsageError: E-OUTPUT for a folder, a device or a pipe; E-PARTIAL when FILE.partial is there and `resume` is not
@@ -265,7 +269,7 @@ def open_partial(path: str, options: Mapping[str, object], *, resume: bool) -> I
     if target.exists() and not target.is_file():
         raise UsageError("E-OUTPUT", f"--output {path!r} is no plain file; --resume is for files only")
     try:
-        with _opened(target, dict(options), resume=resume) as partial:
+        with _opened(target, dict(options), resume=resume, build=build) as partial:
             try:
                 yield partial
             finally:
@@ -298,7 +302,7 @@ def _names(target: Path) -> tuple[Path, Path]:
 
 
 @contextmanager
-def _opened(target: Path, options: dict[str, object], *, resume: bool) -> Iterator[PartialFile]:
+def _opened(target: Path, options: dict[str, object], *, resume: bool, build: str) -> Iterator[PartialFile]:
     partial, notes = _names(target)
     there = partial.exists()
     if there and not notes.exists():
@@ -324,9 +328,9 @@ def _opened(target: Path, options: dict[str, object], *, resume: bool) -> Iterat
             stream.truncate(state.bytes)
             stream.seek(state.bytes)
             if not end:
-                states.write(_line({"format": STATE_FORMAT, "options": options}))
+                states.write(_line({"format": STATE_FORMAT, "options": options, "build": build}))
                 states.flush()
-            yield PartialFile(str(partial), stream, states, state, digest)
+            yield PartialFile(str(partial), stream, states, state, digest, begun_by=str(header.get("build", build)))
 
 
 def _not_ours(partial: Path) -> UsageError:

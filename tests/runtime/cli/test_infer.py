@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import zsl_runtime
 from support.forked import allow_fork, become_nobody, forked
 from support.tiny_bundle import SEEN, UNSEEN, as_regions, class_table, draw_pictures, make_tiny_bundle
 from zsl_runtime.bundle.bundle import Bundle
@@ -694,6 +695,29 @@ def test_an_interrupted_run_is_gone_on_with_to_the_same_bytes(infer, bundle, pho
     assert err[-1].startswith("labelled 48 of 50 pictures")
     assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
     assert [path.name for path in tmp_path.glob("out*")] == ["out"]
+
+
+def test_another_build_of_the_release_goes_on_and_says_so_and_another_release_does_not(
+    infer, bundle, photos, tmp_path, interrupt, monkeypatch
+):
+    for i in range(40):
+        shutil.copy(photos / f"{i % 8}.png", photos / f"more{i:02d}.png")
+    arguments = [photos, "--engine", bundle, "--batch-size", 2, "--output", tmp_path / "out", "--resume"]
+    monkeypatch.setattr(zsl_runtime, "__version__", "0.1.0.dev7+g1a2b3c4")
+    interrupt(2)
+    assert infer(*arguments)[0] == 130
+    for other in ("0.1.1.dev2+g1a2b3c4", "0.2.0", "0.1.0rc1"):
+        monkeypatch.setattr(zsl_runtime, "__version__", other)
+        code, _, err = infer(*arguments)
+        assert code == 2
+        assert f"zsl-deploy was '0.1.0' and is '{other.partition('.dev')[0]}'" in error_line(err)
+    monkeypatch.setattr(zsl_runtime, "__version__", "0.1.0.dev8+g5d6e7f8")
+    code, _, err = infer(*arguments)
+    assert code == 0
+    told = (
+        r"going on after \d+ pictures; zsl-deploy 0\.1\.0\.dev7\+g1a2b3c4 labelled the first, this is 0\.1\.0\.dev8.*"
+    )
+    assert re.fullmatch(told, err[0])
 
 
 def test_an_interruption_on_stdout_ends_with_whole_lines(infer, bundle, photos, interrupt):

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import zsl_runtime
 from support.forked import allow_fork, become_nobody, forked, killed_at_every_step, public_folder
 from support.tiny_run import Config, know_tiny, make_tiny_run, save_tiny_run
 from zsl_runtime.errors import ArtefactError, UsageError, ZslError
@@ -352,6 +353,18 @@ def test_an_unfinished_run_goes_on_with_the_same_recipe_and_data_only(tmp_path):
     begin(tmp_path, "b", force=True)
     assert not (tmp_path / "checkpoint").exists()
     assert read_info(tmp_path)["fingerprint"] == "b"
+
+
+def test_another_build_goes_on_with_an_unfinished_run_and_is_told(tmp_path, monkeypatch):
+    builds = ("0.1.0.dev7+g1a2b3c4", "0.1.0.dev8+g5d6e7f8", "0.1.0.dev8+g5d6e7f8", "0.1.0.dev9+g9a0b1c2")
+    for build in builds:
+        monkeypatch.setattr(zsl_runtime, "__version__", build)
+        begin(tmp_path, "a")
+    info = read_info(tmp_path)
+    assert info["versions"]["zsl-deploy"] == builds[-1]
+    assert info["earlier_builds"] == [builds[0], builds[1]]
+    begin(tmp_path, "b", force=True)
+    assert "earlier_builds" not in read_info(tmp_path)
 
 
 def test_one_process_at_a_time(tmp_path):

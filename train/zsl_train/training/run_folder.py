@@ -226,14 +226,17 @@ class RunWriter:
             SystemProblem: E-SYSTEM when the folder cannot be written to.
 
         """
+        before: dict[str, Any] = {}
         if self.force:
             self._clear()
-        elif (self.folder / INFO).is_file() and read_info(self.folder).get("fingerprint") != fingerprint:
-            raise UsageError(
-                "E-RUN-RECIPE",
-                f"{self.folder} holds an unfinished run with other settings or data; repeat the command that began "
-                "it to resume, or add --force to start over",
-            )
+        elif (self.folder / INFO).is_file():
+            before = read_info(self.folder)
+            if before.get("fingerprint") != fingerprint:
+                raise UsageError(
+                    "E-RUN-RECIPE",
+                    f"{self.folder} holds an unfinished run with other settings or data; repeat the command that began "
+                    "it to resume, or add --force to start over",
+                )
         for leftover in self.folder.glob(f"{TEMPORARY}*"):
             leftover.unlink()
         self._info = {
@@ -241,6 +244,7 @@ class RunWriter:
             "state": "unfinished",
             "fingerprint": fingerprint,
             "versions": versions(),
+            **_earlier_builds(before),
             "config": dataclasses.asdict(config),
         }
         self._write(INFO, info_bytes(self._info))
@@ -296,6 +300,13 @@ class RunWriter:
         except OSError as error:
             raise from_os_error(error, f"write {name} in {self.folder}") from error
         self._hashes[name] = hashlib.sha256(data).hexdigest()
+
+
+def _earlier_builds(before: dict[str, Any]) -> dict[str, list[str]]:
+    """Which builds of zsl-deploy had their part in a run before this one goes on with it, if others had."""
+    earlier = [*before.get("earlier_builds", []), before.get("versions", {}).get("zsl-deploy")]
+    others = [build for build in dict.fromkeys(earlier) if build not in {None, zsl_runtime.__version__}]
+    return {"earlier_builds": others} if others else {}
 
 
 def json_bytes(data: dict[str, Any]) -> bytes:
