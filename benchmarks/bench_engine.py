@@ -22,11 +22,12 @@ from torch import nn
 
 from support.random_resnet import random_resnet101
 from support.smooth_pictures import draw_smooth
-from zsl_export.graphs import Graph, ModelGraph, Port, input_port
+from zsl_export.graphs import Graph, ModelGraph, input_port
 from zsl_export.to_onnx import export_graph, quiet
 from zsl_runtime.backends.opening import open_graphs
 from zsl_runtime.backends.openvino import import_openvino
 from zsl_runtime.errors import BackendError
+from zsl_runtime.graphs.ports import contract
 from zsl_runtime.head.head import FoldedHead
 from zsl_runtime.machine.threads import usable_cpus
 from zsl_train.backbones import EfficientNetLite2, build
@@ -122,13 +123,7 @@ def network(request, tmp_path_factory) -> Network:
     head = FoldedHead(weight, np.zeros(CLASSES, np.float32), np.zeros(CLASSES, np.float32))
     graph = Graph(
         ModelGraph(backbone, MeanPool(), None).eval(),
-        inputs=(
-            input_port(backbone),
-            Port("head_weight", "float32", ("C", backbone.channels)),
-            Port("head_bias", "float32", ("C",)),
-            Port("class_bias", "float32", ("C",)),
-        ),
-        outputs=(Port("scores", "float32", ("N", "C")), Port("features", "float32", ("N", backbone.channels))),
+        *contract("model", {"F": backbone.channels, "D": backbone.channels, "A": 0, "Z": 0}, input_port(backbone)),
     )
     folder = tmp_path_factory.mktemp(request.param)
     files = {"fp32": folder / "model.onnx", "int8": folder / "model.int8-cpu.onnx"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import graphlib
 import re
 import shlex
 import shutil
@@ -37,15 +38,41 @@ def sources(package: str) -> list[Path]:
 
 
 def imported(source: Path) -> set[str]:
-    """Top-level names of everything a file imports, inside functions and for type checking included."""
+    """Whole names of everything a file imports, inside functions and for type checking included.
+
+    `from a.b import c` gives a.b.c where that is a file of ours, else a.b.
+    """
     names = set()
     for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{source}: imports are absolute"
-            names.add(node.module)
-    return {name.partition(".")[0] for name in names}
+            below = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= (below & files().keys()) or {node.module}
+    return names
+
+
+@functools.cache
+def files() -> dict[str, Path]:
+    """The files of all packages, by the name that each is imported by."""
+    found = {}
+    for package, folder in PACKAGES.items():
+        for source in sources(package):
+            parts = source.relative_to(folder).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = source
+    return found
+
+
+@functools.cache
+def arrows() -> dict[str, set[str]]:
+    """Of each file, the files of ours that it imports."""
+    return {name: (imported(source) & files().keys()) - {name} for name, source in files().items()}
+
+
+def room(name: str) -> str:
+    """The room of a file: the folder or file right below its package; of a package itself, `__init__`."""
+    return [*name.split("."), "__init__"][1]
 
 
 # --- which way imports point --------------------------------------------------------------------------------------
@@ -55,15 +82,47 @@ def imported(source: Path) -> set[str]:
 def test_imports_point_one_way(package):
     assert sources(package)
     for source in sources(package):
-        ours = {name for name in imported(source) if name.startswith("zsl_")}
+        ours = {name.partition(".")[0] for name in imported(source) if name.startswith("zsl_")}
         assert ours <= MAY_IMPORT[package], source
 
 
 def test_the_runtime_imports_nothing_but_what_it_installs():
     """No torch above all; what is imported by name at run time goes through `zsl_runtime.backends.opening`."""
     for source in sources("zsl_runtime"):
-        foreign = imported(source) - sys.stdlib_module_names - RUNTIME_NEEDS - {"zsl_runtime"}
+        named = {name.partition(".")[0] for name in imported(source)}
+        foreign = named - sys.stdlib_module_names - RUNTIME_NEEDS - {"zsl_runtime"}
         assert not foreign, source
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """Inside functions and for type checking included, where no linter looks."""
+    assert sum(map(len, arrows().values())) > 500
+    tuple(graphlib.TopologicalSorter(arrows()).static_order())  # CycleError names the circle
+
+
+def drawn_rooms(package: str) -> dict[str, set[str]]:
+    """Room -> rooms that it imports, in the order of the drawing of ARCHITECTURE.md."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    block = re.search(rf"^    {package}\n((?:      .*\n)+)", text, re.MULTILINE)
+    assert block, package
+    lines = re.sub(r"\n {20,}", " ", block[1]).splitlines()
+    drawn = {name: set(rooms.split()) for name, _, rooms in (line.strip().partition("->") for line in lines)}
+    return {name.strip(): rooms for name, rooms in drawn.items()}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_rooms_import_what_the_drawing_says_and_only_rooms_above_them(package):
+    drawn = drawn_rooms(package)
+    found: dict[str, set[str]] = {}
+    for name, targets in arrows().items():
+        if name.startswith(package):
+            inside = {room(target) for target in targets if target.startswith(package)}
+            found.setdefault(room(name), set()).update(inside - {room(name)})
+    assert found == drawn
+    above: set[str] = set()
+    for name, rooms in drawn.items():
+        assert rooms <= above, f"{name} may import only rooms above it"
+        above.add(name)
 
 
 def test_after_export_all_methods_are_the_same_kind_of_thing():

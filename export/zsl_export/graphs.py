@@ -12,36 +12,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from zsl_runtime.graphs.ports import Port, contract
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from zsl_train.backbones.base import Backbone
     from zsl_train.data.given import GivenFeatures
     from zsl_train.methods.base import Trained
 
 # Sizes of the dynamic axes while tracing. Not 1: torch.export has specialised axes of size 1 (pytorch#157621).
 EXAMPLE_SIZES = {"N": 2, "C": 3, "M": 2}
-
-
-@dataclass(frozen=True)
-class Port:
-    """One named input or output of a graph.
-
-    Attributes:
-        name: its name in the ONNX file.
-        dtype: ``uint8`` or ``float32``.
-        shape: an int for a fixed axis, a letter of `EXAMPLE_SIZES` for a dynamic one.
-
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-    def example(self, generator: torch.Generator) -> torch.Tensor:
-        """A tensor of this dtype and shape, the dynamic axes at `EXAMPLE_SIZES`: random bytes or standard normal."""
-        shape = [axis if isinstance(axis, int) else EXAMPLE_SIZES[axis] for axis in self.shape]
-        if self.dtype == "uint8":
-            return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        return torch.randn(shape, generator=generator)
 
 
 @dataclass(frozen=True)
@@ -62,7 +43,15 @@ class Graph:
     def example(self) -> dict[str, torch.Tensor]:
         """Seeded example inputs; the keys are the input names."""
         generator = torch.Generator().manual_seed(0)
-        return {port.name: port.example(generator) for port in self.inputs}
+        return {port.name: example(port, generator) for port in self.inputs}
+
+
+def example(port: Port, generator: torch.Generator) -> torch.Tensor:
+    """A tensor for a port, its free axes at `EXAMPLE_SIZES`: random bytes, or standard normal numbers."""
+    shape = [axis if isinstance(axis, int) else EXAMPLE_SIZES[str(axis)] for axis in port.shape]
+    if port.dtype == "uint8":
+        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    return torch.randn(shape, generator=generator)
 
 
 class ModelGraph(nn.Module):
@@ -178,65 +167,38 @@ def input_port(backbone: Backbone | GivenFeatures) -> Port:
 
 def model_graph(backbone: Backbone | GivenFeatures, trained: Trained) -> Graph:
     """The graph behind `model.onnx`, in eval mode."""
-    width = trained.lifted_width
     kind = ModelGraph if backbone.pixels is not None else FeatureModelGraph
-    return Graph(
-        kind(backbone, trained.embedder, trained.lift).eval(),
-        inputs=(
-            input_port(backbone),
-            Port("head_weight", "float32", ("C", width)),
-            Port("head_bias", "float32", ("C",)),
-            Port("class_bias", "float32", ("C",)),
-        ),
-        outputs=(
-            Port("scores", "float32", ("N", "C")),
-            Port("features", "float32", ("N", trained.feature_width)),
-        ),
-    )
+    module = kind(backbone, trained.embedder, trained.lift).eval()
+    return Graph(module, *contract("model", _dims(trained), input_port(backbone)))
 
 
 def synthesizer_graph(trained: Trained, attributes: int) -> Graph | None:
     """The graph behind `synthesizer.onnx`, in eval mode; `attributes` is A. None but for the head rule `fit`."""
-    if trained.synthesizer is None:
-        return None
-    return Graph(
-        SynthesizerGraph(trained.synthesizer).eval(),
-        inputs=(
-            Port("semantic", "float32", ("M", attributes)),
-            Port("noise", "float32", ("M", trained.noise_width)),
-        ),
-        outputs=(Port("features", "float32", ("M", trained.feature_width)),),
-    )
+    return _small_graph("synthesizer", SynthesizerGraph, trained.synthesizer, _dims(trained, attributes))
 
 
 def rows_graph(trained: Trained, attributes: int) -> Graph | None:
     """The graph behind `rows.onnx`, in eval mode; `attributes` is A. None but for the head rule `rows`."""
-    if trained.rows is None:
-        return None
-    return Graph(
-        RowsGraph(trained.rows).eval(),
-        inputs=(Port("semantic", "float32", ("M", attributes)),),
-        outputs=(Port("weight", "float32", ("M", trained.lifted_width)), Port("bias", "float32", ("M",))),
-    )
+    return _small_graph("rows", RowsGraph, trained.rows, _dims(trained, attributes))
 
 
 def means_graph(trained: Trained, attributes: int) -> Graph | None:
     """The graph behind `means.onnx`, in eval mode; `attributes` is A. None but for the head rule `gaussian`."""
-    if trained.means is None:
-        return None
-    return Graph(
-        MeansGraph(trained.means).eval(),
-        inputs=(Port("semantic", "float32", ("M", attributes)),),
-        outputs=(Port("means", "float32", ("M", trained.lifted_width)),),
-    )
+    return _small_graph("means", MeansGraph, trained.means, _dims(trained, attributes))
 
 
 def lift_graph(trained: Trained) -> Graph | None:
     """The graph behind `lift.onnx`, in eval mode; None when the head looks at the features themselves."""
-    if trained.lift is None:
+    return _small_graph("lift", LiftGraph, trained.lift, _dims(trained))
+
+
+def _small_graph(
+    part: str, kind: Callable[[nn.Module], nn.Module], module: nn.Module | None, dims: Mapping[str, int]
+) -> Graph | None:
+    if module is None:
         return None
-    return Graph(
-        LiftGraph(trained.lift).eval(),
-        inputs=(Port("features", "float32", ("M", trained.feature_width)),),
-        outputs=(Port("lifted", "float32", ("M", trained.lifted_width)),),
-    )
+    return Graph(kind(module).eval(), *contract(part, dims))
+
+
+def _dims(trained: Trained, attributes: int = 0) -> dict[str, int]:
+    return {"F": trained.feature_width, "D": trained.lifted_width, "A": attributes, "Z": trained.noise_width}

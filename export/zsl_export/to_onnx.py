@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from zsl_export.graphs import Graph, Port
+    from zsl_export.graphs import Graph
+    from zsl_runtime.graphs.ports import Port
 
 # 20 is what the TensorRT and ONNX Runtime quantisers of the day take without complaint (8-bit types grow at 21).
 OPSET = 20

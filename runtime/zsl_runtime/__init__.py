@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from zsl_runtime.labelling.snapshot import Prediction
     from zsl_runtime.pixels.pixels import PixelSpec
 
-__version__ = "0.1.0"
+    __version__: str
+
+_UNBUILT = "0.1.0.dev0"  # of a checkout that is imported without a build; also fallback_version in pyproject.toml
 __all__ = [
     "ClassTable",
     "Classifier",
@@ -48,9 +50,19 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return _version()
     if name not in _HOMES:
         raise AttributeError(f"module 'zsl_runtime' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def _version() -> str:
+    """The version that was built; the file of the build stands in wheels only."""
+    try:
+        return str(import_module("zsl_runtime._version").__version__)
+    except ModuleNotFoundError:
+        return _UNBUILT
 
 
 def __dir__() -> list[str]:

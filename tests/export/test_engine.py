@@ -17,6 +17,7 @@ from support.tiny_run import know_tiny, save_tiny_run
 from zsl_export import bundle_of_run
 from zsl_export.cli import main
 from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.graphs.ports import ports_of
 from zsl_runtime.machine.cards import Driver
 from zsl_runtime.trt import build as building
 from zsl_runtime.trt.build import LEAST_CAPABILITY, known_capabilities
@@ -163,7 +164,7 @@ def test_engines_are_built_without_torch_and_onnx(bundle, tmp_path):
 
 def test_an_older_engine_stays_beside_a_new_one(bundle):
     opened = Bundle.open(bundle)
-    first = store(opened.path, facts_of(opened), b"one", building.ports_of(opened, "model"))
-    second = store(opened.path, facts_of(opened, version="11.4.0.107"), b"two", building.ports_of(opened, "model"))
+    first = store(opened.path, facts_of(opened), b"one", ports_of(opened, "model"))
+    second = store(opened.path, facts_of(opened, version="11.4.0.107"), b"two", ports_of(opened, "model"))
     assert first != second
     assert {one.path for one in engines_of(opened)} == {first, second}

@@ -20,11 +20,11 @@ from zsl_runtime.backends.ort import OrtBackend
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.classes.changes import add_classes, refit, undo
 from zsl_runtime.graphs.parts import SMALL_PARTS
+from zsl_runtime.graphs.ports import ports_of
 from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.head.head import fold
 from zsl_runtime.labelling.classifier import Classifier
 from zsl_runtime.trt.build import Shape, build_for_bundle
-from zsl_runtime.trt.facts import ports_of
 from zsl_runtime.trt.library import find_library
 from zsl_runtime.trt.store import find, read_plan
 from zsl_train.methods import METHODS

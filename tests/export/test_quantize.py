@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from support.engines import RTX
 from zsl_export import quantize
-from zsl_export.graphs import Graph, Port
+from zsl_export.graphs import Graph
 from zsl_export.quantize import (
     CPU,
     TENSORRT,
@@ -28,6 +28,7 @@ from zsl_export.quantize import (
     with_shapes,
 )
 from zsl_runtime.errors import UsageError
+from zsl_runtime.graphs.ports import Port
 from zsl_runtime.trt.library import find_library
 
 SIDE = 4

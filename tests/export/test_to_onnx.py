@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -15,9 +14,10 @@ from torch import nn
 from support import tiny_run as tiny
 from zsl_export import to_onnx
 from zsl_export.bundle_of_run import graph_metadata
-from zsl_export.graphs import EXAMPLE_SIZES, Graph, Port, lift_graph, model_graph, synthesizer_graph
+from zsl_export.graphs import EXAMPLE_SIZES, Graph, lift_graph, model_graph, synthesizer_graph
 from zsl_export.to_onnx import OPSET, check, export_graph
 from zsl_runtime.errors import GateError, UsageError
+from zsl_runtime.graphs.ports import Port
 
 WIDTH = tiny.FEATURE + tiny.HIDDEN
 
@@ -40,7 +40,7 @@ def model(path):
 def scale_graph(module: nn.Module) -> Graph:
     """A graph of one input and one output, both (M, 4)."""
     port = Port("x", "float32", ("M", 4))
-    return Graph(module.eval(), inputs=(port,), outputs=(replace(port, name="y"),))
+    return Graph(module.eval(), inputs=(port,), outputs=(port._replace(name="y"),))
 
 
 def expected_scores(graph, images, weight, bias, class_bias):

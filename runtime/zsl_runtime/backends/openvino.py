@@ -17,7 +17,7 @@ import numpy as np
 
 from zsl_runtime.backends.onnx_graphs import GraphBackend
 from zsl_runtime.errors import BackendError
-from zsl_runtime.graphs.ports import OUTPUTS, Port
+from zsl_runtime.graphs.ports import Port, output_names
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -134,7 +134,7 @@ class OpenVinoBackend(GraphBackend):
                 "ENABLE_CPU_PINNING": False,
             },
         )
-        return _Compiled(compiled, self._openvino, OUTPUTS[part])
+        return _Compiled(compiled, self._openvino, output_names(part))
 
 
 class _Compiled:

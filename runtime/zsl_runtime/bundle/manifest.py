@@ -25,7 +25,7 @@ PARTS = {  # graphs by the rule of the head
     "rows": ("model", "rows", "lift"),
     "gaussian": ("model", "means", "lift"),
 }
-INPUTS = {"images": "uint8", "backbone_features": "float32"}  # name of the graph's input -> its dtype
+MODEL_INPUTS = {"images": "uint8", "backbone_features": "float32"}  # name of the graph's input -> its dtype
 MANIFEST, CLASSES, CURRENT, HISTORY = "manifest.json", "classes", "CURRENT", "history.jsonl"
 # What the optional `precisions` may name, and by which of them each `default_precision` is answered.
 PRECISIONS = ("fp32", "fp16", "int8-cpu", "int8-trt")
@@ -138,7 +138,7 @@ def _check_graphs(manifest: Mapping[str, Any]) -> None:
         complete = None not in (graphs["means"], graphs["lift"]) and GAUSSIAN in files
         require(complete, f"a head of the rule gaussian needs a means graph, a lift graph and {GAUSSIAN}")
     require(PROBE in files, f"there is no {PROBE}")
-    require((given.get("name"), given.get("dtype")) in list(INPUTS.items()), f"unknown `input` {given!r}")
+    require((given.get("name"), given.get("dtype")) in list(MODEL_INPUTS.items()), f"unknown `input` {given!r}")
     require(
         isinstance(given.get("shape"), list) and len(given["shape"]) in {3, 4}, "`input` has no shape of 3 or 4 axes"
     )

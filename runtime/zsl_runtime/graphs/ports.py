@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from zsl_runtime.bundle.manifest import MODEL_INPUTS
 from zsl_runtime.errors import ArtefactError, UsageError
 
 if TYPE_CHECKING:
@@ -13,23 +14,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.head.head import FoldedHead
 
 HEAD_INPUTS = ("head_weight", "head_bias", "class_bias")
-INPUTS = {  # of each graph; either set, where there are two
-    "model": ({"images", *HEAD_INPUTS}, {"backbone_features", *HEAD_INPUTS}),
-    "synthesizer": ({"semantic", "noise"},),
-    "rows": ({"semantic"},),
-    "means": ({"semantic"},),
-    "lift": ({"features"},),
-}
-OUTPUTS = {
-    "model": {"scores", "features"},
-    "synthesizer": {"features"},
-    "rows": {"weight", "bias"},
-    "means": {"means"},
-    "lift": {"lifted"},
-}
 
 
 class InputPort(NamedTuple):
@@ -48,18 +36,72 @@ class InputPort(NamedTuple):
 
 
 class Port(NamedTuple):
-    """One input of a loaded graph.
+    """One named input or output of a graph.
 
     Attributes:
-        name: of the input.
-        dtype: `uint8`, `float32`, or what else the library calls it.
-        shape: an int for a fixed axis, a name (or None) for a free one.
+        name: in the ONNX file.
+        dtype: `uint8`, `float32`, or what else a library calls it.
+        shape: an int for a fixed axis; for a free one its letter (N pictures, C classes, M rows of anything else), or
+            another name or None, as whoever loaded the graph tells.
 
     """
 
     name: str
     dtype: str
     shape: tuple[int | str | None, ...]
+
+
+class Ports(NamedTuple):
+    """All inputs and outputs of a graph, in its order."""
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+PICTURES = Port("images", "uint8", ("N", 0, 0, 3))  # of no size in particular
+_NO_DIMS = dict.fromkeys("FDAZ", 0)
+
+
+def contract(part: str, dims: Mapping[str, int], given: Port = PICTURES) -> Ports:
+    """What the graph of a part takes and gives: the one statement of it, for export, backends and engines.
+
+    Args:
+        part: one of `zsl_runtime.graphs.parts.PARTS`.
+        dims: F (features), D (lifted), A (attributes), Z (noise).
+        given: of `model` alone, what it takes: `images` uint8 (N, P, P, 3) or `backbone_features` float32 (N, R, V).
+
+    """
+    f, d, a, z = (dims[letter] for letter in "FDAZ")
+    features, semantic = _floats("features", "M", f), _floats("semantic", "M", a)
+    match part:
+        case "model":
+            head = _floats("head_weight", "C", d), _floats("head_bias", "C"), _floats("class_bias", "C")
+            return Ports((given, *head), (_floats("scores", "N", "C"), _floats("features", "N", f)))
+        case "means":
+            return Ports((semantic,), (_floats("means", "M", d),))
+        case "synthesizer":
+            return Ports((semantic, _floats("noise", "M", z)), (features,))
+        case "rows":
+            return Ports((semantic,), (_floats("weight", "M", d), _floats("bias", "M")))
+        case "lift":
+            return Ports((features,), (_floats("lifted", "M", d),))
+        case _:
+            raise AssertionError(part)
+
+
+def _floats(name: str, *shape: int | str) -> Port:
+    return Port(name, "float32", shape)
+
+
+def ports_of(bundle: Bundle, part: str) -> Ports:
+    """The contract of a graph of this bundle, from the manifest alone."""
+    given = bundle.manifest["input"]
+    return contract(part, bundle.manifest["dims"], Port(given["name"], given["dtype"], ("N", *given["shape"][1:])))
+
+
+def output_names(part: str) -> tuple[str, ...]:
+    """Names of the outputs of a part's graph, in order."""
+    return tuple(port.name for port in contract(part, _NO_DIMS).outputs)
 
 
 class Ported(Protocol):
@@ -90,13 +132,15 @@ def common_length(part: str, arrays: Mapping[str, NDArray[Any]]) -> int:
 
 
 def check_ports(part: str, graph: Ported, path: str) -> None:
-    """ArtefactError E-BUNDLE-GRAPH unless the graph's inputs and outputs are those of ARCHITECTURE.md, Graphs."""
-    inputs, outputs = {port.name for port in graph.inputs}, set(graph.outputs)
-    if inputs not in INPUTS[part] or outputs != OUTPUTS[part]:
-        wanted = " or ".join(str(sorted(names)) for names in INPUTS[part])
+    """ArtefactError E-BUNDLE-GRAPH unless the graph has the inputs and outputs of its part's `contract`."""
+    inputs, outputs = sorted(port.name for port in graph.inputs), sorted(graph.outputs)
+    kinds = [Port(name, dtype, ("N",)) for name, dtype in MODEL_INPUTS.items()] if part == "model" else [PICTURES]
+    either = [sorted(port.name for port in contract(part, _NO_DIMS, given).inputs) for given in kinds]
+    if inputs not in either or outputs != sorted(output_names(part)):
+        wanted = " or ".join(str(names) for names in either)
         raise ArtefactError(
             "E-BUNDLE-GRAPH",
-            f"{path!r} goes from {sorted(inputs)} to {sorted(outputs)}; expected {wanted} to {sorted(OUTPUTS[part])}; "
+            f"{path!r} goes from {inputs} to {outputs}; expected {wanted} to {sorted(output_names(part))}; "
             "export the model again",
         )
 

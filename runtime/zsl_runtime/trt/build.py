@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError, from_os_error, listed
+from zsl_runtime.graphs.ports import Ports, ports_of
 from zsl_runtime.machine.cards import driver
-from zsl_runtime.trt.facts import Facts, Ports, Profile, Stored, graph_file, ports_of
+from zsl_runtime.trt.facts import Facts, Profile, Stored, graph_file
 from zsl_runtime.trt.library import Messages
 from zsl_runtime.trt.onnx_file import read_onnx
 from zsl_runtime.trt.progress import BuildProgress, monitor_for
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.graphs.ports import Port
     from zsl_runtime.machine.cards import Card
-    from zsl_runtime.trt.facts import Port
     from zsl_runtime.trt.library import Library
 
 MAX_CLASSES = 20_000
@@ -305,12 +306,12 @@ def ranges(inputs: Sequence[Port], profile: Profile, max_classes: int) -> Mappin
     served = {"N": batch, "M": batch, "C": classes}
     found: dict[str, Range] = {}
     for port in inputs:
-        unknown = [size for size in port.shape if isinstance(size, str) and size not in served]
+        unknown = [size for size in port.shape if not isinstance(size, int) and size not in served]
         if unknown:
             raise UsageError("E-ENGINE-PROFILE", f"input {port.name!r} has the size {unknown[0]!r}, not N, M or C")
-        if any(isinstance(size, str) for size in port.shape):
+        if not all(isinstance(size, int) for size in port.shape):
             least, best, largest = (
-                tuple(served[size][k] if isinstance(size, str) else size for size in port.shape) for k in range(3)
+                tuple(size if isinstance(size, int) else served[str(size)][k] for size in port.shape) for k in range(3)
             )
             found[port.name] = (least, best, largest)
     return found
@@ -407,7 +408,7 @@ def _differs(found: Sequence[Any], wanted: Sequence[Port], kind: str) -> str:
     for port in wanted:
         tensor = by_name[port.name]
         dtype = DTYPES.get(str(getattr(tensor.dtype, "name", tensor.dtype)), str(tensor.dtype))
-        shape = tuple(-1 if isinstance(size, str) else size for size in port.shape)
+        shape = tuple(size if isinstance(size, int) else -1 for size in port.shape)
         if dtype != port.dtype or tuple(tensor.shape) != shape:
             return f"{kind} {port.name!r} is {dtype} {tuple(tensor.shape)}, expected {port.dtype} {shape}"
     return ""

@@ -7,7 +7,7 @@ import json
 import platform as machine
 import shlex
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from zsl_runtime.errors import UsageError
 from zsl_runtime.graphs.parts import PARTS
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.graphs.ports import Port, Ports
 
 PLAN, SIDECAR = ".engine", ".json"
 CHOICES = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}  # flavour -> what stands for it after `--trt`
@@ -78,28 +79,6 @@ class Facts:
             f"{self.part} in {self.precision}, {self.flavour} {self.version}, compute capability "
             f"{', '.join(self.compute_capabilities)}{made_on}, batches {served}, {self.platform}"
         )
-
-
-class Port(NamedTuple):
-    """One input or output of a graph.
-
-    Attributes:
-        name: of the tensor.
-        dtype: uint8 or float32.
-        shape: sizes, and a letter of the glossary where it is dynamic: N, C, M.
-
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-
-class Ports(NamedTuple):
-    """All inputs and outputs of a graph, in its order."""
-
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
 
 
 @dataclass(frozen=True)
@@ -179,32 +158,6 @@ def engine_precisions(bundle: Bundle) -> list[str]:
     """The precisions in which the model can be built for TensorRT, the bundle's default first."""
     held = [precision for precision, name in TENSORRT_FILES.items() if name in bundle.precisions]
     return sorted(held, key=lambda precision: precision != bundle.default_precision)
-
-
-def ports_of(bundle: Bundle, part: str) -> Ports:
-    """What a graph of this bundle takes and gives (ARCHITECTURE.md, Graphs), from the manifest alone."""
-    dims = bundle.manifest["dims"]
-    f, d, a, z = (dims[letter] for letter in "FDAZ")
-    given = bundle.manifest["input"]
-    semantic = Port("semantic", "float32", ("M", a))
-    match part:
-        case "model":
-            head = (
-                Port("head_weight", "float32", ("C", d)),
-                Port("head_bias", "float32", ("C",)),
-                Port("class_bias", "float32", ("C",)),
-            )
-            inputs = (Port(given["name"], given["dtype"], ("N", *given["shape"][1:])), *head)
-            return Ports(inputs, (Port("scores", "float32", ("N", "C")), Port("features", "float32", ("N", f))))
-        case "synthesizer":
-            noise = Port("noise", "float32", ("M", z))
-            return Ports((semantic, noise), (Port("features", "float32", ("M", f)),))
-        case "rows":
-            return Ports((semantic,), (Port("weight", "float32", ("M", d)), Port("bias", "float32", ("M",))))
-        case "means":
-            return Ports((semantic,), (Port("means", "float32", ("M", d)),))
-        case _:
-            return Ports((Port("features", "float32", ("M", f)),), (Port("lifted", "float32", ("M", d)),))
 
 
 def build_command(

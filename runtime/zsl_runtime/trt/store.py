@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from zsl_runtime.errors import ArtefactError, SystemProblem, from_os_error
 from zsl_runtime.graphs.parts import PARTS
+from zsl_runtime.graphs.ports import Port, Ports
 from zsl_runtime.graphs.precisions import TENSORRT_FILES
 from zsl_runtime.machine.cache import cache_folder
 from zsl_runtime.machine.storage import TEMPORARY, exclusive, write_whole
@@ -28,8 +29,6 @@ from zsl_runtime.trt.facts import (
     PLAN,
     SIDECAR,
     Facts,
-    Port,
-    Ports,
     Profile,
     Stored,
     build_command,

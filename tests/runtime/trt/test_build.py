@@ -23,6 +23,7 @@ from support.tiny_precisions import add_precisions
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.classes.changes import add_classes
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError
+from zsl_runtime.graphs.ports import Port, Ports, ports_of
 from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.machine.cards import Card, Driver
 from zsl_runtime.trt import build as building
@@ -38,7 +39,7 @@ from zsl_runtime.trt.build import (
     known_capabilities,
     ranges,
 )
-from zsl_runtime.trt.facts import Port, Ports, Profile, ports_of
+from zsl_runtime.trt.facts import Profile
 from zsl_runtime.trt.library import find_library
 from zsl_runtime.trt.progress import BuildProgress
 from zsl_runtime.trt.store import find, read_plan

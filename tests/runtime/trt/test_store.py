@@ -22,9 +22,10 @@ from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.classes.changes import add_classes, undo
 from zsl_runtime.errors import ArtefactError, SystemProblem, UsageError
 from zsl_runtime.graphs.parts import PARTS
+from zsl_runtime.graphs.ports import Port, Ports, ports_of
 from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.trt import store as engine_store
-from zsl_runtime.trt.facts import Port, Ports, Profile, build_command, engine_precisions, graph_file, key, ports_of
+from zsl_runtime.trt.facts import Profile, build_command, engine_precisions, graph_file, key
 from zsl_runtime.trt.store import engines_of, find, mark_verified, read_plan, read_sidecar, store
 from zsl_runtime.trt.trust import check_trust
 
@@ -451,8 +452,12 @@ def test_a_list_of_somebody_else_is_no_trust(bundle, monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="this system has no owners of files")
 def test_a_folder_in_which_nobody_replaces_what_is_not_theirs_will_do(bundle, tmp_path):
     kept(bundle)
+    stored = looked_for(bundle)
+    (tmp_path / "cache").chmod(0o777)
+    with pytest.raises(ArtefactError, match="E-ENGINE-TRUST"):
+        check_trust(stored, trusted=False)
     (tmp_path / "cache").chmod(0o1777)
-    check_trust(looked_for(bundle), trusted=False)
+    check_trust(stored, trusted=False)
 
 
 def test_an_engine_can_be_kept_without_trusting_it(bundle):
