@@ -17,9 +17,10 @@ import pytest
 from support.tiny_bundle import class_table, draw_pictures, make_tiny_bundle
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.classes.changes import remove_classes
+from zsl_runtime.graphs.ports import ports_of
 from zsl_runtime.head.head import fold
 from zsl_runtime.labelling.classifier import Classifier
-from zsl_runtime.trt.facts import Facts, Profile, ports_of
+from zsl_runtime.trt.facts import Facts, Profile
 from zsl_runtime.trt.store import store
 
 ROOT = Path(__file__).parents[1]

@@ -21,8 +21,9 @@ from zsl_export.graphs import means_graph, model_graph, rows_graph, synthesizer_
 from zsl_export.shapes import shape_arithmetic
 from zsl_export.to_onnx import export_graph
 from zsl_runtime.backends.ort import OrtBackend
+from zsl_runtime.graphs.ports import Port, Ports
 from zsl_runtime.trt.build import build, check_header
-from zsl_runtime.trt.facts import Port, Ports, Profile
+from zsl_runtime.trt.facts import Profile
 from zsl_runtime.trt.library import find_library
 from zsl_train.head.modules import run_means
 from zsl_train.methods import METHODS

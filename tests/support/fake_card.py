@@ -11,11 +11,12 @@ from support.fake_cuda import FakeCuda, FakeTopK
 from support.fake_tensorrt import MODULES, VERSIONS, FakeTensorRt, make_plan
 from zsl_runtime.backends import tensorrt
 from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.graphs.ports import ports_of
 from zsl_runtime.graphs.precisions import TENSORRT_FILES
 from zsl_runtime.machine import cards
 from zsl_runtime.machine.cards import Card, Driver
 from zsl_runtime.trt import build
-from zsl_runtime.trt.facts import Facts, Profile, ports_of
+from zsl_runtime.trt.facts import Facts, Profile
 from zsl_runtime.trt.library import Library
 from zsl_runtime.trt.store import store
 

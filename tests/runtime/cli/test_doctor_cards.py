@@ -12,10 +12,11 @@ from support.tiny_bundle import make_tiny_bundle
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.cli import doctor_cards
 from zsl_runtime.cli.doctor import machine, main
+from zsl_runtime.graphs.ports import ports_of
 from zsl_runtime.machine import cards
 from zsl_runtime.machine.cards import Driver
 from zsl_runtime.trt import library
-from zsl_runtime.trt.facts import Facts, Profile, Stored, ports_of, this_platform
+from zsl_runtime.trt.facts import Facts, Profile, Stored, this_platform
 from zsl_runtime.trt.library import Installed
 from zsl_runtime.trt.store import engines_of, mark_verified, store
 
