@@ -17,11 +17,13 @@ from pathlib import Path
 
 import click
 import pytest
+from packaging.version import Version
 
 from zsl_train.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = SETTINGS["project"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PACKAGES = {"zsl_runtime": ROOT / "runtime", "zsl_train": ROOT / "train", "zsl_export": ROOT / "export"}
 MAY_IMPORT = {
@@ -209,9 +211,22 @@ def test_install_lines_name_extras_that_exist():
     assert named <= set(PROJECT["optional-dependencies"])
 
 
-def test_the_changelog_begins_with_this_version():
-    releases = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert next(release for release in releases if release != "Unreleased") == PROJECT["version"]
+def releases() -> list[str]:
+    """Those of the changelog, as it has them."""
+    headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    return headings[headings[0] == "Unreleased" :]
+
+
+def test_the_changelog_has_the_newest_release_first():
+    assert releases() == sorted(set(releases()), key=Version, reverse=True)
+
+
+def test_a_build_without_git_has_the_version_of_a_checkout_which_no_release_is_ahead_of():
+    package = (PACKAGES["zsl_runtime"] / "zsl_runtime" / "__init__.py").read_text(encoding="utf-8")
+    (unbuilt,) = re.findall(r'^_UNBUILT = "(.+?)"', package, re.MULTILINE)
+    assert SETTINGS["tool"]["setuptools_scm"]["fallback_version"] == unbuilt
+    assert Version(unbuilt).is_devrelease
+    assert Version(Version(unbuilt).base_version) >= Version(releases()[0])
 
 
 # --- what is stored and what is shipped ---------------------------------------------------------------------------
@@ -222,6 +237,12 @@ def tracked_files() -> list[Path]:
         pytest.skip("not a git checkout")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
     return [ROOT / name for name in listed.decode().split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_every_tag_of_a_release_is_in_the_changelog():
+    assert tracked_files()
+    tags = subprocess.run(["git", "tag", "--list", "v*"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {tag.removeprefix("v") for tag in tags.split()} <= set(releases())
 
 
 def test_no_file_names_a_folder_of_somebody_s_machine():
@@ -241,7 +262,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else():
         Path(str(file)) for file in files if not str(file).startswith((".", "zsl_deploy-")) and ".pyc" not in str(file)
     }
     wanted = {source.relative_to(PACKAGES[package]) for package in PACKAGES for source in sources(package)}
-    wanted |= {Path("zsl_runtime/py.typed"), Path("zsl_runtime/_native.pyi")}
+    wanted |= {Path("zsl_runtime", name) for name in ("py.typed", "_native.pyi", "_version.py")}
     (native,) = {path for path in held if path.stem.startswith("_native.") or path.suffix in {".so", ".pyd"}}
     assert held == {*wanted, native}
     assert native.parent == Path("zsl_runtime")
