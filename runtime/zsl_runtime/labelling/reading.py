@@ -50,7 +50,7 @@ def reader_of(bundle: Bundle) -> Reader:
     return Reader(pixels, tuple(declared["shape"][1:]), like)
 
 
-class Row(NamedTuple):
+class ReadItem(NamedTuple):
     """One thing that was read: as the engine takes it, or why it could not be read."""
 
     name: str
@@ -93,17 +93,17 @@ class Reader:
         with profile.stage(PIXELS):
             return resize_crop(picture, self.pixels)
 
-    def row(self, item: Item, profile: NoProfile = NO_PROFILE) -> Row:
+    def row(self, item: Item, profile: NoProfile = NO_PROFILE) -> ReadItem:
         """Read an item; what cannot be read is an answer, too."""
         if isinstance(item.source, InputError):
-            return Row(item.name, item.source)
+            return ReadItem(item.name, item.source)
         try:
             if profile is NO_PROFILE:
-                return Row(item.name, self(item.source))
-            return Row(item.name, self.profiled(item.source, profile))
+                return ReadItem(item.name, self(item.source))
+            return ReadItem(item.name, self.profiled(item.source, profile))
         except InputError as error:
             known = isinstance(item.source, str)  # the message has the path then
-            return Row(item.name, error if known else InputError(error.code, f"{item.name!r}: {error.message}"))
+            return ReadItem(item.name, error if known else InputError(error.code, f"{item.name!r}: {error.message}"))
 
 
 def read_ahead(
@@ -114,7 +114,7 @@ def read_ahead(
     batch_size: int,
     stop: Stop,
     profile: NoProfile = NO_PROFILE,
-) -> Ahead[Row]:
+) -> Ahead[ReadItem]:
     """Begin to read items in threads; some batches are ready before they are wanted, and no more.
 
     Args:
@@ -138,7 +138,7 @@ def read_ahead(
     def weigh(item: Item) -> int:
         return len(item.source) if isinstance(item.source, bytes) else 0
 
-    def rows() -> Generator[Row]:
+    def rows() -> Generator[ReadItem]:
         ahead = BATCHES_AHEAD * batch_size
         with closing(wanted()) as found:
             yield from in_order(

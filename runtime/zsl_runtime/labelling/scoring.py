@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from zsl_runtime.graphs.answers import Pending
     from zsl_runtime.labelling.model import Model
-    from zsl_runtime.labelling.reading import Row
+    from zsl_runtime.labelling.reading import ReadItem
     from zsl_runtime.labelling.snapshot import Snapshot
     from zsl_runtime.machine.stop import Stop
 
@@ -37,7 +37,7 @@ ERRORS_AT_ONCE = 256  # unreadable items that may wait for the batch around them
 def score(
     model: Model,
     snapshot: Snapshot,
-    rows: Iterable[Row],
+    rows: Iterable[ReadItem],
     *,
     batch_size: int,
     stop: Stop | None = None,
@@ -72,7 +72,7 @@ def score(
 def score_ahead(
     model: Model,
     snapshot: Snapshot,
-    rows: Iterable[Row],
+    rows: Iterable[ReadItem],
     *,
     batch_size: int,
     topk: int,
@@ -96,12 +96,12 @@ def score_ahead(
     """
     empty = np.empty((0, len(snapshot.table)), np.float32), np.empty((0, 0), np.float32)
 
-    def begin(batch: list[Row]) -> Pending:
+    def begin(batch: list[ReadItem]) -> Pending:
         readable = [value for _, value in batch if not isinstance(value, InputError)]
         with profile.stage(ENGINE):
             return model.begin(snapshot, readable, topk) if readable else Done(Answer(*empty))
 
-    def wanted() -> Generator[list[Row]]:
+    def wanted() -> Generator[list[ReadItem]]:
         for batch in _batches(rows, batch_size):
             if stop is not None and stop.requested:
                 return
@@ -114,9 +114,9 @@ def score_ahead(
         yield Scored(entries, scores, features, answer.best)
 
 
-def _batches(rows: Iterable[Row], batch_size: int) -> Generator[list[Row]]:
+def _batches(rows: Iterable[ReadItem], batch_size: int) -> Generator[list[ReadItem]]:
     """Groups with `batch_size` readable rows, except the last; an exception of `rows` comes behind it."""
-    batch: list[Row] = []
+    batch: list[ReadItem] = []
     readable = 0
     failures: list[Exception] = []
     for row in until_failure(rows, failures):

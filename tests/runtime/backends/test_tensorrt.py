@@ -29,7 +29,7 @@ from zsl_runtime.errors import ArtefactError, BackendError, UsageError
 from zsl_runtime.inputs.item import Item
 from zsl_runtime.labelling.ahead import in_flight
 from zsl_runtime.labelling.classifier import Classifier
-from zsl_runtime.labelling.reading import Row
+from zsl_runtime.labelling.reading import ReadItem
 from zsl_runtime.labelling.scoring import label, score_ahead
 from zsl_runtime.labelling.snapshot import Scored
 from zsl_runtime.machine.cards import Card, Driver
@@ -372,7 +372,7 @@ class Snapshot:
 
 def test_batches_overlap_and_answers_come_in_order():
     classifier, snapshot = Slow(), Snapshot()
-    rows = [Row(str(i), np.array([i], np.float32)) for i in range(23)]
+    rows = [ReadItem(str(i), np.array([i], np.float32)) for i in range(23)]
     batches = list(score_ahead(classifier, snapshot, rows, batch_size=5, topk=1))
     assert [name for batch in batches for name, _ in batch.entries] == [str(i) for i in range(23)]
     assert np.concatenate([batch.best.scores for batch in batches]).ravel().tolist() == list(range(23))
@@ -381,7 +381,7 @@ def test_batches_overlap_and_answers_come_in_order():
 
 def test_what_was_begun_is_answered_before_a_failure_is_raised():
     classifier, snapshot = Slow(fails_at=3), Snapshot()
-    rows = [Row(str(i), np.array([i], np.float32)) for i in range(30)]
+    rows = [ReadItem(str(i), np.array([i], np.float32)) for i in range(30)]
     found = []
     with pytest.raises(BackendError, match="no room"):
         found.extend(len(batch.entries) for batch in score_ahead(classifier, snapshot, rows, batch_size=5, topk=1))
@@ -412,7 +412,7 @@ def test_unreadable_items_stay_in_their_places(card, path):
     card.add_engine(path)
     rows = []
     for i in range(9):
-        rows += [Row(f"good {i}", PICTURES[i % 8]), Row(f"bad {i}", InputError("E-IMAGE-DECODE", f"{i}"))]
+        rows += [ReadItem(f"good {i}", PICTURES[i % 8]), ReadItem(f"bad {i}", InputError("E-IMAGE-DECODE", f"{i}"))]
     with Classifier.open(path, "tensorrt", threads=1) as classifier:
         snapshot = classifier.snapshot()
         batches = list(score_ahead(classifier, snapshot, rows, batch_size=4, topk=2))
@@ -421,7 +421,7 @@ def test_unreadable_items_stay_in_their_places(card, path):
     assert [line.name for line in lines] == [row.name for row in rows]
     assert [getattr(line.result, "names", (None,))[0] for line in lines[::2]] == [TABLE.names[i % 8] for i in range(9)]
     assert all(isinstance(line.result, InputError) for line in lines[1::2])
-    only_bad = [Row("x", InputError("E-IMAGE-DECODE", "y"))]
+    only_bad = [ReadItem("x", InputError("E-IMAGE-DECODE", "y"))]
     assert Item("x", None).name == "x"
     with Classifier.open(path, "tensorrt", threads=1) as classifier:
         (batch,) = score_ahead(classifier, classifier.snapshot(), only_bad, batch_size=4, topk=2)

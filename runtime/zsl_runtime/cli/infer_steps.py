@@ -1,0 +1,348 @@
+"""The steps of `zsl-infer`, in the order in which its command takes them."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from zsl_runtime.errors import InputError, UsageError, listed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.cli.progress import Progress
+    from zsl_runtime.inputs.files import Found
+    from zsl_runtime.inputs.item import Item, Tally
+    from zsl_runtime.labelling.ahead import Ahead
+    from zsl_runtime.labelling.cascade import Cascade, Refit
+    from zsl_runtime.labelling.classifier import Classifier
+    from zsl_runtime.labelling.profiling import NoProfile
+    from zsl_runtime.labelling.reading import Reader, ReadItem
+    from zsl_runtime.labelling.results import PartialFile, Sink
+    from zsl_runtime.labelling.snapshot import Labelled, Scored, Snapshot
+    from zsl_runtime.machine.stop import Stop
+
+
+def _release(version: str) -> str:
+    """The release that a build is, or that it led up to: 0.1.0 of 0.1.0.dev7+g1a2b3c4 and of 0.1.dev7."""
+    release = version.partition("+")[0].partition(".dev")[0]
+    return release if release.count(".") > 1 else f"{release}.0"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be labelled, and with what means.
+
+    Attributes:
+        reader: of the model.
+        found: what the paths stand for.
+        items: what to label, one after the other.
+        total: how many that is; None where it cannot be known.
+        tally: counts what lists and shards leave out.
+        threads: for the graph, and as many that decode.
+        batch_size: of the graph.
+        stop: asked for by Ctrl-C or SIGTERM.
+        profile: takes notes.
+
+    """
+
+    reader: Reader
+    found: Found
+    items: Generator[Item]
+    total: int | None
+    tally: Tally
+    threads: int
+    batch_size: int
+    stop: Stop
+    profile: NoProfile
+
+    @property
+    def unit(self) -> str:
+        """What things to label are called."""
+        return "pictures" if self.reader.pixels else "rows"
+
+
+class Output(NamedTuple):
+    """Where answers go; `partial` and the bundle's `generation` only where a run can be resumed."""
+
+    sink: Sink
+    partial: PartialFile | None = None
+    generation: int = 0
+
+    @property
+    def done(self) -> int:
+        """How many things an earlier run has labelled."""
+        return self.partial.state.items if self.partial else 0
+
+
+def find_inputs(
+    bundle: Bundle, paths: Sequence[str], *, null: bool, threads: int, batch_size: int, stop: Stop, profile: NoProfile
+) -> Job:
+    """Find out what the paths stand for, and how many things to label that is."""
+    from zsl_runtime.inputs.item import Tally
+    from zsl_runtime.labelling.reading import reader_of
+
+    reader, tally = reader_of(bundle), Tally()
+    suffixes, others, takes = _kinds(reader)
+    entries = None
+    if "-" in paths:
+        from zsl_runtime.inputs.files import list_entries
+
+        entries = list_entries(_stdin(paths), suffixes, null=null, stop=stop, tally=tally)
+    found = _only(paths, suffixes, others, entries, takes=takes)
+    items, total = _items(found, reader, tally)
+    return Job(reader, found, items, total, tally, threads, batch_size, stop, profile)
+
+
+def begin_output(
+    bundle: Bundle, path: str | None, options: dict[str, Any], stack: ExitStack, *, resume: bool, whole: bool
+) -> Output:
+    """Open stdout or a file; `whole` is for answers that all come at the end, so that there is no part to keep."""
+    import os
+
+    from zsl_runtime import __version__
+    from zsl_runtime.labelling.results import Sink, open_output, open_partial
+
+    if not resume and (whole or path is None or (os.path.exists(path) and not os.path.isfile(path))):  # noqa: PTH110, PTH113
+        return Output(Sink(stack.enter_context(open_output(path))))
+    assert path is not None
+    generation = bundle.pointer()[0]
+    known = {f"--{name.strip('_').replace('_', '-')}": value for name, value in options.items()}
+    known |= {"bundle": bundle.manifest_sha256, "generation": generation, "zsl-deploy": _release(__version__)}
+    partial = stack.enter_context(open_partial(path, known, resume=resume, build=__version__))
+    return Output(partial, partial, generation)
+
+
+def begin_to_read(job: Job, out: Output, stack: ExitStack) -> Ahead[ReadItem]:
+    """Begin to list, decode and resize, in threads, before the graph is there."""
+    from zsl_runtime.labelling.reading import read_ahead
+    from zsl_runtime.labelling.results import undone
+    from zsl_runtime.machine.threads import readers
+
+    rows = read_ahead(
+        job.reader,
+        job.items if out.partial is None else undone(job.items, out.partial.state),
+        workers=readers(job.threads),
+        batch_size=job.batch_size,
+        stop=job.stop,
+        profile=job.profile,
+    )
+    stack.enter_context(rows)
+    stack.callback(job.stop.request)  # before `rows` is closed: whoever waits for a list looks at this
+    return rows
+
+
+def begin_progress(job: Job, out: Output, snapshot: Snapshot, bundle: Bundle) -> Progress:
+    """The graph is there; from now on the time counts."""
+    from zsl_runtime.cli.progress import Progress
+
+    if out.partial is not None and snapshot.generation.number != out.generation:
+        raise UsageError("E-RESUME", f"the classes of {bundle.path} were changed just now; run it again")
+    progress = Progress(job.total, job.unit, sys.stderr, out.done)
+    if job.found.skipped:
+        archives = f" ({job.found.shards} zip or tar: name them to read them)" if job.found.shards else ""
+        progress.line(f"files of other kinds skipped: {job.found.skipped}{archives}")
+    if out.done:
+        progress.line(f"going on after {out.done} {job.unit}{_begun_elsewhere(out)}")
+    job.profile.begin()
+    return progress
+
+
+def _begun_elsewhere(out: Output) -> str:
+    """Which build of this release labelled the beginning, if it was another one."""
+    from zsl_runtime import __version__
+
+    begun_by = out.partial.begun_by if out.partial else __version__
+    return "" if begun_by == __version__ else f"; zsl-deploy {begun_by} labelled the first, this is {__version__}"
+
+
+def scored_ahead(
+    job: Job,
+    classifier: Classifier,
+    snapshot: Snapshot,
+    rows: Ahead[ReadItem],
+    stack: ExitStack,
+    *,
+    topk: int | None,
+) -> Ahead[Scored]:
+    """Scored batches, by a thread of its own, so that the engine does not wait while answers are written.
+
+    On a card several batches are under way, and where only the `topk` best classes are wanted, only these come back.
+    """
+    from zsl_runtime.labelling.ahead import Ahead
+    from zsl_runtime.labelling.scoring import score, score_ahead
+
+    if topk is None or classifier.in_flight == 1:
+        scored = score(classifier, snapshot, rows, batch_size=job.batch_size, stop=job.stop, profile=job.profile)
+    else:
+        scored = score_ahead(
+            classifier, snapshot, rows, batch_size=job.batch_size, topk=topk, stop=job.stop, profile=job.profile
+        )
+    batches = stack.enter_context(Ahead(scored, depth=1))
+    stack.callback(job.stop.request)
+    return batches
+
+
+def write_answers(
+    job: Job,
+    out: Output,
+    answers: Generator[list[Labelled]],
+    progress: Progress,
+    encode: Callable[[list[Labelled]], bytes],
+    *,
+    header: bytes,
+) -> int:
+    """Write all answers, say on stderr what could not be read; how many that is, an earlier run's among them."""
+    from zsl_runtime.labelling.profiling import OUTPUT
+
+    unreadable = out.partial.state.unreadable if out.partial else 0
+    try:
+        with closing(answers):
+            if header and not out.done:
+                out.sink.write(header, [])
+            for batch in answers:
+                with job.profile.stage(OUTPUT):
+                    errors = [result for _, result in batch if isinstance(result, InputError)]
+                    for error in errors:
+                        progress.line(f"error: {error}")
+                    out.sink.write(encode(batch), batch)
+                unreadable += len(errors)
+                progress.advance(len(batch))
+        job.stop.check()
+    except BaseException as error:
+        _tell_what_is_kept(job, out, progress, error)
+        raise
+    finally:
+        progress.clear()
+    if out.partial is not None:
+        out.partial.complete = True
+    return unreadable
+
+
+def _tell_what_is_kept(job: Job, out: Output, progress: Progress, error: BaseException) -> None:
+    """After an interruption or an error in the middle."""
+    if out.partial is not None and out.done:
+        progress.line(
+            f"the results of {out.done} {job.unit} are in {out.partial.path!r}; the same command with --resume goes on"
+        )
+    elif isinstance(error, KeyboardInterrupt) and job.stop.requested and progress.done:
+        progress.line(f"stopped after {progress.done} {job.unit}, whose results are written")
+
+
+def tell_the_end(job: Job, classifier: Classifier, snapshot: Snapshot, progress: Progress, unreadable: int) -> None:
+    """The last lines on stderr: what was left out, how many were labelled, how fast and by what."""
+    backend = classifier.backend
+    if job.tally.skipped:
+        progress.line(f"files of other kinds skipped in lists and shards: {job.tally.skipped}")
+    progress.line(
+        f"labelled {progress.done - unreadable} of {progress.done} {job.unit}, {progress.rate:.1f} "
+        f"{job.unit}/s, backend {backend.name} ({backend.library}) on {backend.device}, {backend.precision}, "
+        f"generation {snapshot.generation.number}"
+    )
+
+
+def cascade_answers(
+    cascade: Cascade, batches: Iterable[Scored], progress: Progress, *, topk: int
+) -> Generator[list[Labelled]]:
+    """Both passes: nothing comes before the first is over. What was decided is said on stderr."""
+    try:
+        for batch in batches:
+            cascade.add(batch)
+            progress.advance(len(batch.entries))
+    finally:
+        progress.clear()
+    done = cascade.refit()
+    progress.line(_told(done))
+    yield from cascade.answers(topk)
+
+
+def _told(done: Refit) -> str:
+    """What a cascade did, for the user."""
+    text = f"cascade: {done.confident} of {done.total} are confident"
+    if done.confident:
+        text += f" (entropy up to {done.threshold:.3g} nats)"
+    if done.fitted:
+        text += f", the rest is relabelled by a head fitted on {done.fitted} rows"
+    else:
+        text += ", so there is nothing to relabel" if done.confident else ", so all labels are those of the first pass"
+    return f"{text}; transductive: labels depend on what else is labelled in this run"
+
+
+# --- inputs ---------------------------------------------------------------------------------------------------------
+
+
+def _kinds(reader: Reader) -> tuple[Sequence[str], Sequence[str], str]:
+    """Suffixes of the files that a model takes, those of files that only other models take, and both in words."""
+    from zsl_runtime.inputs.feature_rows import ROW_SUFFIXES
+    from zsl_runtime.inputs.item import SHARD_SUFFIXES
+    from zsl_runtime.pixels import pixels
+
+    if reader.pixels is not None:
+        return pixels.SUFFIXES, ROW_SUFFIXES, "pictures, not files of features"
+    shape, like = reader.shape, f" as in {reader.like}" if reader.like else ""
+    width = f"(N, {shape[1]})" if shape[0] == 1 else f"(N, {shape[0]}, {shape[1]})"
+    takes = f"rows of features {width}{like} in {' or '.join(ROW_SUFFIXES)} files, not pictures"
+    return ROW_SUFFIXES, (*pixels.SUFFIXES, *SHARD_SUFFIXES), takes
+
+
+def _stdin(paths: Sequence[str]) -> int:
+    """The handle of stdin; UsageError E-LIST when it is closed or wanted twice."""
+    if list(paths).count("-") > 1:
+        raise UsageError("E-LIST", "- stands for the list on stdin and was given twice; give it once")
+    try:
+        return sys.stdin.fileno()
+    except (AttributeError, OSError, ValueError):
+        raise UsageError("E-LIST", "- stands for a list of paths on stdin, which is closed; pipe a list in") from None
+
+
+def _only(
+    paths: Sequence[str],
+    suffixes: Sequence[str],
+    others: Sequence[str],
+    entries: Callable[[], Iterator[str]] | None,
+    *,
+    takes: str,
+) -> Found:
+    """The files with `suffixes`; UsageError E-INPUT-KIND when some with `others`, of another model, are named."""
+    from zsl_runtime.inputs.files import find_files
+    from zsl_runtime.inputs.item import SHARD_SUFFIXES
+    from zsl_runtime.pixels import pixels
+
+    archives = SHARD_SUFFIXES if suffixes == pixels.SUFFIXES else ()
+    try:
+        found = find_files(paths, suffixes, archives, entries)
+    except UsageError as error:
+        if error.code == "E-NO-IMAGES":
+            raise UsageError(error.code, f"{error.message}; this model takes {takes}") from None
+        raise
+    wrong = [name for name in found.named if name.lower().endswith(tuple(others))]
+    if wrong:
+        raise UsageError(
+            "E-INPUT-KIND", f"{listed(wrong)}: this model takes {takes}; give those, or a bundle trained on such files"
+        )
+    return found
+
+
+def _items(found: Found, reader: Reader, tally: Tally) -> tuple[Generator[Item], int | None]:
+    """What to label, one after the other, and how many that is, where it can be known."""
+    from zsl_runtime.inputs.feature_rows import RowFiles
+    from zsl_runtime.inputs.files import pictures
+    from zsl_runtime.pixels.pixels import SUFFIXES
+
+    if reader.pixels is None:
+        files = RowFiles(reader.shape, reader.like)
+        return files.items(found), None if found.count is None else files.count(found)
+    total = found.count
+    for path in found.archives:
+        from zsl_runtime.inputs.shards import count_members
+
+        members = count_members(path, SUFFIXES)
+        total = None if total is None or members is None else total - 1 + members
+    if total == 0:
+        raise UsageError(
+            "E-NO-IMAGES", f"there are no pictures in {listed(found.archives)}; expected {' '.join(SUFFIXES)}"
+        )
+    return pictures(found, SUFFIXES, tally), total
