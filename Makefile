@@ -13,13 +13,14 @@ SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE $(shell find train ex
 	! -name '*.so' ! -path '*/__pycache__/*' | sed 's/ /\\ /g') \
 	$(wildcard $(shell git rev-parse --git-path logs/HEAD 2>/dev/null))
 
-.PHONY: help setup wheel demo test test-slow lint format bench bench-gpu clean
+.PHONY: help setup wheel demo test test-slow lint format stubs bench bench-gpu clean
 
 help:
 	@echo "make demo       train, export, label, add a class, label again, on the drawn demo set"
 	@echo "make test       lint, types, and the tests against the built wheel"
 	@echo "make test-slow  the long tests: kills, full disks, the whole line"
 	@echo "make lint       ruff and mypy alone"
+	@echo "make stubs      the types of the compiled core, after a change of its bindings"
 	@echo "make bench      latency report of this machine"
 	@echo "make bench-gpu  the report of its NVIDIA card: build/gpu.json"
 
@@ -63,6 +64,9 @@ bench-gpu: $(if $(filter $(BIN)/python,$(BENCH_PYTHON)),setup)
 format: $(BIN)/.dependencies
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+stubs: setup
+	$(BIN)/python -m nanobind.stubgen -q -m zsl_runtime._native -o runtime/zsl_runtime/_native.pyi
 
 clean:
 	rm -rf build $(VENV) $(DEMO)

@@ -27,7 +27,7 @@ using BestColumns = nb::ndarray<std::int32_t, nb::ndim<2>, nb::c_contig, nb::dev
 using BestScores = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Numbers = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Taps = nb::ndarray<const std::int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Result = nb::ndarray<nb::numpy, std::uint8_t, nb::ndim<3>>;
+using Result = nb::ndarray<nb::numpy, std::uint8_t, nb::shape<-1, -1, 3>>;
 using Coefficients = std::tuple<nb::ndarray<nb::numpy, std::int32_t, nb::ndim<1>>,
                                 nb::ndarray<nb::numpy, std::int32_t, nb::ndim<2>>>;
 
@@ -162,17 +162,24 @@ NB_MODULE(_native, module) {
              "Raises TypeError for other dtypes or layouts, ValueError for sizes that do not fit.");
 
   nb::exception<zsl::CudaError>(module, "CudaError", PyExc_RuntimeError);
-  module.def("has_cuda_kernels", [] { return !zsl::kernel_image().empty(); });
-  nb::class_<zsl::CudaResizer>(module, "CudaResizer")
+  module.def("has_cuda_kernels", [] { return !zsl::kernel_image().empty(); },
+             "Whether this build holds kernels for NVIDIA cards.");
+  nb::class_<zsl::CudaResizer>(module, "CudaResizer",
+                               "`resize_crop_batch` on an NVIDIA card, numbered as the driver does. Raises CudaError.")
       .def(nb::init<int>(), "device"_a)
-      .def("resize_crop_batch", &cuda_batch, "pictures"_a.noconvert(), "resize"_a, "out"_a.noconvert())
-      .def("resize_crop_pointers", &cuda_pointers, "pictures"_a, "resize"_a, "crop"_a, "out"_a, "stream"_a = 0);
+      .def("resize_crop_batch", &cuda_batch, "pictures"_a.noconvert(), "resize"_a, "out"_a.noconvert(),
+           "From and to ordinary memory: copies there and back, and waits.")
+      .def("resize_crop_pointers", &cuda_pointers, "pictures"_a, "resize"_a, "crop"_a, "out"_a, "stream"_a = 0,
+           "Pictures (address, height, width) and `out` are on the card; queued on `stream`, not waited for.");
 
-  nb::class_<zsl::CudaTopK>(module, "CudaTopK")
+  nb::class_<zsl::CudaTopK>(module, "CudaTopK",
+                            "The best columns of each row of scores on an NVIDIA card, numbered as the driver does.\n\n"
+                            "Largest first, equal ones in the order of columns. Raises CudaError.")
       .def(nb::init<int>(), "device"_a)
-      .def_static("scratch_bytes", &zsl::CudaTopK::scratch_bytes, "rows"_a, "columns"_a, "count"_a)
+      .def_static("scratch_bytes", &zsl::CudaTopK::scratch_bytes, "rows"_a, "columns"_a, "count"_a,
+                  "Memory that `launch` needs beside its results.")
       .def("launch", &topk_launch, "scores"_a, "rows"_a, "columns"_a, "count"_a, "scratch"_a, "out_columns"_a,
-           "out_scores"_a, "stream"_a)
+           "out_scores"_a, "stream"_a, "Addresses are the card's; queued on `stream`, not waited for.")
       .def("best_copied", &topk_copied, "scores"_a.noconvert(), "out_columns"_a.noconvert(),
-           "out_scores"_a.noconvert());
+           "out_scores"_a.noconvert(), "From and to ordinary memory: copies there and back, and waits.");
 }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from zsl_runtime import _native
 from zsl_runtime.pixels.pixels import FRACTION_BITS, coefficients
 
 ONE = 1 << FRACTION_BITS
+ROOT = Path(__file__).parents[3]
 
 
 def axis(*windows: tuple[int, list[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -128,6 +132,18 @@ def test_coefficients_are_the_triangle_written_out():
     expected = np.floor(left / left.sum() * ONE + 0.5).astype(np.int64)
     assert first.tolist() == [0, 1]
     assert taps.tolist() == [expected.tolist(), expected[::-1].tolist()]
+
+
+def test_the_stub_is_what_nanobind_tells_of_the_core():
+    from nanobind.stubgen import StubGen
+
+    (pinned,) = re.findall(r"^nanobind==(.+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    if version("nanobind") != pinned:
+        pytest.skip(f"nanobind {version('nanobind')} may write other stubs than {pinned} of constraints.txt")
+    told = StubGen(_native)
+    told.put(_native)
+    stub = (ROOT / "runtime" / "zsl_runtime" / "_native.pyi").read_text(encoding="utf-8")
+    assert told.get() == stub, "the bindings have changed: make stubs"
 
 
 def test_other_threads_run_meanwhile():
