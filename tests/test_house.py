@@ -31,8 +31,20 @@ MAY_IMPORT = {
     "zsl_train": {"zsl_runtime", "zsl_train"},
     "zsl_export": {"zsl_runtime", "zsl_train", "zsl_export"},
 }
-# onnxruntime, openvino and cuda (cuda.bindings) by the backends that need them, simplejpeg where its extra is installed
-RUNTIME_NEEDS = {"numpy", "PIL", "click", "safetensors", "onnxruntime", "openvino", "simplejpeg", "cuda"}
+# onnxruntime, openvino and cuda (cuda.bindings) by the backends that need them; where their extras are installed,
+# simplejpeg, and scipy and h5py for .mat files
+RUNTIME_NEEDS = {
+    "numpy",
+    "PIL",
+    "click",
+    "safetensors",
+    "onnxruntime",
+    "openvino",
+    "simplejpeg",
+    "cuda",
+    "scipy",
+    "h5py",
+}
 
 
 def sources(package: str) -> list[Path]:

@@ -86,7 +86,7 @@ def _open_matrix(path: str, shape: tuple[int, ...], like: str) -> Opened:
         matrix = read_matrix(path, MATRIX)
     except (OSError, MatError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error) or "too large for the memory here"
-        wanted = f"expected a matrix {MATRIX} (V, N), saved with '-v7' or by scipy.io.savemat"
+        wanted = f"expected a matrix {MATRIX} (V, N), as MATLAB or scipy.io.savemat writes it"
         return InputError("E-ROW-FILE", f"{path!r} cannot be read: {reason}; {wanted}")
     if shape[0] != 1 or matrix.ndim != 2 or matrix.shape[0] != shape[1] or matrix.dtype.kind != "f":
         turned = "; it is transposed" if matrix.ndim == 2 and matrix.shape[1] == shape[1] else ""

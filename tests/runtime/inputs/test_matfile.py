@@ -1,10 +1,11 @@
-"""Our reader of MATLAB files against scipy's, on files that scipy writes; and on damaged ones."""
+"""Matrices of MATLAB files of all versions, and of damaged ones."""
 
 from __future__ import annotations
 
 import io
-import struct
+import sys
 
+import h5py
 import numpy as np
 import pytest
 import scipy.io
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from zsl_runtime.errors import BackendError
 from zsl_runtime.inputs.matfile import MatError, read_matrix
 
 DTYPES = (*(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)), "f4", "f8")
@@ -52,20 +54,35 @@ def test_large_matrices_and_long_lists_of_variables(path):
         np.testing.assert_array_equal(read_matrix(path, "features"), array)
 
 
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_both_byte_orders_and_integers_that_stand_for_doubles(path, order):
-    """MATLAB stores a double matrix of small whole numbers as bytes; old machines wrote the other byte order."""
-    flags = struct.pack(f"{order}IIII", 6, 8, 6, 0)  # miUINT32, 8 bytes: class double
-    axes = struct.pack(f"{order}IIii", 5, 8, 2, 3)
-    name = struct.pack(f"{order}I4s", (1 << 16) | 1, b"f")  # a small element: size and type in one word
-    numbers = struct.pack(f"{order}II6Bxx", 2, 6, 1, 2, 3, 4, 5, 255)
-    matrix = flags + axes + name + numbers
-    mark = struct.pack(f"{order}HH", 0x0100, 0x4D49)
-    path.write_bytes(b" " * 124 + mark + struct.pack(f"{order}II", 14, len(matrix)) + matrix)
-    found = read_matrix(path, "f")
-    np.testing.assert_array_equal(found, [[1, 3, 5], [2, 4, 255]])
-    assert found.dtype == np.float64
-    np.testing.assert_array_equal(scipy.io.loadmat(path)["f"], found)
+def test_whole_numbers_stored_as_bytes_are_numbers(path):
+    """MATLAB stores a double matrix of small whole numbers as bytes."""
+    scipy.io.savemat(path, {"features": np.arange(6, dtype=np.uint8).reshape(2, 3)})
+    np.testing.assert_array_equal(read_matrix(path, "features"), [[0, 1, 2], [3, 4, 5]])
+
+
+def test_version_7_3_has_its_axes_in_the_reverse_order(path):
+    array = np.random.default_rng(0).standard_normal((3, 5))
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file["features"] = array.T  # as MATLAB writes it
+        file["labels"] = np.arange(5.0)
+        file.create_group("#refs#")
+    with path.open("r+b") as file:
+        file.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64")
+    np.testing.assert_array_equal(read_matrix(path, "features"), array)
+    with pytest.raises(MatError, match="it holds 'features', 'labels', and no matrix 'other'"):
+        read_matrix(path, "other")
+
+
+@pytest.mark.parametrize("library", ["scipy", "h5py"])
+def test_without_its_library_the_extra_is_named(path, monkeypatch, library):
+    if library == "scipy":
+        written(path, {"features": np.eye(2)})
+    else:
+        with h5py.File(path, "w") as file:
+            file["features"] = np.eye(2)
+    monkeypatch.setitem(sys.modules, "scipy.io" if library == "scipy" else library, None)
+    with pytest.raises(BackendError, match=rf"E-MAT-MISSING: .*needs {library}; .*zsl-deploy\[mat\]"):
+        read_matrix(path, "features")
 
 
 @pytest.mark.parametrize(
@@ -88,10 +105,10 @@ def test_what_is_no_matrix_is_told(path, content, part, compressed):
 @pytest.mark.parametrize(
     ("data", "part"),
     [
-        (b"", "no MATLAB file of version 5 to 7"),
-        (b"\x93NUMPY" + bytes(200), "no MATLAB file of version 5 to 7"),
-        (b"MATLAB 7.3 MAT-file, Platform: GLNXA64" + bytes(500), "save it again with '-v7'"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(500), "save it again with '-v7'"),
+        (b"", "no MATLAB file, or damaged"),
+        (b"\x93NUMPY" + bytes(200), "no MATLAB file, or damaged"),
+        (b"MATLAB 7.3 MAT-file, Platform: GLNXA64" + bytes(500), "no MATLAB file, or damaged"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(500), "no MATLAB file, or damaged"),
     ],
 )
 def test_other_files_are_told(path, data, part):
@@ -100,9 +117,10 @@ def test_other_files_are_told(path, data, part):
         read_matrix(path, "features")
 
 
-def test_version_4_is_told(path):
-    with pytest.raises(MatError, match="no MATLAB file of version 5 to 7"):
-        read_matrix(written(path, {"features": np.eye(3)}, format="4"), "features")
+def test_version_4_is_read(path):
+    np.testing.assert_array_equal(
+        read_matrix(written(path, {"features": np.eye(3)}, format="4"), "features"), np.eye(3)
+    )
 
 
 @QUIET
@@ -122,6 +140,4 @@ def test_damage_is_told_or_does_no_harm(path, compressed, where, bit, cut):
         found = read_matrix(path, "features")
     except MatError:
         return
-    assert found.size == array.size
-    if compressed:  # what zlib guards came through whole, or the flip was outside it
-        np.testing.assert_array_equal(np.sort(found, axis=None), np.arange(24.0))
+    assert found.nbytes <= 1 << 20
