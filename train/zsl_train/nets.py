@@ -5,9 +5,14 @@ All linear layers start at N(0, 0.02), bias 0.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 INIT_STD = 0.02
 GAN_SLOPE = 0.2  # negative slope of every LeakyReLU in the GAN networks (docs/methods.md 1.4)
@@ -15,10 +20,28 @@ GAN_SLOPE = 0.2  # negative slope of every LeakyReLU in the GAN networks (docs/m
 
 def start_normal(module: nn.Module, generator: torch.Generator, std: float = INIT_STD) -> nn.Module:
     """Draw every linear layer of `module` from N(0, std) with zero bias; returns the module."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
+    return start_layers(module, lambda layer: layer.weight.normal_(0.0, std, generator=generator))
+
+
+def start_layers(
+    module: nn.Module, draw: Callable[[Any], object], kinds: tuple[type[nn.Module], ...] = (nn.Linear,)
+) -> nn.Module:
+    """Let `draw` fill the weight of every layer of these kinds that is trained, in order, and set biases to 0.
+
+    Args:
+        module: of which the layers are.
+        draw: given a layer, fills its weight in place.
+        kinds: of layers.
+
+    Returns:
+        The module.
+
+    """
+    layers: list[Any] = [layer for layer in module.modules() if isinstance(layer, kinds)]
+    for layer in layers:
+        if layer.weight.requires_grad:
             with torch.no_grad():
-                layer.weight.normal_(0.0, std, generator=generator)
+                draw(layer)
                 if layer.bias is not None:
                     layer.bias.zero_()
     return module

@@ -33,7 +33,7 @@ from zsl_train.methods.lengths import WIDE_FLOPS_PER_SECOND, Stage, plan, step_s
 from zsl_train.methods.pooled import Batches, at_least_one, generator_output, pooled_features
 from zsl_train.methods.session import Rng
 from zsl_train.methods.wgan import BETAS, Wgan, WganSettings, outer_multiply_adds
-from zsl_train.nets import GAN_SLOPE, Generator, PooledEmbedder, start_normal
+from zsl_train.nets import GAN_SLOPE, Generator, PooledEmbedder, start_layers, start_normal
 
 if TYPE_CHECKING:
     from zsl_train.methods.session import Session
@@ -321,9 +321,7 @@ def _metric_adam(network: TwoLayers, config: Config, decay: float) -> torch.opti
 
 
 def _start_xavier(network: TwoLayers, rng: Rng) -> None:
-    for layer in (network.first, network.last):
-        nn.init.xavier_normal_(layer.weight, generator=rng.generator)
-        nn.init.zeros_(layer.bias)
+    start_layers(network, lambda layer: nn.init.xavier_normal_(layer.weight, generator=rng.generator))
 
 
 def train_metric(batches: Batches, config: Config, session: Session, steps: int) -> TwoLayers:

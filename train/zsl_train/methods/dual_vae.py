@@ -20,6 +20,7 @@ from zsl_train.losses.reconstruction import plain_l1, squared_l2
 from zsl_train.losses.vae import sample_by_variance, sample_normal
 from zsl_train.methods.base import Dims, Trained
 from zsl_train.methods.lengths import Stage
+from zsl_train.nets import start_layers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,13 +137,13 @@ def start_xavier(module: nn.Module, rng: Rng, gain: float = XAVIER_GAIN) -> None
     Glorot and Bengio 2010. The two heads of a `GaussianEncoder` count as two layers.
     """
     double = {layer.heads for layer in module.modules() if isinstance(layer, GaussianEncoder)}
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            fan_out = layer.out_features // 2 if layer in double else layer.out_features
-            bound = gain * math.sqrt(6 / (layer.in_features + fan_out))
-            with torch.no_grad():
-                layer.weight.copy_((2 * rng.uniform(*layer.weight.shape) - 1) * bound)
-                layer.bias.zero_()
+
+    def draw(layer: nn.Linear) -> None:
+        fan_out = layer.out_features // 2 if layer in double else layer.out_features
+        bound = gain * math.sqrt(6 / (layer.in_features + fan_out))
+        layer.weight.copy_((2 * rng.uniform(*layer.weight.shape) - 1) * bound)
+
+    start_layers(module, draw)
 
 
 # --- the shipped modules ----------------------------------------------------------------------------------------------

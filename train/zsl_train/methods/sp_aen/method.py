@@ -30,7 +30,7 @@ from zsl_train.methods.pooled import pooled_features
 from zsl_train.methods.session import Rng, Session
 from zsl_train.methods.sp_aen.config import NAME, SLOPE, Config
 from zsl_train.methods.sp_aen.decoder import Decoder, FeatureDecoder
-from zsl_train.nets import Critic, PooledEmbedder
+from zsl_train.nets import Critic, PooledEmbedder, start_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -109,18 +109,14 @@ def make_decoder(data: TrainingData, config: Config, length: float) -> Decoder:
 
 def start_he(module: nn.Module, generator: torch.Generator) -> nn.Module:
     """Draw every weight of `module` from N(0, 2 / fan-in), with zero biases (MSRA); returns the module."""
-    for layer in module.modules():
-        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-            if not layer.weight.requires_grad:  # of a frozen part with weights of its own
-                continue
-            fan_in = layer.weight[0].numel()
-            if isinstance(layer, nn.ConvTranspose2d):  # (in, out, k, k): an output pixel meets (k / stride)^2 of them
-                fan_in = layer.in_channels * (layer.kernel_size[0] // layer.stride[0]) ** 2
-            with torch.no_grad():
-                layer.weight.normal_(0.0, (2 / fan_in) ** 0.5, generator=generator)
-                if layer.bias is not None:
-                    layer.bias.zero_()
-    return module
+
+    def draw(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> None:
+        fan_in = layer.weight[0].numel()
+        if isinstance(layer, nn.ConvTranspose2d):  # (in, out, k, k): an output pixel meets (k / stride)^2 of them
+            fan_in = layer.in_channels * (layer.kernel_size[0] // layer.stride[0]) ** 2
+        layer.weight.normal_(0.0, (2 / fan_in) ** 0.5, generator=generator)
+
+    return start_layers(module, draw, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))
 
 
 def build(config: Config, dims: Dims) -> Trained:
