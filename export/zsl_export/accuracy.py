@@ -126,19 +126,19 @@ class Accuracy:
 
 
 def measure_accuracy(
-    run: Run, engines: Mapping[str, Backend], head: FoldedHead, source: Source, max_drop: float | None
+    run: Run, backends: Mapping[str, Backend], head: FoldedHead, source: Source, max_drop: float | None
 ) -> Accuracy:
     """Label the same pictures in every precision.
 
     Args:
         run: knows the classes, and keeps pictures for the fallback.
-        engines: by key of the manifest's `precisions`; `fp32` must be there.
+        backends: by key of the manifest's `precisions`; `fp32` must be there.
         head: of the generation that ships.
         source: the run's photographs, if they can be had.
         max_drop: points that may be lost; None takes MAX_DROP.
 
     """
-    held = _labelled(source.photographs, engines, head) if source.photographs is not None else None
+    held = _labelled(source.photographs, backends, head) if source.photographs is not None else None
     if held is not None:
         scores, labels, of = held
         seen = run.generation.table.seen
@@ -150,24 +150,24 @@ def measure_accuracy(
         return Accuracy(len(labels), of, True, "", deciding, _judge(scores, figures, deciding, max_drop))
     blocks = range(0, len(run.pictures), BLOCK)
     scores = {
-        key: np.concatenate([engine.run(run.pictures[start : start + BLOCK], head)[0] for start in blocks])
-        for key, engine in engines.items()
+        key: np.concatenate([backend.run(run.pictures[start : start + BLOCK], head)[0] for start in blocks])
+        for key, backend in backends.items()
     }
     reason = source.reason or "the run has no test photographs that can be read"
     return Accuracy(len(run.pictures), len(run.pictures), False, reason, None, _judge(scores, {}, None, max_drop))
 
 
 def _labelled(
-    photographs: Photographs, engines: Mapping[str, Backend], head: FoldedHead
+    photographs: Photographs, backends: Mapping[str, Backend], head: FoldedHead
 ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.int64], int] | None:
     """Scores by precision, labels, and how many photographs there were; None when none can be read."""
     rows = photographs.draw(TEST, MOST_HELD_OUT)
-    parts: dict[str, list[NDArray[np.float32]]] = {key: [] for key in engines}
+    parts: dict[str, list[NDArray[np.float32]]] = {key: [] for key in backends}
     labels = []
     for pictures, of_block in photographs.read(rows):
         labels.append(of_block)
-        for key, engine in engines.items():
-            parts[key].append(engine.run(pictures, head)[0])
+        for key, backend in backends.items():
+            parts[key].append(backend.run(pictures, head)[0])
     if not labels:
         return None
     there = int(np.isin(photographs.role, TEST).sum())

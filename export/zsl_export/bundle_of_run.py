@@ -95,9 +95,9 @@ def export_run(
         target.parent.mkdir(parents=True, exist_ok=True)
         with working_folder(target) as work:
             graphs = _export_graphs(run, work, tell)
-            engine = _engine(graphs, threads)
+            backend = _open(graphs, threads)
             with timed(tell, "compared ONNX Runtime with PyTorch"):
-                parity = measure(run, engine)
+                parity = measure(run, backend)
             for line in parity.lines():
                 tell(line)
             gate(parity)
@@ -105,15 +105,15 @@ def export_run(
             lower.make(work)
             if FP32 not in precisions:  # the default stands where an older runtime looks for the model
                 graphs = {name: path for name, path in graphs.items() if name != FILES[FP32][FP32]}
-                engine.close()
-                engine = _engine({**graphs, "model.onnx": work / next(iter(listed.values()))}, threads)
+                backend.close()
+                backend = _open({**graphs, "model.onnx": work / next(iter(listed.values()))}, threads)
             graphs |= lower.graphs
             files: dict[str, Path | bytes] = {
                 **graphs,
                 **head_files(run),
-                PROBE: make_probe(run, engine, pictures=probe_images).to_bytes(),
+                PROBE: make_probe(run, backend, pictures=probe_images).to_bytes(),
             }
-            engine.close()
+            backend.close()
             return write_bundle(
                 target,
                 manifest=make_manifest(run, graphs, precisions),
@@ -126,7 +126,7 @@ def export_run(
         raise from_os_error(error, "write the bundle") from error
 
 
-def _engine(graphs: Mapping[str, Path], threads: int) -> OrtBackend:
+def _open(graphs: Mapping[str, Path], threads: int) -> OrtBackend:
     """ONNX Runtime over the float32 graphs (file name -> path); `model.onnx` may stand for any precision."""
     found = {name.removesuffix(".onnx"): path for name, path in graphs.items()}
     return OrtBackend({**dict.fromkeys(SMALL_PARTS), **found}, threads)
@@ -189,12 +189,12 @@ class _Lower:
         if INT8 in self.precisions:
             self._make_int8(folder)
         keys = files_of((FP32, *(one for one in self.precisions if one != FP32)))
-        engines = {key: OrtBackend({"model": folder / name}, self.threads) for key, name in keys.items()}
+        backends = {key: OrtBackend({"model": folder / name}, self.threads) for key, name in keys.items()}
         head = fold(self.run.generation.head, self.run.generation.table.seen)
         with timed(self.tell, "measured what lower precision costs"):
-            accuracy = measure_accuracy(self.run, engines, head, self.source, self.max_drop)
-        for engine in engines.values():
-            engine.close()
+            accuracy = measure_accuracy(self.run, backends, head, self.source, self.max_drop)
+        for backend in backends.values():
+            backend.close()
         for line in accuracy.lines():
             self.tell(line)
         accuracy_gate(accuracy)
@@ -207,10 +207,10 @@ class _Lower:
         (name,) = FILES[FP16].values()
         with timed(self.tell, f"exported {name}"):
             export_graph(self.half, folder / name, graph_metadata(self.run, name))
-        engine = OrtBackend({"model": folder / name}, self.threads)
+        backend = OrtBackend({"model": folder / name}, self.threads)
         with timed(self.tell, f"compared {name} with PyTorch"):
-            parity = measure_half(self.run, engine, self.half)
-        engine.close()
+            parity = measure_half(self.run, backend, self.half)
+        backend.close()
         for line in parity.lines():
             self.tell(line)
         gate(parity)
@@ -329,18 +329,18 @@ def versions() -> dict[str, Any]:
     return {**run_folder.versions(PACKAGES), "opset": OPSET}
 
 
-def make_probe(run: Run, engine: OrtBackend, *, pictures: bool) -> Probe:
+def make_probe(run: Run, backend: OrtBackend, *, pictures: bool) -> Probe:
     """The probe's inputs with what the shipped graph makes of them under Generation 1.
 
     Args:
         run: its first `probe_count` pictures, or rows of features, are taken.
-        engine: runs the exported graphs.
+        backend: runs the exported graphs.
         pictures: False leaves the inputs themselves out.
 
     """
     head = fold(run.generation.head, run.generation.table.seen)
     probe = run.pictures[: run.probe_count]
-    parts = [engine.run(probe[start : start + PROBE_BATCH], head) for start in range(0, len(probe), PROBE_BATCH)]
+    parts = [backend.run(probe[start : start + PROBE_BATCH], head) for start in range(0, len(probe), PROBE_BATCH)]
     scores = np.concatenate([scores for scores, _ in parts])
     kept = np.ascontiguousarray(probe) if pictures else None
     of_pixels = run.backbone.pixels is not None

@@ -90,14 +90,14 @@ class Parity:
     """The verdict of the gate.
 
     Attributes:
-        engine: name and version of what was judged.
+        library: name and version of what was judged.
         sections: one per graph and head.
         precision: what the graphs compute in.
         limits: of the gate.
 
     """
 
-    engine: str
+    library: str
     sections: tuple[Section, ...]
     precision: str = "float32"
     limits: Limits = FLOAT32
@@ -124,7 +124,7 @@ class Parity:
         return {
             "passed": not self.faults(),
             "reference": "PyTorch float32 on the CPU, module by module; the head in NumPy float64",
-            "judged": f"{self.engine}, {self.precision} on the CPU",
+            "judged": f"{self.library}, {self.precision} on the CPU",
             "traced_at": EXAMPLE_SIZES,
             "limits": {
                 "row_error": self.limits.row_error,
@@ -142,17 +142,17 @@ def gate(parity: Parity) -> None:
     if faults:
         raise GateError(
             "E-PARITY",
-            f"{parity.engine} and PyTorch {torch.__version__} disagree: {'; '.join(faults)}; no bundle was written: "
+            f"{parity.library} and PyTorch {torch.__version__} disagree: {'; '.join(faults)}; no bundle was written: "
             f"{REMEDIES[parity.precision]}",
         )
 
 
-def measure(run: Run, engine: Backend) -> Parity:
+def measure(run: Run, backend: Backend) -> Parity:
     """Compare the exported graphs with the run they came from.
 
     Args:
         run: the run; all its pictures are compared.
-        engine: runs the exported graphs.
+        backend: runs the exported graphs.
 
     Raises:
         GateError: E-PARITY-EMPTY when the run keeps nothing to compare; E-PARITY-SHAPE as in `compare`.
@@ -162,14 +162,14 @@ def measure(run: Run, engine: Backend) -> Parity:
     features, lifted = reference_rows(run)
     some = slice(0, sum(BATCH_SIZES) + 1)  # every batch size once, and a remainder
     sections = [
-        _model_section(run, engine, folded, features, lifted),
-        _model_section(run, engine, other_head(folded, run.seed), features[some], lifted[some]),
+        _model_section(run, backend, folded, features, lifted),
+        _model_section(run, backend, other_head(folded, run.seed), features[some], lifted[some]),
     ]
-    sections += _small_sections(run, engine, features)
-    return Parity(engine.library, tuple(sections))
+    sections += _small_sections(run, backend, features)
+    return Parity(backend.library, tuple(sections))
 
 
-def _small_sections(run: Run, engine: Backend, features: NDArray[np.float32]) -> list[Section]:
+def _small_sections(run: Run, backend: Backend, features: NDArray[np.float32]) -> list[Section]:
     """The graphs that heads are made with, as far as there are any; `features` (N, F) are those of the pictures."""
     semantic, noise = _random_rows(run)
     trained, sections = run.trained, []
@@ -178,34 +178,34 @@ def _small_sections(run: Run, engine: Backend, features: NDArray[np.float32]) ->
         # The biases together with the weights: they may all be zero, and zeros alone have no scale.
         columns = {"weight": slice(-1), "weight and bias": slice(None)}
         sections.append(
-            _rows_section("rows.onnx", lambda x: np.column_stack(engine.rows(x)), (semantic,), wanted, columns)
+            _rows_section("rows.onnx", lambda x: np.column_stack(backend.rows(x)), (semantic,), wanted, columns)
         )
     if trained.means is not None:
         wanted = run_means(trained.means, semantic)
         sections.append(
-            _rows_section("means.onnx", engine.means, (semantic,), wanted, {"means": slice(None)}, limits=MEANS)
+            _rows_section("means.onnx", backend.means, (semantic,), wanted, {"means": slice(None)}, limits=MEANS)
         )
-        sections.append(_prior_section(run, engine))
+        sections.append(_prior_section(run, backend))
     if trained.synthesizer is not None:
         features = run_batched(trained.synthesizer, semantic, noise)
         columns = {"features": slice(None)}
-        sections.append(_rows_section("synthesizer.onnx", engine.synthesize, (semantic, noise), features, columns))
+        sections.append(_rows_section("synthesizer.onnx", backend.synthesize, (semantic, noise), features, columns))
     if trained.lift is not None:
         views = {f"view {view.name}": slice(view.start, view.stop) for view in trained.views}
         features = features[: len(semantic)]  # synthetic ones, or of pictures where nothing is synthesized
         lifted = run_batched(trained.lift, features)
-        sections.append(_rows_section("lift.onnx", engine.lift, (features,), lifted, views))
+        sections.append(_rows_section("lift.onnx", backend.lift, (features,), lifted, views))
     return sections
 
 
-def measure_half(run: Run, engine: Backend, graph: Graph) -> Parity:
+def measure_half(run: Run, backend: Backend, graph: Graph) -> Parity:
     """Compare the half-precision model graph with the run it came from, which is float32.
 
     Twice: as ONNX Runtime computes it, and rounded to half precision behind every layer, as a GPU does.
 
     Args:
         run: the run; all its pictures are compared.
-        engine: runs `model.fp16.onnx`.
+        backend: runs `model.fp16.onnx`.
         graph: what it was exported from (`zsl_export.half`).
 
     Raises:
@@ -229,10 +229,10 @@ def measure_half(run: Run, engine: Backend, graph: Graph) -> Parity:
         ),
     )
     sections = (
-        _model_section(run, engine, folded, features, lifted, name="model.fp16.onnx", limits=FLOAT16),
+        _model_section(run, backend, folded, features, lifted, name="model.fp16.onnx", limits=FLOAT16),
         _model_section(
             run,
-            engine,
+            backend,
             other_head(folded, run.seed),
             features[some],
             lifted[some],
@@ -241,7 +241,7 @@ def measure_half(run: Run, engine: Backend, graph: Graph) -> Parity:
         ),
         emulated,
     )
-    return Parity(engine.library, sections, "float16", FLOAT16)
+    return Parity(backend.library, sections, "float16", FLOAT16)
 
 
 def reference_rows(run: Run) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -285,7 +285,7 @@ def other_head(head: FoldedHead, seed: int) -> FoldedHead:
 
 def _model_section(
     run: Run,
-    engine: Backend,
+    backend: Backend,
     head: FoldedHead,
     features: NDArray[np.float32],
     lifted: NDArray[np.float32],
@@ -296,7 +296,7 @@ def _model_section(
     """The model graph under one head, on the pictures that the reference rows belong to."""
     count = len(features)
     blocks = batches(count)
-    pairs = [engine.run(run.pictures[block], head) for block in blocks]
+    pairs = [backend.run(run.pictures[block], head) for block in blocks]
     scores = np.concatenate([scores for scores, _ in pairs])
     wanted = reference_scores(lifted, head)
     probe = min(run.probe_count, count)
@@ -337,13 +337,13 @@ def _rows_section(
     )
 
 
-def _prior_section(run: Run, engine: Backend) -> Section:
+def _prior_section(run: Run, backend: Backend) -> Section:
     """The means that Generation 1 rests on against what the graph tells of its classes: `refit` must find them."""
     generation = run.generation
     assert generation.means is not None
     semantic, prior = run.semantic_rule.apply(generation.table.raw), generation.means.prior
     columns = {"means of generation 1": slice(None)}
-    return _rows_section("means.onnx", engine.means, (semantic,), prior, columns, kind="classes", limits=MEANS)
+    return _rows_section("means.onnx", backend.means, (semantic,), prior, columns, kind="classes", limits=MEANS)
 
 
 def _random_rows(run: Run) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -1,6 +1,6 @@
 """int8: a float32 model graph becomes static QDQ graphs, per channel, calibrated on training photographs.
 
-Two variants, because the two kinds of engine ask for different files:
+Two variants, because the two kinds of library ask for different files:
 
 - `CPU`: asymmetric uint8 activations, symmetric int8 weights, int32 biases, activation functions folded into the
   ranges; ONNX Runtime turns convolutions and shortcuts into integer kernels (VNNI). Weights use all 8 bits: processors
@@ -276,10 +276,10 @@ class _Search:
         # With ONNX Runtime's own rewriting on, as users run it: what that gets wrong must count against a candidate.
         # 1.31.1 does: a float depthwise convolution and its Clip before a quantised convolution (features off by 47 %
         # of their spread in place of 17 %).
-        engine = OrtBackend({"model": path}, self.threads)
+        backend = OrtBackend({"model": path}, self.threads)
         starts = range(0, len(self.pictures), BATCH)
-        features = np.concatenate([engine.features(self.pictures[start : start + BATCH]) for start in starts])
-        engine.close()
+        features = np.concatenate([backend.features(self.pictures[start : start + BATCH]) for start in starts])
+        backend.close()
         return features
 
 

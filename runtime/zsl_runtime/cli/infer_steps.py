@@ -168,7 +168,7 @@ def scored_ahead(
     *,
     topk: int | None,
 ) -> Ahead[Scored]:
-    """Scored batches, by a thread of its own, so that the engine does not wait while answers are written.
+    """Scored batches, by a thread of its own, so that the model does not wait while answers are written.
 
     On a card several batches are under way, and where only the `topk` best classes are wanted, only these come back.
     """

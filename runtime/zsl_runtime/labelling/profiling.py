@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-FIND, DECODE, PIXELS, ENGINE, HEAD, OUTPUT = "find", "decode", "pixels", "engine", "head", "output"
-STAGES = (FIND, DECODE, PIXELS, ENGINE, HEAD, OUTPUT)
+FIND, DECODE, PIXELS, MODEL, HEAD, OUTPUT = "find", "decode", "pixels", "model", "head", "output"
+STAGES = (FIND, DECODE, PIXELS, MODEL, HEAD, OUTPUT)
 _NOTHING = nullcontext()
 
 
@@ -32,7 +32,7 @@ class NoProfile:
         return items
 
     def begin(self) -> None:
-        """The engine is loaded: what the process uses from now on is work of the stages."""
+        """The model is loaded: what the process uses from now on is work of the stages."""
 
     def end(self, _pictures: int, _unit: str, *, first: float, starved: float, blocked: float) -> list[str]:  # noqa: ARG002
         """The report, as lines for a terminal; arguments as in `Report`."""
@@ -63,7 +63,7 @@ class Report(NamedTuple):
         cpus: that the process may use.
         wall: seconds from `begin` to `end`.
         stages: seconds of each stage.
-        first: seconds that the engine waited for its first batch.
+        first: seconds that the model waited for its first batch.
         starved: seconds that it waited for later ones.
         blocked: seconds that it waited because nobody had taken its answers.
 
@@ -95,7 +95,7 @@ class Report(NamedTuple):
         return [
             *table,
             (
-                f"the engine waited {self.first:.2f} s for the first batch, {self.starved:.2f} s for later ones, "
+                f"the model waited {self.first:.2f} s for the first batch, {self.starved:.2f} s for later ones, "
                 f"{self.blocked:.2f} s for the output"
             ),
             (
@@ -108,7 +108,7 @@ class Report(NamedTuple):
 class Profile(NoProfile):
     """Adds up stages; every method may be called from several threads.
 
-    A stage's work is the CPU time of the thread that is in it. The engine has threads of its own, so its work is what
+    A stage's work is the CPU time of the thread that is in it. The model has threads of its own, so its work is what
     the process used from `begin` to `end` and no other stage did; the little that Python needs to pass things from one
     thread to another is in there.
     """
@@ -119,7 +119,7 @@ class Profile(NoProfile):
         self.begin()
 
     def begin(self) -> None:
-        """The engine is loaded: what the process uses from now on is work of the stages."""
+        """The model is loaded: what the process uses from now on is work of the stages."""
         self._wall, self._process = time.perf_counter(), time.process_time()
         self._others = self._work_of_others()
 
@@ -152,13 +152,13 @@ class Profile(NoProfile):
     def report(self, pictures: int, *, first: float, starved: float, blocked: float) -> Report:
         """Everything that happened since `begin`; arguments as in `Report`."""
         wall, process = time.perf_counter() - self._wall, time.process_time() - self._process
-        engine = max(process - (self._work_of_others() - self._others), 0.0)
-        stages = dict(self._spent) | {ENGINE: Spent(self._spent[ENGINE].wall, engine)}
+        model = max(process - (self._work_of_others() - self._others), 0.0)
+        stages = dict(self._spent) | {MODEL: Spent(self._spent[MODEL].wall, model)}
         return Report(pictures, usable_cpus(), wall, stages, first, starved, blocked)
 
     def _work_of_others(self) -> float:
         with self._lock:
-            return sum(spent.work for name, spent in self._spent.items() if name != ENGINE)
+            return sum(spent.work for name, spent in self._spent.items() if name != MODEL)
 
 
 _END = object()

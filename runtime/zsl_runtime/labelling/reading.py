@@ -1,4 +1,4 @@
-"""Read what is to be labelled, in threads, ahead of the engine."""
+"""Read what is to be labelled, in threads, ahead of the model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # On a CPU larger batches are not faster, and they take memory: EfficientNet-Lite2 at 260 px gave 59 pictures a second
 # on one thread at 4 and at 8 (0.3 GB), 54 at 32 and 34 at 64 (1.6 GB).
 BATCH_SIZE = 8
-# Read and waiting for the engine: one batch that it takes next, and one so that a slow picture does not make it wait.
+# Read and waiting for the model: one batch that it takes next, and one so that a slow picture does not make it wait.
 BATCHES_AHEAD = 2
 
 
@@ -51,7 +51,7 @@ def reader_of(bundle: Bundle) -> Reader:
 
 
 class ReadItem(NamedTuple):
-    """One thing that was read: as the engine takes it, or why it could not be read."""
+    """One thing that was read: as the model takes it, or why it could not be read."""
 
     name: str
     value: NDArray[np.generic] | InputError
@@ -59,7 +59,7 @@ class ReadItem(NamedTuple):
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads one thing as the engine takes it.
+    """Reads one thing as the model takes it.
 
     Attributes:
         pixels: how pictures are prepared; None for a model of feature vectors.
@@ -120,7 +120,7 @@ def read_ahead(
     Args:
         reader: of the model.
         items: what to read; taken in a thread of its own, so that neither listing a folder nor unpacking a shard makes
-            the engine wait.
+            the model wait.
         workers: threads that decode.
         batch_size: items that are wanted at once.
         stop: ends it early.

@@ -1,6 +1,6 @@
-"""From things to label to their labels: read ahead in threads, full batches for the engine, answers in input order.
+"""From things to label to their labels: read ahead in threads, full batches for the model, answers in input order.
 
-    items --(one thread lists; a pool decodes)--> rows --(one thread: the engine)--> scores --(the caller)--> answers
+    items --(one thread lists; a pool decodes)--> rows --(one thread: the model)--> scores --(the caller)--> answers
 
 Each arrow holds a bounded number of things and makes whoever is ahead wait, so memory does not depend on how many
 items there are, and the slowest stage sets the pace while the others are idle.
@@ -15,7 +15,7 @@ import numpy as np
 from zsl_runtime.errors import InputError
 from zsl_runtime.graphs.answers import Answer, Done
 from zsl_runtime.labelling.ahead import in_flight, until_failure
-from zsl_runtime.labelling.profiling import ENGINE, HEAD, NO_PROFILE, NoProfile
+from zsl_runtime.labelling.profiling import HEAD, MODEL, NO_PROFILE, NoProfile
 from zsl_runtime.labelling.snapshot import Labelled, Scored
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ def score(
         model: scores.
         snapshot: of it, with the class filter; one for the whole run.
         rows: what was read, in input order.
-        batch_size: rows in the engine at once; only the last batch has fewer, unless ERRORS_AT_ONCE items in a row
+        batch_size: rows in the model at once; only the last batch has fewer, unless ERRORS_AT_ONCE items in a row
             cannot be read, which are told then and not kept for ever.
-        stop: ends it after the batch that is in the engine.
+        stop: ends it after the batch that is in the model.
         profile: takes notes.
 
     Yields:
@@ -63,7 +63,7 @@ def score(
         if stop is not None and stop.requested:
             return
         readable = [value for _, value in batch if not isinstance(value, InputError)]
-        with profile.stage(ENGINE):
+        with profile.stage(MODEL):
             scores, features = model.score_with(snapshot, np.stack(readable)) if readable else empty
         entries = [(name, value if isinstance(value, InputError) else None) for name, value in batch]
         yield Scored(entries, scores, features)
@@ -98,7 +98,7 @@ def score_ahead(
 
     def begin(batch: list[ReadItem]) -> Pending:
         readable = [value for _, value in batch if not isinstance(value, InputError)]
-        with profile.stage(ENGINE):
+        with profile.stage(MODEL):
             return model.begin(snapshot, readable, topk) if readable else Done(Answer(*empty))
 
     def wanted() -> Generator[list[ReadItem]]:
@@ -107,7 +107,7 @@ def score_ahead(
                 return
             yield batch
 
-    for batch, answer in in_flight(begin, wanted(), model.in_flight, lambda: profile.stage(ENGINE)):
+    for batch, answer in in_flight(begin, wanted(), model.in_flight, lambda: profile.stage(MODEL)):
         entries = [(name, value if isinstance(value, InputError) else None) for name, value in batch]
         scores = empty[0] if answer.scores is None else answer.scores
         features = empty[1] if answer.features is None else answer.features

@@ -789,7 +789,7 @@ def test_a_profile_is_printed_at_the_end_and_changes_no_answer(infer, bundle, ph
     assert (code, out) == (0, wanted)
     assert [line.split()[0] for line in err[-9:-2]] == [
         "stage",
-        *("find", "decode", "pixels", "engine", "head", "output"),
+        *("find", "decode", "pixels", "model", "head", "output"),
     ]
     assert re.match(r"8 pictures in [\d.]+ s, [\d.]+ pictures/s; the work of all stages takes \d+ CPUs at", err[-1])
     assert all(float(line.split()[1]) >= 0 for line in err[-8:-2])

@@ -10,9 +10,9 @@ import pytest
 from zsl_runtime.labelling import profiling
 from zsl_runtime.labelling.profiling import (
     DECODE,
-    ENGINE,
     FIND,
     HEAD,
+    MODEL,
     NO_PROFILE,
     OUTPUT,
     PIXELS,
@@ -40,7 +40,7 @@ def spend(clock, wall: float, thread: float, process: float | None = None) -> No
     clock["process"] += thread if process is None else process
 
 
-def test_stages_add_up_and_the_engine_has_what_no_other_stage_did(clock):
+def test_stages_add_up_and_the_model_has_what_no_other_stage_did(clock):
     profile = Profile()
     with profile.stage(DECODE):
         spend(clock, 1, 0.5)  # while the graph is loaded
@@ -51,7 +51,7 @@ def test_stages_add_up_and_the_engine_has_what_no_other_stage_did(clock):
             spend(clock, 3, 2)
         with profile.stage(PIXELS):
             spend(clock, 1, 1)
-        with profile.stage(ENGINE):
+        with profile.stage(MODEL):
             spend(clock, 4, 0.1, 8)
         with profile.stage(HEAD):
             spend(clock, 0.5, 0.25)
@@ -62,7 +62,7 @@ def test_stages_add_up_and_the_engine_has_what_no_other_stage_did(clock):
         FIND: Spent(0, 0),
         DECODE: Spent(7, 4.5),
         PIXELS: Spent(2, 2),
-        ENGINE: Spent(8, 16),
+        MODEL: Spent(8, 16),
         HEAD: Spent(1, 0.5),
         OUTPUT: Spent(0.5, 0.25),
     }
@@ -77,7 +77,7 @@ def test_the_table_has_a_line_a_stage_the_waits_the_rate_and_the_bound():
     assert [line.split() for line in lines[1:7]] == [
         [name, f"{2 * i:.2f}", f"{i:.2f}", f"{20 * i:.3f}"] for i, name in enumerate(STAGES)
     ]
-    assert lines[7] == "the engine waited 0.50 s for the first batch, 0.12 s for later ones, 0.00 s for the output"
+    assert lines[7] == "the model waited 0.50 s for the first batch, 0.12 s for later ones, 0.00 s for the output"
     assert lines[8] == (
         "50 pictures in 10.00 s, 5.0 pictures/s; the work of all stages takes 2 CPUs at least 7.50 s (75 % of the time)"
     )
@@ -139,6 +139,6 @@ def test_making_items_is_a_stage_and_their_use_is_not(clock):
 def test_without_a_profile_nothing_is_noted():
     items = (i for i in range(3))
     assert NO_PROFILE.over(FIND, items) is items
-    assert NO_PROFILE.stage(DECODE) is NO_PROFILE.stage(ENGINE)
+    assert NO_PROFILE.stage(DECODE) is NO_PROFILE.stage(MODEL)
     NO_PROFILE.begin()
     assert NO_PROFILE.end(3, "pictures", first=0, starved=0, blocked=0) == []
