@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 
+import pytest
+
 from zsl_train import report
 from zsl_train.report import COLUMNS, PROGRESS_SECONDS, TrainingProgress, beaten, cell, scores_table
 
@@ -119,5 +121,8 @@ def test_on_a_terminal_a_bar_that_changes_with_the_stage_and_goes_away(monkeypat
     assert "final: scen 3/3" not in shown  # no plain lines
 
 
-def test_a_progress_that_showed_nothing_can_be_closed():
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_progress_that_showed_nothing_leaves_nothing_behind(monkeypatch, terminal):
+    screen = replace_stderr(monkeypatch, terminal=terminal)
     TrainingProgress().close()
+    assert screen.getvalue() == ""  # no bar was drawn, and none is taken away

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal, norm
 from sklearn.base import BaseEstimator
@@ -264,12 +263,23 @@ def test_a_statistics_file_that_is_none_is_refused(tensors):
 
 
 @given(st.integers(0, 400), st.integers(0, 255))
+@example(-1, 0xBF)  # the last number becomes negative
+@example(0, 0)
 @settings(max_examples=60)
 def test_a_changed_byte_gives_statistics_or_one_line(place, value):
     data = bytearray(random_gaussian(np.random.default_rng(1)).to_bytes())
     data[place % len(data)] = value
-    with suppress(ArtefactError):
-        Gaussian.from_bytes(bytes(data), where="x")
+    try:
+        read = Gaussian.from_bytes(bytes(data), where="x")
+    except ArtefactError as error:
+        assert str(error).startswith("E-BUNDLE-GAUSSIAN: x is not a ")  # noqa: PT017
+        assert "\n" not in str(error)  # noqa: PT017
+    else:
+        assert read.variance.shape == read.scale.shape
+        assert np.isfinite(read.variance).all()
+        assert (read.variance >= 0).all()
+        assert np.isfinite(read.scale).all()
+        assert (read.scale > 0).all()
 
 
 def test_means_that_do_not_go_together_are_refused():

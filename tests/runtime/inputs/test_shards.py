@@ -9,6 +9,7 @@ import random
 import struct
 import tarfile
 import zipfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,8 +22,6 @@ from zsl_runtime.inputs.item import SHARD_SUFFIXES, ZSTD, Tally, has_suffix
 from zsl_runtime.inputs.shards import count_members, members
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from zsl_runtime.inputs.item import Item
 
 SUFFIXES = (".png", ".jpg")
@@ -271,11 +270,20 @@ def test_a_record_about_a_member_is_bounded(tmp_path):
     assert "1,073,741,824 bytes" in items[0].source.message
 
 
-def test_leaving_early_closes_the_file(tmp_path):
-    path = write(tmp_path / "birds.tar", CONTENT)
+def is_open(path: str) -> bool:
+    """In this process."""
+    return Path(path) in [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system does not list the open files of a process")
+@pytest.mark.parametrize("kind", KINDS)
+def test_leaving_early_closes_the_file(tmp_path, kind):
+    path = write(tmp_path / f"birds{kind}", CONTENT)
     items = members(path, SUFFIXES, Tally())
     next(items)
-    items.close()  # an open file would be a ResourceWarning, which is an error here
+    assert is_open(path)
+    items.close()
+    assert not is_open(path)
 
 
 # --- anything at all ------------------------------------------------------------------------------------------------

@@ -294,7 +294,10 @@ def test_a_loss_that_left_the_earth_stops_the_stage(tmp_path, value):
 
 
 def test_a_large_loss_goes_on(tmp_path):
-    counting(tmp_path, []).loop("s", 1, {"n": Scalar(0.0)}, lambda _: {"x": torch.tensor(0.99 * DIVERGED)})
+    log, losses = [], [0.99 * DIVERGED, -0.99 * DIVERGED, 1.0]
+    counting(tmp_path, log).loop("s", 3, {"n": Scalar(0.0)}, lambda step: {"x": torch.tensor(losses[step])})
+    assert [line["x"] for line in log if "x" in line] == pytest.approx([1 / 3])
+    assert [line["steps"] for line in log if "seconds" in line] == [3]
 
 
 @pytest.mark.parametrize("with_snapshot", [False, True])
