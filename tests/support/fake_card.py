@@ -98,7 +98,8 @@ class FakeCard:
 
     def check(self) -> None:
         """Nothing was misused, and everything was given back."""
-        gc.collect()
+        if self.cuda.held() or any(self.trt.alive.values()):
+            gc.collect()  # what holds each other in a circle
         assert self.cuda.misuses == [], self.cuda.misuses
         assert self.cuda.held() == {}, self.cuda.held()
         assert not any(self.trt.alive.values()), self.trt.alive
