@@ -51,14 +51,14 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
-        return _version()
+        return _find_version()
     if name not in _HOMES:
         raise AttributeError(f"module 'zsl_runtime' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
 
 
-def _version() -> str:
-    """The version that was built; the file of the build stands in wheels only."""
+def _find_version() -> str:
+    """The version that was built: its file is in wheels only. Not named as that file, whose import takes the name."""
     try:
         return str(import_module("zsl_runtime._version").__version__)
     except ModuleNotFoundError:
