@@ -366,7 +366,7 @@ def parity_file(parity: Parity, lower: Mapping[str, Any]) -> bytes:
 
 
 def make_manifest(run: Run, graphs: Collection[str], precisions: tuple[str, ...] = (FP32,)) -> dict[str, Any]:
-    """manifest.json but for what `write_bundle` fills in (ARCHITECTURE.md, Bundle); `graphs` are its ONNX files."""
+    """manifest.json but for what `write_bundle` fills in (docs/formats.md); `graphs` are its ONNX files."""
     trained, port = run.trained, input_port(run.backbone)
     listed = files_of(precisions)
     model = listed.get(FP32, next(iter(listed.values())))

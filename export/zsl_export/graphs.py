@@ -1,4 +1,4 @@
-"""The modules that hold exactly what runs outside torch, and the contract each keeps (ARCHITECTURE.md, Graphs).
+"""The modules that hold exactly what runs outside torch, each with its contract (`zsl_runtime.graphs.ports.contract`).
 
 A `Graph` is a module with its named inputs and outputs. The same `Port`s give the exporter its example and its
 dynamic axes, and give the checker what the written file must look like, so the two cannot drift apart.

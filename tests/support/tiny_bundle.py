@@ -291,7 +291,7 @@ def _probe(generation: Generation, seed: int, *, kind: str, lift: bool, pictures
 
 
 def _model_graph(seed: int, *, kind: str, lift: bool, rule: str) -> ModelProto:
-    """Pictures or regions, and the head as inputs -> scores, features (ARCHITECTURE.md, Graphs)."""
+    """Pictures or regions, and the head as inputs -> scores, features (`zsl_runtime.graphs.ports.contract`)."""
     from onnx import TensorProto, helper, numpy_helper
 
     nodes, constants = [], {"mix": mixing_matrix(seed), "flat": np.array([0, COLOURS], dtype=np.int64)}

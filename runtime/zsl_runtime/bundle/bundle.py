@@ -71,7 +71,7 @@ class Bundle:
 
     Attributes:
         path: the folder.
-        manifest: content of manifest.json (ARCHITECTURE.md, Bundle).
+        manifest: content of manifest.json (docs/formats.md).
         manifest_sha256: of the manifest's bytes; CURRENT holds it too.
         views: the head's views.
         rule: raw attributes -> semantic vectors.

@@ -63,7 +63,7 @@ class Generation:
             )
 
     def to_bytes(self) -> bytes:
-        """The safetensors file (ARCHITECTURE.md, Bundle)."""
+        """The safetensors file (docs/formats.md)."""
         tensors: dict[str, NDArray[Any]] = {"seen": self.table.seen.astype(np.uint8), "raw": self.table.raw}
         for k, (weight, bias) in enumerate(zip(self.head.weights, self.head.biases, strict=True)):
             tensors[f"head.{k}.weight"] = weight

@@ -1,6 +1,6 @@
 """From any picture to the uint8 square that a model sees: one definition for training, export and inference.
 
-The resampling is integer arithmetic defined in ARCHITECTURE.md ("Pixels"): a triangle filter with antialiasing,
+The resampling is integer arithmetic defined in docs/inside/pixels.md: a triangle filter with antialiasing,
 coefficients rounded to 22 fractional bits, horizontal pass first, then vertical pass, uint8 in between. Pillow's
 BILINEAR uses the same coefficients but chooses the order of its passes itself, differently in different versions; so it
 is only our decoder.
@@ -54,7 +54,7 @@ class PixelSpec:
     Attributes:
         resize: length of the short side after resizing, in pixels; the long side is `resize * long // short`.
         crop: side of the centred square, in pixels; at most `resize`.
-        version: of the definition in ARCHITECTURE.md.
+        version: of the definition in docs/inside/pixels.md.
 
     Raises:
         UsageError: E-PIXELS, for sizes that are not whole numbers with 1 <= crop <= resize <= 8192, or another version.

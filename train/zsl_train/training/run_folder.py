@@ -1,4 +1,4 @@
-"""The run folder: what zsl-train writes and zsl-export reads (ARCHITECTURE.md, Run folder)."""
+"""The run folder: what zsl-train writes and zsl-export reads (docs/formats.md)."""
 
 from __future__ import annotations
 
