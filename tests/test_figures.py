@@ -1,4 +1,4 @@
-"""The tables of README.md are those of benchmarks/results."""
+"""The tables of README.md and of docs/ are those of benchmarks/results."""
 
 from __future__ import annotations
 
@@ -18,15 +18,27 @@ def figures():
     return module
 
 
-def test_the_tables_of_the_readme_are_those_of_the_results(figures):
-    text = figures.README.read_text(encoding="utf-8")
-    marked = [found["name"] for found in figures.BLOCK.finditer(text)]
-    assert sorted(marked) == sorted(figures.TABLES)
-    assert figures.written(text) == text, "run: python tools/figures.py"
+def test_the_tables_of_all_pages_are_those_of_the_results(figures):
+    marked = set()
+    for page in figures.PAGES:
+        text = page.read_text(encoding="utf-8")
+        named = [found["name"] for found in figures.BLOCK.finditer(text)]
+        assert len(named) == text.count("<!-- figures:") == text.count("<!-- end -->"), page.name
+        assert figures.written(text) == text, f"{page.name}: run: python tools/figures.py"
+        marked |= set(named)
+    assert marked == set(figures.TABLES)
+
+
+def test_every_table_has_rows_of_one_width(figures):
+    for name, table in figures.TABLES.items():
+        lines = table().splitlines()
+        assert len(lines) > 2, name
+        assert len({line.count("|") for line in lines}) == 1, name
 
 
 def test_a_figure_written_by_hand_is_found(figures):
-    text = figures.README.read_text(encoding="utf-8")
+    page = next(page for page in figures.PAGES if page.name == "accuracy.md")
+    text = page.read_text(encoding="utf-8")
     table = figures.BLOCK.search(text)[0]
     cell = next(part for part in table.split("|") if part.strip().replace(".", "").isdigit())
     changed = text.replace(table, table.replace(cell, " 99.9 ", 1), 1)

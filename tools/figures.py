@@ -1,9 +1,10 @@
-"""Write the tables of figures in README.md from benchmarks/results; nothing between the marks is written by hand.
+"""Write the tables of figures in README.md and docs/ from benchmarks/results; nothing between the marks is by hand.
 
     python tools/figures.py            writes them
-    python tools/figures.py --check    exits with 1 when README.md says something else than the results
+    python tools/figures.py --check    exits with 1 when a page says something else than the results
 
-A table stands between `<!-- figures: NAME -->` and `<!-- end -->`, NAME being one of TABLES.
+A table stands between `<!-- figures: NAME -->` and `<!-- end -->`, NAME being one of TABLES. A page may have any of
+them, and several pages the same one.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 RESULTS = ROOT / "benchmarks" / "results"
 BLOCK = re.compile(r"(<!-- figures: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SCORES = ("T1", "T1_czsl", "U", "S", "H", "AUSUC")
+SPEED = "2026-11-21-cpu.json"
+BACKBONES = {"resnet101": "ResNet-101, 224 px", "efficientnet_lite2": "EfficientNet-Lite2, 260 px"}
+METHODS = {"sc-egg": "SC-EGG", "dcr-gan": "DCR-GAN", "acmr": "ACMR", "lisgan": "LisGAN", "sp-aen": "SP-AEN"}
 
 
 def read(name: str) -> dict[str, Any]:
@@ -76,11 +80,128 @@ def spread(figure: dict[str, Any] | None) -> str:
     return one(figure["mean"]) + ("" if figure["std"] is None else f" ± {figure['std']:.1f}")
 
 
+def scalings() -> str:
+    """H of one fold of validation classes, by how features are scaled."""
+    found = read("cub_fc1000_scalings.json")["results"]
+    methods = dict.fromkeys(name.rpartition(", ")[0] for name in found)
+    kinds = ("minmax", "standard")
+    lines = [(method, *(one(found[f"{method}, {kind}"]["H"]) for kind in kinds)) for method in methods]
+    return rows(("", "MinMax", "standardised"), lines)
+
+
+def network() -> str:
+    """The network alone, by whom it is run."""
+    runs = {
+        "torch, eager": "torch eager",
+        "torch, compiled": "torch compile",
+        "fp32: plain ONNX Runtime": "plain ort fp32",
+        "fp32: plain OpenVINO": "plain openvino fp32",
+        "fp32: ours, `ort`": "ours ort fp32",
+        "fp32: ours, `openvino`": "ours openvino fp32",
+        "int8: plain ONNX Runtime": "plain ort int8",
+        "int8: plain OpenVINO": "plain openvino int8",
+        "int8: ours, `ort`": "ours ort int8",
+        "int8: ours, `openvino`": "ours openvino int8",
+    }
+    figures = read(SPEED)["figures"]
+    lines = []
+    for title, run in runs.items():
+        cells = []
+        for backbone in BACKBONES:
+            name = f"bench_engine.py::bench_engine[{backbone}-{run}]"
+            found = figures.get(name) or figures[f"{name} (another run)"]
+            cells.append(one(found["pictures_per_second"]))
+        lines.append((title, *cells))
+    return rows(("pictures a second, batches of 8", *BACKBONES.values()), lines)
+
+
+def pixels() -> str:
+    """Resizing and cropping, by whom it is done."""
+    runs = {
+        "ours, AVX-512, one thread": "bench_resize_and_crop[native-avx512",
+        "ours, AVX2, one thread": "bench_resize_and_crop[native-avx2",
+        "ours, plain C++, one thread": "bench_resize_and_crop[native-scalar",
+        "ours, AVX-512, two threads": "bench_resize_and_crop[native-threads",
+        "torch's antialiased resize": "bench_resize_and_crop_by_others[torch",
+        "Pillow and NumPy": "bench_resize_and_crop[pillow",
+        "NumPy, the definition": "bench_resize_and_crop[numpy",
+    }
+    figures = read(SPEED)["figures"]
+    lines = []
+    for title, run in runs.items():
+        found = [figures[f"bench_pixels.py::{run}-{size}]"]["pictures_per_second"] for size in ("224 of 256", "260")]
+        lines.append((title, *(f"{value:,.0f}" for value in found)))
+    return rows(("pictures of 500 x 375 a second", "224 of 256 px", "260 px"), lines)
+
+
+def end_to_end() -> str:
+    """From the files to the labels, and the parts of it one by one."""
+    lines = []
+    for title in ("EfficientNet-Lite2", "ResNet-101"):
+        found = read(SPEED)["figures"][f"bench_end_to_end.py::bench_end_to_end ({title}, 800 photographs of cub20)"]
+        parts = [f"{found[f'{part}_alone_s']:.2f} s" for part in ("decode", "pixels", "engine", "head", "output")]
+        share = f"{100 * found['share_of_bound']:.0f} %"
+        lines.append((title, *parts, f"{found['end_to_end_s']:.1f} s", one(found["pictures_per_second"]), share))
+    headings = ("", "decode", "resize and crop", "network", "best classes", "output", "all of it")
+    return rows((*headings, "photographs a second", "of what the sum allows"), lines)
+
+
+def adding() -> str:
+    """How long adding and teaching take, by the number of classes there and of those that come."""
+    figures = {name.partition("::")[2]: found["p50_ms"] for name, found in read("adding.json")["figures"].items()}
+    lines = []
+    for there in (200, 10000):
+        for new in (1, 10, 10000):
+            times = [figures[f"bench_add_{how}[{there} classes-{new}]"] for how in ("in_process", "as_a_command")]
+            lines.append((f"{there:,}", f"{new:,} added", *map(seconds, times)))
+        lines.append((f"{there:,}", "1 taught", seconds(figures[f"bench_teach_in_process[{there} classes]"]), "-"))
+    return rows(("classes there", "", "in process", "as a command"), lines)
+
+
+def seconds(milliseconds: float) -> str:
+    """A time with two digits that count."""
+    return f"{milliseconds / 1000:.3f} s" if milliseconds < 100 else f"{milliseconds / 1000:.2f} s"
+
+
+def engines() -> str:
+    """How long TensorRT-RTX builds an engine, and how large it is."""
+    lines = []
+    for found in read("engines.json")["methods"]:
+        cells = [
+            f"{one(engine['build_seconds'])} s, {engine['plan_bytes'] / 1e6:.0f} MB" for engine in found["engines"]
+        ]
+        lines.append((METHODS[found["method"]], *cells))
+    return rows(("", "fp32", "fp16", "int8"), lines)
+
+
+def precision() -> str:
+    """What lower precisions cost, run by run."""
+    variants = {"fp16": "fp16", "int8-cpu": "int8 for CPUs", "int8-trt": "int8 for TensorRT"}
+    lines = []
+    for run, found in read("precision.json")["runs"].items():
+        exact = found["accuracy"]["precisions"]["fp32"]
+        title = run.replace("default-", "20 species, seed ")
+        megabytes = {variant: one(found["bytes"][variant] / 1e6) for variant in ("fp32", *variants)}
+        for variant, name in variants.items():
+            figures = found["accuracy"]["precisions"][variant]
+            changes = [f"{figures[figure] - exact[figure]:+.1f}" for figure in ("T1", "U", "S", "H")]
+            same = f"{100 * figures['agreement']:.1f} %"
+            lines.append((title, name, *changes, same, f"{megabytes[variant]} ({megabytes['fp32']})"))
+    return rows(("", "", "T1", "U", "S", "H", "labels as fp32", "MB (of fp32)"), lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "newcomers": newcomers,
     "cub20": lambda: scores("cub20.json"),
     "cub_fc1000": lambda: scores("cub_fc1000.json"),
     "field_guide": lambda: scores("field_guide.json"),
+    "scalings": scalings,
+    "network": network,
+    "pixels": pixels,
+    "end_to_end": end_to_end,
+    "adding": adding,
+    "engines": engines,
+    "precision": precision,
 }
 
 
@@ -91,11 +212,12 @@ def written(text: str) -> str:
 
 def main() -> int:
     """Write the tables, or look whether they are as the results say."""
-    before = README.read_text(encoding="utf-8")
-    after = written(before)
+    texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    changed = {page: written(text) for page, text in texts.items() if written(text) != text}
     if "--check" in sys.argv[1:]:
-        return 0 if before == after else 1
-    README.write_text(after, encoding="utf-8")
+        return 1 if changed else 0
+    for page, text in changed.items():
+        page.write_text(text, encoding="utf-8")
     return 0
 
 
