@@ -11,14 +11,13 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-import click
 import pytest
 from packaging.version import Version
 
+from support.command_lines import commands, flags, parse
 from zsl_train.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -149,36 +148,6 @@ def test_after_export_all_methods_are_the_same_kind_of_thing():
 
 
 # --- what is written about the commands ---------------------------------------------------------------------------
-
-
-@functools.cache
-def commands() -> dict[str, click.Command]:
-    """The commands of pyproject.toml, by name."""
-    found = {}
-    for name, target in PROJECT["scripts"].items():
-        module = import_module(target.partition(":")[0])
-        assert callable(module.main)
-        (found[name],) = {
-            one for one in vars(module).values() if isinstance(one, click.Command) and one.name == name
-        }  # each command knows its own name, so that usage lines are right however it is started
-    return found
-
-
-def parse(words: list[str]) -> None:
-    """Let click parse a command line; it raises for an unknown flag, a missing one or a wrong value."""
-    command, arguments = commands()[words[0]], words[1:]
-    context = command.make_context(words[0], list(arguments))
-    if isinstance(command, click.Group):
-        name, sub, rest = command.resolve_command(context, arguments)
-        sub.make_context(name, rest, parent=context)
-
-
-def flags(command: click.Command) -> set[str]:
-    """Every flag of a command and of the commands below it."""
-    found = {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}
-    for sub in command.commands.values() if isinstance(command, click.Group) else ():
-        found |= flags(sub)
-    return found | {"--help"}
 
 
 def test_the_two_commands_are_in_the_readme_and_in_the_makefile():
