@@ -138,6 +138,20 @@ def test_rooms_import_what_the_drawing_says_and_only_rooms_above_them(package):
         above.add(name)
 
 
+def test_the_walks_pass_places_that_are_there():
+    """Whatever ARCHITECTURE.md names with its file is defined in that file."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w.]+)`\s+\(`([\w/]+\.py)`", text)
+    assert len(named) >= 12
+    for name, file in named:
+        defined = {
+            node.name
+            for node in ast.walk(ast.parse((ROOT / "runtime" / "zsl_runtime" / file).read_text(encoding="utf-8")))
+            if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        }
+        assert set(name.split(".")) <= defined, (name, file)
+
+
 def test_after_export_all_methods_are_the_same_kind_of_thing():
     names = {*METHODS, "sc-egg", "scen", "eggn", "sp-aen", "dcr-gan", "lisgan", "acmr", "tf-vaegan", "eszsl", "dazle"}
     pattern = re.compile("|".join(rf"\b{name.replace('-', '[-_ ]?')}\b" for name in sorted(names)), re.IGNORECASE)
