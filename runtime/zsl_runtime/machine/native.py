@@ -1,4 +1,4 @@
-"""The kernels for NVIDIA cards that are inside the compiled core, where nvcc was found when it was built."""
+"""The compiled core, and the kernels for NVIDIA cards inside it, where nvcc was found when it was built."""
 
 from __future__ import annotations
 
@@ -10,6 +10,19 @@ from zsl_runtime.errors import BackendError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
+
+
+def load_native() -> ModuleType:
+    """The compiled core; BackendError E-NATIVE where it is not installed."""
+    try:
+        import zsl_runtime._native as native
+    except ImportError as error:
+        raise BackendError(
+            "E-NATIVE",
+            f"the compiled part of zsl-deploy cannot be loaded ({error}); install it with `pip install zsl-deploy`, "
+            "or `pip install .` in a clone",
+        ) from None
+    return native
 
 
 def has_kernels() -> bool:
@@ -45,16 +58,3 @@ def driver_errors() -> Iterator[None]:
         raise BackendError(
             "E-CUDA", f"{error}; see to it that nvidia-smi shows the card, with a driver as new as CUDA 13, or use cpu"
         ) from None
-
-
-def load_native() -> ModuleType:
-    """The compiled core; BackendError E-NATIVE where it is not installed."""
-    try:
-        import zsl_runtime._native as native
-    except ImportError as error:
-        raise BackendError(
-            "E-NATIVE",
-            f"the compiled part of zsl-deploy cannot be loaded ({error}); install it with `pip install zsl-deploy`, "
-            "or `pip install .` in a clone",
-        ) from None
-    return native
