@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-EXTRAS := cpu,train,test
+EXTRAS := cpu,train,docs,test
 DEMO := demo
 # One install of the wheel for each state of the sources, and for each commit, which its version names: the stamp is
 # older than any file that goes into it.
@@ -13,13 +13,14 @@ SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE $(shell find train ex
 	! -name '*.so' ! -path '*/__pycache__/*' | sed 's/ /\\ /g') \
 	$(wildcard $(shell git rev-parse --git-path logs/HEAD 2>/dev/null))
 
-.PHONY: help setup wheel demo test test-slow lint format stubs bench bench-gpu clean
+.PHONY: help setup wheel demo test test-slow lint docs format stubs bench bench-gpu clean
 
 help:
 	@echo "make demo       train, export, label, add a class, label again, on the drawn demo set"
 	@echo "make test       lint, types, and the tests against the built wheel"
 	@echo "make test-slow  the long tests: kills, full disks, the whole line"
 	@echo "make lint       ruff and mypy alone"
+	@echo "make docs       the pages of docs/ into build/site"
 	@echo "make stubs      the types of the compiled core, after a change of its bindings"
 	@echo "make bench      latency report of this machine"
 	@echo "make bench-gpu  the report of its NVIDIA card: build/gpu.json"
@@ -45,7 +46,11 @@ lint: $(BIN)/.dependencies
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: setup lint
+# NO_MKDOCS_2_WARNING: the theme would advertise its successor at every build.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+test: setup lint docs
 	$(BIN)/python -m pytest
 
 test-slow: setup

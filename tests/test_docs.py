@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 from importlib import import_module
 from pathlib import Path
@@ -196,5 +197,61 @@ def test_the_glossary_is_in_order_and_has_the_words_of_the_commands():
 def test_a_line_that_cannot_be_typed_is_found():
     block = "    find x | zsl-infer - --null --engine b < y\n        zsl-infer output\n    it isn't zsl-infer\n"
     assert typed(block) == [["zsl-infer", "-", "--null", "--engine", "b"]]
+    assert typed("```console\n$ zsl-doctor b\nzsl-doctor says\n```\n") == [["zsl-doctor", "b"]]
     with pytest.raises(Exception, match="No such option"):
         parse(typed("    zsl-infer x --engine b --fast\n")[0])
+
+
+# --- what the build does besides mkdocs -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hooks():
+    pytest.importorskip("mkdocs", reason="the extra docs is not installed")
+    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / SETTINGS["hooks"][0])
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_formula_can_be_drawn(hooks):
+    formulas = [formula for text in PAGES.values() for formula in re.findall(r"\$\$?([^$]+)\$\$?", prose(text))]
+    assert len(formulas) > 150
+    for formula in formulas:
+        drawn = hooks.mathml(formula, block=False)
+        assert drawn.startswith("<math")
+        assert "\\" not in drawn
+
+
+def test_words_in_formulas_stand_upright(hooks):
+    assert "<mtext>softmax</mtext>" in hooks.mathml(r"\mathrm{softmax}_r(x)", block=False)
+    assert "<mo>arg</mo>" in hooks.mathml(r"\arg\max_y x", block=False)
+
+
+@pytest.mark.parametrize("formula", [r"x^{", r"\nonsense x", r"\left( x"])
+def test_a_formula_that_cannot_be_drawn_ends_the_build(hooks, formula):
+    with pytest.raises(ValueError, match="cannot be drawn"):
+        hooks.with_formulas(rf'<p><span class="arithmatex">\({formula}\)</span></p>')
+
+
+def test_pointers_become_links(hooks):
+    text = "See docs/errors.md and (docs/versioning.md), `docs/errors.md`.\n\n    docs/errors.md\n"
+    found = hooks.linked(text, "how-to/add-classes.md", DOCS)
+    assert found.startswith("See [Error codes](../errors.md) and ([Versions and what they promise](../versioning.md)),")
+    assert found.endswith(", `docs/errors.md`.\n\n    docs/errors.md\n")
+    with pytest.raises(ValueError, match="not there"):
+        hooks.linked("See docs/nowhere.md.", "index.md", DOCS)
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        '<script src="https://a.example/x.js">',
+        '<link rel="stylesheet" href="//a.example/x.css">',
+        "<style>@import url(https://a.example/x.css)</style>",
+        "<img alt='' src=http://a.example/x.png>",
+    ],
+)
+def test_what_would_be_loaded_from_elsewhere_is_found(hooks, tag):
+    assert hooks.FETCHED.search(f"<p>{tag}</p>")
+    assert not hooks.FETCHED.search('<a href="https://a.example">a link</a> <script src="assets/x.js"></script>')

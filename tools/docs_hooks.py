@@ -1,26 +1,31 @@
-"""What the build of the pages does besides mkdocs: formulas become MathML, and no page may load from elsewhere.
+"""What the build of the pages does besides mkdocs: formulas, pointers to pages, and nothing is loaded from elsewhere.
 
-mkdocs calls the functions by their names (`hooks` in mkdocs.yml). A formula that cannot be converted ends the build.
+mkdocs calls the functions by their names (`hooks` in mkdocs.yml). Formulas become MathML, and one that cannot be
+converted ends the build. "docs/errors.md" in a sentence becomes a link: pages are also read as files, where that helps
+more than a link.
 """
 
 from __future__ import annotations
 
 import html
 import re
+from pathlib import Path
+from posixpath import dirname, relpath
 from typing import TYPE_CHECKING, Any
 
 from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 
 if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.pages import Page
 
 # What pymdownx.arithmatex makes of $...$ and of $$...$$ in its generic mode.
 INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
 BLOCK = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', re.DOTALL)
 LEFT = re.compile(r'class="arithmatex"')
-# Commands of LaTeX that the converter does not know, and what says the same.
-SAME = {r"\arg": r"\operatorname{arg}"}
+# What the converter does not know, or draws slanted or letter by letter, and what says the same.
+SAME = ((re.compile(r"\\arg\b"), r"\\operatorname{arg}"), (re.compile(r"\\mathrm\{([A-Za-z]+)\}"), r"\\text{\1}"))
 # Whatever a browser fetches by itself; a link that somebody follows is none of it.
 FETCHED = re.compile(
     r"""<(?:script|img|iframe|source|video|audio|embed|object)\b[^>]*\b(?:src|data|srcset)\s*=\s*["']?(?:https?:)?//"""
@@ -30,6 +35,29 @@ FETCHED = re.compile(
 )
 
 
+# Code, as blocks or in a line, and headings: there pointers stay as they are.
+VERBATIM = re.compile(r"^```.*?^```$|^(?: {4}|#)[^\n]*$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
+POINTER = re.compile(r"(?<![\w/.\[(-])docs/((?:[\w-]+/)*[\w-]+\.md)\b|(?<=\()docs/((?:[\w-]+/)*[\w-]+\.md)\b")
+
+
+def linked(text: str, page: str, docs: Path) -> str:
+    """The Markdown of a page with its pointers to pages as links that bear their titles."""
+
+    def link(found: re.Match[str]) -> str:
+        name = found[1] or found[2]
+        target = docs / name
+        if not target.is_file():
+            raise ValueError(f"it points to docs/{name}, which is not there")
+        title = target.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+        return f"[{title}]({relpath(name, dirname(page) or '.')})"
+
+    parts, end = [], 0
+    for kept in VERBATIM.finditer(text):
+        parts += [POINTER.sub(link, text[end : kept.start()]), kept[0]]
+        end = kept.end()
+    return "".join([*parts, POINTER.sub(link, text[end:])])
+
+
 def mathml(formula: str, *, block: bool) -> str:
     """A formula of LaTeX as MathML, which browsers draw without any script.
 
@@ -37,9 +65,10 @@ def mathml(formula: str, *, block: bool) -> str:
         ValueError: it is not LaTeX, or uses a command that the converter does not know, which would be shown as it is.
 
     """
-    known = re.sub(r"\\[a-zA-Z]+", lambda found: SAME.get(found[0], found[0]), formula)
+    for written, same in SAME:
+        formula = written.sub(same, formula)
     try:
-        drawn = convert(known, display="block" if block else "inline")
+        drawn = convert(formula, display="block" if block else "inline")
     except Exception as error:  # every one of its errors is an answer to what was given
         raise ValueError(f"{type(error).__name__}: {error}") from error
     unknown = re.findall(r"\\[a-zA-Z]+", drawn)
@@ -63,6 +92,14 @@ def with_formulas(content: str) -> str:
     if LEFT.search(content):
         raise ValueError("a formula was left as it is")
     return content
+
+
+def on_page_markdown(markdown: str, /, *, page: Page, config: MkDocsConfig, **_: Any) -> str:
+    """Make links of pointers."""
+    try:
+        return linked(markdown, page.file.src_uri, Path(config.docs_dir))
+    except ValueError as error:
+        raise PluginError(f"{page.file.src_uri}: {error}") from None
 
 
 def on_page_content(content: str, /, *, page: Page, **_: Any) -> str:

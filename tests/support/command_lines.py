@@ -13,7 +13,8 @@ import click
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 SCRIPTS = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["scripts"]
-CODE = re.compile(r"^(?: {4})(?! )(.*\bzsl-.*)$", re.MULTILINE)  # of an indented block; output is indented further
+# In an indented block, where output is indented further, or behind a prompt.
+CODE = re.compile(r"^(?: {4}(?! )|\$ )(.*\bzsl-.*)$", re.MULTILINE)
 
 
 @functools.cache
@@ -47,7 +48,7 @@ def flags(command: click.Command) -> set[str]:
 
 
 def typed(text: str) -> list[list[str]]:
-    """Our commands in the indented blocks of a page, each as its words: of a pipe, our part of it."""
+    """Our commands in the code blocks of a page, each as its words: of a pipe, our part of it."""
     found = []
     for line in CODE.findall(re.sub(r"\\\n\s*", "", text)):
         try:
