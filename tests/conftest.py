@@ -1,12 +1,16 @@
 """What all tests need."""
 
 import gc
+import shutil
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from support.tiny_bundle import make_tiny_bundle
+from support.tiny_precisions import add_precisions
 from support.usable import auto_chooses_among
 
 # How long an example takes says nothing here: the machine may be busy.
@@ -23,6 +27,41 @@ def auto_has_no_choice():
     with pytest.MonkeyPatch.context() as patch:
         auto_chooses_among(patch, "ort")
         yield
+
+
+@pytest.fixture(scope="session")
+def shared_bundle(tmp_path_factory):
+    """`shared_bundle(rule="rows")`: the folder of the tiny bundle with these options, made once for all tests.
+
+    They are those of `make_tiny_bundle`, and `precisions`. Whoever changes the bundle takes `own_bundle`, and so does who
+    lets another process open it, for `auto` keeps there what it measured: in the end every file must be what it was.
+    """
+    made, before = {}, {}
+
+    def shared(*, precisions: tuple[str, ...] = (), **options) -> Path:
+        key = (precisions, *sorted(options.items()))
+        if key not in made:
+            path = make_tiny_bundle(tmp_path_factory.mktemp("shared") / "tiny", **options)
+            made[key] = add_precisions(path, precisions) if precisions else path
+            before[key] = contents(path)
+        return made[key]
+
+    yield shared
+    assert [key for key, path in made.items() if contents(path) != before[key]] == [], "a test changed a shared bundle"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def own_bundle(shared_bundle, tmp_path):
+    """`own_bundle("b", rule="rows")`: a copy of such a bundle in `tmp_path`, which the test may change."""
+
+    def copied(name: str = "tiny", **options) -> Path:
+        return Path(shutil.copytree(shared_bundle(**options), tmp_path / name))
+
+    return copied
 
 
 @pytest.fixture(autouse=True)

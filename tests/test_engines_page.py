@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from support.tiny_bundle import class_table, draw_pictures, make_tiny_bundle
+from support.tiny_bundle import class_table, draw_pictures
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.classes.changes import remove_classes
 from zsl_runtime.graphs.ports import ports_of
@@ -80,9 +80,9 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture(params=[True, False])
-def bundle(request, tmp_path) -> Bundle:
+def bundle(request, own_bundle) -> Bundle:
     """A bundle whose classes were changed on site; with two views, and with one."""
-    path = make_tiny_bundle(tmp_path / "b", lift=request.param)
+    path = own_bundle(lift=request.param)
     remove_classes(Bundle.open(path), ["tit"])
     return Bundle.open(path)
 

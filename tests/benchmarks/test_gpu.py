@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from support.tiny_bundle import class_table, draw_pictures, features_of, make_tiny_bundle
-from support.tiny_precisions import add_precisions
+from support.tiny_bundle import class_table, draw_pictures, features_of
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.head.head import fold
 from zsl_runtime.machine.cards import Driver
@@ -35,8 +33,8 @@ def gpu():
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory, gpu) -> Path:
-    return add_precisions(make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "b", lift=False), ("fp32", "fp16"))
+def original(shared_bundle) -> Path:
+    return shared_bundle(lift=False, precisions=("fp32", "fp16"))
 
 
 def run(gpu, monkeypatch, capsys, *words) -> tuple[int, dict, str]:
@@ -88,9 +86,9 @@ def test_the_whole_script_on_the_cpu(gpu, original, monkeypatch, capsys, tmp_pat
     assert len(Bundle.open(original).current().table) == 8  # classes were added to a copy
 
 
-def test_a_wrong_answer_has_no_speed(gpu, original, monkeypatch, capsys, tmp_path):
-    path = Path(shutil.copytree(original, tmp_path / "b"))
-    content = (make_tiny_bundle(tmp_path / "other", lift=False, seed=3) / "model.onnx").read_bytes()
+def test_a_wrong_answer_has_no_speed(gpu, shared_bundle, own_bundle, monkeypatch, capsys, tmp_path):
+    path = own_bundle(lift=False, precisions=("fp32", "fp16"))
+    content = (shared_bundle(lift=False, seed=3) / "model.onnx").read_bytes()
     (path / "model.fp16.onnx").write_bytes(content)
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"]["model.fp16.onnx"] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}

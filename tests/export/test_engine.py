@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -11,8 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.engines import facts_of, needs_rtx, real_trusted
-from support.tiny_bundle import make_tiny_bundle
-from support.tiny_precisions import add_precisions
 from support.tiny_run import know_tiny, save_tiny_run
 from zsl_export import bundle_of_run
 from zsl_export.cli import main
@@ -32,16 +29,11 @@ ENGINE = ["--format", "engine"]
 RTX = [*ENGINE, "--trt", "rtx", "--compute-capability", "8.9"]
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
-    return add_precisions(make_tiny_bundle(tmp_path_factory.mktemp("engine") / "b"), ("fp32", "fp16"))
-
-
 @pytest.fixture
-def bundle(made, tmp_path, monkeypatch) -> Path:
+def bundle(own_bundle, tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(building, "driver", lambda: Driver("", "", (), "there is no NVIDIA driver"))
-    return shutil.copytree(made, tmp_path / "my birds")
+    return own_bundle("my birds", precisions=("fp32", "fp16"))
 
 
 @needs_rtx

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from support.fake_ort_cuda import DRIVER, FakeOrt
-from support.tiny_bundle import class_table, draw_pictures, make_tiny_bundle
+from support.tiny_bundle import class_table, draw_pictures
 from support.tiny_precisions import add_precisions
 from zsl_export import verify
 from zsl_export.cli import main
@@ -83,8 +83,8 @@ def as_exported(path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory) -> Path:
-    return as_exported(make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "b"))
+def original(shared_bundle, tmp_path_factory) -> Path:
+    return as_exported(shutil.copytree(shared_bundle(), tmp_path_factory.mktemp("bundle") / "b"))
 
 
 @pytest.fixture
@@ -167,13 +167,13 @@ def test_labelled_pictures_give_accuracy_and_its_change(path, photographs, capsy
             assert abs(row["change"]) <= 1.0
 
 
-def other_model(path: Path, name: str, tmp_path: Path) -> None:
+def other_model(path: Path, name: str, shared_bundle) -> None:
     """Put the graph of another model in the place of `name`."""
-    put(path, name, (make_tiny_bundle(tmp_path / "other", seed=3) / "model.onnx").read_bytes())
+    put(path, name, (shared_bundle(seed=3) / "model.onnx").read_bytes())
 
 
-def test_a_graph_that_gives_something_else_fails(path, tmp_path, capsys):
-    other_model(path, "model.fp16.onnx", tmp_path)
+def test_a_graph_that_gives_something_else_fails(path, shared_bundle, capsys):
+    other_model(path, "model.fp16.onnx", shared_bundle)
     code, out, err = run(capsys, path, "--verify")
     assert code == 3
     assert "E-PARITY: " in err
@@ -192,9 +192,9 @@ def test_a_backend_that_cannot_load_its_graph_fails(path, capsys):
     assert {row["problem"][:14] for key, row in rows(path).items() if key[1] == "fp16"} == {"E-BACKEND-LOAD"}
 
 
-def test_what_accuracy_may_be_lost_is_a_limit(path, photographs, tmp_path, capsys, monkeypatch):
+def test_what_accuracy_may_be_lost_is_a_limit(path, shared_bundle, photographs, capsys, monkeypatch):
     """With limits on rows out of the way, only the labels can tell that the int8 file is another model."""
-    other_model(path, "model.int8-cpu.onnx", tmp_path)
+    other_model(path, "model.int8-cpu.onnx", shared_bundle)
     wide = verify.Limits(1e9, -1.0, 1e9)
     monkeypatch.setitem(verify.LIMITS, "int8", wide)
     code, _, err = run(capsys, path, "--verify", "--data", photographs)
@@ -207,8 +207,8 @@ def test_what_accuracy_may_be_lost_is_a_limit(path, photographs, tmp_path, capsy
 # --- nothing was compared -------------------------------------------------------------------------------------------
 
 
-def test_without_inputs_nothing_can_be_compared(tmp_path, photographs, capsys, monkeypatch):
-    bare = as_exported(make_tiny_bundle(tmp_path / "bare", probe_images=False))
+def test_without_inputs_nothing_can_be_compared(own_bundle, photographs, capsys, monkeypatch):
+    bare = as_exported(own_bundle("bare", probe_images=False))
     code, out, err = run(capsys, bare, "--verify")
     assert (code, out) == (3, "")
     assert "E-PARITY-EMPTY" in err
@@ -228,7 +228,7 @@ def test_where_nothing_is_installed_nothing_is_compared(path, monkeypatch):
         verify_bundle(Bundle.open(path))
 
 
-def test_pictures_that_cannot_be_read_or_are_of_nothing(path, tmp_path):
+def test_pictures_that_cannot_be_read_or_are_of_nothing(path, shared_bundle, tmp_path):
     bundle = Bundle.open(path)
     (tmp_path / "d" / "robin").mkdir(parents=True)
     with pytest.raises(UsageError, match="E-DATA-LABELLED"):
@@ -238,7 +238,7 @@ def test_pictures_that_cannot_be_read_or_are_of_nothing(path, tmp_path):
         read_labelled(bundle, tmp_path / "d", TABLE)
     with pytest.raises(UsageError, match="E-DATA-LAYOUT"):
         read_labelled(bundle, tmp_path / "nowhere", TABLE)
-    rows = Bundle.open(make_tiny_bundle(tmp_path / "rows", kind="backbone_features"))
+    rows = Bundle.open(shared_bundle(kind="backbone_features"))
     with pytest.raises(UsageError, match="E-DATA-FEATURES"):
         read_labelled(rows, tmp_path / "d", TABLE)
     assert verify_bundle(rows).passed
@@ -298,8 +298,8 @@ def test_parity_json_keeps_the_last_comparison_of_each_machine(path, capsys, mon
     capsys.readouterr()
 
 
-def test_an_older_bundle_is_left_as_it_is(tmp_path, capsys):
-    older = make_tiny_bundle(tmp_path / "older")
+def test_an_older_bundle_is_left_as_it_is(own_bundle, capsys):
+    older = own_bundle("older")
     before = (older / "parity.json").read_bytes()
     code, _, err = run(capsys, older, "--verify")
     assert code == 0

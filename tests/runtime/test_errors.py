@@ -12,7 +12,6 @@ import threading
 import click
 import pytest
 
-from support.tiny_bundle import make_tiny_bundle
 from zsl_runtime.errors import (
     ArtefactError,
     BackendError,
@@ -168,8 +167,8 @@ def test_a_command_may_run_in_a_thread(capsys):
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return make_tiny_bundle(tmp_path_factory.mktemp("errors") / "tiny")
+def bundle(shared_bundle):
+    return shared_bundle()
 
 
 COMMANDS = [

@@ -17,7 +17,6 @@ from support.tiny_bundle import (
     draw_pictures,
     features_of,
     lift_of,
-    make_tiny_bundle,
 )
 from support.tiny_precisions import add_precisions
 from support.usable import auto_chooses_among
@@ -78,19 +77,14 @@ class Fake:
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory) -> Path:
-    return make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "b")
-
-
-@pytest.fixture(scope="module")
-def head(original):
-    return fold(Bundle.open(original).current().head, TABLE.seen)
+def head(shared_bundle):
+    return fold(Bundle.open(shared_bundle()).current().head, TABLE.seen)
 
 
 @pytest.fixture
-def bundle(tmp_path, monkeypatch) -> Bundle:
+def bundle(own_bundle, tmp_path, monkeypatch) -> Bundle:
     monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "cache"))
-    return Bundle.open(make_tiny_bundle(tmp_path / "b"))
+    return Bundle.open(own_bundle("b"))
 
 
 def measured(head, clock: Clock, precision: str = "fp32", **fakes: Fake) -> Choice:
@@ -222,7 +216,7 @@ def test_a_choice_is_measured_once_and_stands_beside_the_bundle(bundle, counted)
     assert len(counted.calls) == 2
 
 
-def test_everything_it_depends_on_is_measured_anew(bundle, counted, monkeypatch, tmp_path):
+def test_everything_it_depends_on_is_measured_anew(bundle, own_bundle, counted, monkeypatch):
     counted.choose(bundle)
     assert counted.choose(bundle, threads=3) == "second"  # the same answers with every number of threads
     add_precisions(bundle.path)
@@ -236,7 +230,7 @@ def test_everything_it_depends_on_is_measured_anew(bundle, counted, monkeypatch,
     with monkeypatch.context() as patch:
         patch.setattr(auto, "version_of", lambda _: "library 2")
         counted.choose(again)
-    counted.choose(Bundle.open(make_tiny_bundle(tmp_path / "other", seed=3)))
+    counted.choose(Bundle.open(own_bundle("other", seed=3)))
     assert len(counted.calls) == 5
     counted.choose(again)
     assert len(counted.calls) == 5
@@ -283,8 +277,8 @@ def test_a_file_system_without_links_is_no_obstacle(bundle, counted, monkeypatch
     assert len(choices(bundle)) == 1
 
 
-def test_without_inputs_in_the_probe_nothing_is_measured(tmp_path, counted):
-    bundle = Bundle.open(make_tiny_bundle(tmp_path / "b", probe_images=False))
+def test_without_inputs_in_the_probe_nothing_is_measured(shared_bundle, counted):
+    bundle = Bundle.open(shared_bundle(probe_images=False))
     assert counted.choose(bundle) == "first"
     assert counted.calls == []
     assert choices(bundle) == []

@@ -18,7 +18,6 @@ from support.tiny_bundle import (
     draw_pictures,
     features_of,
     lift_of,
-    make_tiny_bundle,
     rows_of,
     synthesize_of,
 )
@@ -36,10 +35,9 @@ PICTURES = draw_pictures(TABLE, np.arange(8).repeat(3), seed=5)
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory) -> dict[tuple[str, bool], Bundle]:
-    folder = tmp_path_factory.mktemp("bundles")
+def bundles(shared_bundle) -> dict[tuple[str, bool], Bundle]:
     return {
-        (kind, lift): Bundle.open(make_tiny_bundle(folder / f"{kind}{lift}", kind=kind, lift=lift))
+        (kind, lift): Bundle.open(shared_bundle(kind=kind, lift=lift))
         for kind in ("images", "backbone_features")
         for lift in (True, False)
     }
@@ -101,9 +99,9 @@ def test_synthesizer_and_lift_equal_numpy(bundles, name):
 
 
 @pytest.mark.parametrize("lift", [True, False])
-def test_rows_equal_numpy(tmp_path, name, lift):
+def test_rows_equal_numpy(shared_bundle, name, lift):
     semantic = np.random.default_rng(0).random((11, len(ATTRIBUTES)), dtype=np.float32)
-    bundle = Bundle.open(make_tiny_bundle(tmp_path / "tiny", rule="rows", lift=lift))
+    bundle = Bundle.open(shared_bundle(rule="rows", lift=lift))
     backend = open_backend(name, bundle, threads=1)
     for given, expected in zip(backend.rows(semantic), rows_of(semantic, lift=lift), strict=True):
         assert (given.dtype, given.shape) == (np.float32, expected.shape)

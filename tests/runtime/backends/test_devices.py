@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from support.fake_ort_cuda import CARDS, DRIVER, PROVIDER, FakeOrt
-from support.tiny_bundle import make_tiny_bundle
-from support.tiny_precisions import add_precisions
 from support.usable import auto_chooses_among
 from zsl_runtime.backends import auto, opening
 from zsl_runtime.backends.devices import Device, parse_device
@@ -29,9 +27,10 @@ from zsl_runtime.machine.cards import Driver
 NO_DRIVER = Driver("", "", (), "there is no NVIDIA driver (libcuda.so.1 is not found): install it")
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory) -> Bundle:
-    return Bundle.open(add_precisions(make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "b"), ("fp32", "fp16")))
+@pytest.fixture
+def bundle(own_bundle) -> Bundle:
+    """Of each test its own: what `auto` measured is kept in it."""
+    return Bundle.open(own_bundle(precisions=("fp32", "fp16")))
 
 
 @pytest.fixture
@@ -48,7 +47,6 @@ def card(monkeypatch, tmp_path) -> FakeOrt:
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
     monkeypatch.setattr(cards, "driver", lambda: DRIVER)
     monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(auto, "ENGINES", f"engines-of-{tmp_path.name}")  # each test measures for itself
     return fake
 
 

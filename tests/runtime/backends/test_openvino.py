@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from support.tiny_bundle import class_table, draw_pictures, features_of, make_tiny_bundle
+from support.tiny_bundle import class_table, draw_pictures, features_of
 from zsl_runtime.backends import openvino as ours
 from zsl_runtime.backends.onnx_graphs import reason
 from zsl_runtime.bundle.bundle import Bundle
@@ -25,8 +25,8 @@ PICTURES = draw_pictures(TABLE, np.arange(8), seed=5)
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory) -> Bundle:
-    return Bundle.open(make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "b"))
+def bundle(shared_bundle) -> Bundle:
+    return Bundle.open(shared_bundle())
 
 
 @pytest.fixture

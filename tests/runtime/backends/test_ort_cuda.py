@@ -11,8 +11,7 @@ import onnxruntime
 import pytest
 
 from support.fake_ort_cuda import DRIVER, PROVIDER, FakeOrt
-from support.tiny_bundle import class_table, draw_pictures, features_of, lift_of, make_tiny_bundle
-from support.tiny_precisions import add_precisions
+from support.tiny_bundle import class_table, draw_pictures, features_of, lift_of
 from support.usable import usable_backend
 from zsl_runtime.backends import ort_cuda
 from zsl_runtime.backends.opening import open_backend, open_small_graphs
@@ -28,8 +27,8 @@ PICTURES = draw_pictures(TABLE, np.arange(8).repeat(3), seed=5)
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory) -> Bundle:
-    return Bundle.open(add_precisions(make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "b"), ("fp32", "fp16")))
+def bundle(shared_bundle) -> Bundle:
+    return Bundle.open(shared_bundle(precisions=("fp32", "fp16")))
 
 
 @pytest.fixture

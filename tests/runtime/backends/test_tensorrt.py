@@ -17,8 +17,7 @@ import pytest
 from PIL import Image
 
 from support.fake_card import FakeCard
-from support.tiny_bundle import as_regions, class_table, draw_pictures, make_tiny_bundle
-from support.tiny_precisions import add_precisions
+from support.tiny_bundle import as_regions, class_table, draw_pictures
 from support.usable import auto_chooses_among
 from zsl_runtime.backends import auto
 from zsl_runtime.backends.opening import open_backend
@@ -41,14 +40,9 @@ TABLE = class_table()
 PICTURES = draw_pictures(TABLE, np.arange(8), seed=11)
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory) -> Path:
-    return add_precisions(make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "b"), ("fp32", "fp16", "int8-trt"))
-
-
 @pytest.fixture
-def path(original, tmp_path) -> Path:
-    return shutil.copytree(original, tmp_path / "b")
+def path(own_bundle) -> Path:
+    return own_bundle("b", precisions=("fp32", "fp16", "int8-trt"))
 
 
 @pytest.fixture
@@ -186,8 +180,8 @@ def test_a_plan_with_other_answers_is_refused_and_nothing_of_it_stays(card, path
     card.check()
 
 
-def test_a_plan_that_never_ran_and_a_bundle_without_inputs_do_not_go_together(card, tmp_path):
-    path = make_tiny_bundle(tmp_path / "none", kind="images")
+def test_a_plan_that_never_ran_and_a_bundle_without_inputs_do_not_go_together(card, own_bundle):
+    path = own_bundle("none")
     bundle = Bundle.open(path)
     probe = bundle.probe()._replace(pixels=None, inputs=None)
     object.__setattr__(bundle, "probe", lambda: probe)
@@ -541,8 +535,8 @@ def test_a_card_that_is_lost_ends_the_command_with_exit_code_4_and_what_was_fini
     card.cuda.lost = None
 
 
-def test_rows_of_features_go_the_same_way(card, tmp_path, capsys):
-    path = make_tiny_bundle(tmp_path / "rows", kind="backbone_features")
+def test_rows_of_features_go_the_same_way(card, own_bundle, tmp_path, capsys):
+    path = own_bundle("rows", kind="backbone_features")
     card.add_engine(path)
     np.save(tmp_path / "rows.npy", as_regions(PICTURES))
     arguments = (tmp_path / "rows.npy", "--engine", path, "--batch-size", 3)

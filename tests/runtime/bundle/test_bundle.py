@@ -51,13 +51,13 @@ EVERY_FILE = [
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory) -> Path:
-    return make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+def original(shared_bundle) -> Path:
+    return shared_bundle()
 
 
 @pytest.fixture
-def path(original, tmp_path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "tiny"))
+def path(own_bundle) -> Path:
+    return own_bundle()
 
 
 def broken(path: Path) -> ArtefactError:
@@ -134,12 +134,12 @@ def test_a_file_in_the_bundle_means_the_bundle(original, inside):
     assert Bundle.open(original / inside).path == original
 
 
-def test_bundles_without_lift_or_pictures_or_of_feature_vectors(tmp_path):
-    plain = Bundle.open(make_tiny_bundle(tmp_path / "a", lift=False, probe_images=False))
+def test_bundles_without_lift_or_pictures_or_of_feature_vectors(shared_bundle):
+    plain = Bundle.open(shared_bundle(lift=False, probe_images=False))
     assert plain.graph("lift") is None
     assert plain.graph("model") == plain.path / "model.onnx"
     assert plain.probe().pixels is None
-    vectors = Bundle.open(make_tiny_bundle(tmp_path / "b", kind="backbone_features"))
+    vectors = Bundle.open(shared_bundle(kind="backbone_features"))
     assert vectors.probe().inputs.shape == (8, 4, 3)
     assert vectors.manifest["pixels"] is None
     with pytest.raises(ArtefactError, match="E-BUNDLE-MISSING"):
@@ -205,15 +205,15 @@ def test_a_newer_format_is_named_with_ours(path):
 
 
 @pytest.mark.parametrize(("rule", "version"), [("fit", 1), ("rows", 2), ("gaussian", 3)])
-def test_a_bundle_carries_the_oldest_format_that_describes_it(tmp_path, rule, version):
+def test_a_bundle_carries_the_oldest_format_that_describes_it(shared_bundle, rule, version):
     """So that a runtime from before a rule reads all that it can run, and names the format of the rest."""
-    manifest = Bundle.open(make_tiny_bundle(tmp_path / "tiny", rule=rule)).manifest
+    manifest = Bundle.open(shared_bundle(rule=rule)).manifest
     assert manifest["format_version"] == version
 
 
 @pytest.mark.parametrize("lift", [True, False])
-def test_a_bundle_whose_rows_come_from_attributes_keeps_neither_synthesizer_nor_replay(tmp_path, lift):
-    bundle = Bundle.open(make_tiny_bundle(tmp_path / "tiny", rule="rows", lift=lift))
+def test_a_bundle_whose_rows_come_from_attributes_keeps_neither_synthesizer_nor_replay(shared_bundle, lift):
+    bundle = Bundle.open(shared_bundle(rule="rows", lift=lift))
     assert bundle.head_rule == "rows"
     assert bundle.graph("rows") == bundle.path / "rows.onnx"
     assert bundle.graph("synthesizer") is None
@@ -241,8 +241,8 @@ def test_a_bundle_whose_rows_come_from_attributes_keeps_neither_synthesizer_nor_
         lambda m: m["dims"].update(Z=None),
     ],
 )
-def test_a_manifest_of_computed_rows_with_wrong_content_is_refused(tmp_path, change):
-    path = make_tiny_bundle(tmp_path / "tiny", rule="rows")
+def test_a_manifest_of_computed_rows_with_wrong_content_is_refused(own_bundle, change):
+    path = own_bundle(rule="rows")
 
     def edit(manifest):
         change(manifest)
@@ -251,8 +251,8 @@ def test_a_manifest_of_computed_rows_with_wrong_content_is_refused(tmp_path, cha
     assert broken(path).code == "E-BUNDLE-MANIFEST"
 
 
-def test_a_bundle_of_means_keeps_no_features_of_anybody(tmp_path):
-    bundle = Bundle.open(make_tiny_bundle(tmp_path / "tiny", rule="gaussian"))
+def test_a_bundle_of_means_keeps_no_features_of_anybody(shared_bundle):
+    bundle = Bundle.open(shared_bundle(rule="gaussian"))
     assert bundle.head_rule == "gaussian"
     assert set(bundle.manifest["files"]) == {
         *("model.onnx", "means.onnx", "lift.onnx", "gaussian.safetensors", "probe.safetensors", "parity.json"),
@@ -286,8 +286,8 @@ def drop_file(manifest):
         lambda m: m.update(attribute_ranges={}),
     ],
 )
-def test_a_manifest_of_means_with_wrong_content_is_refused(tmp_path, change):
-    path = make_tiny_bundle(tmp_path / "tiny", rule="gaussian")
+def test_a_manifest_of_means_with_wrong_content_is_refused(own_bundle, change):
+    path = own_bundle(rule="gaussian")
 
     def edit(manifest):
         change(manifest)
@@ -989,13 +989,16 @@ def test_what_could_not_be_opened_is_not_written(original, tmp_path):
 
 @allow_fork
 @pytest.mark.parametrize("swap", ["exchange", pytest.param("two renames", marks=pytest.mark.slow)])
-def test_an_export_killed_at_any_step_leaves_the_old_or_the_new_bundle(original, tmp_path, monkeypatch, swap):
+def test_an_export_killed_at_any_step_leaves_the_old_or_the_new_bundle(
+    original, shared_bundle, tmp_path, monkeypatch, swap
+):
     """Where two names cannot be swapped in one step the old bundle may lie aside; the next export finds it."""
     if swap == "two renames":
         monkeypatch.setattr(writing, "exchange", lambda first, second: False)
-    arguments, target = parts(make_tiny_bundle(tmp_path / "source", seed=1)), tmp_path / "out" / "tiny"
-    old, new = (Bundle.open(path).manifest_sha256 for path in (original, tmp_path / "source"))
-    new_graph = (tmp_path / "source" / "model.onnx").read_bytes()
+    source = shared_bundle(seed=1)
+    arguments, target = parts(source), tmp_path / "out" / "tiny"
+    old, new = (Bundle.open(path).manifest_sha256 for path in (original, source))
+    new_graph = (source / "model.onnx").read_bytes()
     seen, aside = set(), 0
     shutil.copytree(original, target)
     for _ in killed_at_every_step(lambda: write_bundle(target, **arguments, force=True) and None):
@@ -1043,9 +1046,9 @@ def test_a_bundle_that_appears_while_another_is_written_is_not_replaced(path, or
     assert [p.name for p in path.parent.iterdir()] == ["tiny"]
 
 
-def test_where_names_cannot_be_swapped_a_failure_puts_the_old_bundle_back(path, original, monkeypatch):
+def test_where_names_cannot_be_swapped_a_failure_puts_the_old_bundle_back(path, original, shared_bundle, monkeypatch):
     before = Bundle.open(path).manifest_sha256
-    arguments = parts(make_tiny_bundle(path.with_name("source"), seed=1))
+    arguments = parts(shared_bundle(seed=1))
     monkeypatch.setattr(writing, "exchange", lambda first, second: False)
     write_bundle(path, **arguments, force=True)
     assert Bundle.open(path).manifest_sha256 != before
@@ -1062,7 +1065,7 @@ def test_where_names_cannot_be_swapped_a_failure_puts_the_old_bundle_back(path, 
     with pytest.raises(SystemProblem, match="Input/output"):
         write_bundle(path, **arguments, force=True)
     assert Bundle.open(path).manifest_sha256 == before
-    assert sorted(p.name for p in path.parent.iterdir()) == ["source", "tiny"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["tiny"]
 
 
 def test_an_export_at_work_is_not_cleaned_away_by_another(original, tmp_path):
@@ -1148,8 +1151,8 @@ def test_a_system_that_cannot_swap_names_is_told_from_one_that_fails(tmp_path, m
 # --- verifying several files at a time ------------------------------------------------------------------------------
 
 
-def test_of_several_damaged_files_the_first_of_the_manifest_is_told(tmp_path):
-    bundle = Bundle.open(make_tiny_bundle(tmp_path / "b"))
+def test_of_several_damaged_files_the_first_of_the_manifest_is_told(own_bundle):
+    bundle = Bundle.open(own_bundle())
     names = list(bundle.manifest["files"])
     before = threading.active_count()
     for name in names[1:]:
@@ -1161,8 +1164,8 @@ def test_of_several_damaged_files_the_first_of_the_manifest_is_told(tmp_path):
     assert threading.active_count() == before
 
 
-def test_what_fails_while_files_are_verified_comes_first(tmp_path):
-    bundle = Bundle.open(make_tiny_bundle(tmp_path / "b"))
+def test_what_fails_while_files_are_verified_comes_first(own_bundle):
+    bundle = Bundle.open(own_bundle())
     (bundle.path / "model.onnx").write_bytes(b"changed")
     with pytest.raises(KeyError), bundle.verifying():
         raise KeyError

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -26,7 +24,6 @@ from support.tiny_bundle import (
     features_of,
     fit_tiny,
     lift_of,
-    make_tiny_bundle,
     means_of,
     rows_of,
     tiny_gaussian,
@@ -49,39 +46,30 @@ from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.head.gaussian import MOST_PHOTOGRAPHS, ClassMeans, Evidence
 from zsl_runtime.head.head import RULES, fold
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 NEW = {"heron": [0, 7, 1, 1, 7, 1], "cuckoo": [5, 0, 5, 0, 0, 5]}
 
 
-@pytest.fixture(scope="module")
-def originals(tmp_path_factory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("bundle")
-    return {rule: make_tiny_bundle(folder / rule, rule=rule) for rule in RULES}
-
-
 @pytest.fixture(params=RULES)
-def bundle(request, originals, tmp_path) -> Bundle:
+def bundle(request, own_bundle) -> Bundle:
     """A bundle of each rule of the head."""
-    return Bundle.open(shutil.copytree(originals[request.param], tmp_path / "tiny"))
+    return Bundle.open(own_bundle(rule=request.param))
 
 
 @pytest.fixture
-def fitted(originals, tmp_path) -> Bundle:
-    return Bundle.open(shutil.copytree(originals["fit"], tmp_path / "fitted"))
+def fitted(own_bundle) -> Bundle:
+    return Bundle.open(own_bundle("fitted", rule="fit"))
 
 
 @pytest.fixture
-def computed(originals, tmp_path) -> Bundle:
+def computed(own_bundle) -> Bundle:
     """A bundle whose head's rows come from attributes."""
-    return Bundle.open(shutil.copytree(originals["rows"], tmp_path / "computed"))
+    return Bundle.open(own_bundle("computed", rule="rows"))
 
 
 @pytest.fixture
-def gaussian(originals, tmp_path) -> Bundle:
+def gaussian(own_bundle) -> Bundle:
     """A bundle in which every class is a mean."""
-    return Bundle.open(shutil.copytree(originals["gaussian"], tmp_path / "gaussian"))
+    return Bundle.open(own_bundle("gaussian", rule="gaussian"))
 
 
 def new_classes(*names: str) -> ClassTable:
@@ -128,8 +116,8 @@ def test_added_classes_are_recognised_on_pictures_and_the_others_still_are(bundl
 
 
 @pytest.mark.parametrize("rule", ["rows", "gaussian"])
-def test_the_old_rows_stay_as_they_were_bit_for_bit(originals, tmp_path, rule):
-    bundle = Bundle.open(shutil.copytree(originals[rule], tmp_path / "tiny"))
+def test_the_old_rows_stay_as_they_were_bit_for_bit(own_bundle, rule):
+    bundle = Bundle.open(own_bundle(rule=rule))
     old = bundle.current()
     add_classes(bundle, new_classes("heron"))
     assert heads_equal(bundle.current().head.take(np.arange(8)), old.head)
@@ -147,9 +135,9 @@ def tensors(generation) -> list[bytes]:
 
 
 @pytest.mark.parametrize("rule", ["fit", "rows"])
-def test_adding_gives_the_head_that_training_with_the_class_would_have_given(originals, tmp_path, rule):
+def test_adding_gives_the_head_that_training_with_the_class_would_have_given(own_bundle, rule):
     """Same seed and class name, same synthetic features: the reference is fitted without any graph, from the start."""
-    bundle = Bundle.open(shutil.copytree(originals[rule], tmp_path / "tiny"))
+    bundle = Bundle.open(own_bundle(rule=rule))
     add_classes(bundle, new_classes("heron", "cuckoo"))
     head = bundle.current().head
     whole = class_table().append(new_classes("heron", "cuckoo"))
@@ -175,8 +163,8 @@ def test_refit_with_the_seed_of_the_export_reproduces_its_head(bundle):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("kind", ["images", "backbone_features"])
 @pytest.mark.parametrize("lift", [True, False])
-def test_every_kind_of_bundle_takes_classes(tmp_path, kind, lift, rule):
-    bundle = Bundle.open(make_tiny_bundle(tmp_path / "tiny", kind=kind, lift=lift, rule=rule))
+def test_every_kind_of_bundle_takes_classes(own_bundle, kind, lift, rule):
+    bundle = Bundle.open(own_bundle(kind=kind, lift=lift, rule=rule))
     change = add_classes(bundle, new_classes("heron"))
     assert set(change.neighbours) == ({"heron"} if rule == "gaussian" else set())
     generation = bundle.current()
@@ -481,8 +469,8 @@ def test_sums_that_overflow_together_are_refused(gaussian):
 
 
 @pytest.mark.parametrize("rule", ["fit", "rows"])
-def test_a_bundle_without_statistics_says_what_to_do_instead(originals, tmp_path, rule):
-    bundle = Bundle.open(shutil.copytree(originals[rule], tmp_path / "tiny"))
+def test_a_bundle_without_statistics_says_what_to_do_instead(own_bundle, rule):
+    bundle = Bundle.open(own_bundle(rule=rule))
     for action in (
         lambda: teach_classes(bundle, evidence("wren", 1)),
         lambda: add_classes(bundle, new_classes("heron"), photographs=evidence("heron", 1)),
@@ -521,20 +509,19 @@ def test_a_generation_whose_means_are_none_is_refused(gaussian, change):
     assert "\n" not in str(caught.value)
 
 
-def test_means_are_of_bundles_of_means_alone(originals, gaussian):
+def test_means_are_of_bundles_of_means_alone(own_bundle, gaussian):
     """A generation of another rule in this bundle, and the other way round."""
     digest = hashlib.sha256
     plain = replace(gaussian.current(), means=None).to_bytes()
     gaussian.generation_path(1).write_bytes(plain)
     with pytest.raises(ArtefactError, match="E-BUNDLE-GENERATION"):
         gaussian.generation(1, digest(plain).hexdigest())
-    other = Bundle.open(originals["rows"])
+    other = Bundle.open(own_bundle("rows", rule="rows"))
     means = ClassMeans.without_photographs(np.zeros((8, other.views[0].stop), np.float32))
     whole = replace(other.current(), means=means).to_bytes()
-    copy = Bundle.open(shutil.copytree(originals["rows"], gaussian.path.parent / "rows"))
-    copy.generation_path(1).write_bytes(whole)
+    other.generation_path(1).write_bytes(whole)
     with pytest.raises(ArtefactError, match="E-BUNDLE-GENERATION"):
-        copy.generation(1, digest(whole).hexdigest())
+        other.generation(1, digest(whole).hexdigest())
 
 
 TEACH_FOR_EVER = """

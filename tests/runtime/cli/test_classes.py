@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -37,14 +36,9 @@ ODD = (
 )
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory) -> Path:
-    return make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
-
-
 @pytest.fixture
-def engine(original, tmp_path) -> str:
-    return str(shutil.copytree(original, tmp_path / "tiny"))
+def engine(own_bundle) -> str:
+    return str(own_bundle())
 
 
 @pytest.fixture
@@ -101,8 +95,8 @@ def test_add_says_what_it_added_and_what_is_in_force_and_warns_of_odd_attributes
     assert names(engine)[8:] == ["heron", "cuckoo, common"]
 
 
-def test_where_rows_come_from_attributes_refit_says_that_a_seed_changes_nothing(capsys, tmp_path, attributes):
-    engine = str(make_tiny_bundle(tmp_path / "rows", rule="rows"))
+def test_where_rows_come_from_attributes_refit_says_that_a_seed_changes_nothing(capsys, own_bundle, attributes):
+    engine = str(own_bundle(rule="rows"))
     assert run(capsys, "add", "--engine", engine, "--attributes", attributes)[0] == 0
     code, out, err = run(capsys, "refit", "--engine", engine, "--seed", "3")
     assert (code, out[:26]) == (0, "generation 3: 10 classes, ")
@@ -315,15 +309,10 @@ def test_add_without_permission_is_one_line_but_list_works(public_folder):
 # --- photographs -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def original_of_means(tmp_path_factory) -> Path:
-    return make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "means", rule="gaussian")
-
-
 @pytest.fixture
-def means(original_of_means, tmp_path) -> str:
+def means(own_bundle) -> str:
     """A bundle in which every class is a mean."""
-    return str(shutil.copytree(original_of_means, tmp_path / "means"))
+    return str(own_bundle("means", rule="gaussian"))
 
 
 TABLE = class_table().append(

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ import onnxruntime
 import PIL
 import pytest
 
-from support.tiny_bundle import ATTRIBUTES, make_tiny_bundle
+from support.tiny_bundle import ATTRIBUTES
 from zsl_runtime.backends import ort
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.classes.changes import add_classes, prune, remove_classes, undo
@@ -29,13 +28,13 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory) -> Path:
-    return make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+def original(shared_bundle) -> Path:
+    return shared_bundle()
 
 
 @pytest.fixture
-def path(original, tmp_path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "tiny"))
+def path(own_bundle) -> Path:
+    return own_bundle()
 
 
 def examine(capsys, path: Path | str) -> tuple[int, list[tuple[str, str]]]:
@@ -98,8 +97,8 @@ HEADS = {  # what is said of what heads are made from
 @pytest.mark.parametrize(
     "options", [{}, {"lift": False}, {"kind": "backbone_features"}, {"rule": "rows"}, {"rule": "gaussian"}]
 )
-def test_a_healthy_bundle(capsys, tmp_path, options):
-    path = make_tiny_bundle(tmp_path / "tiny", **options)
+def test_a_healthy_bundle(capsys, shared_bundle, options):
+    path = shared_bundle(**options)
     code, found = examine(capsys, path)
     assert code == 0
     assert {state for state, _ in found} == {"ok"}
@@ -121,8 +120,8 @@ def heron() -> ClassTable:
     return ClassTable(("heron",), np.array([False]), np.array([[0, 7, 1, 1, 7, 1.0]]), ATTRIBUTES)
 
 
-def test_statistics_means_and_rows_that_do_not_fit_together_are_broken(capsys, tmp_path, monkeypatch):
-    path = make_tiny_bundle(tmp_path / "tiny", rule="gaussian")
+def test_statistics_means_and_rows_that_do_not_fit_together_are_broken(capsys, own_bundle, monkeypatch):
+    path = own_bundle(rule="gaussian")
     whole = Bundle.gaussian
     monkeypatch.setattr(Bundle, "gaussian", lambda self: Gaussian(whole(self).variance, 0.9 * whole(self).scale))
     code, found = examine(capsys, path)
@@ -246,8 +245,8 @@ def test_a_signed_file_that_cannot_be_read_is_broken(capsys, path, name):
     assert name in of(found, "BROKEN")
 
 
-def test_a_probe_without_pictures_cannot_be_run(capsys, tmp_path):
-    code, found = examine(capsys, make_tiny_bundle(tmp_path / "tiny", probe_images=False))
+def test_a_probe_without_pictures_cannot_be_run(capsys, shared_bundle):
+    code, found = examine(capsys, shared_bundle(probe_images=False))
     assert code == 0
     assert "no pictures were kept" in of(found, "note")
 

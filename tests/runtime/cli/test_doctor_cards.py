@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 
 from support.fake_ort_cuda import DRIVER, FakeOrt
-from support.tiny_bundle import make_tiny_bundle
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.cli import doctor_cards
 from zsl_runtime.cli.doctor import machine, main
@@ -26,9 +25,9 @@ FULL = Installed("tensorrt", None, "not installed", 'pip install "zsl-deploy[ten
 
 
 @pytest.fixture
-def bundle(tmp_path, monkeypatch) -> Bundle:
+def bundle(own_bundle, tmp_path, monkeypatch) -> Bundle:
     monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "cache"))
-    return Bundle.open(make_tiny_bundle(tmp_path / "tiny"))
+    return Bundle.open(own_bundle())
 
 
 @pytest.fixture

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -21,13 +20,16 @@ from zsl_runtime.graphs.precisions import held_precisions
 from zsl_runtime.head.head import fold
 from zsl_runtime.labelling.classifier import Classifier
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 TABLE = class_table()
 PICTURES = draw_pictures(TABLE, np.arange(8).repeat(3), seed=5)
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory) -> Path:
-    return add_precisions(make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "b"))
+def original(shared_bundle) -> Path:
+    return shared_bundle(precisions=("fp32", "fp16", "int8-cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +38,8 @@ def bundle(original) -> Bundle:
 
 
 @pytest.fixture
-def copy(original, tmp_path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "b"))
+def copy(own_bundle) -> Path:
+    return own_bundle("b", precisions=("fp32", "fp16", "int8-cpu"))
 
 
 @pytest.fixture(params=FROM_GRAPHS)
@@ -72,8 +74,8 @@ def test_the_bundles_default_runs_when_nothing_is_asked_for(bundle, copy):
     assert held_precisions(other) == ["int8", "fp32"]
 
 
-def test_a_bundle_of_before_holds_fp32(tmp_path):
-    old = Bundle.open(make_tiny_bundle(tmp_path / "old"))
+def test_a_bundle_of_before_holds_fp32(shared_bundle):
+    old = Bundle.open(shared_bundle())
     assert (old.precisions, old.default_precision) == ({"fp32": "model.onnx"}, "fp32")
     assert old.model_graph("fp32") == old.graph("model")
     assert old.model_graph("fp16") is None

@@ -40,7 +40,6 @@ from support.tiny_bundle import (
     draw_pictures,
     features_of,
     lift_of,
-    make_tiny_bundle,
     synthesize_of,
     tiny_replay,
 )
@@ -62,13 +61,13 @@ PROGRAM = [sys.executable, "-c", "import sys; from zsl_runtime.cli.infer import 
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory) -> Path:
-    return make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "b")
+def path(shared_bundle) -> Path:
+    return shared_bundle()
 
 
 @pytest.fixture(scope="module")
-def row_path(tmp_path_factory) -> Path:
-    return make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "r", kind="backbone_features", lift=False)
+def row_path(shared_bundle) -> Path:
+    return shared_bundle(kind="backbone_features", lift=False)
 
 
 @pytest.fixture(scope="module")
@@ -300,8 +299,8 @@ def test_fewer_pictures_than_a_batch(classifier):
     assert [answer.confident for answer in small].count(True) == 2
 
 
-def test_it_takes_the_generation_that_was_in_force_and_its_classes(tmp_path):
-    path = make_tiny_bundle(tmp_path / "b")
+def test_it_takes_the_generation_that_was_in_force_and_its_classes(own_bundle):
+    path = own_bundle()
     pictures = list(blurred_pictures(24, seed=9))
     with Classifier.open(path, threads=1) as classifier:
         before = classifier.cascade(pictures)
@@ -313,8 +312,8 @@ def test_it_takes_the_generation_that_was_in_force_and_its_classes(tmp_path):
         assert names == {*SEEN, *UNSEEN, "zebra finch"}
 
 
-def test_the_bundle_is_what_it_was(tmp_path, infer):
-    path = make_tiny_bundle(tmp_path / "b", kind="backbone_features")
+def test_the_bundle_is_what_it_was(own_bundle, tmp_path, infer):
+    path = own_bundle(kind="backbone_features")
     np.save(tmp_path / "a.npy", as_regions(blurred_pictures(20, seed=10)))
     before = hashes(path)
     assert infer(tmp_path / "a.npy", "--engine", path, "--cascade")[0] == 0
@@ -531,7 +530,8 @@ def leftovers(folder: Path) -> list[str]:
         (signal.SIGKILL, -signal.SIGKILL, b""),
     ],
 )
-def test_interrupted_in_the_middle_leaves_no_temporary_file(row_path, tmp_path, number, code, word):
+def test_interrupted_in_the_middle_leaves_no_temporary_file(own_bundle, tmp_path, number, code, word):
+    row_path = own_bundle(kind="backbone_features", lift=False)
     np.save(tmp_path / "many.npy", np.zeros((400_000, 4, 3), np.float16))
     spool = tmp_path / "spool"
     spool.mkdir()
@@ -553,7 +553,8 @@ def test_interrupted_in_the_middle_leaves_no_temporary_file(row_path, tmp_path, 
     assert leftovers(spool) == []
 
 
-def test_a_full_disk_is_one_line(row_path, tmp_path):
+def test_a_full_disk_is_one_line(own_bundle, tmp_path):
+    row_path = own_bundle(kind="backbone_features", lift=False)
     x, _ = marked_rows(seed=2)
     np.save(tmp_path / "x.npy", np.concatenate([x] * 10))
     spool = tmp_path / "spool"

@@ -23,7 +23,6 @@ from support.tiny_bundle import (
     draw_pictures,
     features_of,
     lift_of,
-    make_tiny_bundle,
 )
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.errors import ArtefactError, BackendError, InputError, UsageError
@@ -35,8 +34,8 @@ PICTURES = draw_pictures(TABLE, np.arange(8), seed=11)
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory) -> Path:
-    return make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "b")
+def path(shared_bundle) -> Path:
+    return shared_bundle()
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +45,8 @@ def classifier(path):
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    folder = make_tiny_bundle(tmp_path_factory.mktemp("rows") / "b", kind="backbone_features", lift=False)
-    with Classifier.open(folder, threads=2) as opened:
+def rows(shared_bundle):
+    with Classifier.open(shared_bundle(kind="backbone_features", lift=False), threads=2) as opened:
         yield opened
 
 
@@ -185,8 +183,8 @@ def test_opening_refuses_what_cannot_be(path, tmp_path):
 
 
 @pytest.mark.parametrize("part", ["model.onnx", "classes/000001.safetensors"])
-def test_a_changed_byte_is_refused(tmp_path, part):
-    folder = make_tiny_bundle(tmp_path / "b")
+def test_a_changed_byte_is_refused(own_bundle, part):
+    folder = own_bundle()
     data = bytearray((folder / part).read_bytes())
     data[len(data) // 2] ^= 1
     (folder / part).write_bytes(data)
@@ -229,8 +227,8 @@ def without(bundle: Bundle, name: str) -> None:
         bundle.commit(replace(now, number=now.number + 1, parent=now.number, table=table, head=head), {"names": [name]})
 
 
-def test_reload_takes_the_new_generation_and_loads_no_graph(tmp_path):
-    folder = make_tiny_bundle(tmp_path / "b")
+def test_reload_takes_the_new_generation_and_loads_no_graph(own_bundle):
+    folder = own_bundle()
     with Classifier.open(folder, threads=1) as classifier:
         assert classifier.reload() is False
         without(Bundle.open(folder), "wren")
@@ -244,8 +242,8 @@ def test_reload_takes_the_new_generation_and_loads_no_graph(tmp_path):
         assert len(classifier.predict(PICTURES, topk=9)[0].names) == 7
 
 
-def test_a_damaged_new_generation_leaves_the_old_one_in_use(tmp_path):
-    folder = make_tiny_bundle(tmp_path / "b")
+def test_a_damaged_new_generation_leaves_the_old_one_in_use(own_bundle):
+    folder = own_bundle()
     with Classifier.open(folder, threads=1) as classifier:
         without(Bundle.open(folder), "wren")
         (folder / "classes" / "000002.safetensors").write_bytes(b"damaged")
@@ -255,9 +253,9 @@ def test_a_damaged_new_generation_leaves_the_old_one_in_use(tmp_path):
         assert classifier.predict(PICTURES[5:6], topk=1)[0].names == ("wren",)
 
 
-def test_a_predict_in_flight_finishes_on_the_generation_it_began_with(tmp_path):
+def test_a_predict_in_flight_finishes_on_the_generation_it_began_with(own_bundle):
     """Pictures arrive slowly; between the first and the last a class disappears and `reload` is called."""
-    folder = make_tiny_bundle(tmp_path / "b")
+    folder = own_bundle()
     with Classifier.open(folder, threads=1) as classifier:
 
         def slowly():
@@ -272,9 +270,9 @@ def test_a_predict_in_flight_finishes_on_the_generation_it_began_with(tmp_path):
         assert all("gull" not in p.names for p in classifier.predict(PICTURES, topk=8))
 
 
-def test_threads_predict_while_another_reloads(tmp_path):
+def test_threads_predict_while_another_reloads(own_bundle):
     """Names, flags and number of classes always belong to one generation."""
-    folder = make_tiny_bundle(tmp_path / "b")
+    folder = own_bundle()
     bundle = Bundle.open(folder)
     answers, failures = [], []
     stop = threading.Event()
@@ -308,8 +306,9 @@ def test_threads_predict_while_another_reloads(tmp_path):
 # --- the package ----------------------------------------------------------------------------------------------------
 
 
-def test_the_package_is_lazy_and_needs_no_torch(path, tmp_path):
+def test_the_package_is_lazy_and_needs_no_torch(own_bundle, tmp_path):
     """Classify in a process where torch, onnx and scipy cannot be imported."""
+    path = own_bundle()
     picture = tmp_path / "a.png"
     picture.write_bytes(png(PICTURES[5]))
     program = f"""

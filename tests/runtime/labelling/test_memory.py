@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support.tiny_bundle import SIDE, make_tiny_bundle
+from support.tiny_bundle import SIDE
 from zsl_runtime.inputs.files import find_files, list_entries, pictures
 from zsl_runtime.inputs.item import SHARD_SUFFIXES, Tally
 from zsl_runtime.labelling.ahead import Ahead
@@ -102,8 +102,8 @@ def test_what_python_holds_is_bounded(tmp_path, kind):
     assert (many - few) / (MANY - FEW) < (NAME_BYTES if kind == "folder" else NAME_BYTES / 4)
 
 
-def test_the_process_does_not_grow(tmp_path):
-    bundle = make_tiny_bundle(tmp_path / "bundle")
+def test_the_process_does_not_grow(own_bundle, tmp_path):
+    bundle = own_bundle()
     peaks = []
     for count in (FEW, MANY):
         folder = folder_of(tmp_path / f"{count}", count)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import unicodedata
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,6 @@ from support.tiny_bundle import (
     class_table,
     draw_pictures,
     features_of,
-    make_tiny_bundle,
 )
 from support.usable import FROM_GRAPHS, usable_backend
 from zsl_runtime.bundle.bundle import Bundle
@@ -37,11 +35,8 @@ TABLE = class_table()
 
 
 @pytest.fixture(scope="module")
-def originals(tmp_path_factory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("bundle")
-    return {
-        kind: make_tiny_bundle(folder / kind, kind=kind, rule="gaussian") for kind in ("images", "backbone_features")
-    }
+def originals(shared_bundle) -> dict[str, Path]:
+    return {kind: shared_bundle(kind=kind, rule="gaussian") for kind in ("images", "backbone_features")}
 
 
 @pytest.fixture(params=["images", "backbone_features"])
@@ -57,8 +52,8 @@ def shared(originals):
 
 
 @pytest.fixture
-def classifier(originals, tmp_path):
-    with Classifier.open(shutil.copytree(originals["images"], tmp_path / "own"), "ort", threads=1) as opened:
+def classifier(own_bundle):
+    with Classifier.open(own_bundle("own", kind="images", rule="gaussian"), "ort", threads=1) as opened:
         yield opened
 
 
@@ -162,13 +157,13 @@ def test_no_more_is_read_than_a_few_batches_ahead(shared, monkeypatch):
     assert all(ahead <= 4 * number + 4 + 2 * 4 + 2 for number, (_, ahead) in enumerate(looked_at))
 
 
-def test_only_bundles_with_statistics_look_at_photographs(tmp_path):
+def test_only_bundles_with_statistics_look_at_photographs(shared_bundle):
     def never():
         raise AssertionError
         yield
 
     with (
-        Classifier.open(make_tiny_bundle(tmp_path / "rows", rule="rows"), "ort") as classifier,
+        Classifier.open(shared_bundle(rule="rows"), "ort") as classifier,
         pytest.raises(UsageError, match="E-HEAD-RULE"),
     ):
         gather(classifier, {"wren": never()})
@@ -196,8 +191,8 @@ def test_a_folder_of_class_folders(originals, tmp_path):
     assert [len(list(items)) for items in found.pictures.values()] == [2, 1, 5]  # again
 
 
-def test_rows_of_files_take_the_place_of_photographs(tmp_path):
-    bundle = make_tiny_bundle(tmp_path / "rows", kind="backbone_features", rule="gaussian")
+def test_rows_of_files_take_the_place_of_photographs(originals, tmp_path):
+    bundle = originals["backbone_features"]
     drawn = pictures("wren", 7)
     (tmp_path / "photos/wren").mkdir(parents=True)
     np.save(tmp_path / "photos/wren/a.npy", as_regions(drawn[:5]))
@@ -297,8 +292,8 @@ def test_names_are_looked_at_before_photographs(classifier):
 
 
 @pytest.mark.parametrize("rule", ["fit", "rows"])
-def test_older_bundles_still_label_and_take_classes_and_say_why_they_cannot_be_taught(tmp_path, rule):
-    path = make_tiny_bundle(tmp_path / "old", rule=rule)
+def test_older_bundles_still_label_and_take_classes_and_say_why_they_cannot_be_taught(own_bundle, rule):
+    path = own_bundle(rule=rule)
     with Classifier.open(path, "ort", threads=1) as classifier:
         assert classifier.manifest["format_version"] in {1, 2}
         assert classifier.predict(pictures("wren", 1))[0].names[0] == "wren"

@@ -6,7 +6,6 @@ import hashlib
 import io
 import itertools
 import re
-import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from hypothesis import strategies as st
 from support import fake_builder
 from support.engines import facts_of, library_of, needs_rtx
 from support.fake_builder import BuilderFlag, FakeTensorRT, MemoryPoolType
-from support.tiny_bundle import ATTRIBUTES, make_tiny_bundle
+from support.tiny_bundle import ATTRIBUTES
 from support.tiny_precisions import add_precisions
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.classes.changes import add_classes
@@ -60,11 +59,6 @@ PORTS = Ports(
 )
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
-    return make_tiny_bundle(tmp_path_factory.mktemp("engines") / "bundle")
-
-
 @pytest.fixture
 def alone(tmp_path, monkeypatch) -> None:
     """A cache folder of its own, and no card."""
@@ -73,9 +67,9 @@ def alone(tmp_path, monkeypatch) -> None:
 
 
 @pytest.fixture
-def bundle(made, alone, tmp_path) -> Bundle:
+def bundle(own_bundle, alone) -> Bundle:
     """A tiny bundle that may be changed, without a card."""
-    return Bundle.open(shutil.copytree(made, tmp_path / "bundle"))
+    return Bundle.open(own_bundle("bundle"))
 
 
 @pytest.fixture
@@ -375,8 +369,8 @@ def test_every_graph_of_a_bundle_builds_in_every_precision(bundle):
 @needs_rtx
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize(("rule", "parts"), [("gaussian", ("means", "lift")), ("rows", ("rows", "lift"))])
-def test_the_small_graphs_of_other_head_rules_build(tmp_path, rule, parts):
-    bundle = Bundle.open(make_tiny_bundle(tmp_path / "b", rule=rule))
+def test_the_small_graphs_of_other_head_rules_build(own_bundle, rule, parts):
+    bundle = Bundle.open(own_bundle(rule=rule))
     for part in parts:
         stored = build_for_bundle(bundle, find_library("rtx"), "fp32", part=part, compute_capabilities=("8.9",))
         assert (stored.facts.part, stored.facts.max_classes) == (part, 0)
@@ -387,8 +381,8 @@ def test_the_small_graphs_of_other_head_rules_build(tmp_path, rule, parts):
 @needs_rtx
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("rule", ["fit", "gaussian"])
-def test_a_hundred_classes_more_are_served_by_the_same_plan(tmp_path, rule):
-    bundle, rtx = Bundle.open(make_tiny_bundle(tmp_path / "b", rule=rule)), find_library("rtx")
+def test_a_hundred_classes_more_are_served_by_the_same_plan(own_bundle, rule):
+    bundle, rtx = Bundle.open(own_bundle(rule=rule)), find_library("rtx")
     made = build_for_bundle(bundle, rtx, "fp32", compute_capabilities=("8.9",))
     before = hashlib.sha256(made.path.read_bytes()).hexdigest()
     assert before == made.sha256

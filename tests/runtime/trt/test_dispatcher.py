@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from support.fake_card import FakeCard
 from support.fake_cuda import cudaError_t
-from support.tiny_bundle import as_regions, class_table, draw_pictures, features_of, lift_of, make_tiny_bundle
+from support.tiny_bundle import as_regions, class_table, draw_pictures, features_of, lift_of
 from zsl_runtime.backends.opening import open_backend
 from zsl_runtime.backends.tensorrt import open_on_card
 from zsl_runtime.bundle.bundle import Bundle
@@ -29,10 +29,11 @@ FEATURES = features_of(PICTURES)
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory) -> dict[tuple[str, bool], Bundle]:
+def bundles(shared_bundle, tmp_path_factory) -> dict[tuple[str, bool], Bundle]:
+    """Copies: engines are stored in them."""
     folder = tmp_path_factory.mktemp("bundles")
     return {
-        (kind, lift): Bundle.open(make_tiny_bundle(folder / f"{kind}{lift}", kind=kind, lift=lift))
+        (kind, lift): Bundle.open(shutil.copytree(shared_bundle(kind=kind, lift=lift), folder / f"{kind}{lift}"))
         for kind in ("images", "backbone_features")
         for lift in (True, False)
     }

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.engines import FACTS, facts_of, real_trusted
-from support.tiny_bundle import ATTRIBUTES, make_tiny_bundle
+from support.tiny_bundle import ATTRIBUTES
 from support.tiny_precisions import add_precisions
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.classes.changes import add_classes, undo
@@ -36,15 +36,10 @@ PLAN = b"ftrt" + bytes(range(200))
 PORTS = Ports((Port("images", "uint8", ("N", 8, 8, 3)),), (Port("scores", "float32", ("N", "C")),))
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
-    return make_tiny_bundle(tmp_path_factory.mktemp("store") / "bundle")
-
-
 @pytest.fixture
-def bundle(made, tmp_path, monkeypatch) -> Bundle:
+def bundle(own_bundle, tmp_path, monkeypatch) -> Bundle:
     monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "cache"))
-    return Bundle.open(shutil.copytree(made, tmp_path / "a bundle"))
+    return Bundle.open(own_bundle("a bundle"))
 
 
 def kept(bundle: Bundle, plan: bytes = PLAN, **changes) -> Path:
@@ -292,10 +287,10 @@ def test_int8_is_the_symmetric_file(bundle):
 
 @pytest.mark.parametrize("kind", ["images", "backbone_features"])
 @pytest.mark.parametrize("rule", ["fit", "rows", "gaussian"])
-def test_ports_are_those_of_the_files(tmp_path, kind, rule):
+def test_ports_are_those_of_the_files(shared_bundle, kind, rule):
     import onnx
 
-    bundle = Bundle.open(make_tiny_bundle(tmp_path / "b", kind=kind, rule=rule))
+    bundle = Bundle.open(shared_bundle(kind=kind, rule=rule))
     types = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
 
     def ports(values):
