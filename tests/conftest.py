@@ -34,7 +34,7 @@ def shared_bundle(tmp_path_factory):
     """`shared_bundle(rule="rows")`: the folder of the tiny bundle with these options, made once for all tests.
 
     They are those of `make_tiny_bundle`, and `precisions`. In the end every file must be what it was: whoever changes
-    the bundle takes `own_bundle`, and so does who lets another process open it, for `auto` keeps there what it measured.
+    the bundle takes `own_bundle`, and so does who lets another process open it, for `auto` keeps there what it found.
     """
     made, before = {}, {}
 
