@@ -1,13 +1,11 @@
-"""The store of engines: keys, files, what fits and what does not, damage, trust; TensorRT is not needed."""
+"""The store of engines: files, what fits and what does not, damage; TensorRT is not needed."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import json
-import os
 import shutil
-from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,72 +13,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.engines import FACTS, facts_of, real_trusted
+from support.engines import FACTS, PLAN, PORTS, facts_of, kept, looked_for, real_trusted
 from support.tiny_bundle import ATTRIBUTES
 from support.tiny_precisions import add_precisions
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.classes.changes import add_classes, undo
-from zsl_runtime.errors import ArtefactError, SystemProblem, UsageError
-from zsl_runtime.graphs.parts import PARTS
-from zsl_runtime.graphs.ports import Port, Ports, ports_of
+from zsl_runtime.errors import ArtefactError, SystemProblem
 from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.trt import store as engine_store
-from zsl_runtime.trt.facts import Profile, build_command, engine_precisions, graph_file, key
-from zsl_runtime.trt.store import engines_of, find, mark_verified, read_plan, read_sidecar, store
-from zsl_runtime.trt.trust import check_trust
+from zsl_runtime.trt.facts import Profile, build_command, engine_precisions, key
+from zsl_runtime.trt.store import engines_of, mark_verified, read_plan, read_sidecar, store
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-PLAN = b"ftrt" + bytes(range(200))
-PORTS = Ports((Port("images", "uint8", ("N", 8, 8, 3)),), (Port("scores", "float32", ("N", "C")),))
 
 
 @pytest.fixture
 def bundle(own_bundle, tmp_path, monkeypatch) -> Bundle:
     monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "cache"))
     return Bundle.open(own_bundle("a bundle"))
-
-
-def kept(bundle: Bundle, plan: bytes = PLAN, **changes) -> Path:
-    return store(bundle.path, facts_of(bundle, **changes), plan, PORTS, 12.5)
-
-
-def looked_for(bundle: Bundle, **changes):
-    wanted = {"flavour": "tensorrt", "version": "11.4.0.106", "compute_capability": "9.0", "precision": "fp32"}
-    return find(bundle, **{**wanted, **changes})
-
-
-# --- keys -----------------------------------------------------------------------------------------------------------
-
-OTHER = {
-    "graph_sha256": "1" * 64,
-    "part": "lift",
-    "flavour": "tensorrt-rtx",
-    "version": "11.4.0.107",
-    "compute_capabilities": ("8.9", "9.0"),
-    "gpu": None,
-    "precision": "fp16",
-    "profiles": (Profile(1, 1, 8),),
-    "max_classes": 100,
-    "host_code": True,
-    "platform": "windows-amd64",
-}
-
-
-def test_every_fact_makes_another_key():
-    assert set(OTHER) == {one.name for one in fields(FACTS)}
-    keys = {key(FACTS), *(key(replace(FACTS, **{name: value})) for name, value in OTHER.items())}
-    assert len(keys) == len(OTHER) + 1
-    assert all(len(one) == 16 and set(one) <= set("0123456789abcdef") for one in keys)
-    assert key(FACTS) == key(replace(FACTS))
-
-
-def test_facts_read_as_a_sentence():
-    assert str(replace(FACTS, platform="linux-x86_64")) == (
-        "model in fp32, tensorrt 11.4.0.106, compute capability 9.0 (NVIDIA H200), "
-        "batches 1..8 (best 1) and 1..64 (best 64), linux-x86_64"
-    )
 
 
 # --- writing and reading --------------------------------------------------------------------------------------------
@@ -258,57 +209,6 @@ def test_adding_a_hundred_classes_changes_no_engine(bundle):
     assert looked_for(again) == before
 
 
-# --- what can be asked for ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("part", "precision", "code", "pattern"),
-    [
-        ("model", "bf16", "E-PRECISION-NAME", "which is a precision of CPUs; choose fp32, fp16, int8"),
-        ("model", "fp8", "E-PRECISION-NAME", "there is no engine in 'fp8'; choose"),
-        ("model", "int8", "E-PRECISION", r"holds fp32 and no int8; .*--precision fp32,int8 --out '.*a bundle' --force"),
-        ("rows", "fp32", "E-ENGINE-PART", "has no graph 'rows'; it has model, synthesizer, lift"),
-        ("head", "fp32", "E-ENGINE-PART", "has no graph 'head'"),
-        ("lift", "fp16", "E-PRECISION", "the graph lift is in fp32 alone"),
-    ],
-)
-def test_a_graph_that_is_not_there(bundle, part, precision, code, pattern):
-    with pytest.raises(UsageError, match=pattern) as caught:
-        graph_file(bundle, part, precision)
-    assert (caught.value.code, caught.value.exit_code) == (code, 2)
-
-
-def test_int8_is_the_symmetric_file(bundle):
-    add_precisions(bundle.path, ("fp32", "int8-cpu", "int8-trt"), default="int8")
-    both = Bundle.open(bundle.path)
-    assert graph_file(both, "model", "int8") == "model.int8-trt.onnx"
-    assert engine_precisions(both) == ["int8", "fp32"]
-
-
-@pytest.mark.parametrize("kind", ["images", "backbone_features"])
-@pytest.mark.parametrize("rule", ["fit", "rows", "gaussian"])
-def test_ports_are_those_of_the_files(shared_bundle, kind, rule):
-    import onnx
-
-    bundle = Bundle.open(shared_bundle(kind=kind, rule=rule))
-    types = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
-
-    def ports(values):
-        return {
-            Port(
-                value.name,
-                types[value.type.tensor_type.elem_type],
-                tuple(size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim),
-            )
-            for value in values
-        }
-
-    for part in [name for name in PARTS if bundle.graph(name) is not None]:
-        graph = onnx.load(bundle.graph(part)).graph
-        found = ports_of(bundle, part)
-        assert (set(found.inputs), set(found.outputs)) == (ports(graph.input), ports(graph.output))
-
-
 # --- damage ---------------------------------------------------------------------------------------------------------
 
 
@@ -399,66 +299,7 @@ def code_of(path: Path) -> str:
     return ""
 
 
-# --- trust ----------------------------------------------------------------------------------------------------------
-
-
-def test_only_who_built_it_here_trusts_it(bundle, tmp_path, monkeypatch):
-    kept(bundle)
-    stored = looked_for(bundle)
-    check_trust(stored, trusted=False)
-    monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "somebody else"))
-    with pytest.raises(ArtefactError, match=r"was not built by you on this machine .*--trust-engine") as caught:
-        check_trust(stored, trusted=False)
-    assert (caught.value.code, caught.value.exit_code) == ("E-ENGINE-TRUST", 5)
-    check_trust(stored, trusted=True)
-
-
-def test_a_plan_that_replaced_a_trusted_one_is_not_trusted(bundle, tmp_path, monkeypatch):
-    kept(bundle)
-    with monkeypatch.context() as patch:
-        patch.setenv("ZSL_CACHE", str(tmp_path / "attacker"))
-        kept(bundle, b"evil")  # with a sidecar that fits
-    assert looked_for(bundle).sha256 == hashlib.sha256(b"evil").hexdigest()
-    with pytest.raises(ArtefactError, match="E-ENGINE-TRUST"):
-        check_trust(looked_for(bundle), trusted=False)
-
-
-@pytest.mark.skipif(not hasattr(os, "getuid"), reason="this system has no owners of files")
-@pytest.mark.parametrize("where", ["trusted-engines", "."])
-def test_a_list_that_others_can_write_is_no_trust(bundle, tmp_path, where):
-    kept(bundle)
-    record = tmp_path / "cache" / "trusted-engines"
-    assert record.stat().st_mode & 0o777 == 0o600
-    (tmp_path / "cache" / where).chmod(0o777)
-    with pytest.raises(ArtefactError, match=r"E-ENGINE-TRUST: .* others can write the list .*chmod go-w"):
-        check_trust(looked_for(bundle), trusted=False)
-    (tmp_path / "cache" / where).chmod(0o700)
-    check_trust(looked_for(bundle), trusted=False)
-
-
-@pytest.mark.skipif(not hasattr(os, "getuid"), reason="this system has no owners of files")
-def test_a_list_of_somebody_else_is_no_trust(bundle, monkeypatch):
-    kept(bundle)
-    monkeypatch.setattr(os, "getuid", lambda: 4321)
-    with pytest.raises(ArtefactError, match=r"E-ENGINE-TRUST: .* others can write"):
-        check_trust(looked_for(bundle), trusted=False)
-
-
-@pytest.mark.skipif(not hasattr(os, "getuid"), reason="this system has no owners of files")
-def test_a_folder_in_which_nobody_replaces_what_is_not_theirs_will_do(bundle, tmp_path):
-    kept(bundle)
-    stored = looked_for(bundle)
-    (tmp_path / "cache").chmod(0o777)
-    with pytest.raises(ArtefactError, match="E-ENGINE-TRUST"):
-        check_trust(stored, trusted=False)
-    (tmp_path / "cache").chmod(0o1777)
-    check_trust(stored, trusted=False)
-
-
-def test_an_engine_can_be_kept_without_trusting_it(bundle):
-    store(bundle.path, facts_of(bundle), PLAN, PORTS, trusted=False)
-    with pytest.raises(ArtefactError, match="E-ENGINE-TRUST"):
-        check_trust(looked_for(bundle), trusted=False)
+# --- where it ran ---------------------------------------------------------------------------------------------------
 
 
 def test_what_passed_the_probe_is_remembered(bundle):
