@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from support.tiny_data import make_tiny_data
+from support.tiny_prepared import CONFIG
 from support.tiny_run import TinyBackbone
-from support.tiny_training import QUICK
 from zsl_train.data.open import open_image_set
-from zsl_train.methods import sc_egg
 from zsl_train.recipe import Recipe
 from zsl_train.scoring.evaluate import score
 from zsl_train.training.choice import Choice
@@ -20,7 +19,6 @@ from zsl_train.training.stored import load_array
 from zsl_train.training.trainer import Trainer, best_on_test
 
 RECIPE = Recipe(folds=2, word_width=5, backbone="tiny", head="published", literature=True)
-CONFIG = sc_egg.Config(**{key: value for key, value in QUICK.items() if key not in {"folds", "word_width"}})
 WHOLE, HALF = Choice(1.0, 0.2, 1.5, None, {}), Choice(0.5, 0.2, 1.5, None, {})
 
 

@@ -8,14 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from support.tiny_data import make_tiny_data
 from support.tiny_run import TinyBackbone
 from support.tiny_xlsa17 import FEATURES, make_pair
-from zsl_runtime.errors import ArtefactError, UsageError
+from zsl_runtime.errors import UsageError
 from zsl_train.data.given import GivenFeatures
 from zsl_train.data.open import open_image_set
 from zsl_train.head.gaussian import Case, Errors, HeadChoice, Settings, Spectrum, choose_settings, logits, solve
@@ -28,7 +26,7 @@ from zsl_train.training.prepared import Prepared, prepare
 from zsl_train.training.run_folder import RunWriter
 from zsl_train.training.runner import run_training
 from zsl_train.training.shipped import ships_gaussian
-from zsl_train.training.stored import load_arrays, save_arrays
+from zsl_train.training.stored import load_arrays
 from zsl_train.training.trainer import Trainer, validation_folds
 
 RECIPE = Recipe(method="gfzsl", folds=3, word_width=5, backbone="tiny")
@@ -251,60 +249,6 @@ def test_an_interrupted_selection_goes_on_to_the_same_choice_bit_for_bit(prepare
 
 
 NAMES = ("whole", "cut")
-ARRAYS = {"held": np.arange(6.0, dtype=np.float32).reshape(2, 3), "classes": np.arange(4), "generated8": np.eye(2)}
-
-
-def test_arrays_survive_their_file(tmp_path):
-    save_arrays(tmp_path / "new" / "case.npz", ARRAYS)
-    found = load_arrays(tmp_path / "new" / "case.npz")
-    assert found.keys() == ARRAYS.keys()
-    assert all(found[key].dtype == ARRAYS[key].dtype and np.array_equal(found[key], ARRAYS[key]) for key in ARRAYS)
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["case.npz"]
-
-
-@pytest.mark.parametrize("damage", ["empty", "half", "words", "an npy", "changed"])
-def test_a_damaged_file_of_a_fold_is_one_line(tmp_path, damage):
-    path = tmp_path / "case.npz"
-    save_arrays(path, ARRAYS)
-    whole = path.read_bytes()
-    place = whole.index(ARRAYS["held"].tobytes()) + 5
-    changes = {
-        "empty": b"",
-        "half": whole[: len(whole) // 2],
-        "words": b"no arrays at all",
-        "changed": whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :],
-    }
-    if damage == "an npy":
-        with path.open("wb") as file:
-            np.save(file, ARRAYS["held"])
-    else:
-        path.write_bytes(changes[damage])
-    check_damaged(path)
-
-
-def check_damaged(path) -> None:
-    with pytest.raises(ArtefactError) as caught:
-        load_arrays(path)
-    assert caught.value.code == "E-CHECKPOINT"
-    assert "\n" not in str(caught.value)
-    assert f"{path} cannot be read" in caught.value.message
-    assert "run zsl-train again with --force to start over" in caught.value.message
-
-
-@given(st.data())
-@settings(max_examples=60)
-def test_a_changed_byte_of_a_fold_s_file_is_found_or_changes_nothing(tmp_path_factory, data):
-    path = tmp_path_factory.getbasetemp() / "fuzzed.npz"
-    save_arrays(path, ARRAYS)
-    content = bytearray(path.read_bytes())
-    content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    path.write_bytes(content)
-    try:
-        found = load_arrays(path)
-    except ArtefactError as error:
-        assert error.code == "E-CHECKPOINT"  # noqa: PT017  # both outcomes are fine
-    else:
-        assert all(np.array_equal(found[key], ARRAYS[key]) for key in found)
 
 
 # --- whole runs ------------------------------------------------------------------------------------------------------

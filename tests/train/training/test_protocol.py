@@ -1,0 +1,87 @@
+"""What is said about the figures: why one is missing, what chose the settings, on what they stand."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from support.tiny_prepared import CONFIG, PUBLISHED, RECIPE
+from support.tiny_run import TinyBackbone
+from zsl_train.training.choice import Choice
+from zsl_train.training.protocol import null_reasons, protocol, selection_rule
+from zsl_train.training.trainer import Trainer, validation_folds
+
+if TYPE_CHECKING:
+    from zsl_train.training.prepared import Prepared
+
+
+def only(prepared: Prepared, keep) -> Prepared:
+    """The pictures for which `keep(seen, role)` holds; the others become unreadable."""
+    images = prepared.images
+    ok = np.array([keep(bool(images.table.seen[y]), r) for y, r in zip(images.labels, images.role, strict=True)])
+    return replace(prepared, store=replace(prepared.store, ok=ok))
+
+
+ALL = {"T1", "U", "S", "H", "H_uncalibrated", "AUSUC", "T1_czsl", "ECE"}
+
+
+@pytest.mark.parametrize(
+    ("keep", "null"),
+    [
+        (lambda seen, role: True, set()),
+        (lambda seen, role: seen, ALL - {"S", "ECE"}),
+        (lambda seen, role: not seen or role == "train", {"S", "H", "H_uncalibrated", "AUSUC"}),
+        (lambda seen, role: role == "train", ALL),
+    ],
+)
+def test_every_null_figure_has_a_reason(prepared, tmp_path, keep, null):
+    data = only(prepared, keep)
+    trainer = Trainer(data, PUBLISHED, CONFIG, checkpoints=tmp_path, log=lambda _: None)
+    shipped = trainer.train(Choice(0.5, 0.1, 1.0, None, {}))
+    scores = trainer.test(shipped.trained, shipped.head) | {"T1_czsl": trainer.conventional(shipped.trained)}
+    assert {name for name, value in scores.items() if value is None} == null
+    assert set(null_reasons(data)) == null
+    for baseline in trainer.baselines([]).values():
+        assert {name for name, value in baseline.items() if value is None} == (null | {"validation_H"}) & set(baseline)
+
+
+def test_the_reason_tells_missing_classes_from_missing_photographs(prepared):
+    without = only(prepared, lambda seen, role: seen)
+    assert null_reasons(without)["U"] == "no photographs of unseen classes"
+    table = prepared.images.table
+    keep = np.flatnonzero(table.seen)
+    rows = np.isin(prepared.images.labels, keep)
+    images = replace(
+        prepared.images,
+        table=table.take(keep),
+        paths=tuple(itertools.compress(prepared.images.paths, rows)),
+        labels=np.searchsorted(keep, prepared.images.labels[rows]),
+        role=prepared.images.role[rows],
+    )
+    none = replace(prepared, images=images, store=replace(prepared.store, ok=prepared.store.ok[rows]))
+    assert null_reasons(none)["U"] == "no unseen classes"
+    one = replace(prepared, images=replace(prepared.images, table=replace(table, seen=np.arange(9) != 8)))
+    assert null_reasons(one) == {"T1_czsl": "a single unseen class"}
+
+
+def test_the_selection_rule_says_what_chose_or_why_nothing_did(prepared):
+    folds = validation_folds(prepared, RECIPE)
+    nothing = Choice(1.0, 0.0, 1.0, None, {})
+    assert selection_rule(RECIPE, folds, replace(nothing, validation_H=50.0)).startswith(
+        "2 folds of validation classes"
+    )
+    for recipe, given, why in (
+        (replace(RECIPE, folds=0), [], "folds = 0"),
+        (RECIPE, [], "fewer than 4 seen classes"),
+        (RECIPE, folds, "no photographs of training classes to hold out"),
+    ):
+        assert selection_rule(recipe, given, nothing).startswith(f"nothing was selected ({why}): gamma 0")
+    said = protocol(prepared, RECIPE, TinyBackbone(), [], nothing)
+    assert said["pictures"] == {"train": 29, "test_seen": 6, "test_unseen": 18, "unreadable": 1}
+    assert said["classes"] == {"seen": 6, "unseen": 3}
+    assert "our own seeded split" in said["split"]
+    assert said["features"].startswith("tiny at 16 px, weights ")

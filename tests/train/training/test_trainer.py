@@ -1,0 +1,113 @@
+"""Selection and training: test pictures stay unseen, folds side by side choose what folds in turn choose."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from support.tiny_prepared import CONFIG, PUBLISHED, RECIPE
+from zsl_runtime.errors import ArtefactError, GateError
+from zsl_train.scoring.baselines import BASELINES
+from zsl_train.scoring.folds import choose_baseline
+from zsl_train.training.trainer import Trainer, trainings_in_turn, validation_folds
+
+if TYPE_CHECKING:
+    from zsl_train.training.prepared import Prepared
+
+
+def without_test_pictures(prepared: Prepared) -> Prepared:
+    """The same, but whoever computes with a test picture gets NaN."""
+    regions = np.array(prepared.store.regions)
+    regions[prepared.images.rows("test")] = np.nan
+    return replace(prepared, store=replace(prepared.store, regions=regions))
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, PUBLISHED], ids=lambda recipe: recipe.head)
+def test_selection_and_training_never_look_at_a_test_picture(prepared, tmp_path, recipe):
+    blind = without_test_pictures(prepared)
+    folds = validation_folds(blind, recipe)
+    results = []
+    for data, name in ((blind, "blind"), (prepared, "whole")):
+        trainer = Trainer(data, recipe, CONFIG, checkpoints=tmp_path / name, log=lambda _: None)
+        choice = trainer.select(folds)
+        shipped = trainer.train(choice)
+        results.append((choice, shipped, shipped.trained.state_dict()))
+        assert (shipped.head.gamma, shipped.head.temperature) == (choice.gamma, choice.temperature)
+    (choice, shipped, state), (choice_too, shipped_too, state_too) = results
+    assert choice == choice_too
+    assert choice.validation_H is not None
+    assert (choice.head is None) == (shipped.means is None) == (recipe is PUBLISHED)
+    for one, other in zip(shipped.head.weights, shipped_too.head.weights, strict=True):
+        assert np.isfinite(one).all()
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(shipped.replay.features, shipped_too.replay.features)
+    assert (len(shipped.replay.labels) == 0) == (recipe is RECIPE)
+    assert all(np.array_equal(state[key], state_too[key]) for key in state)
+    pooled = blind.store.pooled()
+    for name in BASELINES:
+        found = choose_baseline(name, folds, pooled, blind.images.labels, blind.semantic)
+        assert found == choose_baseline(name, folds, prepared.store.pooled(), blind.images.labels, blind.semantic)
+
+
+KINDS = {"gaussian": ["case-{}.npz"], "published": ["scores-{}.npy"], "both": ["case-{}.npz", "scores-{}.npy"]}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_folds_found_is_read_back_and_not_computed_again(prepared, tmp_path, kind):
+    recipe = PUBLISHED if kind == "published" else replace(RECIPE, compare_heads=kind == "both")
+    folds = validation_folds(prepared, recipe)
+    trainer = Trainer(prepared, recipe, CONFIG, checkpoints=tmp_path, log=lambda _: None)
+    choice = trainer.select(folds)
+    files = sorted(path.name for path in (tmp_path / "fold1").glob("*.np?"))
+    assert files == [name.format(share) for name in KINDS[kind] for share in (0.25, 0.5, 1.0)]
+    trainer.method = None  # nothing is trained
+    assert trainer.select(folds) == choice
+    (tmp_path / "fold1" / files[0]).write_bytes(b"damaged")
+    with pytest.raises(ArtefactError, match=r"E-CHECKPOINT.* run zsl-train again with --force to start over"):
+        trainer.select(folds)
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of torch's threads; the old one comes back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_folds_side_by_side_choose_what_folds_one_after_the_other_choose(prepared, tmp_path, threads):
+    folds = validation_folds(prepared, replace(RECIPE, folds=3))
+    found, lines = [], []
+    for count in (1, 2):
+        threads(count)
+        log: list[dict] = []
+        found.append(Trainer(prepared, RECIPE, CONFIG, checkpoints=tmp_path / str(count), log=log.append).select(folds))
+        lines.append([[line["session"], line["stage"]] for line in log])
+    assert found[0] == found[1]
+    assert sorted(lines[0]) == sorted(lines[1])
+
+
+def test_folds_count_two_at_a_time_and_the_final_training_once():
+    assert [trainings_in_turn(folds) for folds in (0, 1, 2, 3, 4)] == [1, 2, 2, 3, 3]
+
+
+def test_a_fold_that_diverges_stops_the_others(prepared, tmp_path, threads):
+    threads(2)
+    folds = validation_folds(prepared, RECIPE)
+    config = replace(CONFIG, learning_rate_embedding=1e12)
+    with pytest.raises(GateError, match="E-DIVERGED"):
+        Trainer(prepared, RECIPE, config, checkpoints=tmp_path, log=lambda _: None).select(folds)
+
+
+def test_pictures_marked_for_validation_are_held_out(prepared):
+    role = prepared.images.role.copy()
+    marked = np.array([prepared.images.rows("train")[5], prepared.images.rows("train")[14]])
+    role[marked] = "val"
+    changed = replace(prepared, images=replace(prepared.images, role=role))
+    assert set(marked) <= set(changed.training_rows())  # the final training has them
+    for one in validation_folds(changed, RECIPE):
+        assert not set(marked) & set(one.train)
