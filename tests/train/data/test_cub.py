@@ -1,10 +1,9 @@
-"""CUB-200-2011's archive layout on a tiny fake archive, and the real proposed split where the data is there."""
+"""CUB-200-2011's archive layout on a tiny fake archive."""
 
 from __future__ import annotations
 
-import os
 import shutil
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,10 +14,9 @@ from hypothesis import strategies as st
 from support.tiny_data import draw_picture
 from zsl_runtime.errors import UsageError, ZslError
 from zsl_train.data.open import open_image_set
-from zsl_train.data.proposed_split import read_proposed_split
 
-DATA = Path(os.environ.get("ZSL_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
-needs_xlsa17 = pytest.mark.skipif(not (DATA / "xlsa17").is_dir(), reason="xlsa17 is not there ($ZSL_TEST_DATA)")
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CLASSES = ("001.Black_footed_Albatross", "002.Laysan_Albatross", "003.Sooty_Albatross", "004.Groove_billed_Ani")
 ATTRIBUTES = ("has_bill_shape::dagger", "has_upperparts_color::grey", "has_wing_pattern::multi-colored")
@@ -246,32 +244,3 @@ def test_arbitrary_bytes_in_the_lists_are_an_error_of_ours(tmp_path_factory, con
     with pytest.raises(ZslError) as caught:
         open_image_set(base)
     assert "\n" not in str(caught.value)
-
-
-@settings(max_examples=40, deadline=None)
-@given(start=st.sampled_from([b"", b"M" * 124 + b"\x00\x01IM"]), rest=st.binary(max_size=200))
-def test_arbitrary_bytes_as_a_split_are_an_error_of_ours(tmp_path_factory, start, rest):
-    path = tmp_path_factory.mktemp("m") / "att_splits.mat"
-    path.write_bytes(start + rest)
-    with pytest.raises(ZslError) as caught:
-        read_proposed_split(path, ["a/b.jpg"], np.zeros(1, dtype=np.int64), ["a"])
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.needs_data
-@needs_xlsa17
-@pytest.mark.parametrize(("folder", "kind"), [("CUB", "v1 (train_loc and val_loc hold 1764"), ("CUB_v2", "later")])
-def test_the_real_proposed_split(folder, kind):
-    features = scipy.io.loadmat(DATA / "xlsa17" / "CUB" / "resnet_fc1000.mat", variable_names=["image_files"])
-    names = ["/".join(str(cell[0][0]).split("/")[-2:]) for cell in features["image_files"]]
-    classes = sorted({name.split("/")[0] for name in names})
-    labels = np.array([classes.index(name.split("/")[0]) for name in names], dtype=np.int64)
-    split = read_proposed_split(DATA / "xlsa17" / folder / "att_splits.mat", names, labels, classes)
-    seen = split.seen[labels]
-    assert (split.seen.sum(), (~split.seen).sum()) == (150, 50)
-    assert ((split.role == "train").sum(), (split.role[seen] == "test").sum()) == (7057, 1764)
-    assert (split.role[~seen] == "test").sum() == 2967
-    assert kind in split.version
-    assert any(("names in resnet_fc1000.mat" in note) == (folder == "CUB") for note in split.notes)
-    unseen = {line for line in (DATA / "xlsa17" / "CUB" / "testclasses.txt").read_text().split() if line}
-    assert {classes[i] for i in np.flatnonzero(~split.seen)} == unseen
