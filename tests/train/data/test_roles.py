@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from support.tiny_data import class_name, make_tiny_data
 from zsl_train.data.folder import write_split
 from zsl_train.data.open import open_image_set
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return make_tiny_data(tmp_path / "data", split=True, word_width=7)
 
 
 def test_our_own_split_is_seeded_complete_and_comes_back_from_its_file(tmp_path):
