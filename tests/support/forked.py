@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from zsl_runtime.errors import ZslError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -133,3 +135,13 @@ def public_folder() -> Iterator[Path]:
 def become_nobody() -> dict[str, int]:
     """Arguments for `forked` with which permission bits bind: root is not bound by them, others need not change."""
     return {"uid": NOBODY} if os.geteuid() == 0 else {}
+
+
+def told(action: Callable[[], object]) -> int:
+    """Do it; an error of ours is printed, and its exit code returned."""
+    try:
+        action()
+    except ZslError as error:
+        os.write(2, f"{error}\n".encode())
+        return error.exit_code
+    return 0
