@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsl_runtime.labelling import ahead
-from zsl_runtime.labelling.ahead import Ahead, in_order
+from zsl_runtime.labelling.ahead import WAITING_BYTES, Ahead, in_order
 
 
 @settings(max_examples=40, deadline=None)
@@ -67,17 +66,18 @@ def test_leaving_early_stops_reading():
     assert threading.active_count() == before
 
 
-def test_heavy_items_wait_for_each_other(monkeypatch):
-    monkeypatch.setattr(ahead, "WAITING_BYTES", 100)
+def test_heavy_items_wait_for_each_other():
     taken, given_back = [], 0
 
     def items():
-        for weight in [60, 60, 10, 10, 10, 500, 10]:
-            taken.append(weight)
+        for share in [60, 60, 10, 10, 10, 500, 10]:  # percent of what may wait
+            taken.append(share)
             assert sum(taken[given_back:-1]) <= 100
-            yield weight
+            yield share
 
-    for _ in in_order(lambda weight: weight, items(), workers=2, ahead=50, weigh=lambda weight: weight):
+    for _ in in_order(
+        lambda share: share, items(), workers=2, ahead=50, weigh=lambda share: share * WAITING_BYTES // 100
+    ):
         given_back += 1
     assert given_back == 7
 

@@ -347,16 +347,17 @@ def test_arguments_are_checked_as_in_predict(classifier):
         classifier.cascade([PICTURES[0], b"no picture"])
 
 
-def test_a_head_that_is_not_fitted_has_no_cascade(rows, monkeypatch):
-    for rule, told in (
-        ("rows", "teach it: label without a cascade"),
-        ("gaussian", "with `zsl-classes teach --photos DIR`"),
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [("rows", "teach it: label without a cascade"), ("gaussian", "with `zsl-classes teach --photos DIR`")],
+)
+def test_a_head_that_is_not_fitted_has_no_cascade(shared_bundle, rule, told):
+    with (
+        Classifier.open(shared_bundle(kind="backbone_features", rule=rule), threads=1) as classifier,
+        pytest.raises(UsageError, match="E-HEAD-RULE") as caught,
     ):
-        manifest = rows.manifest | {"head": rows.manifest["head"] | {"rule": rule}}
-        monkeypatch.setattr(rows, "_bundle", replace(rows._bundle, manifest=manifest))
-        with pytest.raises(UsageError, match="E-HEAD-RULE") as caught:
-            rows.cascade([])
-        assert told in caught.value.message
+        classifier.cascade([])
+    assert told in caught.value.message
 
 
 def test_a_bundle_that_cannot_be_fitted_is_refused_before_a_picture_is_read(rows, monkeypatch):
