@@ -40,6 +40,14 @@ def exported(tmp_path_factory) -> Exported:
     return Exported(run, bundle, tuple(told))
 
 
+@pytest.fixture(scope="session")
+def exported_rows(tmp_path_factory) -> Exported:
+    """A run without a lift whose rows come from attributes, and its bundle."""
+    run, told = make_tiny_run(rule="rows", lift=False, pictures=12), []
+    bundle = export_run(run, tmp_path_factory.mktemp("rows") / "bundle", tell=told.append)
+    return Exported(run, bundle, tuple(told))
+
+
 @pytest.fixture
 def traced_before(exported, monkeypatch) -> None:
     """Let `export_run` of the tiny run copy the graphs of `exported` instead of tracing them again."""

@@ -141,11 +141,14 @@ def test_a_run_without_a_lift_makes_a_bundle_without_one(tmp_path):
 
 
 @pytest.mark.parametrize("lift", [False, True])
-def test_a_run_whose_rows_come_from_attributes(tmp_path, lift, capfd):
+def test_a_run_whose_rows_come_from_attributes(exported_rows, tmp_path, lift, capfd):
     """Its bundle keeps rows.onnx alone, answers as PyTorch does, and takes a class as training would have."""
-    run = tiny.make_tiny_run(rule="rows", lift=lift, pictures=12)
-    told = []
-    bundle = Bundle.open(export_run(run, tmp_path / "rows", tell=told.append))
+    if lift:
+        run, told = tiny.make_tiny_run(rule="rows", lift=True, pictures=12), []
+        bundle = Bundle.open(export_run(run, tmp_path / "rows", tell=told.append))
+    else:
+        run, told = exported_rows.run, exported_rows.told
+        bundle = Bundle.open(shutil.copytree(exported_rows.bundle, tmp_path / "rows"))
     files = {"model.onnx", "rows.onnx", "probe.safetensors", *(["lift.onnx"] if lift else [])}
     assert set(bundle.manifest["files"]) == files
     assert bundle.manifest["head"] == {
@@ -173,7 +176,7 @@ def test_a_run_whose_rows_come_from_attributes(tmp_path, lift, capfd):
 
 
 @pytest.mark.parametrize("name", ["project.weight", "bias"])
-def test_rows_that_differ_from_the_run_s_fail_the_gate(tmp_path, monkeypatch, name):
+def test_rows_that_differ_from_the_run_s_fail_the_gate(exported_rows, tmp_path, monkeypatch, name):
     honest = tiny.TinyRows.forward
 
     class Off(torch.nn.Module):
@@ -185,7 +188,13 @@ def test_rows_that_differ_from_the_run_s_fail_the_gate(tmp_path, monkeypatch, na
             weight, bias = honest(self.rows, semantic)
             return (weight * 1.001, bias) if name == "project.weight" else (weight, bias + 0.01)
 
-    plain = bundle_of_run.rows_graph
+    plain, trace = bundle_of_run.rows_graph, bundle_of_run.export_graph
+
+    def export(graph, path, metadata) -> None:
+        if path.name == "rows.onnx":
+            trace(graph, path, metadata)
+        else:
+            shutil.copyfile(exported_rows.bundle / path.name, path)
 
     def wrong(trained, attributes):
         graph = plain(trained, attributes)
@@ -193,8 +202,9 @@ def test_rows_that_differ_from_the_run_s_fail_the_gate(tmp_path, monkeypatch, na
         return graph
 
     monkeypatch.setattr(bundle_of_run, "rows_graph", wrong)
+    monkeypatch.setattr(bundle_of_run, "export_graph", export)
     with pytest.raises(GateError, match=r"E-PARITY.*rows\.onnx weight"):
-        export_run(tiny.make_tiny_run(rule="rows", lift=False, pictures=12), tmp_path / "rows")
+        export_run(exported_rows.run, tmp_path / "rows")
     assert list(tmp_path.iterdir()) == []
 
 
