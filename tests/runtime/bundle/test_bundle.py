@@ -13,6 +13,7 @@ import re
 import shutil
 import struct
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -769,6 +770,16 @@ def test_two_writers_both_land_and_the_waiting_one_says_so_once(path, monkeypatc
     assert (first.current().number, len(first.current().table)) == (3, 6)
 
 
+@pytest.fixture
+def threads_take_turns():
+    """A thread that never waits hands over after 0.1 ms in place of 5: more happens in between, and in less time."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("threads_take_turns")
 def test_readers_see_a_whole_generation_at_every_moment(path):
     """While a writer commits and prunes as fast as it can, everything that is read is one of its states."""
     writer, reader = Bundle.open(path), Bundle.open(path)
