@@ -191,13 +191,12 @@ def _export(
     """
     from pathlib import Path
 
-    import torch
-
     from zsl_export.bundle_of_run import export_run
     from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.bundle.writing import check_dest
     from zsl_runtime.machine.threads import usable_cpus
     from zsl_train.training.run_folder import load_run
+    from zsl_train.training.side_by_side import torch_threads
 
     started = time.perf_counter()
     wanted = None
@@ -207,7 +206,7 @@ def _export(
         wanted = plan_engines(**engine)  # before minutes of work
     check_dest(Path(out).resolve(), force=force)
     threads = usable_cpus()
-    torch.set_num_threads(threads)
+    click.get_current_context().with_resource(torch_threads(threads))
     run = load_run(Path(folder))
     _tell(f"read {folder}: {run.method} on {run.backbone.name}, {len(run.generation.table)} classes")
     bundle = export_run(run, out, probe_images=probe_images, force=force, threads=threads, tell=_tell, **lower)

@@ -130,14 +130,13 @@ def train(options: dict[str, Any]) -> int:
 
     from dataclasses import replace
 
-    import torch
-
     from zsl_train.data.given import GivenFeatures
     from zsl_train.data.open import open_image_set
     from zsl_train.methods import find_method
     from zsl_train.recipe import method_config
     from zsl_train.training.runner import open_backbone, run_training
     from zsl_train.training.shipped import ships_gaussian
+    from zsl_train.training.side_by_side import torch_threads
 
     method = find_method(recipe.method)
     ships_gaussian(recipe)  # so is a head that the method has not
@@ -145,7 +144,7 @@ def train(options: dict[str, Any]) -> int:
         recipe = replace(recipe, folds=getattr(method, "FOLDS", recipe.folds))
     method_config(method.Config, method.PRESETS, recipe)  # a wrong setting is told before minutes of extraction
     if "OMP_NUM_THREADS" not in os.environ:  # torch reads that itself
-        torch.set_num_threads(usable_cpus())
+        click.get_current_context().with_resource(torch_threads(usable_cpus()))
     images = open_image_set(
         options["data"], options["splits"], recipe.seed, features=options["features"], attributes=recipe.attributes
     )

@@ -17,7 +17,7 @@ from zsl_runtime.graphs.ports import HEAD_INPUTS, check_array, check_head
 from zsl_runtime.head.head import FoldedHead, fold
 from zsl_runtime.machine.native import has_kernels
 from zsl_runtime.trt.cuda import Cuda
-from zsl_runtime.trt.dispatcher import OVERLAP, Dispatcher, DispatcherClosedError
+from zsl_runtime.trt.dispatcher import LIMITS, OVERLAP, Dispatcher, DispatcherClosedError, Limits
 from zsl_runtime.trt.engine import Engine
 from zsl_runtime.trt.facts import build_command
 from zsl_runtime.trt.library import find_library
@@ -110,7 +110,14 @@ def rebuild(bundle: Bundle, device: str, precision: str | None, batch_size: int,
 
 
 def open_on_card(
-    bundle: Bundle, threads: int, precision: str, card: int, *, trusted: bool = False, graphs: bool = True
+    bundle: Bundle,
+    threads: int,
+    precision: str,
+    card: int,
+    *,
+    trusted: bool = False,
+    graphs: bool = True,
+    limits: Limits = LIMITS,
 ) -> TensorRtBackend:
     """Open the engine of a bundle.
 
@@ -121,6 +128,7 @@ def open_on_card(
         card: its number.
         trusted: load an engine that somebody else may have built: that is running their code.
         graphs: record CUDA graphs.
+        limits: how much is kept on the card.
 
     Raises:
         BackendError: E-BACKEND-MISSING, E-DEVICE.
@@ -140,7 +148,7 @@ def open_on_card(
         classes=len(bundle.current().table),
     )
     check_trust(stored, trusted)
-    return TensorRtBackend(bundle, stored, library, cuda, threads, precision, graphs=graphs)
+    return TensorRtBackend(bundle, stored, library, cuda, threads, precision, graphs=graphs, limits=limits)
 
 
 class TensorRtBackend:
@@ -157,6 +165,7 @@ class TensorRtBackend:
         threads: of the small graphs.
         precision: of the plan.
         graphs: record CUDA graphs.
+        limits: how much is kept on the card.
 
     """
 
@@ -173,13 +182,14 @@ class TensorRtBackend:
         precision: str,
         *,
         graphs: bool = True,
+        limits: Limits = LIMITS,
     ) -> None:
         self.precision = precision
         self.library = f"{library} on {cuda.name}"
         self.device = f"cuda:{cuda.index}"
         self.stored = stored
         self._bundle, self._trt, self._cuda = bundle, library, cuda
-        self._threads, self._graphs = threads, graphs
+        self._threads, self._graphs, self._limits = threads, graphs, limits
         self._lock = threading.Lock()
         self._dispatcher: Dispatcher | None = None
         self._finalizer: weakref.finalize[..., TensorRtBackend] | None = None
@@ -303,7 +313,7 @@ class TensorRtBackend:
         del plan
         try:
             topk = CudaTopK(self._cuda.index) if self._ranks else None
-            dispatcher = Dispatcher(self._cuda, engine, topk, graphs=self._graphs)
+            dispatcher = Dispatcher(self._cuda, engine, topk, graphs=self._graphs, limits=self._limits)
         except BaseException:
             engine.close()
             raise

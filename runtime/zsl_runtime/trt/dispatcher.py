@@ -19,7 +19,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -39,11 +39,28 @@ if TYPE_CHECKING:
     from zsl_runtime.trt.topk import CudaTopK
 
 
-LANES = 4  # at most; made when they are needed, so one thread that overlaps two batches has two
 OVERLAP = 2  # batches of one caller: one is computed, the next is copied to the card
 
 
 # --- the dispatcher -------------------------------------------------------------------------------------------------
+
+
+class Limits(NamedTuple):
+    """How much is kept on a card.
+
+    Attributes:
+        lanes: at most; made when they are needed, so one thread that overlaps two batches has two.
+        contexts: of a lane: buckets x heads that are ready to run, those used last.
+        heads: beside those in use, those used last.
+
+    """
+
+    lanes: int = 4
+    contexts: int = 8
+    heads: int = 2
+
+
+LIMITS = Limits()
 
 
 class DispatcherClosedError(Exception):
@@ -113,23 +130,23 @@ class Dispatcher:
         engine: what runs; it is closed with the dispatcher.
         topk: finds best columns; None where there are no kernels.
         graphs: record CUDA graphs.
-        lanes: at most.
+        limits: how much is kept on the card.
 
     """
 
     def __init__(
-        self, cuda: Cuda, engine: Engine, topk: CudaTopK | None, *, graphs: bool = True, lanes: int = LANES
+        self, cuda: Cuda, engine: Engine, topk: CudaTopK | None, *, graphs: bool = True, limits: Limits = LIMITS
     ) -> None:
         self.cuda, self.engine = cuda, engine
-        self._topk, self._graphs = topk, graphs
+        self._topk, self._graphs, self._limits = topk, graphs, limits
         self._changed = threading.Condition()
         self._idle: list[Lane] = []
-        self._made, self._most, self._inside = 0, lanes, 0
+        self._made, self._most, self._inside = 0, limits.lanes, 0
         self._at_work: deque[Dispatched] = deque()
         self._closing = self._closed = False
         self._lost: BackendError | None = None
         with cuda.current():
-            self._heads = Heads(cuda)
+            self._heads = Heads(cuda, limits.heads)
 
     def hold(self, head: FoldedHead) -> None:
         """Copy a head to the card before the first batch needs it.
@@ -280,7 +297,7 @@ class Dispatcher:
                     continue
             oldest.finish()
         try:
-            return Lane(self.cuda, self.engine, self._topk, graphs=self._graphs)
+            return Lane(self.cuda, self.engine, self._topk, graphs=self._graphs, contexts=self._limits.contexts)
         except BaseException:
             with self._changed:
                 self._made -= 1

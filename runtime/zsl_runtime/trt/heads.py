@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from zsl_runtime.trt.cuda import Cuda
 
 
-HEADS = 2  # on the card beside those in use
-
-
 class CardHead:
     """Weight and bias of a head on the card; `Heads` makes and drops it.
 
@@ -48,14 +45,14 @@ class CardHead:
 
 
 class Heads:
-    """The heads on a card. One that is in use stays; of the others the HEADS used last.
+    """The heads on a card. One that is in use stays; of the others the `spare` used last.
 
     A head is told by the identity of its arrays, which nobody changes: class filters, which replace `class_bias` alone,
     are the same head here. Uploads go through a stream of their own, and calls with other heads do not wait for them.
     """
 
-    def __init__(self, cuda: Cuda) -> None:
-        self._cuda = cuda
+    def __init__(self, cuda: Cuda, spare: int) -> None:
+        self._cuda, self._spare = cuda, spare
         self._stream = Stream(cuda)
         self._lock = threading.Lock()
         self._uploading = threading.Lock()
@@ -112,7 +109,7 @@ class Heads:
     def _idle(self) -> list[CardHead]:
         """Take out what is too much, the one used longest ago first. With the lock held."""
         unused = [key for key, head in self._held.items() if head.users == 0]
-        return [self._held.pop(key) for key in unused[: max(len(unused) - HEADS, 0)]]
+        return [self._held.pop(key) for key in unused[: max(len(unused) - self._spare, 0)]]
 
     def _drop(self, heads: list[CardHead]) -> None:
         for head in heads:

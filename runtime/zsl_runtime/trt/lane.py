@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from zsl_runtime.trt.topk import CudaTopK
 
 
-CONTEXTS = 8  # a lane: buckets x heads that are ready to run, those used last
 SPIN_ROWS = 8  # for batches up to this the host waits without sleeping: waking up takes longer than is left to do
 FLOAT = 4  # bytes
 ALIGNMENT = 256
@@ -80,11 +79,13 @@ class Lane:
         engine: what runs.
         topk: finds best columns; None where there are no kernels.
         graphs: record CUDA graphs.
+        contexts: buckets x heads that are ready to run at most, those used last.
 
     """
 
-    def __init__(self, cuda: Cuda, engine: Engine, topk: CudaTopK | None, *, graphs: bool) -> None:
+    def __init__(self, cuda: Cuda, engine: Engine, topk: CudaTopK | None, *, graphs: bool, contexts: int) -> None:
         self._cuda, self._engine, self._topk = cuda, engine, topk
+        self._most = contexts
         self._graphs = graphs and engine.captures
         self._memory: dict[str, DeviceMemory] = {}
         self._pinned: dict[str, PinnedMemory] = {}
@@ -233,7 +234,7 @@ class Lane:
         if found is not None:
             self._ready.move_to_end(key)
             return found
-        while len(self._ready) >= CONTEXTS:
+        while len(self._ready) >= self._most:
             self._retire(self._ready.popitem(last=False)[1])
         spare = self._spare.get(fit.profile)
         ready = spare.pop() if spare else _Ready(self._engine.make_context(fit.profile, self._stream), fit.profile)
@@ -323,7 +324,7 @@ class Lane:
     def _retire(self, ready: _Ready) -> None:
         """Keep a context to be made ready for something else. Nothing of it is queued."""
         spare = self._spare.setdefault(ready.profile, [])
-        if len(spare) < CONTEXTS:
+        if len(spare) < self._most:
             spare.append(ready)
             ready.retire()
         else:

@@ -20,8 +20,7 @@ from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError
 from zsl_runtime.graphs.ports import InputPort
 from zsl_runtime.head.head import FoldedHead, best_columns, fold
-from zsl_runtime.trt import dispatcher, lane
-from zsl_runtime.trt import heads as card_heads
+from zsl_runtime.trt.dispatcher import Limits
 
 TABLE = class_table()
 PICTURES = draw_pictures(TABLE, np.arange(8).repeat(9), seed=5)  # 72
@@ -279,10 +278,9 @@ def test_where_nothing_can_be_recorded_it_runs_without(bundle, head, card, funct
     backend.close()
 
 
-def test_contexts_are_few_and_are_used_again(bundle, head, card, monkeypatch):
-    monkeypatch.setattr(lane, "CONTEXTS", 2)
+def test_contexts_are_few_and_are_used_again(bundle, head, card):
     card.add_engine(bundle)
-    backend = open_on_card(bundle, 1, "fp32", 0)
+    backend = open_on_card(bundle, 1, "fp32", 0, limits=Limits(contexts=2))
     for rows in (1, 2, 4, 8, 16, 32) * 3:
         for _ in range(2):
             check_scores(backend.run(PICTURES[:rows], head)[0], rows, head)
@@ -314,7 +312,7 @@ def test_who_finds_no_lane_takes_that_of_the_oldest_batch(bundle, head, card):
     card.add_engine(bundle)
     backend = open_on_card(bundle, 1, "fp32", 0)
     begun = [backend.begin(PICTURES[i : i + 4], head) for i in range(20)]
-    assert len(card.cuda.streams) == 1 + dispatcher.LANES
+    assert len(card.cuda.streams) == 1 + Limits().lanes
     for i in (19, 0, 7, *range(20)):  # in any order, and twice
         check_scores(begun[i].result().scores, 4, head, i)
     backend.close()
@@ -334,15 +332,14 @@ def test_heads_come_and_go_and_the_engine_stays(bundle, head, card):
         if seed == 2:
             used = card.cuda.used()
     assert card.cuda.used() <= used + 4096  # class counts grow a little; heads do not pile up
-    assert card.trt.contexts <= 1 + card_heads.HEADS  # those of heads that are gone are made ready again
+    assert card.trt.contexts <= 1 + Limits().heads  # those of heads that are gone are made ready again
     check_scores(backend.run(PICTURES[:9], head)[0], 9, head)
     backend.close()
 
 
-def test_a_head_that_is_at_work_stays_on_the_card(bundle, head, card, monkeypatch):
-    monkeypatch.setattr(card_heads, "HEADS", 0)
+def test_a_head_that_is_at_work_stays_on_the_card(bundle, head, card):
     card.add_engine(bundle)
-    backend = open_on_card(bundle, 1, "fp32", 0)
+    backend = open_on_card(bundle, 1, "fp32", 0, limits=Limits(heads=0))
     begun = [(backend.begin(PICTURES[:4], new), new) for new in (other_head(head, seed) for seed in range(4))]
     for pending, new in begun:
         check_scores(pending.result().scores, 4, new)
@@ -546,12 +543,9 @@ def test_any_sequence_of_calls_from_several_threads_gives_right_answers(bundles,
     heads = [own, other_head(own, 1), other_head(own, 2, 11), own.only(~TABLE.seen)]
     wrong: list[BaseException] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lane, "CONTEXTS", 2)
-        patch.setattr(card_heads, "HEADS", 1)
-        patch.setattr(dispatcher.Dispatcher.__init__, "__kwdefaults__", {"graphs": True, "lanes": lanes})
         card = FakeCard(patch, seed=seed)
         card.add_engine(bundle)
-        backend = open_on_card(bundle, 1, "fp32", 0)
+        backend = open_on_card(bundle, 1, "fp32", 0, limits=Limits(lanes, contexts=2, heads=1))
 
         def work(steps):
             try:

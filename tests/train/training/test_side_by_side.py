@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from zsl_train.training.side_by_side import Stopped, side_by_side
+from zsl_train.training.side_by_side import Stopped, side_by_side, torch_threads
 
 
 @pytest.fixture(autouse=True)
@@ -117,3 +117,11 @@ def test_jobs_one_after_the_other_are_never_told_to_stop():
 
     assert side_by_side([job, job, job]) == [1, 1, 1]
     assert issubclass(Stopped, Exception)
+
+
+def test_torch_has_as_many_threads_afterwards_as_before():
+    before = torch.get_num_threads()
+    with pytest.raises(ValueError, match="x"), torch_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise ValueError("x")
+    assert torch.get_num_threads() == before

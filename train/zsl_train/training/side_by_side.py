@@ -44,7 +44,7 @@ def side_by_side(jobs: Sequence[Callable[[Callable[[], None]], T]]) -> list[T]:
             raise Stopped
 
     # A thread takes the number that is set when it first computes: its share is set before it is started.
-    with _torch_threads(max(1, threads // workers)), ThreadPoolExecutor(workers, "training") as pool:
+    with torch_threads(max(1, threads // workers)), ThreadPoolExecutor(workers, "training") as pool:
         futures = [pool.submit(job, check) for job in jobs]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
@@ -59,7 +59,8 @@ def side_by_side(jobs: Sequence[Callable[[Callable[[], None]], T]]) -> list[T]:
 
 
 @contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads; afterwards as many as before, for a program that calls us goes on."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
