@@ -121,7 +121,13 @@ def test_jobs_one_after_the_other_are_never_told_to_stop():
 
 def test_torch_has_as_many_threads_afterwards_as_before():
     before = torch.get_num_threads()
-    with pytest.raises(ValueError, match="x"), torch_threads(before + 1):
-        assert torch.get_num_threads() == before + 1
-        raise ValueError("x")
-    assert torch.get_num_threads() == before
+    inside = []
+
+    def fail() -> None:
+        with torch_threads(before + 1):
+            inside.append(torch.get_num_threads())
+            raise ValueError("x")
+
+    with pytest.raises(ValueError, match="x"):
+        fail()
+    assert (inside, torch.get_num_threads()) == ([before + 1], before)
