@@ -41,13 +41,16 @@ def count_members(path: str, suffixes: Sequence[str]) -> int | None:
     """How many items `members` will give, None when only reading all of it would tell (tar)."""
     if not path.lower().endswith(".zip"):
         return None
+    readable = encrypted = 0
     try:
         with _opened(path) as stream, _contents(stream) as archive:
-            pictures = [info for info in archive.infolist() if _kind(info, suffixes) is True]
-    except Exception:  # as of `members`, which says what is wrong
-        return 1
-    readable = sum(not _is_encrypted(info) for info in pictures)
-    return readable + (readable < len(pictures))
+            for info in archive.infolist():
+                if _kind(info, suffixes) is True:
+                    encrypted += _is_encrypted(info)
+                    readable += not _is_encrypted(info)
+    except Exception:  # as of `members`, which gives what came before, and says what is wrong
+        return readable + 1
+    return readable + (encrypted > 0)
 
 
 def members(path: str, suffixes: Sequence[str], tally: Tally) -> Generator[Item]:

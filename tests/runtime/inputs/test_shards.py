@@ -286,6 +286,18 @@ def test_leaving_early_closes_the_file(tmp_path, kind):
     assert not is_open(path)
 
 
+def test_a_member_without_a_name_is_counted_as_it_is_read(tmp_path):
+    """Damage that a fuzz test found: Python before 3.12 then fails in the middle of the list of contents."""
+    path = tmp_path / "birds.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", b"first")
+        archive.writestr("?.png", b"second")
+        archive.writestr("c.png", b"third")
+    data = path.read_bytes()
+    at = data.rindex(b"?.png")  # in the list at the end; a name ends at its first zero byte
+    examine(path, data[:at] + b"\0" + data[at + 1 :])
+
+
 # --- anything at all ------------------------------------------------------------------------------------------------
 
 
