@@ -51,7 +51,7 @@ from gpu_contenders import (  # noqa: E402
 from support.smooth_pictures import draw_smooth  # noqa: E402
 from zsl_runtime.backends.auto import cpu_name  # noqa: E402
 from zsl_runtime.errors import ZslError  # noqa: E402
-from zsl_runtime.machine.cards import driver  # noqa: E402
+from zsl_runtime.machine import cards  # noqa: E402
 from zsl_runtime.machine.threads import usable_cpus  # noqa: E402
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, write the report, print it; returns the exit code."""
     asked = arguments(argv)
     card = None if asked.device == "cpu" else int(asked.device.partition(":")[2] or 0)
-    found = driver()
+    found = cards.driver()
     shown = None if card is None else found.card(card)
     report: dict[str, Any] = {
         "format": 1,
@@ -278,7 +278,7 @@ class Bench:
         from zsl_runtime.trt.library import find_library
 
         library = find_library("rtx")
-        found: dict[str, Any] = {"library": str(library), "card": str(driver().card(self.card or 0))}
+        found: dict[str, Any] = {"library": str(library), "card": str(cards.driver().card(self.card or 0))}
         from zsl_runtime.backends.tensorrt import TensorRtBackend
         from zsl_runtime.trt.build import Shape, build_for_bundle
         from zsl_runtime.trt.cuda import Cuda
@@ -493,7 +493,7 @@ def read_junit(path: Path) -> dict[str, Any]:
 
 def machine(card: int | None) -> dict[str, Any]:
     """The kind of machine: no host, no user, no folder."""
-    found = driver()
+    found = cards.driver()
     said: dict[str, Any] = {
         "processor": cpu_name(),
         "usable_cpus": usable_cpus(),

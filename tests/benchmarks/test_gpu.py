@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from support.drivers import pretend_driver
 from support.tiny_bundle import class_table, draw_pictures, features_of
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.head.head import fold
@@ -38,7 +39,7 @@ def original(shared_bundle) -> Path:
 
 
 def run(gpu, monkeypatch, capsys, *words) -> tuple[int, dict, str]:
-    monkeypatch.setattr(gpu, "driver", lambda: NO_CARD)
+    pretend_driver(monkeypatch, NO_CARD)
     out = Path(words[words.index("--out") + 1])
     code = gpu.main([str(word) for word in words])
     return code, json.loads(out.read_text()), capsys.readouterr().out

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.drivers import pretend_driver
 from support.engines import facts_of, needs_rtx, real_trusted
 from support.tiny_run import know_tiny, save_tiny_run
 from zsl_export import bundle_of_run
@@ -16,7 +17,6 @@ from zsl_export.cli import main
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.graphs.ports import ports_of
 from zsl_runtime.machine.cards import Driver
-from zsl_runtime.trt import build as building
 from zsl_runtime.trt.build import LEAST_CAPABILITY, known_capabilities
 from zsl_runtime.trt.facts import Profile
 from zsl_runtime.trt.library import KNOWN, find_library
@@ -32,7 +32,7 @@ RTX = [*ENGINE, "--trt", "rtx", "--compute-capability", "8.9"]
 @pytest.fixture
 def bundle(own_bundle, tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(building, "driver", lambda: Driver("", "", (), "there is no NVIDIA driver"))
+    pretend_driver(monkeypatch, Driver("", "", (), "there is no NVIDIA driver"))
     return own_bundle("my birds", precisions=("fp32", "fp16"))
 
 

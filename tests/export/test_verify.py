@@ -16,6 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from support.drivers import pretend_driver
 from support.fake_ort_cuda import DRIVER, FakeOrt
 from support.tiny_bundle import class_table, draw_pictures
 from support.tiny_precisions import add_precisions
@@ -95,7 +96,7 @@ def path(original, tmp_path) -> Path:
 @pytest.fixture(autouse=True)
 def no_card(monkeypatch) -> None:
     """What these tests see does not depend on a card; two of them bring their own."""
-    monkeypatch.setattr(cards, "driver", lambda: NO_CARD)
+    pretend_driver(monkeypatch, NO_CARD)
 
 
 @pytest.fixture
@@ -337,7 +338,7 @@ def test_whatever_parity_json_holds_it_does_not_stop_a_comparison(original, tmp_
 
 
 def test_a_card_is_compared_beside_the_cpu(path, monkeypatch, capsys):
-    monkeypatch.setattr(cards, "driver", lambda: DRIVER)
+    pretend_driver(monkeypatch, DRIVER)
     monkeypatch.setitem(sys.modules, "onnxruntime", FakeOrt())
     code, out, err = run(capsys, path, "--verify", "--device", "cuda:1")
     assert code == 0, err
@@ -351,7 +352,7 @@ def test_a_card_that_was_named_and_cannot_be_used_is_exit_4(path, monkeypatch, c
     code, out, err = run(capsys, path, "--verify", "--device", "cuda:0")
     assert (code, out) == (4, "")
     assert f"E-DEVICE: cuda:0 cannot be used: {NO_CARD.problem}" in err
-    monkeypatch.setattr(cards, "driver", lambda: DRIVER)
+    pretend_driver(monkeypatch, DRIVER)
     broken = FakeOrt()
     broken.libraries = False
     monkeypatch.setitem(sys.modules, "onnxruntime", broken)

@@ -7,13 +7,13 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from support.drivers import pretend_driver
 from support.fake_cuda import FakeCuda, FakeTopK
 from support.fake_tensorrt import MODULES, VERSIONS, FakeTensorRt, make_plan
 from zsl_runtime.backends import tensorrt
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.graphs.ports import ports_of
 from zsl_runtime.graphs.precisions import TENSORRT_FILES
-from zsl_runtime.machine import cards
 from zsl_runtime.machine.cards import Card, Driver
 from zsl_runtime.trt import build
 from zsl_runtime.trt.facts import Facts, Profile
@@ -63,9 +63,7 @@ class FakeCard:
         patch.setattr(tensorrt, "has_kernels", lambda: kernels)
         patch.setattr(tensorrt, "CudaTopK", lambda device: FakeTopK(self.cuda, device))
         shown = tuple(Card(i, f"Fake {i}", capability, 1 << 30) for i, capability in enumerate(devices))
-        driver = Driver("580.1", "13.0", shown, "")
-        for module in (cards, build):
-            patch.setattr(module, "driver", lambda: driver)
+        pretend_driver(patch, Driver("580.1", "13.0", shown, ""))
         self.built: list[dict] = []
         patch.setattr(build, "build", self._build)
 

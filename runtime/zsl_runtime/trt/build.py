@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError, from_os_error, listed
 from zsl_runtime.graphs.ports import Ports, ports_of
-from zsl_runtime.machine.cards import driver
+from zsl_runtime.machine import cards
 from zsl_runtime.trt.facts import Facts, Profile, Stored, graph_file
 from zsl_runtime.trt.library import Messages
 from zsl_runtime.trt.onnx_file import read_onnx
@@ -146,7 +146,7 @@ def build_for_bundle(  # each is an option of the command
 
 def card_at_hand() -> Card | None:
     """The first card of this machine, which TensorRT builds on; CUDA_VISIBLE_DEVICES chooses another one."""
-    return driver().card(0)
+    return cards.driver().card(0)
 
 
 def choose_capabilities(library: Library, asked: Sequence[str], card: Card | None) -> tuple[str, ...]:
@@ -165,9 +165,10 @@ def choose_capabilities(library: Library, asked: Sequence[str], card: Card | Non
     """
     if not library.names_capabilities:
         if card is None:
+            problem = cards.driver().problem or "there is none"
             raise BackendError(
                 "E-DEVICE",
-                f"{library} builds on the card that will run the engine, and {driver().problem or 'there is none'}; "
+                f"{library} builds on the card that will run the engine, and {problem}; "
                 "without a card build with --trt rtx, for GeForce and RTX cards",
             )
         if tuple(asked) not in {(), (card.compute_capability,)}:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zsl_runtime.errors import BackendError
-from zsl_runtime.machine.cards import driver
+from zsl_runtime.machine import cards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,7 +90,7 @@ class Cuda:
             count = self.call("cudaGetDeviceCount", doing="count the cards")
         except Exception as error:  # without any driver the bindings raise errors of their own
             said = error.message.partition("; ")[0] if isinstance(error, BackendError) else str(error)
-            raise self._unusable(driver().problem or said) from None
+            raise self._unusable(cards.driver().problem or said) from None
         if not 0 <= self.index < count:
             raise self._unusable(f"CUDA shows {count} card{'' if count == 1 else 's'}, counted from 0; choose another")
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from support.drivers import pretend_driver
 from support.fake_ort_cuda import CARDS, DRIVER, PROVIDER, FakeOrt
 from support.usable import auto_chooses_among
 from zsl_runtime.backends import auto, opening
@@ -21,7 +22,6 @@ from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.cli.doctor import machine
 from zsl_runtime.cli.infer import main as infer
 from zsl_runtime.errors import BackendError, UsageError
-from zsl_runtime.machine import cards
 from zsl_runtime.machine.cards import Driver
 
 NO_DRIVER = Driver("", "", (), "there is no NVIDIA driver (libcuda.so.1 is not found): install it")
@@ -45,7 +45,7 @@ def card(monkeypatch, tmp_path) -> FakeOrt:
     """A machine with two cards and onnxruntime-gpu."""
     fake = FakeOrt()
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
-    monkeypatch.setattr(cards, "driver", lambda: DRIVER)
+    pretend_driver(monkeypatch, DRIVER)
     monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "cache"))
     return fake
 
@@ -75,7 +75,7 @@ def test_a_named_card_without_a_driver_is_exit_4_with_the_lines_of_the_doctor(
 ):
     if PROVIDER in onnxruntime.get_available_providers():
         pytest.skip("onnxruntime-gpu is installed")
-    monkeypatch.setattr(cards, "driver", lambda: NO_DRIVER)
+    pretend_driver(monkeypatch, NO_DRIVER)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     assert infer([str(tmp_path), "--engine", str(bundle.path), "--device", "cuda:0"]) == 4
     printed = capsys.readouterr()
@@ -123,15 +123,15 @@ def test_auto_measures_card_and_cpu_and_remembers_the_card(table, card, bundle, 
     assert found is not None
     assert set(found.seconds) == set(names)
     other = Driver(DRIVER.version, DRIVER.cuda, CARDS[1:], "")
-    monkeypatch.setattr(cards, "driver", lambda: other)
+    pretend_driver(monkeypatch, other)
     assert auto.remembered(bundle, names, precision="fp32") is None  # another card measures for itself
 
 
 def test_auto_passes_over_a_card_that_cannot_be_used_and_knows_why(table, card, bundle, monkeypatch):
-    monkeypatch.setattr(cards, "driver", lambda: NO_DRIVER)
+    pretend_driver(monkeypatch, NO_DRIVER)
     assert candidates_for(bundle, "auto", "fp32") == (["ort"], {"ort-cuda": NO_DRIVER.problem})
     assert open_backend("auto", bundle, threads=1).name == "ort"
-    monkeypatch.setattr(cards, "driver", lambda: DRIVER)
+    pretend_driver(monkeypatch, DRIVER)
     card.libraries = False  # the card is there, and its libraries are not
     assert open_backend("auto", bundle, threads=1).name == "ort"
     found = auto.remembered(bundle, ["ort-cuda", "ort"], precision="fp32")

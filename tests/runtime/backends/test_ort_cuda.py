@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from support.drivers import pretend_driver
 from support.fake_ort_cuda import DRIVER, PROVIDER, FakeOrt
 from support.tiny_bundle import class_table, draw_pictures, features_of, lift_of
 from support.usable import usable_backend
@@ -20,7 +21,6 @@ from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError
 from zsl_runtime.head.head import FoldedHead, fold
 from zsl_runtime.labelling.classifier import Classifier
-from zsl_runtime.machine import cards
 
 TABLE = class_table()
 PICTURES = draw_pictures(TABLE, np.arange(8).repeat(3), seed=5)
@@ -36,7 +36,7 @@ def ort(monkeypatch) -> FakeOrt:
     """The stand-in as the module onnxruntime, on a machine with two cards."""
     fake = FakeOrt()
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
-    monkeypatch.setattr(cards, "driver", lambda: DRIVER)
+    pretend_driver(monkeypatch, DRIVER)
     return fake
 
 
@@ -159,7 +159,7 @@ def test_the_build_for_cpus_is_told_from_the_one_for_cards(monkeypatch, bundle):
     """With the real library: this is what a machine without onnxruntime-gpu says."""
     if PROVIDER in onnxruntime.get_available_providers():
         pytest.skip("onnxruntime-gpu is installed")
-    monkeypatch.setattr(cards, "driver", lambda: DRIVER)
+    pretend_driver(monkeypatch, DRIVER)
     line = r'pip uninstall --yes onnxruntime && pip install "zsl-deploy\[gpu\]"'
     with pytest.raises(BackendError, match=line) as caught:
         open_backend("ort-cuda", bundle)

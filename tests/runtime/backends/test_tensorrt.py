@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.drivers import pretend_driver
 from support.fake_card import FakeCard
 from support.tiny_bundle import as_regions, class_table, draw_pictures
 from support.usable import auto_chooses_among
@@ -142,7 +143,7 @@ def test_what_is_missing_is_named_with_its_install_line(card, path, missing, mon
 
 def test_without_a_driver_the_device_is_told(card, path, monkeypatch):
     card.add_engine(path)
-    monkeypatch.setattr("zsl_runtime.trt.cuda.driver", lambda: Driver("", "", (), ""))
+    pretend_driver(monkeypatch, Driver("", "", (), ""))
 
     def no_driver():
         raise RuntimeError("Failure finding libcuda.so.1")

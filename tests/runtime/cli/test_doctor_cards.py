@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from support.drivers import pretend_driver
 from support.fake_ort_cuda import DRIVER, FakeOrt
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.cli import doctor_cards
 from zsl_runtime.cli.doctor import machine, main
 from zsl_runtime.graphs.ports import ports_of
-from zsl_runtime.machine import cards
 from zsl_runtime.machine.cards import Driver
 from zsl_runtime.trt import library
 from zsl_runtime.trt.facts import Facts, Profile, Stored, this_platform
@@ -33,7 +33,7 @@ def bundle(own_bundle, tmp_path, monkeypatch) -> Bundle:
 @pytest.fixture
 def rtx_machine(monkeypatch) -> None:
     """Two cards and TensorRT-RTX."""
-    monkeypatch.setattr(cards, "driver", lambda: DRIVER)
+    pretend_driver(monkeypatch, DRIVER)
     monkeypatch.setattr(library, "installed", lambda: [FULL, RTX])
 
 
@@ -56,7 +56,7 @@ def put(bundle: Bundle, *, trusted: bool = True, **changes) -> Stored:
 
 
 def test_cards_and_driver_are_listed(monkeypatch, capsys):
-    monkeypatch.setattr(cards, "driver", lambda: DRIVER)
+    pretend_driver(monkeypatch, DRIVER)
     monkeypatch.setitem(sys.modules, "onnxruntime", FakeOrt())
     assert main([]) == 0
     out = capsys.readouterr().out
@@ -70,7 +70,7 @@ def test_cards_and_driver_are_listed(monkeypatch, capsys):
 
 
 def test_a_machine_with_nothing_gets_a_line_for_everything(monkeypatch):
-    monkeypatch.setattr(cards, "driver", lambda: NOTHING)
+    pretend_driver(monkeypatch, NOTHING)
     monkeypatch.setattr(library, "installed", lambda: [FULL, RTX._replace(version=None, reason="not installed")])
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
     said = [str(finding.text) for finding in machine() if finding.state == "note"]
@@ -93,7 +93,7 @@ def test_the_real_libraries_are_described():
 
 def test_a_library_that_is_there_without_a_card_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", FakeOrt())
-    monkeypatch.setattr(cards, "driver", lambda: NOTHING)
+    pretend_driver(monkeypatch, NOTHING)
     finding = doctor_cards.on_card("ort-cuda")
     assert finding.state == "note"
     assert f"its library is there, but {NOTHING.problem}" in finding.text
@@ -136,7 +136,7 @@ def test_an_engine_of_somebody_else_and_a_machine_without_a_card(bundle, rtx_mac
     ((state, text),) = engines(bundle)
     assert state == "note"
     assert "was not built by you on this machine" in text
-    monkeypatch.setattr(cards, "driver", lambda: NOTHING)
+    pretend_driver(monkeypatch, NOTHING)
     assert "there is no card" in engines(bundle)[0][1]
 
 

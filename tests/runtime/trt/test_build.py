@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import fake_builder
+from support.drivers import pretend_driver
 from support.engines import facts_of, library_of, needs_rtx
 from support.fake_builder import BuilderFlag, FakeTensorRT, MemoryPoolType
 from support.tiny_bundle import ATTRIBUTES
@@ -25,7 +26,6 @@ from zsl_runtime.errors import ArtefactError, BackendError, UsageError
 from zsl_runtime.graphs.ports import Port, Ports, ports_of
 from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.machine.cards import Card, Driver
-from zsl_runtime.trt import build as building
 from zsl_runtime.trt.build import (
     Shape,
     build,
@@ -63,7 +63,7 @@ PORTS = Ports(
 def alone(tmp_path, monkeypatch) -> None:
     """A cache folder of its own, and no card."""
     monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(building, "driver", lambda: Driver("", "", (), "there is no NVIDIA driver"))
+    pretend_driver(monkeypatch, Driver("", "", (), "there is no NVIDIA driver"))
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def bundle(own_bundle, alone) -> Bundle:
 
 @pytest.fixture
 def with_card(bundle, monkeypatch) -> Bundle:
-    monkeypatch.setattr(building, "driver", lambda: Driver("580", "13.0", (CARD,), ""))
+    pretend_driver(monkeypatch, Driver("580", "13.0", (CARD,), ""))
     return bundle
 
 

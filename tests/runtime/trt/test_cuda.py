@@ -7,11 +7,11 @@ import threading
 import numpy as np
 import pytest
 
+from support.drivers import pretend_driver
 from support.fake_card import FakeCard
 from support.fake_cuda import Misuse, cudaError_t
 from zsl_runtime.errors import BackendError
 from zsl_runtime.machine.cards import Driver
-from zsl_runtime.trt import cuda as cuda_layer
 from zsl_runtime.trt.cuda import FATAL, Cuda, DeviceMemory, Event, PinnedMemory, Stream
 
 
@@ -42,7 +42,7 @@ def test_a_card_tells_its_name_capability_and_memory(card):
     ],
 )
 def test_a_card_that_is_not_there_is_told(card, monkeypatch, index, status, said):
-    monkeypatch.setattr(cuda_layer, "driver", lambda: Driver("580.1", "13.0", (), ""))
+    pretend_driver(monkeypatch, Driver("580.1", "13.0", (), ""))
     if status is not None:
         card.cuda.fail("cudaGetDeviceCount", status)
     with pytest.raises(BackendError, match=said) as caught:
@@ -54,7 +54,7 @@ def test_a_card_that_is_not_there_is_told(card, monkeypatch, index, status, said
 
 def test_without_a_driver_the_words_are_those_of_the_doctor(card, monkeypatch):
     card.cuda.fail("cudaGetDeviceCount", cudaError_t.cudaErrorInsufficientDriver)
-    monkeypatch.setattr(cuda_layer, "driver", lambda: Driver("", "", (), "there is no NVIDIA driver: install it"))
+    pretend_driver(monkeypatch, Driver("", "", (), "there is no NVIDIA driver: install it"))
     with pytest.raises(
         BackendError, match=r"^E-DEVICE: cuda:0 cannot be used: there is no NVIDIA driver: install it; or"
     ):

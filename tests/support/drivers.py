@@ -1,0 +1,17 @@
+"""What NVIDIA's driver says, for tests on a machine that has none or another one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zsl_runtime.machine import cards
+
+if TYPE_CHECKING:
+    import pytest
+
+    from zsl_runtime.machine.cards import Driver
+
+
+def pretend_driver(patch: pytest.MonkeyPatch, driver: Driver) -> None:
+    """Let this be what every room finds, until `patch` is undone: all of them ask `cards.driver`."""
+    patch.setattr(cards, "driver", lambda: driver)
