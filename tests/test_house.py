@@ -172,6 +172,13 @@ def test_the_two_commands_are_in_the_readme_and_in_the_makefile():
     assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
+def test_what_the_readme_shows_of_the_demo_are_lines_that_it_prints():
+    said = re.findall(r"^    ==> (.*?): ", README, re.MULTILINE)
+    assert len(said) >= 5
+    demo = (ROOT / "tools" / "demo.py").read_text(encoding="utf-8")
+    assert [line for line in said if line not in demo] == []
+
+
 def test_every_command_line_of_the_readme_can_be_typed():
     lines = re.findall(r"^(?: {4})?(zsl-.*)$", README, re.MULTILINE)
     assert {line.split()[0] for line in lines} >= {"zsl-train", "zsl-export", "zsl-infer", "zsl-classes"}

@@ -17,6 +17,7 @@ from zsl_train.cli import main as zsl_train
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = {"zsl-train": zsl_train, "zsl-export": zsl_export, "zsl-infer": zsl_infer, "zsl-classes": zsl_classes}
 NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
 
@@ -31,11 +32,20 @@ def steps() -> list[tuple[str, list[str]]]:
     return found
 
 
+def shown_by_readme() -> list[str]:
+    """The lines of README's six commands that are no commands: what these print. Broken lines are put together."""
+    section = README.partition("## Six commands")[2].partition("\n## ")[0].partition("```python")[0]
+    whole = re.sub(r"\n {8}(?! )", " ", section)
+    lines = [line.strip() for line in whole.splitlines() if line.startswith("    ")]
+    return [line for line in lines if not line.startswith("zsl-")]
+
+
 def shape(line: str, names: list[str]) -> str:
     """A line without what differs from data to data and from machine to machine: names, numbers, spaces, paths."""
     for name in names:
         line = line.replace(name, "NAME")
     line = re.sub(r"/\S*/(?=bundle)", "/PATH/", line)
+    line = re.sub(r"\S+(?=/\d+\.jpg)|\S+/NAME(?=/\d+\.jpg)", "FOLDER", line)
     line = re.sub(r"backend \S+ \(.*?\)", "backend", line)
     return " ".join(NUMBER.sub("0", line).split())
 
@@ -70,6 +80,7 @@ def follow(words: str) -> list[str]:
 
 def test_the_tutorial_works_as_it_is_written(desk, capsys):
     names = sorted(every_species(), key=len, reverse=True)
+    everything: list[str] = []
     for words, shown in steps():
         if words.startswith(("make ", ". ")):
             continue  # tried on a fresh clone before each release (docs/releasing.md)
@@ -77,6 +88,10 @@ def test_the_tutorial_works_as_it_is_written(desk, capsys):
         lines = [shape(line, names) for line in printed]
         for line in shown:
             assert is_shown(shape(line, names), lines), (words, line, printed)
+        everything += lines
+    assert len(shown_by_readme()) >= 6
+    for line in shown_by_readme():
+        assert is_shown(shape(line, names), everything), line
     (snippet,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     exec(snippet, {})
     assert "Rowan Forktail" in capsys.readouterr().out
