@@ -1,4 +1,4 @@
-# Two commands: `make demo` (the main job on the drawn demo set) and `make test` (lint, types, tests on the built wheel).
+# Two commands: `make demo` (the main job on the drawn demo set), `make test` (lint, types, pages, tests on the wheel).
 # Both set up a virtual environment in .venv first; nothing is installed outside it.
 
 PYTHON ?= python3
@@ -17,7 +17,7 @@ SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE $(shell find train ex
 
 help:
 	@echo "make demo       train, export, label, add a class, label again, on the drawn demo set"
-	@echo "make test       lint, types, and the tests against the built wheel"
+	@echo "make test       lint, types, pages, and the tests against the built wheel"
 	@echo "make test-slow  the long tests: kills, full disks, the whole line"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make docs       the pages of docs/ into build/site"

@@ -66,7 +66,7 @@ def own_bundle(shared_bundle, tmp_path):
 
 @pytest.fixture(autouse=True)
 def torch_on_one_thread():
-    """Commands that run in this process give torch every CPU, and leave it so.
+    """Torch takes every CPU by itself, and what a test sets is set for the next one, too.
 
     Two threads that wait for each other on a busy machine are up to thirty times slower than one.
     """

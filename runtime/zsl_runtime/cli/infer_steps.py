@@ -74,7 +74,7 @@ class Output(NamedTuple):
 
     @property
     def done(self) -> int:
-        """How many things an earlier run has labelled."""
+        """How many things the partial file has labels of: before anything is written, those of an earlier run."""
         return self.partial.state.items if self.partial else 0
 
 

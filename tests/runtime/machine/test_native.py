@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.ticking import others_run_during
 from zsl_runtime import _native
 from zsl_runtime.pixels.pixels import FRACTION_BITS, coefficients
 
@@ -150,27 +149,4 @@ def test_other_threads_run_meanwhile():
     """A thread that only counts keeps counting during one long call: the interpreter lock is not held."""
     picture = np.zeros((3000, 6000, 3), dtype=np.uint8)
     columns, rows = coefficients(6000, 200, 0, 200), coefficients(3000, 100, 0, 100)
-    ticks: list[float] = []
-    stop = threading.Event()
-
-    def count() -> None:
-        while not stop.is_set():
-            ticks.append(time.perf_counter())
-            time.sleep(0.0005)
-
-    counter = threading.Thread(target=count)
-    counter.start()
-    inside = 0
-    try:
-        for _ in range(20):  # a busy machine may not schedule the counter during a given call
-            begin = time.perf_counter()
-            _native.resize_crop(picture, *columns, *rows)
-            end = time.perf_counter()
-            margin = 0.25 * (end - begin)
-            inside += sum(begin + margin < tick < end - margin for tick in ticks)
-            if inside >= 3:
-                break
-    finally:
-        stop.set()
-        counter.join()
-    assert inside >= 3
+    assert others_run_during(lambda: _native.resize_crop(picture, *columns, *rows), calls=20)

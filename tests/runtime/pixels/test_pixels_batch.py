@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.ticking import others_run_during
 from zsl_runtime import _native
 from zsl_runtime.errors import InputError, UsageError, ZslError
 from zsl_runtime.pixels.pixels import PixelSpec, resize_crop, resize_crop_batch, resize_crop_reference
@@ -152,30 +150,7 @@ def test_sizes_that_do_not_fit_are_refused_by_the_core():
 def test_other_threads_run_during_a_batch():
     """The interpreter lock is not held: a thread that only counts goes on meanwhile."""
     pictures = [np.zeros((2000, 3000, 3), dtype=np.uint8)] * 4
-    ticks: list[float] = []
-    stop = threading.Event()
-
-    def count() -> None:
-        while not stop.is_set():
-            ticks.append(time.perf_counter())
-            time.sleep(0.0002)
-
-    counter = threading.Thread(target=count)
-    counter.start()
-    inside = 0
-    try:
-        for _ in range(100):  # a busy machine may not schedule the counter during a given call
-            begin = time.perf_counter()
-            resize_crop_batch(pictures, PixelSpec(256, 224))
-            end = time.perf_counter()
-            margin = 0.25 * (end - begin)
-            inside += sum(begin + margin < tick < end - margin for tick in ticks)
-            if inside >= 3:
-                break
-    finally:
-        stop.set()
-        counter.join()
-    assert inside >= 3
+    assert others_run_during(lambda: resize_crop_batch(pictures, PixelSpec(256, 224)), calls=100)
 
 
 def test_pillow_gives_the_same_where_its_passes_come_in_our_order():
