@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zsl_export.bundle_of_run import export_run
+from zsl_runtime.accuracy import harmonic_mean
 from zsl_runtime.backends.opening import open_backend
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.bundle.generation import Generation
@@ -44,7 +45,6 @@ from zsl_train.head.gaussian import Errors, HeadChoice, Settings
 from zsl_train.methods import find_method
 from zsl_train.methods.lengths import names as stage_names
 from zsl_train.recipe import Recipe
-from zsl_train.scoring.evaluate import harmonic_mean
 from zsl_train.training.choice import Choice
 from zsl_train.training.prepared import Prepared, prepare
 from zsl_train.training.run_folder import load_run

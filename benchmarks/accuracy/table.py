@@ -196,9 +196,9 @@ def cascade(row: Row, seed: int, source: Source, runs: Path) -> None:
     import numpy as np
 
     from zsl_export.cli import main as zsl_export
+    from zsl_runtime.accuracy import harmonic_mean, per_class_accuracy
     from zsl_runtime.labelling.classifier import CONFIDENT, Classifier
     from zsl_train.data.open import open_image_set
-    from zsl_train.scoring.evaluate import harmonic_mean, per_class_accuracy
 
     run = row.folder(runs, seed)
     result, bundle = run.with_suffix(".cascade.json"), run.with_suffix(".bundle")

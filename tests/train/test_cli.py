@@ -25,13 +25,13 @@ from support.tiny_training import (
     know_backbone,
     tiny_weights,
 )
+from zsl_runtime.accuracy import harmonic_mean, per_class_accuracy
 from zsl_runtime.head.head import fold
 from zsl_train.cli import main
 from zsl_train.data.open import open_image_set
 from zsl_train.methods.base import run_batched
 from zsl_train.recipe import make_recipe, read_recipe
 from zsl_train.report import TrainingProgress
-from zsl_train.scoring.evaluate import harmonic_mean, per_class_accuracy
 from zsl_train.training.run_folder import RunWriter, load_run, read_info
 
 KEYS = {"T1", "U", "S", "H", "AUSUC", "H_uncalibrated", "T1_czsl", "ECE", "gamma", "temperature", "protocol"}

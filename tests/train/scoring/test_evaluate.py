@@ -11,13 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zsl_runtime.accuracy import expected_calibration_error, harmonic_mean, per_class_accuracy
 from zsl_train.scoring.evaluate import (
     balanced_weights,
     choose_gamma,
-    expected_calibration_error,
     fit_temperature,
-    harmonic_mean,
-    per_class_accuracy,
     score,
     seen_unseen_curve,
 )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zsl_runtime.accuracy import expected_calibration_error, harmonic_mean, per_class_accuracy
 from zsl_runtime.head.head import log_softmax
 
 if TYPE_CHECKING:
@@ -22,30 +23,6 @@ if TYPE_CHECKING:
     from zsl_runtime.arrays import Bools, Ints
 
     Floats = NDArray[np.floating[Any]]
-
-CALIBRATION_BINS = 15  # Guo et al., "On Calibration of Modern Neural Networks", ICML 2017
-
-
-def per_class_accuracy(predicted: Ints, labels: Ints) -> float | None:
-    """Mean over the classes that occur in `labels` of the share predicted right, in percent; None without labels.
-
-    Args:
-        predicted: (n,).
-        labels: (n,).
-
-    """
-    if len(labels) == 0:
-        return None
-    _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    right = np.bincount(index, weights=predicted == labels, minlength=len(counts))
-    return float(100 * (right / counts).mean())
-
-
-def harmonic_mean(unseen: float | None, seen: float | None) -> float | None:
-    """2US / (U + S); 0 when both are 0, None when one is unknown."""
-    if unseen is None or seen is None:
-        return None
-    return 2 * unseen * seen / (unseen + seen) if unseen + seen > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -177,22 +154,6 @@ def fit_temperature(logits: Sequence[Floats], labels: Sequence[Ints], seen: Sequ
 
     found = minimize_scalar(loss, bounds=(np.log(1e-4), np.log(1e3)), method="bounded")
     return float(np.exp(found.x))
-
-
-def expected_calibration_error(probability: Floats, right: Bools, bins: int = CALIBRATION_BINS) -> float:
-    """Mean |accuracy - confidence| over equal-width confidence bins, weighted by their size, in percent.
-
-    Args:
-        probability: (n,) of the predicted class.
-        right: (n,) whether the prediction is right.
-        bins: number of bins.
-
-    """
-    index = np.minimum((probability * bins).astype(int), bins - 1)
-    counts = np.bincount(index, minlength=bins)
-    confidence = np.bincount(index, weights=probability, minlength=bins)
-    accuracy = np.bincount(index, weights=right, minlength=bins)
-    return float(100 * np.abs(accuracy - confidence).sum() / max(counts.sum(), 1))
 
 
 def score(logits: Floats, labels: Ints, seen: Bools, gamma: float, temperature: float) -> dict[str, float | None]:
