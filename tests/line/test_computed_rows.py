@@ -19,7 +19,7 @@ from zsl_train.cli import main as zsl_train
 from zsl_train.training.run_folder import load_run
 
 METHODS = {
-    "eszsl": {"validation_folds": 2},
+    "eszsl": {},
     "sp-aen": {
         "hidden": 16,
         "batch": 16,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -41,36 +41,38 @@ def test_scores_are_the_papers_closed_form_whatever_the_scaling(tmp_path, scalin
     np.testing.assert_array_equal(bias, 0)
 
 
-def test_what_is_not_given_is_chosen_as_the_baseline_is_chosen(tmp_path):
-    _, lines = solve(tmp_path)
+def settle(folds, **settings):
+    return eszsl.settle(eszsl.Config(**settings), folds, POOLED.astype(np.float32), DATA.labels, DATA.semantic)
+
+
+def test_what_is_not_given_is_chosen_as_the_baseline_is_chosen_and_then_used(tmp_path):
     pooled = POOLED.astype(np.float32)
     folds = make_folds(np.arange(len(pooled)), DATA.labels, SEEN, count=3, seed=0)
     wanted = choose_baseline("eszsl", folds, pooled, DATA.labels, DATA.semantic)
+    found = settle(folds)
+    assert (found.scaling, found.feature_ridge, found.semantic_ridge) == (wanted.scaling, *wanted.ridges)
+    assert settle(folds, **asdict(found)) == found  # nothing is left to choose
+    _, lines = solve(tmp_path, **asdict(found))
     line = next(line for line in lines if "scaling" in line)
     assert SCALINGS[int(line["scaling"])] == wanted.scaling
     assert (line["feature_ridge"], line["semantic_ridge"]) == pytest.approx(wanted.ridges)
 
 
-def test_only_what_is_left_open_is_chosen(tmp_path):
+def test_only_what_is_left_open_is_chosen():
     scalings, grid = eszsl.candidates(eszsl.Config(scaling="standard", semantic_ridge=7.0))
     assert scalings == ("standard",)
     assert {one[1] for one in grid} == {7.0}
     assert len(grid) == 5
-    _, lines = solve(tmp_path, scaling="standard", semantic_ridge=7.0, grid="paper")
-    line = next(line for line in lines if "scaling" in line)
-    assert (SCALINGS[int(line["scaling"])], line["semantic_ridge"]) == ("standard", 7.0)
-    assert line["feature_ridge"] in {10.0**power for power in range(-3, 4)}
+    folds = make_folds(np.arange(len(POOLED)), DATA.labels, SEEN, count=2, seed=0)
+    found = settle(folds, scaling="standard", semantic_ridge=7.0, grid="paper")
+    assert (found.scaling, found.semantic_ridge) == ("standard", 7.0)
+    assert found.feature_ridge in {10.0**power for power in range(-3, 4)}
 
 
 def test_a_run_with_too_few_classes_for_validation_takes_the_middle_of_the_grid(tmp_path):
-    two = np.isin(DATA.labels, np.flatnonzero(SEEN)[:2])
-    data = replace(
-        DATA,
-        rows=DATA.rows[two],
-        labels=DATA.labels[two],
-        table=replace(DATA.table, seen=np.isin(np.arange(8), np.flatnonzero(SEEN)[:2])),
-    )
-    trained, lines = solve(tmp_path, data)
+    found = settle([])
+    assert (found.scaling, found.feature_ridge, found.semantic_ridge) == ("l2", 10.0, 1.0)
+    trained, lines = solve(tmp_path)
     assert next(line for line in lines if "scaling" in line)["feature_ridge"] == 10.0
     assert torch.isfinite(trained.rows.matrix).all()
 
@@ -92,12 +94,7 @@ def test_a_ridge_path_is_the_ridge_solution_of_every_ridge(rows, width, ridge):
     )
 
 
-def test_it_takes_longer_the_more_there_is_to_choose():
-    dims = DATA.dims
-    big = replace(dims, channels=2048, attributes=312)
-    seconds = [
-        estimate(eszsl.stages(eszsl.Config(**settings), big), None, 7000)
-        for settings in ({"scaling": "l2", "feature_ridge": 1.0, "semantic_ridge": 1.0}, {"scaling": "l2"}, {})
-    ]
+def test_it_takes_longer_the_more_pictures_there_are():
+    seconds = [estimate(eszsl.stages(eszsl.Config(), DATA.dims), None, count) for count in (10, 10_000, 10_000_000)]
     assert seconds == sorted(seconds)
-    assert 1 < seconds[0] < 10 < seconds[2] < 1000
+    assert 1 <= seconds[0] < seconds[-1] < 2

@@ -13,11 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import support.tiny_run
 import zsl_runtime
 from support.forked import allow_fork, become_nobody, forked, killed_at_every_step, public_folder
 from support.tiny_run import Config, know_tiny, make_tiny_run, save_tiny_run
 from zsl_runtime.errors import ArtefactError, UsageError, ZslError
 from zsl_runtime.machine.storage import LOCK, parse_tensors
+from zsl_train.methods import eszsl
 from zsl_train.recipe import Recipe
 from zsl_train.training.run_folder import READ, RUN_FORMAT, STATISTICS, Run, RunWriter, info_bytes, load_run, read_info
 
@@ -278,6 +280,14 @@ def test_a_run_of_another_version_is_said_to_be_one(path, changes, part):
     message = damaged(path)
     assert part in message
     assert "zsl-deploy 9.9 trained it" in message
+
+
+def test_a_setting_that_a_method_has_no_more_is_passed_over(path, monkeypatch):
+    sign(path, config={**read_info(path)["config"], "folds_of_old": 3})
+    assert "folds_of_old" in damaged(path)
+    monkeypatch.setattr(support.tiny_run, "RETIRED", ("folds_of_old",), raising=False)
+    assert load_run(path).method == "tiny"
+    assert "validation_folds" in eszsl.RETIRED  # what runs of ESZSL had until each fold stopped choosing for itself
 
 
 # --- writing where something is --------------------------------------------------------------------------------------

@@ -10,7 +10,11 @@ A method is one module with these names (see `zsl_train.methods.METHODS`):
 - ``HEAD``, where preset `default` ships another head than the published one: ``gaussian``;
 - ``PUBLISHED_HEAD = False``, where there is no other than that;
 - ``FOLDS``, where a recipe that says nothing takes another number of validation folds than usual;
-- ``variants(config)``, where validation classes choose among several settings: the Configs to choose from.
+- ``variants(config)``, where validation classes choose among several settings: the Configs to choose from;
+- ``settle(config, folds, pooled, labels, semantic)``, where they choose in closed form: the Config with nothing open;
+- ``RETIRED``: settings that older versions had and that runs of theirs still name.
+
+Whatever is chosen is chosen once, for all folds of a run: scores of folds with settings of their own do not compare.
 """
 
 from __future__ import annotations

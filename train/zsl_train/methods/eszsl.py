@@ -4,16 +4,16 @@ One bilinear form between features and semantic vectors, in closed form: scores 
 `baselines.eszsl_matrix`). The same classifier as the baseline of that name, made to be shipped: a class's row of the
 head is M s, so that a class added on site gets the row that it would have had at training.
 
-Scaling and the two ridges are settings; what is not given is chosen on validation classes carved out of the classes
-that this training sees, by the code that chooses for the baseline. In a fold of the run's own selection those are
-other classes than the fold's validation classes, so nothing of the latter is looked at.
+Scaling and the two ridges are settings. What is not given is chosen once for all folds of the run and together with
+gamma, by the code that chooses for the baseline (`settle`): scores of folds with settings of their own would not
+compare, and no gamma could be chosen on them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -25,9 +25,12 @@ from zsl_train.methods.lengths import Once
 from zsl_train.methods.pooled import pooled_features
 from zsl_train.nets import PooledEmbedder
 from zsl_train.scoring.baselines import ESZSL_GRID, SCALINGS, eszsl_matrix, scale
-from zsl_train.scoring.folds import choose_baseline, make_folds
+from zsl_train.scoring.folds import Fold, choose_baseline
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zsl_runtime.arrays import Floats, Ints
     from zsl_train.methods.session import Session
 
 NAME = "eszsl"
@@ -35,6 +38,7 @@ PAPER_GRID = tuple(product(*[tuple(10.0**power for power in range(-3, 4))] * 2))
 GRIDS = {"ours": ESZSL_GRID, "paper": PAPER_GRID}
 FLOPS_PER_SECOND = 30e9  # two cores in float64, eigendecomposition included
 CHOSEN = "chosen"
+Scaling = Literal["chosen", "none", "l2", "l2-centred", "standard", "minmax"]
 
 
 @dataclass(frozen=True)
@@ -47,24 +51,25 @@ class Config:
         semantic_ridge: lambda, the ridge of the semantic side; 0 is chosen on validation classes [P].
         grid: ridges to choose from: `paper`, 10^-3 to 10^3 for both [P], or `ours`, 0.1 to 1000 and 0.01 to 10, where
             validation classes of the data sets at hand found the best [O].
-        validation_folds: how many folds of validation classes choose what is not given [O].
 
     """
 
-    scaling: Literal["chosen", "none", "l2", "l2-centred", "standard", "minmax"] = "chosen"
+    scaling: Scaling = "chosen"
     feature_ridge: float = 0.0
     semantic_ridge: float = 0.0
     grid: Literal["ours", "paper"] = "ours"
-    validation_folds: int = 3
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # Ridges by validation over the published range, features as they are. There are no other published settings for
     # features of a deep network, so `code` is the same.
-    "paper": {"scaling": "none", "grid": "paper", "validation_folds": 1},
-    "code": {"scaling": "none", "grid": "paper", "validation_folds": 1},
+    "paper": {"scaling": "none", "grid": "paper"},
+    "code": {"scaling": "none", "grid": "paper"},
 }
+
+
+RETIRED = ("validation_folds",)  # of runs of older versions, whose folds each chose settings of their own
 
 
 class Rows(nn.Module):
@@ -138,14 +143,33 @@ def candidates(config: Config) -> tuple[tuple[str, ...], tuple[tuple[float, ...]
     return scalings, tuple(product(feature, semantic))
 
 
-def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trained:
-    """Choose what is not given on validation classes, then solve (docs/methods.md 7.4).
+def settle(config: Config, folds: Sequence[Fold], pooled: Floats, labels: Ints, semantic: Floats) -> Config:
+    """The settings with what they leave open chosen: the same for all folds, by mean H at the best common gamma.
+
+    Args:
+        config: settings; one that leaves nothing open comes back as it is.
+        folds: of the run; where there are none, the first scaling and the middle of the ridges are taken.
+        pooled: (n, V) means over the regions of all pictures.
+        labels: (n,) rows of `semantic`.
+        semantic: (C, A).
+
+    """
+    scalings, grid = candidates(config)
+    if len(scalings) * len(grid) == 1:
+        return config
+    choice = choose_baseline(NAME, folds, pooled, labels, semantic, scalings=scalings, grid=grid)
+    feature, attribute = choice.ridges
+    return replace(config, scaling=cast("Scaling", choice.scaling), feature_ridge=feature, semantic_ridge=attribute)
+
+
+def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trained:  # noqa: ARG001  # nothing is drawn
+    """Solve (docs/methods.md 7.4).
 
     Args:
         data: features of any R: their mean over the regions is what is looked at.
-        config: settings.
+        config: settings; what they leave open is the first scaling and the middle of the ridges (see `settle`).
         session: logs, checkpoints and snapshots.
-        seed: of the folds that choose.
+        seed: unused: nothing is random.
 
     Raises:
         GateError: E-DIVERGED when the features are not finite.
@@ -155,36 +179,32 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
     embedder, rows = trained.embedder, trained.rows
     assert isinstance(embedder, Embedder)
     assert isinstance(rows, Rows)
+    scalings, grid = candidates(config)
+    scaling, (feature_ridge, semantic_ridge) = scalings[0], grid[len(grid) // 2]
 
     def body(_: int) -> dict[str, Tensor]:
         pooled = pooled_features(data, "none")[1].numpy()
         if not np.isfinite(pooled).all():
             return {"squared_error": torch.tensor(torch.nan)}
-        scalings, grid = candidates(config)
-        folds = []
-        if len(scalings) * len(grid) > 1:
-            order = np.arange(len(pooled))
-            folds = make_folds(order, data.labels, data.table.seen, count=config.validation_folds, seed=seed)
-        choice = choose_baseline(NAME, folds, pooled, data.labels, data.semantic, scalings=scalings, grid=grid)
-        x = scale(pooled, pooled, choice.scaling)
+        x = scale(pooled, pooled, scaling)
         matrix = eszsl_matrix(
             x,
             data.labels,
             data.semantic,
             data.table.seen,
-            feature_ridge=choice.ridges[0],
-            semantic_ridge=choice.ridges[1],
+            feature_ridge=feature_ridge,
+            semantic_ridge=semantic_ridge,
         )
-        embedder.fit(torch.from_numpy(pooled), choice.scaling)
+        embedder.fit(torch.from_numpy(pooled), scaling)
         rows.matrix.copy_(torch.from_numpy(matrix))
         known = np.flatnonzero(data.table.seen)
         signs = np.where(data.labels[:, None] == known, 1.0, -1.0)
         errors = (x @ matrix @ data.semantic[known].T - signs) ** 2
         return {
             "squared_error": torch.tensor(errors.mean()),
-            "feature_ridge": torch.tensor(choice.ridges[0]),
-            "semantic_ridge": torch.tensor(choice.ridges[1]),
-            "scaling": torch.tensor(float((*SCALINGS, "none").index(choice.scaling))),
+            "feature_ridge": torch.tensor(feature_ridge),
+            "semantic_ridge": torch.tensor(semantic_ridge),
+            "scaling": torch.tensor(float((*SCALINGS, "none").index(scaling))),
         }
 
     session.loop("solve", 1, {"embedder": embedder, "rows": rows}, body, trained)
@@ -194,16 +214,11 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
 # --- how long it takes ---------------------------------------------------------------------------------------------
 
 
-def stages(config: Config, dims: Dims) -> tuple[Once]:
-    """A closed form: a decomposition a fold and scaling, products a candidate."""
-    scalings, grid = candidates(config)
-    folds = config.validation_folds if len(scalings) * len(grid) > 1 else 0
+def stages(config: Config, dims: Dims) -> tuple[Once]:  # noqa: ARG001  # the same for every method
+    """A closed form: one system of the smaller size."""
 
     def seconds(count: int) -> float:
         side, other = sorted((dims.channels, count))
-        decomposition = 2 * side**2 * other + 25 * side**3
-        candidate = 2 * side * (side + other / 4) * dims.attributes
-        tried = folds * len(scalings) * (decomposition + len(grid) * candidate)
-        return 1 + (tried + 2 * side**2 * other) / FLOPS_PER_SECOND
+        return 1 + (2 * side**2 * other + side**3) / FLOPS_PER_SECOND
 
     return (Once(seconds),)

@@ -427,7 +427,9 @@ def _rebuild(path: Path, info: dict[str, Any], blobs: dict[str, bytes]) -> Run:
 
     method = find_method(info["method"])
     dims = Dims(**info["dims"])
-    trained = method.build(method.Config(**info["config"]), dims)
+    retired = getattr(method, "RETIRED", ())
+    settings = {name: value for name, value in info["config"].items() if name not in retired}
+    trained = method.build(method.Config(**settings), dims)
     if "gaussian" in info:
         gaussian = Gaussian.from_bytes(blobs[STATISTICS], where=str(path / STATISTICS))
         trained = shipped(trained, Shape(**info["gaussian"]), dims.attributes, gaussian)

@@ -127,6 +127,7 @@ def run_training(
         "stop_at": choice.stop_at,
         "candidates": {str(share): value for share, value in choice.candidates.items()},
         "method": recipe.method,
+        "settings_chosen": trainer.chosen(),
         "preset": recipe.preset,
         "train_seconds": round(seconds, 1),
         "null": null_reasons(prepared),

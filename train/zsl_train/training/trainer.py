@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +107,7 @@ class Trainer:
         self.log = log
         self.progress = progress
         self.gaussian = ships_gaussian(recipe)
+        self.given = config
         self.variants = getattr(self.method, "variants", lambda one: [one])(config)
         self.rows = prepared.training_rows()
         self.labels = prepared.images.labels
@@ -117,8 +118,13 @@ class Trainer:
     def select(self, folds: list[Fold]) -> Choice:
         """Train on each fold and choose the share of the last stage, the head's settings, gamma and temperature.
 
-        Where the method has variants, all are tried, the same one in every fold, and the best is kept.
+        Where the method has variants, all are tried, the same one in every fold, and the best is kept; what it chooses
+        in closed form is chosen before, for all folds at once.
         """
+        settle = getattr(self.method, "settle", None)
+        if settle is not None:
+            pooled = self.prepared.store.pooled()
+            self.variants = [settle(self.given, folds, pooled, self.labels, self.prepared.semantic)]
         jobs = [
             partial(self._fold, fold, index, len(folds), variant)
             for variant in range(len(self.variants))
@@ -129,6 +135,11 @@ class Trainer:
         best = max(choices, key=lambda one: quality(one.validation_H))
         self.config = self.variants[best.variant]
         return best
+
+    def chosen(self) -> dict[str, Any]:
+        """Settings of the method that validation classes chose; call it after `select`."""
+        given, config = asdict(self.given), asdict(self.config)
+        return {name: value for name, value in config.items() if value != given[name]}
 
     def _choose(self, folds: list[Fold], variant: int) -> Choice:
         """The choice for one variant of the method."""
