@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zsl_runtime.arrays import Bools, Floats, Ints
+    from zsl_runtime.arrays import Bools, Doubles, Floats, Ints
 
 CALIBRATION_BINS = 15  # Guo et al., "On Calibration of Modern Neural Networks", ICML 2017
 
@@ -54,6 +54,106 @@ def expected_calibration_error(probability: Floats, right: Bools, bins: int = CA
     confidence = np.bincount(index, weights=probability, minlength=bins)
     accuracy = np.bincount(index, weights=right, minlength=bins)
     return float(100 * np.abs(accuracy - confidence).sum() / max(counts.sum(), 1))
+
+
+class Spread(NamedTuple):
+    """Standard errors in points: how far a figure moves with which photographs of the classes happen to be labelled.
+
+    Attributes:
+        accuracy: of the mean over all classes.
+        U: over unseen classes; None without photographs of any. The other two likewise.
+        S: over seen classes.
+        H: of both.
+
+    """
+
+    accuracy: float | None
+    U: float | None
+    S: float | None
+    H: float | None
+
+
+def spread(right: Bools, labels: Ints, seen: Bools) -> Spread:
+    """How sure accuracy, U, S and H are, from the photographs that they were measured on.
+
+    Each class's share is a mean of independent photographs; H is taken as linear in U and S around where they are. A
+    class with a single photograph says nothing of its own spread and adds none.
+
+    Args:
+        right: (n,) whether each photograph was labelled rightly, all classes competing.
+        labels: (n,) columns.
+        seen: (C,).
+
+    """
+    of_seen = seen[labels]
+    everything = np.full(len(labels), 100.0) / max(len(np.unique(labels)), 1)
+    weights = _weights(labels, of_seen)
+    slopes = _slopes(right, labels, of_seen)
+    figures = {
+        "accuracy": everything if len(labels) else None,
+        "U": np.where(of_seen, 0.0, weights) if not of_seen.all() else None,
+        "S": np.where(of_seen, weights, 0.0) if of_seen.any() else None,
+        "H": None if slopes is None else slopes * weights,
+    }
+    return Spread(**{k: None if w is None else _standard_error(w * right, labels) for k, w in figures.items()})
+
+
+def ahead(one: Bools, other: Bools, labels: Ints, seen: Bools) -> tuple[float, float] | None:
+    """Points of H that one labelling is above another of the same photographs, and the standard error of that.
+
+    Args:
+        one: (n,) whether each photograph was labelled rightly by the one.
+        other: (n,) likewise by the other.
+        labels: (n,) columns.
+        seen: (C,).
+
+    Returns:
+        None where there is no H: without photographs of seen, or of unseen classes.
+
+    """
+    of_seen = seen[labels]
+    weights = _weights(labels, of_seen)
+    slopes = [_slopes(right, labels, of_seen) for right in (one, other)]
+    if slopes[0] is None or slopes[1] is None:
+        return None
+    first, second = (harmonic_mean(*_shares(right, labels, of_seen)) for right in (one, other))
+    assert first is not None
+    assert second is not None
+    return first - second, _standard_error(weights * (slopes[0] * one - slopes[1] * other), labels)
+
+
+def _weights(labels: Ints, of_seen: Bools) -> Doubles:
+    """(n,) points that each photograph's class adds to U or S when all its photographs are right."""
+    classes = [max(len(np.unique(labels[of_seen == kind])), 1) for kind in (False, True)]
+    weights: Doubles = 100.0 / np.array(classes, np.float64)[of_seen.astype(int)]
+    return weights
+
+
+def _shares(right: Bools, labels: Ints, of_seen: Bools) -> tuple[float | None, float | None]:
+    """U and S."""
+    return (
+        per_class_accuracy(np.where(right, labels, -1)[~of_seen], labels[~of_seen]),
+        per_class_accuracy(np.where(right, labels, -1)[of_seen], labels[of_seen]),
+    )
+
+
+def _slopes(right: Bools, labels: Ints, of_seen: Bools) -> Doubles | None:
+    """(n,) points of H for a point of U or of S, whichever the photograph belongs to; None where there is no H."""
+    unseen, seen = _shares(right, labels, of_seen)
+    if unseen is None or seen is None:
+        return None
+    total = max(unseen + seen, 1e-9)
+    return np.where(of_seen, 2 * (unseen / total) ** 2, 2 * (seen / total) ** 2)
+
+
+def _standard_error(values: Doubles, labels: Ints) -> float:
+    """Of the sum over the classes of the mean of values (n,) within each."""
+    variance = 0.0
+    for one in np.unique(labels):
+        own = values[labels == one]
+        if len(own) > 1:
+            variance += own.var(ddof=1) / len(own)
+    return float(np.sqrt(variance))
 
 
 def confusion(predicted: Ints, labels: Ints, classes: int) -> Ints:

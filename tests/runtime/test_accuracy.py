@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zsl_runtime.accuracy import by_class, confusion, mixups, per_class_accuracy
+from zsl_runtime.accuracy import ahead, by_class, confusion, harmonic_mean, mixups, per_class_accuracy, spread
 
 NAMES = ("crow", "gull", "heron", "tern")
 SEEN = np.array([True, True, False, False])
@@ -47,3 +47,51 @@ def test_counts_are_those_of_a_loop(given_pairs):
         mean = 100 * np.mean([one.right / one.pictures for one in each])
         assert mean == pytest.approx(per_class_accuracy(predicted, labels))
     assert sum(one.pictures for one in mixups(found, "abcde", 100)) == sum(of != to for of, to in given_pairs)
+
+
+# --- how sure a figure is ---------------------------------------------------------------------------------------------
+
+
+def drawn(rng, shares, pictures):
+    """Whether each of so many pictures of each class is right, with the class's probability."""
+    labels = np.repeat(np.arange(len(shares)), pictures)
+    return rng.random(len(labels)) < np.array(shares)[labels], labels
+
+
+def of_figures(right, labels, seen):
+    shares = np.array([right[labels == one].mean() for one in range(len(seen))])
+    unseen, of_seen = 100 * shares[~seen].mean(), 100 * shares[seen].mean()
+    return np.array([100 * shares.mean(), unseen, of_seen, harmonic_mean(unseen, of_seen)])
+
+
+def test_a_class_alone_has_the_standard_error_of_its_share():
+    right, labels = np.array([1, 1, 1, 0, 0, 1, 1, 0, 1, 1], bool), np.zeros(10, int)
+    found = spread(right, labels, np.array([True]))
+    assert found.S == found.accuracy == pytest.approx(100 * np.sqrt(0.7 * 0.3 / 9))
+    assert found.U is None
+    assert found.H is None
+
+
+def test_the_spread_is_that_of_the_same_measurement_repeated():
+    seen, shares = np.array([True, True, True, False, False]), (0.9, 0.7, 0.8, 0.5, 0.6)
+    rng = np.random.default_rng(0)
+    repeated = np.array([of_figures(*drawn(rng, shares, 30), seen) for _ in range(4000)])
+    told = np.array([spread(*drawn(rng, shares, 30), seen) for _ in range(400)])
+    np.testing.assert_allclose(told.mean(axis=0), repeated.std(axis=0), rtol=0.06)
+
+
+def test_the_lead_of_one_labelling_over_another_and_its_spread():
+    seen, rng = np.array([True, True, False, False]), np.random.default_rng(1)
+    leads, told = [], []
+    for _ in range(3000):
+        one, labels = drawn(rng, (0.9, 0.8, 0.6, 0.7), 25)
+        other = one & (rng.random(len(one)) < 0.85)  # often right on the same pictures
+        lead, error = ahead(one, other, labels, seen)
+        assert lead == pytest.approx(of_figures(one, labels, seen)[3] - of_figures(other, labels, seen)[3])
+        leads.append(lead)
+        told.append(error)
+    assert np.mean(told) == pytest.approx(np.std(leads), rel=0.06)
+    assert ahead(one, one, labels, seen) == (0.0, 0.0)
+    assert ahead(one[:50], one[:50], labels[:50], seen) is None  # only pictures of seen classes
+    nothing = np.zeros_like(one)
+    assert ahead(nothing, nothing, labels, seen) == (0.0, 0.0)
