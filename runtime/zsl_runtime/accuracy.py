@@ -26,11 +26,22 @@ def per_class_accuracy(predicted: Ints, labels: Ints) -> float | None:
         labels: (n,).
 
     """
+    return mean_over_classes(predicted == labels, labels)
+
+
+def mean_over_classes(right: Bools, labels: Ints) -> float | None:
+    """Mean over the classes that occur in `labels` of the share that is right, in percent; None without labels.
+
+    Args:
+        right: (n,) whether the answer is right.
+        labels: (n,).
+
+    """
     if len(labels) == 0:
         return None
     _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    right = np.bincount(index, weights=predicted == labels, minlength=len(counts))
-    return float(100 * (right / counts).mean())
+    hits = np.bincount(index, weights=right, minlength=len(counts))
+    return float(100 * (hits / counts).mean())
 
 
 def harmonic_mean(unseen: float | None, seen: float | None) -> float | None:
@@ -38,6 +49,47 @@ def harmonic_mean(unseen: float | None, seen: float | None) -> float | None:
     if unseen is None or seen is None:
         return None
     return 2 * unseen * seen / (unseen + seen) if unseen + seen > 0 else 0.0
+
+
+class Bin(NamedTuple):
+    """Pictures that a model was about equally sure of; all but their number in percent.
+
+    Attributes:
+        low: least probability of the predicted class.
+        high: what it stays below; 100 belongs to the last bin.
+        pictures: how many, at least one.
+        confidence: mean probability.
+        right: share that is right.
+
+    """
+
+    low: float
+    high: float
+    pictures: int
+    confidence: float
+    right: float
+
+
+def calibration_bins(probability: Floats, right: Bools, bins: int = CALIBRATION_BINS) -> list[Bin]:
+    """What a model says of itself beside what is so, for each of equal-width bins that holds pictures.
+
+    Args:
+        probability: (n,) of the predicted class.
+        right: (n,) whether the prediction is right.
+        bins: number of bins, empty ones included.
+
+    """
+    counts, confidence, hits = _binned(probability, right, bins)
+    return [
+        Bin(
+            100 * k / bins,
+            100 * (k + 1) / bins,
+            int(counts[k]),
+            float(100 * confidence[k] / counts[k]),
+            float(100 * hits[k] / counts[k]),
+        )
+        for k in map(int, np.flatnonzero(counts))
+    ]
 
 
 def expected_calibration_error(probability: Floats, right: Bools, bins: int = CALIBRATION_BINS) -> float:
@@ -49,11 +101,16 @@ def expected_calibration_error(probability: Floats, right: Bools, bins: int = CA
         bins: number of bins.
 
     """
+    counts, confidence, hits = _binned(probability, right, bins)
+    return float(100 * np.abs(hits - confidence).sum() / max(counts.sum(), 1))
+
+
+def _binned(probability: Floats, right: Bools, bins: int) -> tuple[Ints, Doubles, Doubles]:
+    """(bins,) each: pictures, the sum of their probabilities, how many are right."""
     index = np.minimum((probability * bins).astype(int), bins - 1)
     counts = np.bincount(index, minlength=bins)
     confidence = np.bincount(index, weights=probability, minlength=bins)
-    accuracy = np.bincount(index, weights=right, minlength=bins)
-    return float(100 * np.abs(accuracy - confidence).sum() / max(counts.sum(), 1))
+    return counts, confidence, np.bincount(index, weights=right, minlength=bins)
 
 
 class Spread(NamedTuple):

@@ -7,7 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zsl_runtime.accuracy import ahead, by_class, confusion, harmonic_mean, mixups, per_class_accuracy, spread
+from zsl_runtime.accuracy import (
+    ahead,
+    by_class,
+    calibration_bins,
+    confusion,
+    expected_calibration_error,
+    harmonic_mean,
+    mean_over_classes,
+    mixups,
+    per_class_accuracy,
+    spread,
+)
 
 NAMES = ("crow", "gull", "heron", "tern")
 SEEN = np.array([True, True, False, False])
@@ -95,3 +106,35 @@ def test_the_lead_of_one_labelling_over_another_and_its_spread():
     assert ahead(one[:50], one[:50], labels[:50], seen) is None  # only pictures of seen classes
     nothing = np.zeros_like(one)
     assert ahead(nothing, nothing, labels, seen) == (0.0, 0.0)
+
+
+# --- what a model says of itself --------------------------------------------------------------------------------------
+
+
+def test_the_mean_over_classes_counts_classes_alike():
+    right, labels = np.array([1, 1, 1, 0, 0], bool), np.array([7, 7, 7, 7, 2])
+    assert mean_over_classes(right, labels) == pytest.approx(100 * (3 / 4 + 0) / 2)
+    assert mean_over_classes(right[:0], labels[:0]) is None
+
+
+def test_bins_say_what_was_claimed_and_what_was_so():
+    probability = np.array([0.95, 0.91, 1.0, 0.55, 0.1])
+    right = np.array([True, False, True, True, False])
+    low, middle, high = calibration_bins(probability, right, bins=5)
+    assert low == (0, 20, 1, pytest.approx(10), 0)
+    assert middle == (40, 60, 1, pytest.approx(55), 100)
+    assert high == (80, 100, 3, pytest.approx(100 * (0.95 + 0.91 + 1) / 3), pytest.approx(200 / 3))
+    assert calibration_bins(probability[:0], right[:0]) == []
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40), st.integers(1, 20))
+def test_bins_hold_every_picture_and_give_the_expected_error(answers, count):
+    probability, right = (np.array([one[k] for one in answers]) for k in (0, 1))
+    bins = calibration_bins(probability, right, count)
+    assert sum(one.pictures for one in bins) == len(answers)
+    error = sum(one.pictures * abs(one.right - one.confidence) for one in bins) / len(answers)
+    assert error == pytest.approx(expected_calibration_error(probability, right, count), abs=1e-9)
+    for one in bins:
+        held = probability[(probability >= one.low / 100 - 1e-12) & (probability <= one.high / 100 + 1e-12)]
+        assert len(held) >= one.pictures
+        assert held.min() - 1e-9 <= one.confidence / 100 <= held.max() + 1e-9
