@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "zsl_export": {"zsl_runtime", "zsl_train", "zsl_export"},
 }
 # onnxruntime, openvino and cuda (cuda.bindings) by the backends that need them; where their extras are installed,
-# simplejpeg, and scipy and h5py for .mat files
+# simplejpeg, scipy and h5py for .mat files, and openpyxl for .xlsx files
 RUNTIME_NEEDS = {
     "numpy",
     "PIL",
@@ -43,6 +43,7 @@ RUNTIME_NEEDS = {
     "cuda",
     "scipy",
     "h5py",
+    "openpyxl",
 }
 
 
