@@ -1,8 +1,14 @@
-"""The thin layer over CUDA's runtime API: every status is looked at, everything is given back once."""
+"""The thin layer over CUDA's runtime API: every status is looked at, everything is given back once.
+
+On a card that is none; and the same on a real one, where there is one.
+"""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -10,8 +16,10 @@ import pytest
 from support.drivers import pretend_driver
 from support.fake_card import FakeCard
 from support.fake_cuda import Misuse, cudaError_t
-from zsl_runtime.errors import BackendError
+from zsl_runtime.backends.devices import find_card
+from zsl_runtime.errors import BackendError, ZslError
 from zsl_runtime.machine.cards import Driver
+from zsl_runtime.machine.native import has_kernels
 from zsl_runtime.trt.cuda import FATAL, Cuda, DeviceMemory, Event, PinnedMemory, Stream
 
 
@@ -222,3 +230,126 @@ def test_the_stand_in_is_strict(card):
     fake.misuses.clear()
     for held in (mine, stream, other):
         held.close()
+
+
+# --- on a card ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real() -> Cuda:
+    card, problem = find_card(0)
+    if card is None:
+        pytest.skip(problem)
+    try:
+        return Cuda(0)
+    except ZslError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.gpu
+def test_a_real_card_is_the_one_that_the_driver_shows(real):
+    card, _ = find_card(0)
+    assert (real.name, real.compute_capability) == (card.name, card.compute_capability)
+    with real.current():
+        free, total = real.memory()
+    assert 0 < free <= total <= card.memory_bytes
+    with pytest.raises(BackendError, match="E-DEVICE: cuda:99 cannot be used: CUDA shows"):
+        Cuda(99)
+
+
+@pytest.mark.gpu
+def test_on_a_real_card_copies_go_there_and_back_and_a_graph_repeats_them(real):
+    count = 1 << 22
+    with real.current():
+        stream, there, event = Stream(real), DeviceMemory(real, count), Event(real)
+        mine, back = PinnedMemory(real, count), PinnedMemory(real, count)
+        assert there.address % 256 == 0
+        given, found = (held.view(np.uint8, (count,)) for held in (mine, back))
+
+        def queue() -> None:
+            real.copy_to_card(there.address, mine.address, count, stream)
+            real.copy_to_host(back.address, there.address, count, stream)
+
+        rng = np.random.default_rng(0)
+        given[:] = rng.integers(0, 256, count, dtype=np.uint8)
+        queue()
+        event.record(stream)
+        event.synchronize()
+        assert np.array_equal(found, given)
+        found[:] = 0
+        with stream.capturing() as graphs:
+            queue()
+        stream.synchronize()
+        assert not found.any()  # it was recorded, not run
+        for _ in range(3):
+            given[:] = rng.integers(0, 256, count, dtype=np.uint8)
+            graphs[0].launch(stream)
+            stream.synchronize()
+            assert np.array_equal(found, given)
+        for held in (*graphs, event, there, mine, back, stream):
+            held.close()
+            held.close()
+
+
+@pytest.mark.gpu
+def test_on_a_real_card_a_recording_that_fails_leaves_an_ordinary_stream(real):
+    with real.current():
+        stream, there, mine = Stream(real), DeviceMemory(real, 64), PinnedMemory(real, 64)
+
+        def queue_and_fail() -> None:
+            with stream.capturing():
+                real.copy_to_card(there.address, mine.address, 64, stream)
+                raise KeyError("mine")
+
+        def spoil() -> None:
+            with stream.capturing(), suppress(BackendError):
+                stream.synchronize()  # not while it is recorded
+
+        with pytest.raises(KeyError, match="mine"):
+            queue_and_fail()
+        with pytest.raises(BackendError, match="CUDA graph"):
+            spoil()
+        real.copy_to_card(there.address, mine.address, 64, stream)
+        stream.synchronize()
+        for held in (there, mine, stream):
+            held.close()
+
+
+@pytest.mark.gpu
+def test_on_a_real_card_memory_that_is_not_there_is_told_and_nothing_is_lost(real):
+    with real.current():
+        with pytest.raises(BackendError, match="smaller --batch-size") as caught:
+            DeviceMemory(real, 1 << 50)
+        assert caught.value.code == "E-CUDA-MEMORY"
+        held = DeviceMemory(real, 1 << 20)
+        held.close()
+
+
+LOSE = """
+from zsl_runtime.errors import BackendError
+from zsl_runtime.trt.cuda import Cuda, DeviceMemory, Stream
+from zsl_runtime.trt.topk import CudaTopK
+
+cuda = Cuda(0)
+with cuda.current():
+    stream, held = Stream(cuda), DeviceMemory(cuda, 1 << 20)
+    CudaTopK(0).launch(256, 1, 64, 1, held.address, held.address, held.address, stream.address)
+    for call in (stream.synchronize, lambda: DeviceMemory(cuda, 64), held.close):
+        try:
+            call()
+            print("nothing")
+        except BackendError as error:
+            print(error.code, "cudaErrorIllegalAddress" in error.message)
+"""
+
+
+@pytest.mark.gpu
+def test_a_real_card_whose_context_is_gone_is_lost_for_the_process_and_for_no_other(real):
+    """A kernel that reads where nothing is. In a process of its own, for it cannot use the card afterwards."""
+    if not has_kernels():
+        pytest.skip("zsl-deploy was built without nvcc: there is no kernel to break the context with")
+    done = subprocess.run([sys.executable, "-c", LOSE], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["E-CUDA-LOST True"] * 3, done.stderr
+    assert done.returncode == 0, done.stderr
+    with real.current():
+        DeviceMemory(real, 64).close()
