@@ -9,7 +9,7 @@ EXTRAS := cpu,train,docs,test
 DEMO := demo
 # One install of the wheel for each state of the sources, and for each commit, which its version names: the stamp is
 # older than any file that goes into it.
-SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE $(shell find train export runtime -type f \
+SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE docs/glossary.md $(shell find train export runtime -type f \
 	! -name '*.so' ! -path '*/__pycache__/*' | sed 's/ /\\ /g') \
 	$(wildcard $(shell git rev-parse --git-path logs/HEAD 2>/dev/null))
 

@@ -208,7 +208,9 @@ def test_what_the_readme_points_to_is_there():
 
 
 def test_install_lines_name_extras_that_exist():
-    texts = [README, *(source.read_text(encoding="utf-8") for package in PACKAGES for source in sources(package))]
+    """Those of the runtime come from its table of extras (tests/runtime/test_extras.py)."""
+    texts = [README, *(path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md"))]
+    texts += [source.read_text(encoding="utf-8") for package in PACKAGES for source in sources(package)]
     named = {extra for text in texts for extra in re.findall(r"zsl-deploy\[(\w+)\]", text)}
     assert named
     assert named <= set(PROJECT["optional-dependencies"])
@@ -265,7 +267,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else():
         Path(str(file)) for file in files if not str(file).startswith((".", "zsl_deploy-")) and ".pyc" not in str(file)
     }
     wanted = {source.relative_to(PACKAGES[package]) for package in PACKAGES for source in sources(package)}
-    wanted |= {Path("zsl_runtime", name) for name in ("py.typed", "_native.pyi", "_version.py")}
+    wanted |= {Path("zsl_runtime", name) for name in ("py.typed", "_native.pyi", "_version.py", "glossary.md")}
     (native,) = {path for path in held if path.stem.startswith("_native.") or path.suffix in {".so", ".pyd"}}
     assert held == {*wanted, native}
     assert native.parent == Path("zsl_runtime")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zsl_export.precisions import LARGEST_DROP, parse_precisions
+from zsl_runtime.cli.command import Command
 from zsl_runtime.errors import BackendError, run_command
 from zsl_runtime.trt.library import CHOICES
 
@@ -38,7 +39,7 @@ def _points(_: click.Context, __: click.Parameter, value: float | None) -> float
     return value
 
 
-@click.command(name="zsl-export")
+@click.command("zsl-export", cls=Command)
 @click.argument("run", metavar="RUN|BUNDLE")
 @click.option("--out", metavar="BUNDLE", help="The folder to make of RUN.")
 @click.option(

@@ -24,7 +24,7 @@ EXIT_BUG = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130  # the shell's convention for a signal: 128 + SIGINT
 EXIT_TERMINATED = 143  # 128 + SIGTERM
-
+SHELLS = ("bash", "zsh", "fish")  # whose completion is tested; click knows PowerShell, too
 
 _PATH, _PERMISSION, _SPACE = (
     "check the path",
@@ -126,6 +126,7 @@ def run_command(command: click.Command, argv: Sequence[str] | None = None) -> in
 
     Ctrl-C and SIGTERM let everything clean up first. A reader of stdout that goes away (`| head`) is not an error.
     Results are UTF-8 whatever the locale says; names of files that are not come out as the bytes they have on the disk.
+    Where a shell asks how to complete a command line (docs/how-to/shell.md), that is answered and nothing else is done.
 
     Args:
         command: its callback may return an int, which becomes the exit code.
@@ -146,6 +147,8 @@ def _exit_code(command: click.Command, arguments: list[str]) -> int:
     import click
 
     try:
+        if asked := _completion(command):
+            return _complete(command, *asked)
         # Not `command.main`: it answers a closed pipe with exit code 1 and Ctrl-C with an empty line of its own.
         with command.make_context(command.name, arguments) as context:
             result = command.invoke(context)
@@ -164,12 +167,49 @@ def _exit_code(command: click.Command, arguments: list[str]) -> int:
         return _told(f"error: {error}", error.exit_code)
     except BrokenPipeError:
         return EXIT_DONE
-    except OSError as error:
-        return _told(f"error: {from_os_error(error, 'finish: the system refused')}", SystemProblem.exit_code)
-    except Exception:
+    except Exception as error:
+        lacking = _lacking(error, command.name or "")
+        if lacking is not None:
+            return _told(f"error: {lacking}", lacking.exit_code)
+        if isinstance(error, OSError):
+            return _told(f"error: {from_os_error(error, 'finish: the system refused')}", SystemProblem.exit_code)
         report = "error: E-BUG: this is a bug in zsl-deploy; please report the lines above"
         return _told(f"{traceback.format_exc()}{report}", EXIT_BUG)
     return int(result) if isinstance(result, int) else EXIT_DONE
+
+
+def _lacking(error: Exception, name: str) -> BackendError | None:
+    """What to say of a package that the command `name` needs and cannot import; None for any other error."""
+    from zsl_runtime.extras import missing_package
+
+    lacking = missing_package(error, name)
+    return None if lacking is None else BackendError("E-PACKAGE", f"{name} needs {lacking}")
+
+
+def _completion(command: click.Command) -> tuple[str, str] | None:
+    """The variable by which a shell asks for completions, and what it asks; None when it does not.
+
+    `command.main` would look at it, too, and is not called.
+    """
+    variable = f"_{command.name}_COMPLETE".replace("-", "_").upper()
+    instruction = os.environ.get(variable)
+    return (variable, instruction) if instruction else None
+
+
+def _complete(command: click.Command, variable: str, instruction: str) -> int:
+    """Print the shell's script (`bash_source`), or what could stand at the cursor (`bash_complete`).
+
+    Raises:
+        UsageError: E-COMPLETION for anything else.
+
+    """
+    from click.shell_completion import shell_complete
+
+    if shell_complete(command, {}, command.name or "", variable, instruction):
+        sources = ", ".join(f"{shell}_source" for shell in SHELLS)
+        raise UsageError("E-COMPLETION", f"{variable} is {instruction!r}; expected one of {sources}, or unset it")
+    sys.stdout.flush()
+    return EXIT_DONE
 
 
 def _told(text: str, code: int) -> int:

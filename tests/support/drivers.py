@@ -13,5 +13,9 @@ if TYPE_CHECKING:
 
 
 def pretend_driver(patch: pytest.MonkeyPatch, driver: Driver) -> None:
-    """Let this be what every room finds, until `patch` is undone: all of them ask `cards.driver`."""
+    """Let this be what every room finds, until `patch` is undone: all of them ask `cards.driver`.
+
+    A machine without it shows no card in any other way either.
+    """
     patch.setattr(cards, "driver", lambda: driver)
+    patch.setattr(cards, "has_nvidia", lambda: driver.there)

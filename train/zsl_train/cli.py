@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zsl_runtime.cli.command import Command
 from zsl_runtime.errors import run_command
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def _possible_epochs(_: click.Context, __: click.Parameter, value: float | None)
     return value
 
 
-@click.command("zsl-train", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.command("zsl-train", cls=Command, context_settings={"max_content_width": 120})
 @click.option(
     "--data",
     type=click.Path(path_type=Path),

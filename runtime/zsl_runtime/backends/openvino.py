@@ -17,6 +17,7 @@ import numpy as np
 
 from zsl_runtime.backends.onnx_graphs import GraphBackend
 from zsl_runtime.errors import BackendError
+from zsl_runtime.extras import install, wanting
 from zsl_runtime.graphs.ports import Port, output_names
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from zsl_runtime.arrays import Floats
 
 
-INSTALL = 'pip install "zsl-deploy[openvino]"'
+EXTRA = "openvino"
 DTYPES = {"u8": "uint8", "f32": "float32"}
 HINTS = {"bf16": "bf16"}  # of the model graph by precision; all else computes, where it is not quantised, in float32
 _TOOLS = "openvino.tools.ovc"  # the model converter: its import writes to the home folder and reports to a server
@@ -55,7 +56,7 @@ def import_openvino() -> Any:
             import openvino
     except ImportError as error:
         raise BackendError(
-            "E-BACKEND-MISSING", f"openvino cannot be imported ({error}); install it with: {INSTALL}"
+            "E-BACKEND-MISSING", f"running the model needs {wanting('openvino', error, EXTRA)}"
         ) from None
     return openvino
 
@@ -102,7 +103,7 @@ class OpenVinoBackend(GraphBackend):
     """
 
     name = "openvino"
-    install = INSTALL
+    install = install(EXTRA)
 
     def __init__(self, graphs: Mapping[str, Path | None], threads: int, precision: str = "fp32") -> None:
         self._openvino = import_openvino()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zsl_runtime.backends.onnx_graphs import GraphBackend
 from zsl_runtime.errors import BackendError
+from zsl_runtime.extras import install, wanting
 from zsl_runtime.graphs.ports import Port
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from zsl_runtime.arrays import Floats
 
 
-INSTALL = 'pip install "zsl-deploy[cpu]"'
+EXTRA = "cpu"
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 SILENT = 4  # ONNX Runtime's severity "fatal": what it would log, it also raises, and we print that once
 
@@ -37,7 +38,7 @@ def import_onnxruntime() -> Any:
         import onnxruntime
     except ImportError as error:
         raise BackendError(
-            "E-BACKEND-MISSING", f"onnxruntime cannot be imported ({error}); install it with: {INSTALL}"
+            "E-BACKEND-MISSING", f"running the model needs {wanting('onnxruntime', error, EXTRA)}"
         ) from None
     return onnxruntime
 
@@ -57,7 +58,7 @@ class OrtBackend(GraphBackend):
     """
 
     name = "ort"
-    install = INSTALL
+    install = install(EXTRA)
 
     def __init__(
         self, graphs: Mapping[str, Path | None], threads: int, precision: str = "fp32", *, optimize: bool = True

@@ -18,6 +18,7 @@ import numpy as np
 from zsl_runtime.backends.devices import check_card
 from zsl_runtime.backends.ort import DTYPES, SILENT, OrtBackend
 from zsl_runtime.errors import BackendError
+from zsl_runtime.extras import install, wanting
 from zsl_runtime.graphs.ports import HEAD_INPUTS, Port
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 
 
 PROVIDER = "CUDAExecutionProvider"
-INSTALL = 'pip install "zsl-deploy[gpu]"'
+EXTRA = "gpu"
+INSTALL = install(EXTRA)
 REPLACE = f"pip uninstall --yes onnxruntime && {INSTALL}"  # the two packages overwrite each other's files
 RESIDENT = 2**16  # bytes of weights that are worth keeping on the card; less is copied for each call
 KEPT_HEADS = 2  # on the card at once: the one in force, and during a reload the one before it
@@ -76,13 +78,13 @@ def _import() -> Any:
         import onnxruntime
     except ImportError as error:
         raise BackendError(
-            "E-BACKEND-MISSING", f"onnxruntime-gpu cannot be imported ({error}); install it with: {INSTALL}"
+            "E-BACKEND-MISSING", f"running the model needs {wanting('onnxruntime', error, EXTRA)}"
         ) from None
     if PROVIDER not in onnxruntime.get_available_providers():
         line = REPLACE if version_of(["onnxruntime"]) else INSTALL
         raise BackendError(
             "E-BACKEND-MISSING",
-            f"onnxruntime {onnxruntime.__version__} is the build for CPUs; install the one for cards with: {line}",
+            f"onnxruntime {onnxruntime.__version__} is the build for CPUs, which runs nothing on a card; {line}",
         )
     return onnxruntime
 
@@ -159,14 +161,14 @@ class OrtCudaBackend(OrtBackend):
                 "E-BACKEND-LOAD",
                 f"{self.library} cannot run all of {str(path)!r} on {self.device}, and nothing is run on the CPU "
                 f"instead{self._missing}: {LIBRARIES}, and a bundle of an older version must be exported again; "
-                f"install them with: {INSTALL}",
+                f"{INSTALL}",
             ) from None
         runs_on = session.get_providers()
         if runs_on[:1] != [PROVIDER]:
             raise BackendError(
                 "E-DEVICE",
                 f"{self.library} did not start on {self.device} (it runs on {', '.join(runs_on)}){self._missing}: "
-                f"{LIBRARIES}; install them with: {INSTALL}",
+                f"{LIBRARIES}; {INSTALL}",
             )
         return _CardSession(session, self._ort.OrtValue, self.card.index)
 

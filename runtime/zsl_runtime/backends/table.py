@@ -16,6 +16,7 @@ class Kind(NamedTuple):
     Attributes:
         module: where it is.
         packages: any of these distributions brings its library.
+        extra: of zsl-deploy that installs it.
         precisions: of the model graph that it runs.
         fast: `auto` may choose it.
         device: `cpu` or `cuda`: where the model graph runs. The module of a backend of the CPU has `open_graphs(graphs,
@@ -26,6 +27,7 @@ class Kind(NamedTuple):
 
     module: str
     packages: tuple[str, ...]
+    extra: str
     precisions: tuple[str, ...]
     fast: bool
     device: str = "cpu"
@@ -36,12 +38,21 @@ TENSORRT_PACKAGES = ("tensorrt", "tensorrt-cu13-bindings", "tensorrt-rtx", "tens
 # In the order in which they are preferred where nothing was measured.
 BACKENDS = {
     "tensorrt": Kind(
-        "zsl_runtime.backends.tensorrt", TENSORRT_PACKAGES, ("fp32", "fp16", "int8"), fast=True, device="cuda"
+        "zsl_runtime.backends.tensorrt",
+        TENSORRT_PACKAGES,
+        "tensorrt",
+        ("fp32", "fp16", "int8"),
+        fast=True,
+        device="cuda",
     ),
-    "ort-cuda": Kind("zsl_runtime.backends.ort_cuda", ("onnxruntime-gpu",), ("fp32", "fp16"), fast=True, device="cuda"),
-    "ort": Kind("zsl_runtime.backends.ort", ORT_PACKAGES, ("fp32", "fp16", "int8"), fast=True),
-    "openvino": Kind("zsl_runtime.backends.openvino", ("openvino",), ("fp32", "fp16", "bf16", "int8"), fast=True),
-    "reference": Kind("zsl_runtime.backends.reference", ORT_PACKAGES, ("fp32", "fp16", "int8"), fast=False),
+    "ort-cuda": Kind(
+        "zsl_runtime.backends.ort_cuda", ("onnxruntime-gpu",), "gpu", ("fp32", "fp16"), fast=True, device="cuda"
+    ),
+    "ort": Kind("zsl_runtime.backends.ort", ORT_PACKAGES, "cpu", ("fp32", "fp16", "int8"), fast=True),
+    "openvino": Kind(
+        "zsl_runtime.backends.openvino", ("openvino",), "openvino", ("fp32", "fp16", "bf16", "int8"), fast=True
+    ),
+    "reference": Kind("zsl_runtime.backends.reference", ORT_PACKAGES, "cpu", ("fp32", "fp16", "int8"), fast=False),
 }
 
 

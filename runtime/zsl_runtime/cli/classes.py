@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zsl_runtime.backends.table import BACKENDS
+from zsl_runtime.cli.command import Group
 from zsl_runtime.errors import InputError, run_command
 from zsl_runtime.graphs.parts import SMALL_PARTS
 from zsl_runtime.machine.threads import limit_blas
@@ -58,7 +59,7 @@ def _running(command: Command) -> Command:
     return command
 
 
-@click.group("zsl-classes", no_args_is_help=False)
+@click.group("zsl-classes", cls=Group, no_args_is_help=False)
 def cli() -> None:
     """See and change the classes of a bundle: no training, no photograph needed, every change can be undone."""
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from zsl_runtime.cli.command import Command
 from zsl_runtime.cli.finding import BROKEN, NOTE, OK, Finding
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError, run_command
+from zsl_runtime.extras import install
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,15 +24,31 @@ if TYPE_CHECKING:
 FEATURE_TOLERANCE = 1e-3  # of the largest expected feature: other CPUs round other sums
 MEANS_TOLERANCE = 1e-3  # of the largest coordinate of a class's mean: likewise
 SCORE_TOLERANCE = 1e-3  # log-probability: a top-1 that was closer than this may change
+NO_CARDS = Finding(
+    OK, "cards, CUDA and TensorRT are left out: there is no NVIDIA card here, nor a driver; --cards speaks of them"
+)
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-@click.command(name="zsl-doctor")
+@click.command("zsl-doctor", cls=Command)
 @click.argument("bundle", required=False, metavar="[BUNDLE]")
-def cli(bundle: str | None) -> int:
+@click.option("--cards", is_flag=True, help="Speak of cards, CUDA and TensorRT even if there is no NVIDIA card here.")
+@click.option("--explain", "word", metavar="WORD", help="Only say what a word of the commands' messages means.")
+def cli(bundle: str | None, *, cards: bool, word: str | None) -> int:
     """Say what this machine can run, and examine BUNDLE. Exit code 5 when the bundle is broken."""
+    if word is not None:
+        if bundle is not None or cards:
+            raise click.UsageError("--explain only explains a word: leave BUNDLE and --cards out.")
+        from zsl_runtime.cli.glossary import explain
+
+        click.echo(explain(word))
+        return 0
+    from zsl_runtime.machine.cards import has_nvidia
+
+    cards = cards or has_nvidia()
     broken = False
-    for finding in (*machine(), *(examine(bundle) if bundle is not None else ())):
+    report = chain(machine(cards=cards), examine(bundle, cards=cards) if bundle is not None else ())
+    for finding in chain(report, () if cards else (NO_CARDS,)):
         print(f"{finding.state:<6}  {finding.text}", flush=True)  # noqa: T201  # the report is the result
         broken = broken or finding.state == BROKEN
     return ArtefactError.exit_code if broken else 0
@@ -40,8 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(cli, argv)
 
 
-def machine() -> Iterator[Finding]:
-    """Python, platform, CPUs, memory, libraries and backends, with the install line for what is missing."""
+def machine(*, cards: bool = True) -> Iterator[Finding]:
+    """Python, platform, CPUs, memory, libraries and backends, with the install line for what is missing.
+
+    Args:
+        cards: speak of cards, and of what runs on them.
+
+    """
     import numpy as np
     import PIL
 
@@ -50,12 +74,13 @@ def machine() -> Iterator[Finding]:
     yield Finding(OK, f"Python {platform.python_version()} on {platform.platform()}, {platform.machine()}")
     yield Finding(OK, f"{usable_cpus()} CPUs usable of {os.cpu_count()}, {memory_bytes() / 2**30:.1f} GiB of memory")
     yield Finding(OK, f"Pillow {PIL.__version__}, NumPy {np.__version__}")
-    yield _core()
-    from zsl_runtime.cli.doctor_cards import cards, libraries
+    yield _core(cards=cards)
+    if cards:
+        from zsl_runtime.cli import doctor_cards
 
-    yield from cards()
-    yield from libraries()
-    yield from _backends()
+        yield from doctor_cards.cards()
+        yield from doctor_cards.libraries()
+    yield from _backends(cards=cards)
 
 
 def memory_bytes(limits: Sequence[str] = CGROUP_LIMITS) -> int:
@@ -69,8 +94,12 @@ def memory_bytes(limits: Sequence[str] = CGROUP_LIMITS) -> int:
     return min(found)
 
 
-def examine(path: str) -> Iterator[Finding]:
+def examine(path: str, *, cards: bool = True) -> Iterator[Finding]:
     """Everything that can be wrong with a bundle, one finding after the other.
+
+    Args:
+        path: of the bundle.
+        cards: speak of what runs on cards.
 
     Raises:
         UsageError: E-BUNDLE-PATH when nothing is there.
@@ -78,7 +107,7 @@ def examine(path: str) -> Iterator[Finding]:
 
     """
     from zsl_runtime.bundle.bundle import Bundle
-    from zsl_runtime.cli.doctor_cards import engines
+    from zsl_runtime.cli.doctor_cards import damaged_engines, engines
 
     try:
         bundle = Bundle.open(path, verify=False)
@@ -94,8 +123,8 @@ def examine(path: str) -> Iterator[Finding]:
         f"{len(current.table) - seen} unseen",
     )
     yield Finding(OK, _takes(bundle))
-    yield _precisions(bundle)
-    yield from engines(bundle)
+    yield _precisions(bundle, cards=cards)
+    yield from engines(bundle) if cards else damaged_engines(bundle)
     files = list(_files(bundle))
     yield from files
     first, generations = _generations(bundle, current)
@@ -117,29 +146,37 @@ def _takes(bundle: Bundle) -> str:
     return f"takes rows of features ({shape}){like}, and no pictures"
 
 
-def _core() -> Finding:
+def _core(*, cards: bool) -> Finding:
     from importlib.util import find_spec
 
     if find_spec("zsl_runtime._native") is None:
         return Finding(NOTE, "the compiled core is missing, so pictures cannot be read: pip install zsl-deploy")
     from zsl_runtime.machine.native import load_native
 
-    kernels = "with" if load_native().has_cuda_kernels() else "without (built where nvcc was not found)"
+    native = load_native()
+    if not cards:
+        return Finding(OK, "compiled core present")
+    kernels = "with" if native.has_cuda_kernels() else "without (built where nvcc was not found)"
     return Finding(OK, f"compiled core present, {kernels} kernels for a card")
 
 
-def _backends() -> Iterator[Finding]:
-    """Each backend with its library and what it runs, or the line that installs it."""
+def _backends(*, cards: bool) -> Iterator[Finding]:
+    """Each backend with its library and what it runs, or the line that installs it; of the CPU's alone one for all."""
     from zsl_runtime.backends.opening import open_graphs
-    from zsl_runtime.backends.table import BACKENDS, ORT_PACKAGES, version_of
+    from zsl_runtime.backends.table import BACKENDS, ORT_PACKAGES, installed_of, version_of
     from zsl_runtime.cli.doctor_cards import on_card
 
+    absent: dict[str, list[str]] = {}  # by what installs them
     both = [found for package in ORT_PACKAGES if (found := version_of([package]))]
     if len(both) == 2:
         yield Finding(NOTE, f"{' and '.join(both)} overwrite each other's files: uninstall both, then install one")
     for name, kind in BACKENDS.items():
         if kind.device == "cuda":
-            yield on_card(name)
+            if cards:
+                yield on_card(name)
+            continue
+        if not cards and not installed_of([name]):
+            absent.setdefault(kind.extra, []).append(name)
             continue
         try:
             able = []
@@ -153,9 +190,12 @@ def _backends() -> Iterator[Finding]:
             yield Finding(OK, f"backend {name} on the CPU, by {library}: {', '.join(able)}")
         except BackendError as error:
             yield Finding(NOTE, f"no backend {name}: {error.message}")
+    if absent:
+        told = (f"{' and '.join(names)} ({install(extra)})" for extra, names in absent.items())
+        yield Finding(NOTE, f"backends that are not installed here: {', '.join(told)}")
 
 
-def _precisions(bundle: Bundle) -> Finding:
+def _precisions(bundle: Bundle, *, cards: bool) -> Finding:
     """What the model can be run in, and what `auto` stands for and why."""
     from zsl_runtime.backends.auto import ROWS, remembered
     from zsl_runtime.backends.opening import candidates_for
@@ -163,7 +203,7 @@ def _precisions(bundle: Bundle) -> Finding:
 
     held, default = held_precisions(bundle), bundle.default_precision
     try:
-        candidates, passed_over = candidates_for(bundle, "auto", default)
+        candidates, passed_over = candidates_for(bundle, "auto" if cards else "cpu", default)
     except UsageError:
         return Finding(NOTE, f"holds no {default} model for a CPU ({', '.join(bundle.precisions)})")
     text = f"holds {', '.join(held)}, and runs {default} by default"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from zsl_runtime.cli.finding import BROKEN, NOTE, OK, Finding
 from zsl_runtime.errors import ArtefactError
+from zsl_runtime.extras import install, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,14 +38,14 @@ def libraries() -> Iterator[Finding]:
         if one.version is not None:
             yield Finding(OK, f"{one.name} {one.version} builds and runs engines")
         else:
-            yield Finding(NOTE, f"no {one.name}: {one.reason}; install it with: {one.install}")
-    from zsl_runtime.trt.cuda import INSTALL
+            yield Finding(NOTE, f"no {one.name}: {one.reason}; {one.install}")
+    from zsl_runtime.trt.cuda import EXTRA
 
-    version, reason = bindings()
-    if not reason:
+    version, problem = bindings()
+    if not problem:
         yield Finding(OK, f"cuda.bindings {version}")
     else:
-        yield Finding(NOTE, f"no cuda.bindings: {reason}; install them with: {INSTALL}")
+        yield Finding(NOTE, f"no cuda.bindings: {problem}; {install(EXTRA)}")
 
 
 def bindings() -> tuple[str, str]:
@@ -56,9 +57,9 @@ def bindings() -> tuple[str, str]:
         return str(import_module("cuda.bindings").__version__), ""
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0] == "cuda"
-        return "", "not installed" if missing else f"they need {error.name}, which is not installed"
+        return "", "not installed here" if missing else f"they need {error.name}, which is not installed here"
     except Exception as error:  # whatever the compiled modules raise where a library of theirs is missing
-        return "", f"they cannot be imported ({' '.join(str(error).split())})"
+        return "", f"they are installed here but cannot be imported ({reason(error)})"
 
 
 def on_card(name: str) -> Finding:
@@ -102,6 +103,27 @@ def engines(bundle: Bundle) -> Iterator[Finding]:
         yield Finding(
             OK, f"{text}; fits this machine{f', passed the probe on {passed}' if passed else ', not yet run anywhere'}"
         )
+
+
+def damaged_engines(bundle: Bundle) -> Iterator[Finding]:
+    """On a machine without a card: how many engines a bundle has, if it has any, and which are not as they were built.
+
+    No library of theirs is imported.
+    """
+    from zsl_runtime.graphs.parts import PARTS
+    from zsl_runtime.trt.store import engines_of, read_plan
+
+    held = [stored for part in PARTS for stored in engines_of(bundle, part)]
+    whole = 0
+    for stored in held:
+        try:
+            read_plan(stored)
+            whole += 1
+        except ArtefactError as error:
+            yield Finding(BROKEN, f"engine {stored.path.stem}: {error}")
+    if held:
+        told = f"{whole} of {len(held)} TensorRT engines are as they were built"
+        yield Finding(OK, f"{told}; there is no card to run them")
 
 
 def misfits(stored: Stored, there: Sequence[Installed], shown: Sequence[Card], graphs: set[str]) -> list[str]:

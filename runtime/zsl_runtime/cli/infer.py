@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zsl_runtime.backends.table import BACKENDS
+from zsl_runtime.cli.command import Command
 from zsl_runtime.cli.infer_steps import (
     begin_output,
     begin_progress,
@@ -51,7 +52,7 @@ REBUILT = frozenset({"E-ENGINE-MISSING", "E-ENGINE-MISMATCH", "E-ENGINE-HASH", "
 ENGINE_SUFFIX = ".engine"
 
 
-@click.command("zsl-infer", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("zsl-infer", cls=Command)
 @click.argument("paths", nargs=-1, required=True)
 @click.option(
     "--engine",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zsl_runtime.errors import BackendError, listed
+from zsl_runtime.extras import wanting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,8 +55,8 @@ def _read_older(path: str | Path, name: str) -> object:
     """Version 4 to 7."""
     try:
         import scipy.io
-    except ImportError:
-        raise _missing("scipy") from None
+    except ImportError as error:
+        raise _missing("scipy", error) from None
     content = scipy.io.loadmat(str(path), variable_names=[name])
     if name not in content:
         raise _absent([held for held, _, _ in scipy.io.whosmat(str(path))], name)
@@ -66,8 +67,8 @@ def _read_hdf5(path: str | Path, name: str) -> object:
     """Version 7.3, where axes lie in the reverse order."""
     try:
         import h5py
-    except ImportError:
-        raise _missing("h5py") from None
+    except ImportError as error:
+        raise _missing("h5py", error) from None
     with h5py.File(path, "r") as file:
         if name not in file:
             raise _absent([held for held in file if not held.startswith("#")], name)
@@ -79,9 +80,8 @@ def _absent(held: list[str], name: str) -> MatError:
     return MatError(f"it holds {listed(held) if held else 'nothing'}, and no matrix {name!r}")
 
 
-def _missing(library: str) -> BackendError:
+def _missing(library: str, error: ImportError) -> BackendError:
     return BackendError(
         "E-MAT-MISSING",
-        f'reading .mat files needs {library}; install it with: pip install "zsl-deploy[mat]", or save the features '
-        "with numpy.save",
+        f"reading .mat files needs {wanting(library, error, 'mat')}, or save the features with numpy.save",
     )

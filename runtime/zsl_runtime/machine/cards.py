@@ -15,6 +15,9 @@ from typing import Any
 
 LIBRARY = "libcuda.so.1"
 VERSION_FILE = Path("/proc/driver/nvidia/version")
+DEVICES = Path("/sys/bus/pci/devices")
+NVIDIA = "0x10de"  # vendor on the PCI bus
+DISPLAY = "0x03"  # beginning of the class of cards that draw or only compute
 MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 NAME_BYTES = 256
@@ -61,6 +64,11 @@ class Driver:
     cards: tuple[Card, ...]
     problem: str
 
+    @property
+    def there(self) -> bool:
+        """Whether there is a driver at all, whatever cards it shows."""
+        return bool(self.version or self.cuda or self.cards)
+
     def card(self, index: int) -> Card | None:
         """Card `index`, or None."""
         return next((card for card in self.cards if card.index == index), None)
@@ -82,6 +90,24 @@ def driver() -> Driver:
     except OSError:
         return Driver("", "", (), f"there is no NVIDIA driver ({LIBRARY} is not found): {INSTALL_DRIVER}")
     return ask(library, driver_version())
+
+
+def has_nvidia(devices: Path = DEVICES) -> bool:
+    """Whether there is an NVIDIA card in this machine or a driver of one; a card without a driver is seen on Linux."""
+    if driver().there:
+        return True
+    try:
+        return any(_is_nvidia_card(device) for device in devices.iterdir())
+    except OSError:
+        return False
+
+
+def _is_nvidia_card(device: Path) -> bool:
+    try:
+        vendor, kind = ((device / name).read_text(encoding="ascii").strip() for name in ("vendor", "class"))
+    except OSError:
+        return False
+    return vendor == NVIDIA and kind.startswith(DISPLAY)
 
 
 def driver_version(path: Path = VERSION_FILE) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zsl_runtime.errors import BackendError
+from zsl_runtime.extras import wanting
 from zsl_runtime.machine import cards
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-INSTALL = 'pip install "zsl-deploy[tensorrt]"'
+EXTRA = "tensorrt"  # `rtx` brings the bindings, too
 MEMORY, LOST, OTHER = "E-CUDA-MEMORY", "E-CUDA-LOST", "E-CUDA"
 # After one of these every later call of the process fails, too: its context on the card is gone.
 FATAL = frozenset(
@@ -55,7 +56,7 @@ def import_cuda() -> Any:
         from cuda.bindings import runtime
     except ImportError as error:
         raise BackendError(
-            "E-BACKEND-MISSING", f"cuda.bindings cannot be imported ({error}); install it with: {INSTALL}"
+            "E-BACKEND-MISSING", f"running an engine needs {wanting('cuda.bindings', error, EXTRA)}"
         ) from None
     return runtime
 

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from zsl_runtime.errors import BackendError, UsageError
+from zsl_runtime.extras import install, reason
 
 CHOICES = ("auto", "tensorrt", "rtx")
 KEPT_LINES = 5  # of the library's own errors, in ours
@@ -38,8 +39,8 @@ class _Known(NamedTuple):
 
 
 KNOWN = (
-    _Known("tensorrt", "tensorrt", ("tensorrt", "tensorrt_bindings"), (10, 11), 'pip install "zsl-deploy[tensorrt]"'),
-    _Known("tensorrt-rtx", "rtx", ("tensorrt_rtx", "tensorrt_rtx_bindings"), (1,), 'pip install "zsl-deploy[rtx]"'),
+    _Known("tensorrt", "tensorrt", ("tensorrt", "tensorrt_bindings"), (10, 11), install("tensorrt")),
+    _Known("tensorrt-rtx", "rtx", ("tensorrt_rtx", "tensorrt_rtx_bindings"), (1,), install("rtx")),
 )
 
 
@@ -108,7 +109,7 @@ def find_library(choice: str = "auto") -> Library:
             found = _import(known)
             if isinstance(found, Library):
                 return found
-            reasons.append(f"{known.flavour}: {found}; install it with: {known.install}")
+            reasons.append(f"{known.flavour}: {found}; {known.install}")
     raise BackendError("E-BACKEND-MISSING", f"no TensorRT library can be used here: {'; or '.join(reasons)}")
 
 
@@ -131,26 +132,26 @@ def installed() -> list[Installed]:
 
 def _import(known: _Known) -> Library | str:
     """The library, or why there is none."""
-    reason = "not installed"
+    why = "not installed here"
     for name in known.modules:
         try:
             module = import_module(name)
         except ModuleNotFoundError as error:
             if error.name != name:
-                reason = f"{name} needs {error.name}, which is not installed"
+                why = f"{name} needs {error.name}, which is not installed here"
             continue
         except (ImportError, OSError) as error:  # a shared library of it is missing, or of another version
-            reason = f"{name} cannot be imported ({' '.join(str(error).split())})"
+            why = f"{name} is installed here but cannot be imported ({reason(error)})"
             continue
         version = str(getattr(module, "__version__", ""))
         if not hasattr(module, "Runtime"):  # a folder of that name, not the library
-            reason = f"{name} is not the library"
+            why = f"{name} is not the library"
         elif _major(version) not in known.versions:
             wanted = " or ".join(f"{major}.x" for major in known.versions)
-            reason = f"{name} is version {version or 'unknown'}, expected {wanted}"
+            why = f"{name} is version {version or 'unknown'}, expected {wanted}"
         else:
             return Library(known.flavour, version, module)
-    return reason
+    return why
 
 
 def _major(version: str) -> int:

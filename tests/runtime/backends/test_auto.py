@@ -36,7 +36,7 @@ TABLE = class_table()
 PICTURES = draw_pictures(TABLE, np.arange(8), seed=1)
 FEATURES = features_of(PICTURES)
 NAMES = ("first", "second")
-KINDS = {name: Kind("", (), ("fp32", "int8"), fast=True) for name in NAMES}
+KINDS = {name: Kind("", (), "cpu", ("fp32", "int8"), fast=True) for name in NAMES}
 needs_two = pytest.mark.skipif(
     version_of(["openvino"]) is None, reason="openvino is not installed: there is nothing to choose between"
 )

@@ -15,16 +15,20 @@ import onnxruntime
 import PIL
 import pytest
 
+from support.drivers import pretend_driver
 from support.tiny_bundle import ATTRIBUTES
-from zsl_runtime.backends import ort
+from zsl_runtime.backends import ort, table
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.classes.changes import add_classes, prune, remove_classes, undo
 from zsl_runtime.cli.doctor import machine, main, memory_bytes
 from zsl_runtime.errors import BackendError
 from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.head.gaussian import Gaussian
+from zsl_runtime.machine import cards
+from zsl_runtime.machine.cards import Driver
 
 ROOT = Path(__file__).parents[3]
+NO_DRIVER = Driver("", "", (), "there is no NVIDIA driver (libcuda.so.1 is not found): install it")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +47,7 @@ def examine(capsys, path: Path | str) -> tuple[int, list[tuple[str, str]]]:
     said = capsys.readouterr()
     assert said.err == ""
     found = [tuple(line.split(maxsplit=1)) for line in said.out.splitlines()]
-    return code, found[len(list(machine())) :]
+    return code, found[len(list(machine(cards=cards.has_nvidia()))) :]
 
 
 def of(found: list[tuple[str, str]], state: str) -> str:
@@ -58,16 +62,58 @@ def test_the_machine_is_described(capsys):
     assert all(line.startswith(("ok ", "note ")) for line in out.splitlines())
 
 
-def test_a_missing_backend_is_named_with_its_exact_install_line(capsys, monkeypatch, original):
+def test_a_backend_that_is_broken_is_named_with_the_reason(capsys, monkeypatch, original):
     def missing():
-        raise BackendError("E-BACKEND-MISSING", f"onnxruntime cannot be imported (x); install it with: {ort.INSTALL}")
+        raise BackendError("E-BACKEND-MISSING", "running the model needs onnxruntime, which is broken (x)")
 
     monkeypatch.setattr(ort, "import_onnxruntime", missing)
     assert main([]) == 0
-    assert 'pip install "zsl-deploy[cpu]"' in capsys.readouterr().out
+    assert "note    no backend ort: running the model needs onnxruntime, which is broken (x)" in capsys.readouterr().out
     code, found = examine(capsys, original)
     assert code == 0
     assert "probe: not run" in of(found, "note")
+
+
+CPU, OPENVINO = '(pip install "zsl-deploy[cpu]")', '(pip install "zsl-deploy[openvino]")'
+
+
+@pytest.mark.parametrize(
+    ("there", "line"),
+    [
+        (("onnxruntime",), f"backends that are not installed here: openvino {OPENVINO}"),
+        ((), f"backends that are not installed here: ort and reference {CPU}, openvino {OPENVINO}"),
+    ],
+)
+def test_all_backends_that_are_not_installed_are_one_line_where_there_is_no_card(capsys, monkeypatch, there, line):
+    pretend_driver(monkeypatch, NO_DRIVER)
+    monkeypatch.setattr(table, "version_of", lambda packages: next((name for name in packages if name in there), None))
+    assert main([]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert f"note    {line}" in out
+    assert len([one for one in out if one.startswith("note")]) == 1
+    assert ("backend ort on the CPU" in "".join(out)) == bool(there)
+
+
+# --- words ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_word_is_explained(capsys):
+    assert main(["--explain", "Generation"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("generation\n    One state of a bundle's classes. Every change makes a new one")
+    assert main(["--explain", "nonsense"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: E-WORD: 'nonsense' is not explained")
+    assert "generation" in err
+
+
+@pytest.mark.parametrize("more", [["bundle"], ["--cards"]])
+def test_a_word_is_explained_and_nothing_else(capsys, more):
+    assert main(["--explain", "head", *more]) == 2
+    assert "--explain only explains a word" in capsys.readouterr().err
+
+
+# --- bundles --------------------------------------------------------------------------------------------------------
 
 
 def test_a_missing_core_and_two_onnxruntimes_are_pointed_out(capsys, monkeypatch):

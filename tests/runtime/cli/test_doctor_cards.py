@@ -11,7 +11,7 @@ from support.drivers import pretend_driver
 from support.fake_ort_cuda import DRIVER, FakeOrt
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.cli import doctor_cards
-from zsl_runtime.cli.doctor import machine, main
+from zsl_runtime.cli.doctor import main
 from zsl_runtime.graphs.ports import ports_of
 from zsl_runtime.machine.cards import Driver
 from zsl_runtime.trt import library
@@ -21,7 +21,7 @@ from zsl_runtime.trt.store import engines_of, mark_verified, store
 
 NOTHING = Driver("", "", (), "there is no NVIDIA driver (libcuda.so.1 is not found): install it")
 RTX = Installed("tensorrt-rtx", "1.7.1.116", None, 'pip install "zsl-deploy[rtx]"')
-FULL = Installed("tensorrt", None, "not installed", 'pip install "zsl-deploy[tensorrt]"')
+FULL = Installed("tensorrt", None, "not installed here", 'pip install "zsl-deploy[tensorrt]"')
 
 
 @pytest.fixture
@@ -69,17 +69,67 @@ def test_cards_and_driver_are_listed(monkeypatch, capsys):
         assert fact in out
 
 
-def test_a_machine_with_nothing_gets_a_line_for_everything(monkeypatch):
+def test_a_machine_with_nothing_gets_a_line_for_everything_where_it_is_asked_for(monkeypatch, capsys):
     pretend_driver(monkeypatch, NOTHING)
-    monkeypatch.setattr(library, "installed", lambda: [FULL, RTX._replace(version=None, reason="not installed")])
+    monkeypatch.setattr(library, "installed", lambda: [FULL, RTX._replace(version=None, reason="not installed here")])
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
-    said = [str(finding.text) for finding in machine() if finding.state == "note"]
-    text = "\n".join(said)
-    assert f"no NVIDIA card: {NOTHING.problem}" in said
-    assert 'no tensorrt: not installed; install it with: pip install "zsl-deploy[tensorrt]"' in said
-    assert 'no tensorrt-rtx: not installed; install it with: pip install "zsl-deploy[rtx]"' in said
-    assert 'no cuda.bindings: not installed; install them with: pip install "zsl-deploy[tensorrt]"' in said
-    assert "no backend ort-cuda: " in text
+    assert main(["--cards"]) == 0
+    out = capsys.readouterr().out
+    for line in (
+        f"no NVIDIA card: {NOTHING.problem}",
+        'no tensorrt: not installed here; pip install "zsl-deploy[tensorrt]"',
+        'no tensorrt-rtx: not installed here; pip install "zsl-deploy[rtx]"',
+        'no cuda.bindings: not installed here; pip install "zsl-deploy[tensorrt]"',
+        "no backend ort-cuda: ",
+    ):
+        assert f"note    {line}" in out
+    assert "left out" not in out
+
+
+CARD_WORDS = ("nvidia", "cuda", "tensorrt", "card")
+
+
+@pytest.mark.parametrize("argument", [False, True], ids=["machine", "bundle"])
+def test_a_machine_with_nothing_is_not_told_of_cards_but_that_this_was_left_out(bundle, monkeypatch, capsys, argument):
+    pretend_driver(monkeypatch, NOTHING)
+    monkeypatch.setattr(library, "installed", lambda: pytest.fail("a library of cards was imported"))
+    assert main([str(bundle.path)] if argument else []) == 0
+    *report, last = capsys.readouterr().out.splitlines()
+    assert len(report) > (12 if argument else 5)
+    assert [line for line in report if any(word in line.lower() for word in CARD_WORDS)] == []
+    assert last.startswith("ok      cards, CUDA and TensorRT are left out: there is no NVIDIA card here, nor a driver")
+    assert "--cards" in last
+
+
+@pytest.mark.parametrize(
+    "driver",
+    [
+        Driver("580.65.06", "13.0", (), "the driver shows no card: see to it that nvidia-smi lists one"),
+        Driver("", "13.0", (), "NVIDIA's driver does not start: cuInit says error (999); install"),
+    ],
+)
+def test_a_driver_without_a_card_is_spoken_of(monkeypatch, capsys, driver):
+    pretend_driver(monkeypatch, driver)
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert f"note    no NVIDIA card: {driver.problem}" in out
+    assert "no backend ort-cuda" in out or "backend ort-cuda" in out
+    assert "left out" not in out
+
+
+def test_engines_on_a_machine_without_a_card_are_counted_and_damage_is_found(bundle, monkeypatch, capsys):
+    stored = put(bundle)
+    put(bundle, version="1.6.0.1")
+    pretend_driver(monkeypatch, NOTHING)
+    assert main([str(bundle.path)]) == 0
+    assert "ok      2 of 2 TensorRT engines are as they were built; there is no card to run them\n" in (
+        capsys.readouterr().out
+    )
+    stored.path.write_bytes(b"plan" * 9 + b"plam")
+    assert main([str(bundle.path)]) == 5
+    out = capsys.readouterr().out
+    assert f"BROKEN  engine {stored.path.stem}: E-ENGINE-HASH" in out
+    assert "1 of 2 TensorRT engines" in out
 
 
 def test_the_real_libraries_are_described():

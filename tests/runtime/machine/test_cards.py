@@ -7,7 +7,7 @@ import ctypes
 import pytest
 
 from zsl_runtime.machine import cards
-from zsl_runtime.machine.cards import Card, Driver, ask, driver, driver_version
+from zsl_runtime.machine.cards import Card, Driver, ask, driver, driver_version, has_nvidia
 
 GIB = 2**30
 
@@ -141,3 +141,31 @@ def test_the_driver_of_this_machine():
         assert card.name
         assert card.memory_bytes > GIB
         assert float(card.compute_capability) >= 5
+
+
+NO_DRIVER = Driver("", "", (), "there is no NVIDIA driver: install it")
+
+
+@pytest.mark.parametrize(
+    ("vendor", "kind", "there"),
+    [
+        ("0x10de", "0x030000", True),  # draws
+        ("0x10de", "0x030200", True),  # only computes
+        ("0x10de", "0x040300", False),  # the sound of a card
+        ("0x8086", "0x030000", False),
+    ],
+)
+def test_a_card_without_a_driver_is_seen_on_the_bus(tmp_path, monkeypatch, vendor, kind, there):
+    monkeypatch.setattr(cards, "driver", lambda: NO_DRIVER)
+    assert not has_nvidia(tmp_path / "none")
+    assert not has_nvidia(tmp_path)
+    (tmp_path / "0000:00:01.0").mkdir()  # without the files
+    (tmp_path / "0000:01:00.0").mkdir()
+    (tmp_path / "0000:01:00.0" / "vendor").write_text(f"{vendor}\n")
+    (tmp_path / "0000:01:00.0" / "class").write_text(f"{kind}\n")
+    assert has_nvidia(tmp_path) == there
+
+
+def test_a_driver_is_enough_without_a_card(tmp_path, monkeypatch):
+    monkeypatch.setattr(cards, "driver", lambda: Driver("", "13.0", (), "the driver shows no card"))
+    assert has_nvidia(tmp_path)

@@ -54,7 +54,7 @@ def test_without_any_both_install_lines_are_given(nothing):
         find_library()
     assert (caught.value.code, caught.value.exit_code) == ("E-BACKEND-MISSING", 4)
     assert all(known.install in str(caught.value) for known in KNOWN)
-    assert [(state.version, state.reason) for state in installed()] == [(None, "not installed")] * 2
+    assert [(state.version, state.reason) for state in installed()] == [(None, "not installed here")] * 2
 
 
 @pytest.mark.parametrize("version", ["8.6.1", "9.3.0", "12.0.0", "", "eleven"])

@@ -1,0 +1,75 @@
+"""What all commands have in common: -h, --version, the last line of their help, and files after the cursor."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+HELP = ["-h", "--help"]
+WORDS = "Words are explained by zsl-doctor --explain WORD, and in the documentation's docs/glossary.md."
+# The first word of what stands for a value in a help text (FILE of FILE.csv|FILE.xlsx), and what shells offer there.
+# Engines are files in a bundle.
+PLACES = {**dict.fromkeys(("BUNDLE", "FILE", "PATHS", "RUN", "WEIGHTS"), "file"), "DIR": "dir"}
+FIRST_WORD = re.compile("[A-Z]+")
+
+
+class _Place(click.types.StringParamType):
+    """Text that names a file or a folder: taken as it is, completed by the shell."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+
+    def shell_complete(self, _context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[Any]:
+        """Leave it to the shell to list files, or folders."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type=self._kind)]
+
+
+class Command(click.Command):
+    """A command with all that they have in common."""
+
+    def __init__(self, name: str | None, **settings: Any) -> None:
+        super().__init__(name, **_habits(settings))
+        for parameter in self.params:
+            word = FIRST_WORD.search(parameter.metavar or (parameter.name or "").upper())
+            place = PLACES.get(word[0]) if word else None
+            if place and type(parameter.type) is click.types.StringParamType:
+                parameter.type = _Place(place)
+
+
+class Group(click.Group):
+    """A command of commands, each of which has all that they have in common, too."""
+
+    command_class = Command
+
+    def __init__(self, name: str | None = None, **settings: Any) -> None:
+        super().__init__(name, **_habits(settings))
+
+
+def _habits(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a command with what all of them have."""
+    context = {"help_option_names": HELP, **(settings.get("context_settings") or {})}
+    params = [*(settings.get("params") or ()), _version_option()]
+    return {"epilog": WORDS, **settings, "context_settings": context, "params": params}
+
+
+def _version_option() -> click.Option:
+    return click.Option(
+        ["--version"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_tell_version,
+        help="Say which version this is and exit.",
+    )
+
+
+def _tell_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        from zsl_runtime import __version__
+
+        click.echo(f"{context.find_root().info_name}, zsl-deploy {__version__}")
+        context.exit()
