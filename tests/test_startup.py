@@ -26,11 +26,21 @@ def imported(program: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split()[1:])
 
 
+@pytest.mark.parametrize("option", ["--help", "--version"])
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_imports_nothing_heavy(name):
+def test_help_and_version_import_nothing_heavy(name, option):
     module = COMMANDS[name].partition(":")[0]
-    found = imported(f"from {module} import main\nassert main(['--help']) == 0")
+    found = imported(f"from {module} import main\nassert main([{option!r}]) == 0")
     assert "click" in found
+    assert not found & HEAVY
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_completion_imports_nothing_heavy(name):
+    """A shell runs the command at every TAB."""
+    module, variable = COMMANDS[name].partition(":")[0], f"_{name.upper().replace('-', '_')}_COMPLETE"
+    asked = {variable: "bash_complete", "COMP_WORDS": f"{name} --", "COMP_CWORD": "1"}
+    found = imported(f"import os\nos.environ |= {asked}\nfrom {module} import main\nassert main([]) == 0")
     assert not found & HEAVY
 
 

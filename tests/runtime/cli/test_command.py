@@ -1,0 +1,237 @@
+"""What all commands have in common: -h, --version, the last lines of their help, and completion by the shell."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+
+import zsl_runtime
+from support.command_lines import SCRIPTS, commands
+from zsl_runtime.cli.command import PLACES, Command, Group
+from zsl_runtime.errors import run_command
+
+
+def every_command() -> list[tuple[str, ...]]:
+    """The words of each command and subcommand."""
+    found: list[tuple[str, ...]] = []
+    for name, command in commands().items():
+        found.append((name,))
+        found += [(name, sub) for sub in command.commands] if isinstance(command, click.Group) else []
+    return found
+
+
+def command_of(words: tuple[str, ...]) -> click.Command:
+    command = commands()[words[0]]
+    for word in words[1:]:
+        command = command.commands[word]
+    return command
+
+
+def run(words: tuple[str, ...], *arguments: str) -> int:
+    """Through the entry point that is installed."""
+    main = import_module(SCRIPTS[words[0]].partition(":")[0]).main
+    return main([*words[1:], *arguments])
+
+
+EVERY = every_command()
+
+
+def test_there_are_commands_and_subcommands():
+    assert len(EVERY) >= 12
+    assert {words[0] for words in EVERY} == set(SCRIPTS)
+
+
+@pytest.mark.parametrize("words", EVERY, ids=" ".join)
+def test_version_is_one_line_and_exit_0(capsys, words):
+    assert run(words, "--version") == 0
+    said = capsys.readouterr()
+    assert (said.out, said.err) == (f"{words[0]}, zsl-deploy {zsl_runtime.__version__}\n", "")
+
+
+@pytest.mark.parametrize("words", EVERY, ids=" ".join)
+def test_help_has_a_short_name_and_ends_with_where_words_are_explained(capsys, words):
+    assert run(words, "-h") == 0
+    short = capsys.readouterr().out
+    assert run(words, "--help") == 0
+    assert capsys.readouterr().out == short
+    assert short.startswith(f"Usage: {' '.join(words)} ")
+    assert " ".join(short.split()).endswith(
+        "Words are explained by zsl-doctor --explain WORD, and in the documentation's docs/glossary.md."
+    )
+
+
+def test_settings_of_a_command_are_kept():
+    @click.command("zsl-something", cls=Command, context_settings={"max_content_width": 99}, epilog="The end.")
+    @click.option("--count", type=int)
+    def command(count: int | None) -> int:
+        return count or 0
+
+    assert command.context_settings == {"help_option_names": ["-h", "--help"], "max_content_width": 99}
+    assert command.epilog == "The end."
+    assert [option.name for option in command.params] == ["count", "version"]
+    assert run_command(command, ["--count", "6"]) == 6
+
+
+def test_commands_of_a_group_are_of_the_same_kind():
+    @click.group("zsl-something", cls=Group)
+    def group() -> None:
+        pass
+
+    @group.command("inner")
+    def inner() -> None:
+        pass
+
+    assert isinstance(inner, Command)
+    assert run_command(group, ["inner", "-h"]) == 0
+
+
+# --- completion -----------------------------------------------------------------------------------------------------
+
+
+def variable(name: str) -> str:
+    return f"_{name.upper().replace('-', '_')}_COMPLETE"
+
+
+@pytest.fixture
+def complete(monkeypatch, capfdbinary):
+    """What bash is offered behind these words, as (type, value)."""
+
+    def ask(words: str, cursor: str = "") -> list[tuple[str, str]]:
+        given = words.split()
+        monkeypatch.setenv(variable(given[0]), "bash_complete")
+        monkeypatch.setenv("COMP_WORDS", f"{words} {cursor}")
+        monkeypatch.setenv("COMP_CWORD", str(len(given)))
+        assert run((given[0],)) == 0
+        said = capfdbinary.readouterr()
+        assert said.err == b""
+        lines = said.out.decode().splitlines()
+        return [tuple(line.split(",", 1)) for line in lines if line]
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("shell", "part"),
+    [
+        ("bash", "complete -o nosort -F _{function}_completion {name}"),
+        ("zsh", "compdef _{function}_completion {name}"),
+        ("fish", "complete --no-files --command {name} --arguments"),
+    ],
+)
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_script_for_each_shell(monkeypatch, capfdbinary, name, shell, part):
+    if shell == "bash" and shutil.which("bash") is None:
+        pytest.skip("no bash here")  # it is asked for its version
+    monkeypatch.setenv(variable(name), f"{shell}_source")
+    assert run((name,)) == 0
+    out = capfdbinary.readouterr().out.decode()
+    assert part.format(name=name, function=name.replace("-", "_")) in out
+    assert f"{variable(name)}={shell}_complete" in out
+
+
+@pytest.mark.parametrize("words", EVERY, ids=" ".join)
+def test_options_are_completed(complete, words):
+    offered = complete(" ".join(words), "--")
+    assert {value for _, value in offered} == {
+        flag for option in command_of(words).params for flag in option.opts if flag.startswith("--")
+    } | {"--help"}
+
+
+def test_choices_and_subcommands_are_completed(complete):
+    assert complete("zsl-infer photos --format") == [("plain", "csv"), ("plain", "jsonl")]
+    assert ("plain", "openvino") in complete("zsl-infer --backend", "o")
+    assert complete("zsl-classes", "tea") == [("plain", "teach")]
+
+
+@pytest.mark.parametrize("words", EVERY, ids=" ".join)
+def test_whatever_names_a_file_or_a_folder_is_completed_by_the_shell(complete, words):
+    """As far as a help text says so; values are taken as they are, whatever is on the disk."""
+    for parameter in command_of(words).params:
+        shown = (parameter.metavar or parameter.name).upper().strip("[")
+        place = next((kind for word, kind in PLACES.items() if shown.startswith(word)), None)
+        if place is None:
+            continue
+        before = [parameter.opts[0]] if isinstance(parameter, click.Option) else []
+        offered = complete(" ".join([*words, *before]), "some")
+        if isinstance(parameter.type, click.Path):
+            assert offered[0][0] in {"file", "dir"}
+        else:
+            assert offered == [(place, "some")]
+            assert parameter.type.convert("no/such/\udce9 file", parameter, None) == "no/such/\udce9 file"
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("zsl-infer", "file"),
+        ("zsl-infer photos --engine", "file"),
+        ("zsl-infer photos --output", "file"),
+        ("zsl-classes add --photos", "dir"),
+        ("zsl-classes add --attributes", "file"),
+        ("zsl-classes list --engine", "file"),
+        ("zsl-doctor", "file"),
+        ("zsl-export", "file"),
+        ("zsl-export run --data", "dir"),
+        ("zsl-export run --out", "file"),
+        ("zsl-train --data", "file"),
+        ("zsl-train --weights", "file"),
+    ],
+)
+def test_files_and_folders(complete, words, kind):
+    assert complete(words, "so") == [(kind, "so")]
+
+
+def test_completion_looks_at_nothing_and_runs_nothing(complete, tmp_path):
+    assert complete(f"zsl-doctor {tmp_path}/none", "--c") == [("plain", "--cards")]
+    assert complete("zsl-infer --version", "--top") == [("plain", "--topk")]
+
+
+@pytest.mark.parametrize("instruction", ["tcsh_source", "bash_guess", "1"])
+def test_another_instruction_is_one_line(monkeypatch, capsys, instruction):
+    monkeypatch.setenv("_ZSL_INFER_COMPLETE", instruction)
+    assert run(("zsl-infer",)) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: E-COMPLETION: _ZSL_INFER_COMPLETE is {instruction!r}; expected one of bash_source, ")
+    assert err.count("\n") == 1
+
+
+def test_an_empty_variable_asks_for_nothing(monkeypatch, capsys):
+    monkeypatch.setenv("_ZSL_DOCTOR_COMPLETE", "")
+    assert run(("zsl-doctor",), "--version") == 0
+    assert capsys.readouterr().out.startswith("zsl-doctor, ")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
+def test_a_real_bash_completes_an_option_and_a_choice(tmp_path):
+    """Its script, evaluated as docs/how-to/shell.md says, and its function called as bash does at TAB."""
+    program = tmp_path / "zsl-infer"
+    program.write_text(f"#!{sys.executable}\nimport sys\nfrom zsl_runtime.cli.infer import main\nsys.exit(main())\n")
+    program.chmod(0o755)
+    script = (
+        'eval "$(_ZSL_INFER_COMPLETE=bash_source zsl-infer)"\n'
+        'ask() { COMP_WORDS=(zsl-infer "$@"); COMP_CWORD=$#; COMPREPLY=(); _zsl_infer_completion zsl-infer; '
+        'echo "${COMPREPLY[@]}"; }\n'
+        "ask --res\nask photos --classes un\n"
+    )
+    environment = os.environ | {
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, env=environment)
+    assert (done.stdout.splitlines(), done.stderr) == (["--resume", "unseen"], "")
+
+
+def test_the_page_installs_the_completion_of_every_command():
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "shell.md").read_text(encoding="utf-8")
+    loops = [
+        line.split()[3:-1] for line in page.replace(";", " ;").splitlines() if line.strip().startswith("for name in")
+    ]
+    assert len(loops) == 3
+    assert all(set(names) == set(SCRIPTS) for names in loops)
