@@ -9,11 +9,12 @@ import unicodedata
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from zsl_runtime.errors import UsageError, from_os_error, listed
+from zsl_runtime.errors import UsageError, from_os_error, listed, nearest
+from zsl_runtime.head.workbook import cell_name, is_workbook, workbook_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SPLITS = ("seen", "unseen")
+COMMENT = "# "  # a row whose name begins so is no class
+PLACEHOLDER = "NEW CLASS"  # what the template calls a class that nobody has named yet
 # Kinds of letters that do not come back from a CSV file: control characters, line separators, and the halves of
 # surrogate pairs that Python makes of bytes that are not UTF-8.
 UNWRITABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -122,7 +125,8 @@ class ClassTable:
             return self._columns[name]
         except KeyError:
             raise UsageError(
-                "E-CLASS-UNKNOWN", f"class {name!r} is not in this model; it knows {len(self.names)} classes"
+                "E-CLASS-UNKNOWN",
+                f"class {name!r} is not in this model{nearest(name, self.names)}; it knows {len(self.names)} classes",
             ) from None
 
     def append(self, other: ClassTable) -> ClassTable:
@@ -180,13 +184,14 @@ def refuse_duplicates(names: Iterable[str], *, code: str, what: str) -> None:
 def read_class_csv(
     path: str | PathLike[str], *, attributes: Sequence[str] | None = None, need_split: bool
 ) -> ClassTable:
-    """Read classes and their attribute vectors from a CSV file.
+    """Read classes and their attribute vectors from a CSV file, or from the first sheet of an .xlsx workbook.
 
     The first line names the columns: `name`, perhaps `split` (seen|unseen), and one column per attribute. UTF-8 with
-    or without byte-order mark, any line ending, quoted cells. Blank lines are skipped.
+    or without byte-order mark, any line ending, quoted cells. Passed over are blank lines, and comments: lines whose
+    name begins with a number sign and a space.
 
     Args:
-        path: the file.
+        path: the file; a workbook when its name ends in .xlsx.
         attributes: attribute names of an existing model. Columns are matched by name in any order; the table gets
             this order. None takes the file's own columns in the file's order.
         need_split: True for a data folder's classes.csv, whose column `split` is required. False for classes to be
@@ -196,35 +201,66 @@ def read_class_csv(
         The classes in the file's order; `raw` is float64, exactly the numbers of the file.
 
     Raises:
-        UsageError: E-CSV (unreadable as CSV), E-CLASSES-EMPTY, E-CSV-COLUMNS, E-ATTRIBUTES, E-CLASS-NAME,
-            E-CLASS-DUPLICATE, E-CLASSES-SPLIT, E-ATTRIBUTE-VALUE or E-ATTRIBUTE-ZERO.
+        UsageError: E-CSV (unreadable as CSV), E-XLSX (unreadable as a workbook), E-XLSX-MISSING, E-CLASSES-EMPTY,
+            E-CSV-COLUMNS, E-ATTRIBUTES, E-CLASS-NAME, E-CLASS-DUPLICATE, E-CLASSES-SPLIT, E-ATTRIBUTE-VALUE or
+            E-ATTRIBUTE-ZERO.
         SystemProblem: the file cannot be opened.
 
     """
-    where = f"{str(path)!r}"
-    rows = csv_rows(path)
+    file = _File(f"{str(path)!r}", book=is_workbook(path))
+    where = file.name
+    rows = workbook_rows(path) if file.book else csv_rows(path)
     if not rows:
         raise UsageError("E-CLASSES-EMPTY", f"{where} is empty; expected a line of column names and a row per class")
     columns = _check_columns(rows[0][1], where, need_split=need_split)
     given = tuple(column for column in columns if column not in {"name", "split"})
     wanted = given if attributes is None else tuple(attributes)
     _check_attributes(given, wanted, where)
-    if len(rows) == 1:
+    name_column = columns.index("name")
+    rows = [(line, cells) for line, cells in rows[1:] if not cells[name_column].lstrip().startswith(COMMENT)]
+    if not rows:
         raise UsageError("E-CLASSES-EMPTY", f"{where} has a line of column names and no classes; add one row per class")
-    place = columns.index("name")
-    names = tuple(_class_name(cells[place], where, line) for line, cells in rows[1:])
+    names = tuple(_class_name(cells[name_column], file.at(line, name_column)) for line, cells in rows)
+    if not need_split and PLACEHOLDER in names:
+        raise UsageError(
+            "E-CLASS-NAME",
+            f"{file.at(rows[names.index(PLACEHOLDER)][0], name_column)}: the class is still called {PLACEHOLDER!r}, as "
+            "the template calls it; give it its name",
+        )
     refuse_duplicates(names, code="E-CLASS-DUPLICATE", what=f"classes in {where}")
-    splits = [cells[columns.index("split")] for _, cells in rows[1:]] if "split" in columns else ["unseen"] * len(names)
-    lines = [line for line, _ in rows[1:]]
-    seen = np.array(
-        [
-            _is_seen(split, f"{where}, line {line}, class {name!r}", need_split=need_split)
-            for split, line, name in zip(splits, lines, names, strict=True)
-        ],
-        dtype=np.bool_,
-    )
-    raw = _attribute_values(rows[1:], [columns.index(name) for name in wanted], names, wanted, where)
+    seen = np.zeros(len(names), dtype=np.bool_)
+    if "split" in columns:
+        column = columns.index("split")
+        for row, (line, cells) in enumerate(rows):
+            at = f"{file.at(line, column)}, class {names[row]!r}"
+            seen[row] = _is_seen(cells[column], at, need_split=need_split)
+    raw = _attribute_values(rows, [columns.index(name) for name in wanted], names, wanted, file)
     return ClassTable(names, seen, raw, wanted)
+
+
+class _File(NamedTuple):
+    """What messages say of a file of classes.
+
+    Attributes:
+        name: of the file, quoted.
+        book: whether it is a workbook, whose cells have names.
+
+    """
+
+    name: str
+    book: bool
+
+    def at(self, line: int, column: int | None = None) -> str:
+        """Where a line is, or a cell of it; columns count from 0."""
+        if not self.book:
+            return f"{self.name}, line {line}"
+        return f"{self.name}, row {line}" if column is None else f"{self.name}, cell {cell_name(line, column)}"
+
+    def held(self, cell: str) -> str:
+        """What is wrong with a cell that holds no number."""
+        if not cell.strip():
+            return f"is empty{', or a formula that was saved without its value' if self.book else ''}"
+        return f"holds {cell!r}" if len(cell) <= 40 else f"holds {cell[:37]!r}..."
 
 
 def csv_rows(path: str | PathLike[str]) -> list[tuple[int, list[str]]]:
@@ -299,11 +335,13 @@ def _check_attributes(given: Sequence[str], wanted: Sequence[str], where: str) -
         )
 
 
-def _class_name(cell: str, where: str, line: int) -> str:
+def _class_name(cell: str, where: str) -> str:
+    if not cell.strip():
+        raise UsageError("E-CLASS-NAME", f"{where}: the name is empty; give every class a name")
     try:
         return check_class_name(cell)
     except UsageError as error:
-        raise UsageError(error.code, f"{where}, line {line}: {error.message}") from None
+        raise UsageError(error.code, f"{where}: {error.message}") from None
 
 
 def _is_seen(cell: str, where: str, *, need_split: bool) -> bool:
@@ -324,7 +362,7 @@ def _attribute_values(
     places: Sequence[int],
     names: Sequence[str],
     attributes: Sequence[str],
-    where: str,
+    file: _File,
 ) -> NDArray[np.float64]:
     """The (C, A) numbers of the cells at `places`; one error names the first bad cell and counts the others."""
     pick = itemgetter(*places) if len(places) > 1 else lambda cells: (cells[places[0]],)
@@ -335,17 +373,18 @@ def _attribute_values(
         # Ten thousand classes of 312 attributes are 3 million cells: most rows hold nothing but numbers.
         raw[row] = _numbers(chosen)
         bad += [
-            f"line {line}, class {names[row]!r}, column {attributes[int(k)]!r} holds {_short(chosen[int(k)])}"
+            f"{file.at(line, places[int(k)])}, class {names[row]!r}, column {attributes[int(k)]!r} "
+            f"{file.held(chosen[int(k)])}"
             for k in np.flatnonzero(~np.isfinite(raw[row]))
         ]
     if bad:
         more = f" (and {len(bad) - 1} more such cells)" if len(bad) > 1 else ""
-        raise UsageError("E-ATTRIBUTE-VALUE", f"{where}, {bad[0]}; expected a finite number such as 0.25{more}")
+        raise UsageError("E-ATTRIBUTE-VALUE", f"{bad[0]}; expected a finite number such as 0.25{more}")
     empty = np.flatnonzero(~raw.any(axis=1))
     if empty.size:
         raise UsageError(
             "E-ATTRIBUTE-ZERO",
-            f"{where}, line {rows[int(empty[0])][0]}: every attribute of class {names[int(empty[0])]!r} is 0, so "
+            f"{file.at(rows[int(empty[0])][0])}: every attribute of class {names[int(empty[0])]!r} is 0, so "
             "nothing describes it; give it at least one attribute",
         )
     return raw
@@ -369,7 +408,3 @@ def _number(cell: str) -> float:
         return float(cell)
     except ValueError:
         return math.nan
-
-
-def _short(cell: str) -> str:
-    return repr(cell) if len(cell) <= 40 else f"{cell[:37]!r}..."

@@ -102,7 +102,8 @@ def test_a_split_column_may_stand_in_a_file_of_new_classes_if_all_are_unseen(tmp
         ("name,split,a\nx,seen,1\n x,unseen,1\n", "E-CLASS-DUPLICATE", ["'x'"]),
         ("name,split,a\nx,both,1\n", "E-CLASSES-SPLIT", ["line 2", "'x'", "'both'"]),
         ("name,split,a\nx,,1\n", "E-CLASSES-SPLIT", ["''"]),
-        ("name,split,a,b\nx,seen,1,1\ny,seen,,1\n", "E-ATTRIBUTE-VALUE", ["line 3", "'y'", "'a'", "''"]),
+        ("name,split,a,b\nx,seen,1,1\ny,seen,,1\n", "E-ATTRIBUTE-VALUE", ["line 3", "'y'", "'a' is empty;"]),
+        ("name,split,a,b\nx,seen, ,\n", "E-ATTRIBUTE-VALUE", ["line 2", "'a' is empty;", "1 more"]),
         ("name,split,a\nx,seen,lots\n", "E-ATTRIBUTE-VALUE", ["line 2", "'x'", "'a'", "'lots'"]),
         ("name,split,a\nx,seen,1_0\n", "E-ATTRIBUTE-VALUE", ["'1_0'"]),
         ("name,split,a\nx,seen,nan\n", "E-ATTRIBUTE-VALUE", ["'nan'"]),
@@ -131,6 +132,23 @@ def test_a_seen_class_cannot_be_added(tmp_path):
     assert refused(tmp_path, "name,split,a\nx,seen,1\n", attributes=("a",), need_split=False).code == "E-CLASSES-SPLIT"
 
 
+def test_rows_whose_name_begins_with_a_number_sign_and_a_space_are_passed_over(tmp_path):
+    """Whatever else they hold; a number sign alone is part of a name."""
+    text = "a,name,split\n1,# smallest,\nx, # a note,seen\n2,#1,seen\n,#,unseen\n3,# ,\n"
+    error = refused(tmp_path, text)
+    assert (error.code, "line 5, class '#', column 'a' is empty" in error.message) == ("E-ATTRIBUTE-VALUE", True)
+    table = read_class_csv(write(tmp_path, text.replace("\n,#,", "\n4,#,")), need_split=True)
+    assert (table.names, table.raw.tolist()) == (("#1", "#"), [[2], [4]])
+    assert refused(tmp_path, "name,split,a\n# x,seen,1\n").code == "E-CLASSES-EMPTY"
+
+
+def test_the_name_that_the_template_gives_must_be_changed(tmp_path):
+    error = refused(tmp_path, "name,a\nx,1\n NEW CLASS ,1\n", attributes=("a",), need_split=False)
+    assert error.code == "E-CLASS-NAME"
+    assert "line 3: the class is still called 'NEW CLASS'" in error.message
+    assert read_class_csv(write(tmp_path, "name,split,a\nNEW CLASS,seen,1\n"), need_split=True).names == ("NEW CLASS",)
+
+
 def test_a_file_that_is_not_there_or_a_folder(tmp_path):
     for path in (tmp_path / "none.csv", tmp_path):
         with pytest.raises(SystemProblem, match="read the table"):
@@ -139,7 +157,7 @@ def test_a_file_that_is_not_there_or_a_folder(tmp_path):
 
 NAMES = st.text(
     st.characters(blacklist_categories=["Cc", "Cs", "Zl", "Zp"], blacklist_characters="/\\"), min_size=1, max_size=12
-).filter(lambda name: name.strip() not in {"", ".", ".."})
+).filter(lambda name: name.strip() not in {"", ".", ".."} and not name.strip().startswith("# "))
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 
 
@@ -244,6 +262,8 @@ def test_tables_append_take_and_find():
     assert both.index("c") == 2
     with pytest.raises(UsageError, match="E-CLASS-UNKNOWN"):
         both.index("d")
+    with pytest.raises(UsageError, match=r"'crows' is not in this model \(did you mean Crow\?\); it knows 1 classes"):
+        ClassTable(("Crow",), np.array([False]), np.ones((1, 2)), ("p", "q")).index("crows")
     with pytest.raises(UsageError, match="E-ATTRIBUTES"):
         first.append(ClassTable(("c",), np.array([False]), np.ones((1, 2)), ("q", "p")))
     with pytest.raises(UsageError, match="E-CLASSES-SHAPE"):
