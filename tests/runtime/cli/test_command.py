@@ -209,24 +209,48 @@ def test_an_empty_variable_asks_for_nothing(monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("zsl-doctor, ")
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
-def test_a_real_bash_completes_an_option_and_a_choice(tmp_path):
-    """Its script, evaluated as docs/how-to/shell.md says, and its function called as bash does at TAB."""
+@pytest.fixture
+def environment(tmp_path) -> dict[str, str]:
+    """Where zsl-infer is a command on the path, and the home folder is empty."""
     program = tmp_path / "zsl-infer"
     program.write_text(f"#!{sys.executable}\nimport sys\nfrom zsl_runtime.cli.infer import main\nsys.exit(main())\n")
     program.chmod(0o755)
+    return os.environ | {
+        "HOME": str(tmp_path),
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+
+
+def said_by(shell: str, script: str, environment: dict[str, str], folder: Path) -> list[str]:
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} here")
+    done = subprocess.run(
+        [shell, "-c", script], capture_output=True, text=True, check=True, env=environment, cwd=folder
+    )
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+def test_a_real_bash_completes_an_option_and_a_choice(environment, tmp_path):
+    """Its script, evaluated as docs/how-to/shell.md says, and its function called as bash does at TAB."""
     script = (
         'eval "$(_ZSL_INFER_COMPLETE=bash_source zsl-infer)"\n'
         'ask() { COMP_WORDS=(zsl-infer "$@"); COMP_CWORD=$#; COMPREPLY=(); _zsl_infer_completion zsl-infer; '
         'echo "${COMPREPLY[@]}"; }\n'
         "ask --res\nask photos --classes un\n"
     )
-    environment = os.environ | {
-        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, env=environment)
-    assert (done.stdout.splitlines(), done.stderr) == (["--resume", "unseen"], "")
+    assert said_by("bash", script, environment, tmp_path) == ["--resume", "unseen"]
+
+
+def test_a_real_fish_completes_an_option_a_choice_and_a_file(environment, tmp_path):
+    (tmp_path / "desk" / "photos").mkdir(parents=True)
+    script = (
+        "_ZSL_INFER_COMPLETE=fish_source zsl-infer | source\n"
+        "complete -C 'zsl-infer --res'\ncomplete -C 'zsl-infer x --classes un'\ncomplete -C 'zsl-infer ph'\n"
+    )
+    offered = [line.partition("\t")[0] for line in said_by("fish", script, environment, tmp_path / "desk")]
+    assert offered == ["--resume", "unseen", "photos/"]
 
 
 def test_the_page_installs_the_completion_of_every_command():
