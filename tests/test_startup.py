@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
-HEAVY = {"numpy", "PIL", "onnxruntime", "openvino", "torch", "onnx", "safetensors", "scipy", "sklearn", "rich"}
+HEAVY = {"numpy", "PIL", "onnxruntime", "openvino", "torch", "onnx", "safetensors", "scipy", "sklearn", "rich", "openpyxl"}
 
 
 def imported(program: str) -> set[str]:

@@ -125,25 +125,58 @@ def add_classes(
     """
     seed = _checked_seed(bundle, seed)
     photographs = photographs or {}
-    _check_new(bundle, table, photographs)
+    check_new(bundle, table, photographs)
     with bundle.lock():
         started = time.perf_counter()
         old, digest = _current(bundle)
-        _check_absent(table, old.table)
-        whole = old.table.append(table)
-        means = old.means
-        if means is not None:
-            new = ClassMeans.without_photographs(priors(bundle, table)).taught(_by_row(table, photographs))
-            head, means = grown_head(old.head, new, bundle.gaussian()), means.append(new)
-        elif bundle.head_rule == "rows":
-            with closing(open_small_graphs(bundle)) as backend:
-                head = append_rows(old.head, table, rule=bundle.rule, rows=backend.rows)
-        else:
-            head = _fitted(bundle, old, whole, seed, advance)
-        generation = _next(old, digest, table=whole, head=head, means=means, seed=seed, action="add")
-        notes = (*outside(table, training_ranges(bundle, old.table)), *twins(table, old.table, bundle.rule))
-        columns = range(len(old.table), len(whole))
+        check_absent(table, old.table)
+        generation = grown(bundle, old, digest, table, photographs=photographs, seed=seed, advance=advance)
+        notes = (
+            *outside(table, training_ranges(bundle, old.table)).values(),
+            *twins(table, old.table, bundle.rule).values(),
+        )
+        columns = range(len(old.table), len(generation.table))
         return _commit(bundle, generation, table.names, started, taught=photographs, columns=columns, notes=notes)
+
+
+def grown(
+    bundle: Bundle,
+    old: Generation,
+    digest: str,
+    table: ClassTable,
+    *,
+    photographs: Evidences,
+    seed: int,
+    advance: Advance = silent,
+) -> Generation:
+    """The generation with some classes more; nothing is committed.
+
+    Args:
+        bundle: only read.
+        old: a generation of it.
+        digest: hash of that one's file.
+        table: of `add_classes`, as the others, checked.
+        photographs: of some of the new classes.
+        seed: of synthesis and fit.
+        advance: called after each epoch of a fit.
+
+    Raises:
+        UsageError: E-EVIDENCE.
+        ArtefactError: the bundle is damaged.
+        BackendError: nothing can run its graphs.
+
+    """
+    whole = old.table.append(table)
+    means = old.means
+    if means is not None:
+        new = ClassMeans.without_photographs(priors(bundle, table)).taught(_by_row(table, photographs))
+        head, means = grown_head(old.head, new, bundle.gaussian()), means.append(new)
+    elif bundle.head_rule == "rows":
+        with closing(open_small_graphs(bundle)) as backend:
+            head = append_rows(old.head, table, rule=bundle.rule, rows=backend.rows)
+    else:
+        head = _fitted(bundle, old, whole, seed, advance)
+    return _next(old, digest, table=whole, head=head, means=means, seed=seed, action="add")
 
 
 def teach_classes(bundle: Bundle, photographs: Evidences) -> Change:
@@ -229,8 +262,8 @@ def check_addable(bundle: Bundle, table: ClassTable, photographs: Iterable[str] 
         UsageError: as `add_classes`, but E-EVIDENCE and E-SEED.
 
     """
-    _check_new(bundle, table, photographs)
-    _check_absent(table, bundle.current().table)
+    check_new(bundle, table, photographs)
+    check_absent(table, bundle.current().table)
 
 
 def remove_classes(bundle: Bundle, names: Sequence[str]) -> Change:
@@ -348,7 +381,7 @@ def prune(bundle: Bundle, keep: int) -> tuple[int, ...]:
     return dropped
 
 
-def _check_new(bundle: Bundle, table: ClassTable, photographs: Iterable[str]) -> None:
+def check_new(bundle: Bundle, table: ClassTable, photographs: Iterable[str]) -> None:
     """What can be refused without reading the generation in force; `photographs` are names of classes."""
     if not len(table):
         raise UsageError("E-CLASSES-EMPTY", "there are no classes to add; give at least one")
@@ -377,7 +410,7 @@ def _check_new(bundle: Bundle, table: ClassTable, photographs: Iterable[str]) ->
         _check_known(named, table.names, "is being added")
 
 
-def _check_absent(table: ClassTable, old: ClassTable) -> None:
+def check_absent(table: ClassTable, old: ClassTable) -> None:
     """UsageError E-CLASS-EXISTS when one of the new classes is there already."""
     there = set(old.names)
     known = [name for name in table.names if name in there]
@@ -503,4 +536,4 @@ def _commit(
     seconds = time.perf_counter() - started
     bundle.commit(generation, {"names": names, "rule": bundle.head_rule, "seconds": round(seconds, 3), **entry})
     seconds = time.perf_counter() - started
-    return Change(generation, names, seconds, photographs or {}, near, (*notes, *confusable(near)))
+    return Change(generation, names, seconds, photographs or {}, near, (*notes, *confusable(near).values()))

@@ -16,7 +16,7 @@ import numpy as np
 from zsl_runtime.errors import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from zsl_runtime.arrays import Doubles
     from zsl_runtime.bundle.bundle import Bundle
@@ -49,7 +49,9 @@ class Neighbour(NamedTuple):
     taken: float
 
 
-def neighbours(generation: Generation, gaussian: Gaussian, columns: Sequence[int]) -> dict[str, tuple[Neighbour, ...]]:
+def neighbours(
+    generation: Generation, gaussian: Gaussian, columns: Sequence[int], among: Sequence[int] | None = None
+) -> dict[str, tuple[Neighbour, ...]]:
     """Name of each class at `columns` -> at most SHOWN classes that it will be mixed up with most, worst first.
 
     Pairwise and in closed form: with a third class near, both lose to it as well. The first MOST_TOLD are worked out.
@@ -58,11 +60,13 @@ def neighbours(generation: Generation, gaussian: Gaussian, columns: Sequence[int
         generation: of the rule `gaussian`; gamma counts.
         gaussian: of its bundle.
         columns: which classes.
+        among: columns of the classes that may be neighbours, those of `columns` included; None for all.
 
     """
     means, table = generation.means, generation.table
     assert means is not None
-    if len(table) < 2:
+    others = np.arange(len(table)) if among is None else np.array(among, dtype=np.int64)
+    if len(others) < 2:
         return {}
     where = gaussian.posterior(means)
     seen = table.seen.astype(np.float64)
@@ -73,7 +77,7 @@ def neighbours(generation: Generation, gaussian: Gaussian, columns: Sequence[int
     all_apart = (scaled**2).sum(axis=1) - 2 * scaled[told] @ scaled.T  # (n, C), each row up to a number
     for j, apart in zip(told, all_apart, strict=True):
         apart[j] = np.inf
-        near = np.sort(np.argsort(apart, kind="stable")[: min(CANDIDATES, len(table) - 1)])
+        near = np.sort(others[np.argsort(apart[others], kind="stable")[: min(CANDIDATES, len(others) - 1)]])
         variance = spread + gaussian.remaining(means.counts[np.append(near, j)])  # (k + 1, D)
         step = gaussian.scale * (where[j] - where[near])  # difference of the two rows, (k, D)
         margin = 0.5 * (step * (where[j] - where[near])).sum(axis=1)  # of the newcomer's own mean, without gamma
@@ -96,30 +100,30 @@ def _below(mean: Doubles, deviation: Doubles) -> Doubles:
     return np.array([0.5 * math.erfc(one / math.sqrt(2)) for one in ratio])
 
 
-def confusable(found: dict[str, tuple[Neighbour, ...]]) -> list[str]:
+def confusable(found: Mapping[str, tuple[Neighbour, ...]]) -> dict[str, str]:
     """A line for each class that can hardly be told from one of its neighbours."""
-    lines = []
+    lines = {}
     for name, near in found.items():
         worst = [one for one in near if one.lost + one.taken >= HARDLY]
         if worst:
             shares = f"{worst[0].lost:.0%} of its photographs are expected to go there, {worst[0].taken:.0%} to come"
-            lines.append(
+            lines[name] = (
                 f"{name!r} can hardly be told from {listed(tuple(one.name for one in worst))}: {shares}; describe what "
                 "sets it apart, or teach it with photographs"
             )
     return lines
 
 
-def twins(new: ClassTable, old: ClassTable, rule: SemanticRule) -> list[str]:
+def twins(new: ClassTable, old: ClassTable, rule: SemanticRule) -> dict[str, str]:
     """A line for each new class whose attributes are those of a class before it: nothing can tell the two apart."""
     first: dict[bytes, str] = {}
     for name, row in zip(old.names, rule.apply(old.raw), strict=True):
         first.setdefault(row.tobytes(), name)
-    lines = []
+    lines = {}
     for name, row in zip(new.names, rule.apply(new.raw), strict=True):
         before = first.setdefault(row.tobytes(), name)
         if before != name:
-            lines.append(
+            lines[name] = (
                 f"{name!r} has the very attributes of {before!r}: they cannot tell the two apart; check its row of the "
                 "table, or teach it with photographs"
             )
@@ -138,7 +142,7 @@ def training_ranges(bundle: Bundle, table: ClassTable) -> Doubles:
     return np.stack([known.min(axis=0), known.max(axis=0)], axis=1)
 
 
-def outside(new: ClassTable, ranges: Doubles) -> list[str]:
+def outside(new: ClassTable, ranges: Doubles) -> dict[str, str]:
     """A line for each new class with attributes far outside what training saw: a slip of the pen, or another unit.
 
     Far is more than the whole width of the range away; of an attribute that was constant, the usual width of the
@@ -157,16 +161,17 @@ def outside(new: ClassTable, ranges: Doubles) -> list[str]:
         usual = float(np.median(width[width > 0])) if (width > 0).any() else 1.0
         width = np.where(width > 0, width, usual)
         away = np.maximum(low - new.raw, new.raw - high) / width  # (n, A)
-    return list(_outside_lines(new, ranges, away))
+    return dict(_outside_lines(new, ranges, away))
 
 
-def _outside_lines(new: ClassTable, ranges: Doubles, away: Doubles) -> Iterator[str]:
+def _outside_lines(new: ClassTable, ranges: Doubles, away: Doubles) -> Iterator[tuple[str, str]]:
     for name, row, values in zip(new.names, away, new.raw, strict=True):
         odd = np.flatnonzero(row > 1)
         if odd.size:
             worst = int(odd[row[odd].argmax()])
             more = f", and {odd.size - 1} more" if odd.size > 1 else ""
-            yield (
+            line = (
                 f"attribute {new.attributes[worst]!r} of {name!r} is {values[worst]:g}, in training it went from "
                 f"{ranges[worst, 0]:g} to {ranges[worst, 1]:g}{more}; check the cell and its unit"
             )
+            yield name, line

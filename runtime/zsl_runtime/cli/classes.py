@@ -6,13 +6,14 @@ import csv
 import json
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from zsl_runtime.backends.table import BACKENDS
 from zsl_runtime.cli.command import Group
-from zsl_runtime.errors import InputError, run_command
+from zsl_runtime.errors import InputError, UsageError, listed, run_command
 from zsl_runtime.graphs.parts import SMALL_PARTS
 from zsl_runtime.machine.threads import limit_blas
 
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 
 MOST_WARNINGS = 20  # of one change; beyond that the table as a whole is odd
 ENGINE = click.option("--engine", required=True, metavar="BUNDLE", help="The bundle, or a file in it.")
+ATTRIBUTES = click.option(
+    "--attributes",
+    required=True,
+    metavar="FILE",
+    help="A .csv or .xlsx file: a column `name` and one per attribute of the model, in any order; a row per class.",
+)
 SEED = click.option(
     "--seed", type=int, help="Where the head is fitted: of synthesis and fit [default: the export's]. Else it is noted."
 )
@@ -78,14 +85,61 @@ def list_command(engine: str, form: str) -> None:
     _print_classes(list_classes(Bundle.open(engine)), form)
 
 
+@cli.command("template")
+@ENGINE
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--like", metavar="CLASS", help="Fill the rows with the values of this class of the model, for editing.")
+@click.option("--output", metavar="FILE.csv|FILE.xlsx", help="Where to write the table [default: stdout, as CSV].")
+@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+def template_command(engine: str, names: tuple[str, ...], like: str | None, output: str | None, force: bool) -> None:
+    """Print the table to fill in for new classes called NAME: the model's attributes and a row for each class.
+
+    Rows above them, whose name begins with a number sign, tell the smallest and largest value of each attribute in
+    training, and the values of some classes of the model; `add` passes over them. A workbook (.xlsx) needs openpyxl.
+    """
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.classes.template import class_template
+    from zsl_runtime.head.workbook import is_workbook
+    from zsl_runtime.labelling.results import open_output
+
+    _check_table_output(output, force=force)
+    template = class_template(Bundle.open(engine, verify=False), names, like)
+    book = output is not None and is_workbook(output)
+    data = template.workbook() if book else template.csv(mark=output is not None)
+    with open_output(output) as stream:
+        stream.write(data)
+    if template.formulas and not book:
+        odd = listed(template.formulas)
+        click.echo(f"warning: a spreadsheet program takes {odd} for formulas; write an .xlsx file instead", err=True)
+    if output is not None:
+        click.echo(f"wrote {output}: fill it in, then zsl-classes similar or add --attributes {output}", err=True)
+
+
+@cli.command("similar")
+@ENGINE
+@ATTRIBUTES
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+def similar_command(engine: str, attributes: str, form: str) -> None:
+    """Tell what new classes would be mixed up with, before they are added; the bundle is not changed.
+
+    For each class three others, old or new: how many standard deviations away, and the shares of photographs that the
+    new class is expected to lose to it and to take from it. The last line says whether to add the classes as they are.
+    """
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.classes.similar import similar_classes
+    from zsl_runtime.cli.similar import print_similar
+    from zsl_runtime.head.class_table import read_class_csv
+
+    bundle = Bundle.open(engine, verify=SMALL_PARTS)
+    table = read_class_csv(attributes, attributes=bundle.attributes, need_split=False)
+    found = similar_classes(bundle, table)
+    print_similar(found, form)
+    _warn(found.notes)
+
+
 @cli.command("add")
 @ENGINE
-@click.option(
-    "--attributes",
-    required=True,
-    metavar="FILE.csv",
-    help="A column `name` and one column per attribute of the model, in any order; one row per class.",
-)
+@ATTRIBUTES
 @click.option(
     "--photos",
     metavar="DIR",
@@ -216,6 +270,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(cli, argv)
 
 
+def _check_table_output(path: str | None, *, force: bool) -> None:
+    """Refuse another kind of file than a table, and one that is there: it may hold somebody's work."""
+    if path is None:
+        return
+    if not path.lower().endswith((".csv", ".xlsx")):
+        raise UsageError("E-OUTPUT", f"--output {path!r}: expected a name that ends in .csv or .xlsx")
+    if Path(path).is_file() and not force:
+        raise UsageError(
+            "E-OUTPUT-EXISTS", f"{path!r} is there, and may be filled in; give --force to replace it, or another name"
+        )
+
+
 @contextmanager
 def _bar(total: int, unit: str) -> Iterator[Advance]:
     """A bar, on a terminal only; over the steps of a fit, or over photographs."""
@@ -339,10 +405,14 @@ def _report(change: Change, lines: Iterable[str]) -> None:
         _say(line)
     count = len(change.generation.table)
     _say(f"generation {change.generation.number}: {_classes(count)}, {change.seconds:.1f} s")
-    for note in change.notes[:MOST_WARNINGS]:
+    _warn(change.notes)
+
+
+def _warn(notes: Sequence[str]) -> None:
+    for note in notes[:MOST_WARNINGS]:
         click.echo(f"warning: {note}", err=True)
-    if len(change.notes) > MOST_WARNINGS:
-        click.echo(f"warning: and {len(change.notes) - MOST_WARNINGS} more of the kind", err=True)
+    if len(notes) > MOST_WARNINGS:
+        click.echo(f"warning: and {len(notes) - MOST_WARNINGS} more of the kind", err=True)
 
 
 def _photographs(count: int) -> str:

@@ -9,7 +9,6 @@ import io
 import re
 import unicodedata
 import warnings
-import zipfile
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +85,8 @@ def workbook_rows(path: str | PathLike[str]) -> list[tuple[int, list[str]]]:
 
 def _check_size(data: bytes, where: str) -> None:
     """Refuse what would take too much memory; what a part says of its size, unpacking holds it to."""
+    import zipfile  # slow to import, and a CSV file has no use for it
+
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         size = max(len(data), sum(part.file_size for part in archive.infolist()))
     if size > MOST_BYTES:

@@ -71,6 +71,25 @@ def test_expected_mix_ups_are_those_of_a_draw(gamma, temperature):
     assert list(found.values()) == sorted(found.values(), key=lambda one: -(one.lost + one.taken))
 
 
+def test_among_some_classes_alone_each_pair_is_as_far_apart_as_among_all():
+    rng = np.random.default_rng(4)
+    gaussian = Gaussian(np.ones(D), np.full(D, 0.5))
+    means = ClassMeans.without_photographs(rng.standard_normal((6, D)).astype(np.float32))
+    generation = generation_of(means, gaussian, seen=2, gamma=0.3, temperature=1.5)
+    few = neighbours(generation, gaussian, [2, 4], [4, 5, 2])
+    assert {name: {one.name for one in near} for name, near in few.items()} == {"c2": {"c4", "c5"}, "c4": {"c2", "c5"}}
+    for keep in ([2, 4], [2, 5], [4, 5]):  # of two classes, nobody can come between
+        rows = np.array(keep)
+        bare = replace(
+            generation, table=generation.table.take(rows), means=means.take(rows), head=generation.head.take(rows)
+        )
+        pair = neighbours(bare, gaussian, [0])
+        if keep[0] in {2, 4}:
+            (one,) = pair[f"c{keep[0]}"]
+            assert one in few[f"c{keep[0]}"]
+    assert neighbours(generation, gaussian, [3], [3]) == {}
+
+
 def test_a_photograph_makes_a_class_surer_of_itself():
     gaussian = Gaussian(np.full(D, 2.0), np.full(D, 0.5))
     prior = np.zeros((2, D), np.float32)
@@ -121,7 +140,9 @@ def test_classes_that_can_hardly_be_told_apart_are_warned_of():
         "blurred": (Neighbour("x", 0.4, 0.42, 0.4), Neighbour("y", 0.6, 0.3, 0.25), Neighbour("z", 3.0, 0.1, 0.1)),
         "alone": (),
     }
-    (line,) = confusable(found)
+    told = confusable(found)
+    assert list(told) == ["blurred"]
+    line = told["blurred"]
     assert line.startswith(
         "'blurred' can hardly be told from 'x', 'y': 42% of its photographs are expected to go there,"
     )
@@ -132,10 +153,11 @@ def test_a_copy_of_a_row_is_told_whoever_has_it():
     """What counts is the semantic vector: with unit length, the double of a row is the row."""
     old = table_of([[1, 0, 2], [0, 1, 0]])
     new = table_of([[2, 0, 4], [1, 1, 1], [0, 3, -1], [5, 5, 5], [1, 2, 3]], prefix="n")
-    first, second, third = twins(new, old, RULE)
-    assert first.startswith("'n0' has the very attributes of 'c0'")
-    assert second.startswith("'n2' has the very attributes of 'c1'")
-    assert third.startswith("'n3' has the very attributes of 'n1'")
+    lines = twins(new, old, RULE)
+    assert list(lines) == ["n0", "n2", "n3"]
+    assert lines["n0"].startswith("'n0' has the very attributes of 'c0'")
+    assert lines["n2"].startswith("'n2' has the very attributes of 'c1'")
+    assert lines["n3"].startswith("'n3' has the very attributes of 'n1'")
 
 
 def test_a_slip_of_the_pen_and_another_unit_are_told():
@@ -145,7 +167,8 @@ def test_a_slip_of_the_pen_and_another_unit_are_told():
     percent = [60, 40, 0, 100]
     constant = [0.5, 0.5, 7, 1]
     lines = outside(table_of([fine, slip, percent, constant]), ranges)
-    assert lines == [
+    assert list(lines) == ["c1", "c2", "c3"]
+    assert list(lines.values()) == [
         "attribute 'a0' of 'c1' is 11, in training it went from 0 to 1; check the cell and its unit",
         "attribute 'a1' of 'c2' is 40, in training it went from 0.2 to 0.8, and 2 more; check the cell and its unit",
         "attribute 'a2' of 'c3' is 7, in training it went from 0 to 0; check the cell and its unit",
@@ -154,11 +177,11 @@ def test_a_slip_of_the_pen_and_another_unit_are_told():
 
 def test_huge_numbers_and_columns_without_any_width_raise_no_warning_of_a_library():
     table = table_of([[1e308, -1e308, 0.5]])
-    (line,) = outside(table, np.array([[0, 1e-300], [-1, 1], [0, 1]]))
-    assert "1e+308" in line
+    lines = outside(table, np.array([[0, 1e-300], [-1, 1], [0, 1]]))
+    assert "1e+308" in lines["c0"]
     constant = np.array([[0.0, 0.0], [3.0, 3.0], [0.5, 0.5]])
     assert len(outside(table, constant)) == 1
-    assert outside(table_of([[0.0, 3.0, 0.5]]), constant) == []
+    assert outside(table_of([[0.0, 3.0, 0.5]]), constant) == {}
     assert len(outside(table, np.array([[-1e308, 1e308], [-1e308, 1e308], [0.1, 0.2]]))) == 1
 
 

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import openpyxl
 import pytest
 from PIL import Image
 
@@ -208,7 +209,7 @@ def test_help_is_there_for_every_command_and_imports_nothing_heavy():
         "import sys; from zsl_runtime.cli.classes import main; rc = main(sys.argv[1:]);"
         "bad = {'numpy', 'onnxruntime', 'PIL', 'torch'} & set(sys.modules); sys.exit(f'imported {bad}' if bad else rc)"
     )
-    for command in ((), ("teach",), ("add",)):
+    for command in ((), ("teach",), ("template",), ("similar",), ("add",)):
         done = subprocess.run(
             [sys.executable, "-c", code, *command, "--help"],
             env={**os.environ, "PYTHONPATH": str(ROOT / "runtime")},
@@ -304,6 +305,103 @@ def test_add_without_permission_is_one_line_but_list_works(public_folder):
     assert (outcome.code, outcome.stdout) == (2, "")
     assert "Permission denied" in outcome.stderr.splitlines()[-1]
     assert "Traceback" not in outcome.stderr
+
+
+# --- the table to fill in --------------------------------------------------------------------------------------------
+
+
+def test_the_table_to_fill_in_is_all_that_stdout_has(capsys, engine):
+    code, out, err = run(capsys, "template", "--engine", engine, "barn owl", "crow's aunt", "--like", "crow")
+    assert (code, err) == (0, "")
+    header, *comments, first, second = list(csv.reader(io.StringIO(out)))
+    assert header == ["name", *ATTRIBUTES]
+    assert [row[0] for row in comments] == [
+        "# smallest in training",
+        "# largest in training",
+        "# example: crow",
+        *[row[0] for row in comments[3:]],
+    ]
+    assert (first, second) == (["barn owl", "1", "1", "9", "2", "0", "0"], ["crow's aunt", *first[1:]])
+
+
+@pytest.mark.parametrize("kind", ["csv", "xlsx"])
+def test_a_table_goes_from_template_through_an_editor_into_add(capsys, engine, tmp_path, kind):
+    path = tmp_path / f"new.{kind}"
+    code, out, err = run(capsys, "template", "--engine", engine, "heron", "--output", str(path))
+    assert (code, out) == (0, "")
+    assert err == f"wrote {path}: fill it in, then zsl-classes similar or add --attributes {path}\n"
+    code, out, err = run(capsys, "add", "--engine", engine, "--attributes", str(path))
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: E-ATTRIBUTE-VALUE: '{path}', {'cell B7' if kind == 'xlsx' else 'line 7'}, class ")
+    assert "column 'red' is empty" in err
+    if kind == "xlsx":
+        book = openpyxl.load_workbook(path)
+        for column, value in enumerate([0, 7, 1, 1, 7, 1], start=2):
+            book.active.cell(7, column).value = value
+        book.save(path)
+    else:
+        path.write_text(path.read_text(encoding="utf-8-sig").replace("heron,,,,,,", "heron,0,7,1,1,7,1"), "utf-8")
+    for command in ("similar", "add"):
+        code, out, err = run(capsys, command, "--engine", engine, "--attributes", str(path))
+        assert code == 0, err
+    assert names(engine)[8:] == ["heron"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "xlsx"])
+def test_a_file_that_is_there_stays_unless_force_is_given(capsys, engine, tmp_path, kind):
+    path = tmp_path / f"new.{kind}"
+    path.write_bytes(b"somebody's work")
+    argv = ("template", "--engine", engine, "--output", str(path))
+    code, out, err = run(capsys, *argv)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: E-OUTPUT-EXISTS: '{path}' is there")
+    assert path.read_bytes() == b"somebody's work"
+    assert run(capsys, *argv, "--force")[0] == 0
+    assert path.read_bytes() != b"somebody's work"
+    assert sorted(tmp_path.iterdir()) == sorted([path, Path(engine)])
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--output", "new.ods"], "E-OUTPUT: --output 'new.ods': expected a name that ends in .csv or .xlsx"),
+        (["--output", "none/new.csv"], "E-SYSTEM"),
+        (["--output", "folder.csv", "--force"], "E-OUTPUT"),
+        (["wren"], "E-CLASS-EXISTS"),
+        (["--like", "dodo"], "E-CLASS-UNKNOWN"),
+        (["heron", " heron"], "E-CLASS-DUPLICATE"),
+        (["x005F_", "--output", "new.xlsx"], "E-XLSX"),
+    ],
+)
+def test_a_template_that_cannot_be_is_one_line_and_no_file(capsys, monkeypatch, engine, tmp_path, argv, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.csv").mkdir()
+    code, out, err = run(capsys, "template", "--engine", engine, *argv)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert err.startswith(f"error: {told}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.csv", "tiny"]
+
+
+def test_names_that_a_spreadsheet_would_work_out_are_told_but_kept(capsys, engine, tmp_path):
+    code, out, err = run(capsys, "template", "--engine", engine, "=1+1", "heron")
+    assert code == 0
+    assert [line.partition(",")[0] for line in out.splitlines()[-2:]] == ["=1+1", "heron"]
+    assert err == "warning: a spreadsheet program takes '=1+1' for formulas; write an .xlsx file instead\n"
+    path = str(tmp_path / "new.xlsx")
+    assert "warning" not in run(capsys, "template", "--engine", engine, "=1+1", "--output", path)[2]
+    sheet = openpyxl.load_workbook(path).active
+    assert (sheet["A7"].value, sheet["A7"].data_type) == ("=1+1", "s")
+
+
+@allow_fork
+def test_a_template_with_a_full_disk_is_one_line_and_no_file(engine, tmp_path):
+    path = tmp_path / "out" / "new.csv"
+    path.parent.mkdir()
+    argv = ["template", "--engine", engine, *(f"owl {j}" for j in range(400)), "--output", str(path)]
+    outcome = forked(lambda: main(argv), file_limit=1000)
+    assert (outcome.code, outcome.stdout, len(outcome.stderr.splitlines())) == (2, "", 1)
+    assert outcome.stderr.startswith("error: E-SYSTEM: could not write the results to ")
+    assert list(path.parent.iterdir()) == []
 
 
 # --- photographs -----------------------------------------------------------------------------------------------------
