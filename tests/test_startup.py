@@ -12,7 +12,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
-HEAVY = {"numpy", "PIL", "onnxruntime", "openvino", "torch", "onnx", "safetensors", "scipy", "sklearn", "rich", "openpyxl"}
+HEAVY = {
+    "numpy",
+    "PIL",
+    "onnxruntime",
+    "openvino",
+    "torch",
+    "onnx",
+    "safetensors",
+    "scipy",
+    "sklearn",
+    "rich",
+    "openpyxl",
+}
 
 
 def imported(program: str) -> set[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from contextlib import closing
-from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -17,9 +18,10 @@ from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.errors import ArtefactError, InputError, UsageError
 from zsl_runtime.graphs.answers import Answer, Done
 from zsl_runtime.head.head import fold
-from zsl_runtime.labelling.ahead import in_flight, in_order
-from zsl_runtime.labelling.reading import BATCH_SIZE, BATCHES_AHEAD, check_counts, reader_of
-from zsl_runtime.labelling.snapshot import Classes, Prediction, Scored, Snapshot
+from zsl_runtime.labelling.ahead import in_order
+from zsl_runtime.labelling.reading import BATCH_SIZE, BATCHES_AHEAD, ReadItem, check_counts, reader_of
+from zsl_runtime.labelling.scoring import label, score, score_ahead
+from zsl_runtime.labelling.snapshot import Classes, Prediction, Snapshot
 from zsl_runtime.machine.threads import readers, usable_cpus
 from zsl_runtime.pixels.pixels import PixelSpec
 
@@ -37,13 +39,17 @@ if TYPE_CHECKING:
     from zsl_runtime.graphs.ports import InputPort
     from zsl_runtime.head.class_table import ClassTable
     from zsl_runtime.head.gaussian import Evidence
-    from zsl_runtime.inputs.item import Source
+    from zsl_runtime.inputs.item import Item, Source
     from zsl_runtime.labelling.cascade import Cascade
+
+    AnyPath = str | os.PathLike[str]
+    Photographs = Mapping[str, Iterable[Source]] | AnyPath
 
 
 # Of a cascade: "smaller than the median of all entropies" (Li et al., CVPR 2019, section 4.2). The shares published
 # with their code for single data sets are 0.1 to 0.7.
 CONFIDENT = 0.5
+ON_ERROR = ("raise", "skip")  # what to do about a picture that cannot be read
 
 
 class Classifier:
@@ -162,6 +168,8 @@ class Classifier:
         topk: int = 5,
         classes: Classes = "all",
         batch_size: int | None = None,
+        *,
+        errors: str = "raise",
     ) -> list[Prediction]:
         """Label pictures.
 
@@ -171,21 +179,23 @@ class Classifier:
             topk: how many classes to give for each; more than there are gives all.
             classes: `all`, `seen`, `unseen` or class names: only these compete.
             batch_size: pictures in memory and in the graph at once; None for BATCH_SIZE.
+            errors: `raise` ends the call with the first picture that cannot be read; `skip` goes on, and that
+                picture's Prediction has no names and says why in `error`. What `images` itself raises ends the call.
 
         Returns:
             One Prediction per picture, in order.
 
         Raises:
             InputError: E-IMAGE-... or E-ROW-...: the first picture that cannot be read.
-            UsageError: E-TOPK, E-BATCH, E-IMAGES (a single picture), E-FILTER..., E-CLASS-UNKNOWN, E-CLOSED.
+            UsageError: E-TOPK, E-BATCH, E-IMAGES (a single picture), E-ERRORS, E-FILTER..., E-CLASS-UNKNOWN, E-CLOSED.
             BackendError: E-BACKEND-RUN.
 
         """
-        _check_call(images, topk, batch_size)
-        snapshot = self.snapshot(classes)
-        batches = self._batches(images, batch_size or BATCH_SIZE)
-        answers = in_flight(lambda rows: self.begin(snapshot, rows, topk), batches, self.in_flight)
-        return [prediction for _, answer in answers for prediction in snapshot.predictions(answer, topk)]
+        _check_call(images, topk, batch_size, errors)
+        snapshot, size = self.snapshot(classes), batch_size or BATCH_SIZE
+        with closing(self._rows(images, size, errors)) as rows:
+            scored = score_ahead(self, snapshot, rows, batch_size=size, topk=topk)
+            return [one.prediction() for block in label(snapshot, scored, topk=topk) for one in block]
 
     def cascade(
         self,
@@ -194,6 +204,8 @@ class Classifier:
         topk: int = 5,
         classes: Classes = "all",
         batch_size: int | None = None,
+        *,
+        errors: str = "raise",
     ) -> list[Prediction]:
         """Label pictures with each other's help: the confident ones teach a head of their own for the rest.
 
@@ -206,6 +218,7 @@ class Classifier:
             topk: as for `predict`.
             classes: as for `predict`; the pictures take labels from these in both passes.
             batch_size: as for `predict`.
+            errors: as for `predict`; what cannot be read teaches nothing.
 
         Returns:
             One Prediction per picture, in order, with `confident` set.
@@ -218,15 +231,13 @@ class Classifier:
             SystemProblem: E-SYSTEM when the disk is full.
 
         """
-        _check_call(images, topk, batch_size)
-        snapshot = self.snapshot(classes)
-        with self.open_cascade(snapshot, confident) as cascade:
-            for batch in self._batches(images, batch_size or BATCH_SIZE):
-                scores, features = self.score_with(snapshot, np.stack(batch))
-                cascade.add(Scored([("", None)] * len(batch), scores, features))
+        _check_call(images, topk, batch_size, errors)
+        snapshot, size = self.snapshot(classes), batch_size or BATCH_SIZE
+        with self.open_cascade(snapshot, confident) as cascade, closing(self._rows(images, size, errors)) as rows:
+            for batch in score(self, snapshot, rows, batch_size=size):
+                cascade.add(batch)
             cascade.refit()
-            answers = [answer.result for block in cascade.answers(topk) for answer in block]
-        return cast("list[Prediction]", answers)
+            return [one.prediction() for block in cascade.answers(topk) for one in block]
 
     def open_cascade(self, snapshot: Snapshot, confident: float = CONFIDENT) -> Cascade:
         """The cascade of a series of `score_with` calls with `snapshot`; errors as in `cascade`."""
@@ -293,7 +304,7 @@ class Classifier:
                 scores and features.
 
         Returns:
-            What gives the `Answer`; `snapshot.predictions` turns it into predictions.
+            What gives the `Answer`; `snapshot.named` and `snapshot.best` turn it into predictions.
 
         Raises:
             UsageError: as `score`.
@@ -322,43 +333,53 @@ class Classifier:
         """
         return self._reader(source)
 
-    def add(self, table: ClassTable, photographs: Mapping[str, Iterable[Source]] | None = None) -> Change:
+    def add(
+        self, table: ClassTable | AnyPath, photographs: Photographs | None = None, *, errors: str = "raise"
+    ) -> Change:
         """Add classes to the bundle, for everybody who uses it, and go on with them.
 
         Args:
-            table: the new classes, with the model's attributes in its order
-                (`zsl_runtime.head.class_table.read_class_csv` makes one); all unseen.
-            photographs: of some of them, by the head rule `gaussian`: class -> at least one of what `predict` takes.
+            table: the new classes, all unseen: the path of a .csv or .xlsx file, as of `zsl-classes add --attributes`;
+                or a ClassTable, with the model's attributes in its order.
+            photographs: of some of them, by the head rule `gaussian`: class -> at least one of what `predict` takes; or
+                the path of a folder, as of `--photos`: FOLDER/CLASS/...
+            errors: `raise` ends the call with the first photograph that cannot be read; `skip` leaves such out, and
+                `notes` of the change say how many of which class.
 
         Returns:
-            What was committed: names, likely mix-ups, and notes on odd attributes
+            What was committed: names, likely mix-ups, and notes on odd attributes and on what was left out
             (`zsl_runtime.classes.changes.Change`).
 
         Raises:
-            InputError: E-IMAGE-... or E-ROW-...: the first photograph that cannot be read; nothing was changed. To
-                leave such out, call `zsl_runtime.labelling.photographs.gather` and `zsl_runtime.add_classes` yourself.
-            UsageError: E-PHOTOS-EMPTY, E-CLOSED, or as `zsl_runtime.add_classes`; nothing was changed. E-HEAD-CLASSES,
-                as `reload`: the change was made, and the classes before stay in use here.
+            InputError: E-IMAGE-... or E-ROW-...: the first photograph that cannot be read; nothing was changed.
+            UsageError: E-PHOTOS-FOLDER, E-PHOTOS-EMPTY (a class without one that can be read), E-ERRORS, E-CLOSED, what
+                `zsl_runtime.head.class_table.read_class_csv` says of a file, or as `zsl_runtime.add_classes`; nothing
+                was changed. E-HEAD-CLASSES, as `reload`: the change was made, and the classes before stay in use here.
             ArtefactError: the bundle is damaged.
             BackendError: E-BACKEND-RUN.
-            SystemProblem: it cannot be written; it is unchanged then.
+            SystemProblem: a file cannot be read, or the bundle cannot be written; it is unchanged then.
 
         """
         from zsl_runtime.classes.changes import add_classes, check_addable
+        from zsl_runtime.head.class_table import ClassTable, read_class_csv
 
         self._check_open()
-        check_addable(self._bundle, table, photographs or ())
-        change = add_classes(self._bundle, table, photographs=self._evidence(photographs) if photographs else None)
-        self.reload()
-        return change
+        _check_errors(errors)
+        if not isinstance(table, ClassTable):
+            table = read_class_csv(table, attributes=self._bundle.attributes, need_split=False)
+        pictures, notes = self._found({} if photographs is None else photographs)
+        check_addable(self._bundle, table, pictures)
+        evidence, more = self._evidence(pictures, errors) if pictures else (None, ())
+        return self._changed(add_classes(self._bundle, table, photographs=evidence), *notes, *more)
 
-    def teach(self, photographs: Mapping[str, Iterable[Source]]) -> Change:
+    def teach(self, photographs: Photographs, *, errors: str = "raise") -> Change:
         """Show the bundle photographs of classes that it has, for everybody who uses it, and go on with what it learnt.
 
         Photographs may come in portions; each of them counts once more whenever it is given.
 
         Args:
-            photographs: class -> at least one of what `predict` takes.
+            photographs: as for `add`.
+            errors: as for `add`.
 
         Returns:
             What was committed (`zsl_runtime.classes.changes.Change`).
@@ -366,28 +387,92 @@ class Classifier:
         Raises:
             InputError: as `add`.
             UsageError: E-HEAD-RULE for a bundle whose head rule is not `gaussian`, E-CLASS-UNKNOWN, E-CLASSES-EMPTY,
-                E-PHOTOS-EMPTY, E-CLOSED; nothing was changed.
+                E-PHOTOS-FOLDER, E-PHOTOS-EMPTY, E-ERRORS, E-CLOSED; nothing was changed.
             ArtefactError: as `add`.
             BackendError: as `add`.
             SystemProblem: as `add`.
 
         """
-        from zsl_runtime.classes.changes import check_taught, teach_classes
+        from zsl_runtime.classes.changes import check_taught, check_teachable, teach_classes
 
         self._check_open()
-        check_taught(self._bundle, photographs)
-        change = teach_classes(self._bundle, self._evidence(photographs))
-        self.reload()
-        return change
+        _check_errors(errors)
+        check_teachable(self._bundle)
+        pictures, notes = self._found(photographs)
+        check_taught(self._bundle, pictures)
+        evidence, more = self._evidence(pictures, errors)
+        return self._changed(teach_classes(self._bundle, evidence), *notes, *more)
 
-    def _evidence(self, photographs: Mapping[str, Iterable[Source]]) -> dict[str, Evidence]:
-        """What photographs say; InputError for the first one that cannot be read."""
+    def remove(self, names: str | Sequence[str]) -> Change:
+        """Take classes out of the bundle, for everybody who uses it, and go on without them.
+
+        Args:
+            names: of the classes, or of one.
+
+        Returns:
+            What was committed (`zsl_runtime.classes.changes.Change`).
+
+        Raises:
+            UsageError: E-CLASS-NAME, E-CLASS-UNKNOWN; E-CLASSES-EMPTY when none is named or none would be left;
+                E-CLOSED. Nothing was changed.
+            ArtefactError: the bundle is damaged.
+            SystemProblem: it cannot be written; it is unchanged then.
+
+        """
+        from zsl_runtime.classes.changes import remove_classes
+        from zsl_runtime.head.class_table import check_class_name
+
+        self._check_open()
+        given = [names] if isinstance(names, str) else names
+        return self._changed(remove_classes(self._bundle, [check_class_name(name) for name in given]))
+
+    def undo(self) -> Change:
+        """Take the last change of the bundle back, whoever made it; again, and it goes one change further.
+
+        Returns:
+            What was committed (`zsl_runtime.classes.changes.Change`).
+
+        Raises:
+            UsageError: E-UNDO-NONE at the exported state, E-UNDO-PRUNED when the state before is gone, E-CLOSED;
+                nothing was changed.
+            ArtefactError: the bundle is damaged.
+            SystemProblem: it cannot be written; it is unchanged then.
+
+        """
+        from zsl_runtime.classes.changes import undo
+
+        self._check_open()
+        return self._changed(undo(self._bundle))
+
+    def _found(self, photographs: Photographs) -> tuple[Mapping[str, Iterable[Source | Item]], tuple[str, ...]]:
+        """Photographs by class, those of a folder too, and a note on what lies there besides."""
+        from zsl_runtime.labelling.photographs import class_folders
+
+        if not isinstance(photographs, (str, os.PathLike)):
+            return photographs, ()
+        found = class_folders(photographs, self._reader)
+        note = f"files of other kinds, or in no class folder, left out: {found.left_out}"
+        return found.pictures, (note,) if found.left_out else ()
+
+    def _evidence(
+        self, pictures: Mapping[str, Iterable[Source | Item]], errors: str
+    ) -> tuple[dict[str, Evidence], list[str]]:
+        """What photographs say, and a note on each class of which some cannot be read; or InputError for the first."""
         from zsl_runtime.labelling.photographs import gather
 
-        evidence, skipped = gather(self, photographs)
-        for _, error in skipped:
-            raise error
-        return evidence
+        evidence, skipped = gather(self, pictures)
+        if skipped and errors == "raise":
+            raise skipped[0][1]
+        first = dict(reversed(skipped))
+        return evidence, [
+            f"photographs of class {name!r} left out, because they cannot be read: {count}; the first: {first[name]}"
+            for name, count in Counter(name for name, _ in skipped).items()
+        ]
+
+    def _changed(self, change: Change, *notes: str) -> Change:
+        """Go on with what was committed; notes of our own come last."""
+        self.reload()
+        return replace(change, notes=(*change.notes, *notes)) if notes else change
 
     def reload(self) -> bool:
         """Take over the generation that is now in force in the bundle; graphs are not loaded again.
@@ -469,25 +554,30 @@ class Classifier:
     ) -> None:
         self.close()
 
-    def _batches(self, images: Iterable[Source], size: int) -> Generator[list[NDArray[np.generic]]]:
-        """At most `size` prepared inputs at once; the next ones are decoded while these are in the graph."""
+    def _rows(self, images: Iterable[Source], size: int, errors: str) -> Generator[ReadItem]:
+        """Prepared inputs, some batches of `size` ahead of the graph; what cannot be read is raised, or is a row."""
 
-        def read(numbered: tuple[int, Source]) -> NDArray[np.generic]:
+        def read(numbered: tuple[int, Source]) -> ReadItem:
             index, source = numbered
             try:
-                return self.read(source)
+                return ReadItem("", self.read(source))
             except InputError as error:
-                raise InputError(error.code, f"image {index}: {error.message}") from None
+                told = InputError(error.code, f"image {index}: {error.message}")
+            if errors == "raise":
+                raise told
+            return ReadItem("", told)
 
-        ahead = BATCHES_AHEAD * size
-        rows = in_order(read, enumerate(images), workers=readers(self._threads), ahead=ahead)
-        with closing(rows):
-            while batch := list(islice(rows, size)):
-                yield batch
+        return in_order(read, enumerate(images), workers=readers(self._threads), ahead=BATCHES_AHEAD * size)
 
 
-def _check_call(images: object, topk: int, batch_size: int | None) -> None:
+def _check_errors(errors: str) -> None:
+    if errors not in ON_ERROR:
+        raise UsageError("E-ERRORS", f"errors={errors!r}: expected 'raise' or 'skip'")
+
+
+def _check_call(images: object, topk: int, batch_size: int | None, errors: str) -> None:
     check_counts(topk, batch_size)
+    _check_errors(errors)
     if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
         raise UsageError("E-IMAGES", f"got one {type(images).__name__}; expected a list of pictures: [picture]")
 

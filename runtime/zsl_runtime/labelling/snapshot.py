@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import numpy as np
 
 from zsl_runtime.errors import InputError, UsageError
-from zsl_runtime.graphs.answers import Answer, Best
+from zsl_runtime.graphs.answers import Best
 from zsl_runtime.head.head import FoldedHead, best_columns
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ CLASS_FILTERS = ("all", "seen", "unseen")
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of one picture, best first.
+    """The most probable classes of one picture, best first; none where it could not be read (`error`).
 
     Attributes:
         names: class names.
@@ -35,6 +35,7 @@ class Prediction:
         probabilities: for each, in [0, 1]; over all classes that the filter let through they sum to 1.
         confident: of a cascade, whose labels are transductive: True when the first pass's label was kept and helped to
             label the others, False for the others. None outside a cascade.
+        error: why the picture could not be read, after `errors="skip"`: there are no names then. Else None.
 
     """
 
@@ -42,6 +43,7 @@ class Prediction:
     seen: tuple[bool, ...]
     probabilities: tuple[float, ...]
     confident: bool | None = None
+    error: InputError | None = None
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,6 @@ class Snapshot:
         """`topk`, or as many classes as the filter leaves."""
         return min(topk, int(np.isfinite(self.head.class_bias).sum()))
 
-    def predictions(self, answer: Answer, topk: int) -> list[Prediction]:
-        """As `best`, of what a backend answered, whether it has found the best columns itself or not."""
-        if answer.best is not None:
-            return self.named(answer.best)
-        assert answer.scores is not None
-        return self.best(answer.scores, topk)
-
     def named(self, best: Best) -> list[Prediction]:
         """The classes of the best columns, with their probabilities."""
         probabilities = np.exp(best.scores.astype(np.float64))
@@ -119,6 +114,10 @@ class Labelled(NamedTuple):
 
     name: str
     result: Prediction | InputError
+
+    def prediction(self) -> Prediction:
+        """The result; an error as a Prediction without names."""
+        return self.result if isinstance(self.result, Prediction) else Prediction((), (), (), error=self.result)
 
 
 class Scored(NamedTuple):

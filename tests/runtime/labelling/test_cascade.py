@@ -345,6 +345,19 @@ def test_arguments_are_checked_as_in_predict(classifier):
         classifier.cascade(PICTURES[0].tobytes())
     with pytest.raises(InputError, match="image 1: "):
         classifier.cascade([PICTURES[0], b"no picture"])
+    with pytest.raises(UsageError, match="E-ERRORS"):
+        classifier.cascade(list(PICTURES), errors="ignore")
+
+
+def test_what_cannot_be_read_is_skipped_and_the_others_are_labelled_as_without_it(classifier):
+    pictures = list(blurred_pictures(12, seed=8))
+    given_ = [b"no picture", *pictures[:7], b"", *pictures[7:]]
+    found = classifier.cascade(given_, 0.5, batch_size=5, errors="skip")
+    assert [j for j, one in enumerate(found) if one.error is not None] == [0, 8]
+    assert [found[j].error.message.partition(":")[0] for j in (0, 8)] == ["image 0", "image 8"]
+    assert [(found[j].names, found[j].confident) for j in (0, 8)] == [((), None)] * 2
+    assert [one for one in found if one.error is None] == classifier.cascade(pictures, 0.5, batch_size=5)
+    assert [one.error.code for one in classifier.cascade([b"x"], errors="skip")] == ["E-IMAGE-FORMAT"]
 
 
 @pytest.mark.parametrize(

@@ -149,10 +149,51 @@ def test_an_unreadable_picture_names_its_place(classifier):
     assert caught.value.code == "E-IMAGE-FORMAT"
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+def test_what_cannot_be_read_keeps_its_place_when_it_is_skipped(classifier, tmp_path, batch_size):
+    given = [b"text", PICTURES[0], tmp_path / "none.jpg", b"", *PICTURES[1:4], np.zeros((3, 3)), PICTURES[4]]
+    found = classifier.predict(iter(given), topk=2, batch_size=batch_size, errors="skip")
+    assert len(found) == len(given)
+    bad = [j for j, one in enumerate(found) if one.error is not None]
+    assert bad == [0, 2, 3, 7]
+    for j in bad:
+        assert (found[j].names, found[j].seen, found[j].probabilities, found[j].confident) == ((), (), (), None)
+        assert isinstance(found[j].error, InputError)
+        assert found[j].error.message.startswith(f"image {j}: ")
+    assert found[0].error.code == "E-IMAGE-FORMAT"
+    good = [one for one in found if one.error is None]
+    assert [one.names for one in good] == [one.names for one in classifier.predict(PICTURES[:5], topk=2)]
+
+
+def test_nothing_but_unreadable_pictures_are_skipped_to_the_end(classifier):
+    """More of them than are kept back to fill a batch."""
+    found = classifier.predict([b"x"] * 600, errors="skip")
+    assert [one.error.message.partition(":")[0] for one in found] == [f"image {j}" for j in range(600)]
+    assert classifier.predict([], errors="skip") == []
+
+
+def test_what_the_pictures_themselves_raise_is_not_skipped(classifier):
+    def broken():
+        yield b"text"
+        raise InputError("E-ROW-FILE", "the list is cut off")
+
+    with pytest.raises(InputError, match="the list is cut off"):
+        classifier.predict(broken(), errors="skip")
+
+
+def test_rows_that_are_none_are_skipped_too(rows):
+    regions = as_regions(PICTURES).copy()
+    regions[3, 0, 0] = np.inf
+    found = rows.predict(regions, topk=1, errors="skip")
+    assert found[3].error.code == "E-ROW-VALUE"
+    assert [one.names for one in found] == [(name,) if j != 3 else () for j, name in enumerate(SEEN + UNSEEN)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
         ({"topk": 0}, "E-TOPK"),
+        ({"errors": "ignore"}, "E-ERRORS"),
         ({"batch_size": 0}, "E-BATCH"),
         ({"classes": "sean"}, "E-FILTER"),
         ({"classes": []}, "E-FILTER-EMPTY"),

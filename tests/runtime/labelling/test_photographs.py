@@ -21,7 +21,8 @@ from support.tiny_bundle import (
 )
 from support.usable import FROM_GRAPHS, usable_backend
 from zsl_runtime.bundle.bundle import Bundle
-from zsl_runtime.errors import InputError, UsageError
+from zsl_runtime.classes.template import class_template
+from zsl_runtime.errors import InputError, UsageError, ZslError
 from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.inputs.item import Item
 from zsl_runtime.labelling.classifier import Classifier
@@ -188,6 +189,7 @@ def test_a_folder_of_class_folders(originals, tmp_path):
         "übersee-ente": 1,
     }
     assert (found.count, found.left_out) == (8, 2)
+    assert found.counts == {"tit": 2, "wren": 5, "übersee-ente": 1}
     assert [len(list(items)) for items in found.pictures.values()] == [2, 1, 5]  # again
 
 
@@ -243,6 +245,15 @@ def test_a_folder_that_is_none_of_class_folders_is_refused_in_one_line(originals
     assert told in caught.value.message
 
 
+def test_an_empty_class_folder_may_be_noted_instead(originals, tmp_path):
+    save(tmp_path / "tit", pictures("tit", 2))
+    (tmp_path / "wren").mkdir()
+    (tmp_path / "wren" / "notes.txt").write_text("x")
+    found = class_folders(tmp_path, reader_of(Bundle.open(originals["images"])), may_be_empty=True)
+    assert (found.counts, found.empty, found.left_out) == ({"tit": 2}, ("wren",), 1)
+    assert list(found.pictures) == ["tit"]
+
+
 # --- from Python -----------------------------------------------------------------------------------------------------
 
 
@@ -271,6 +282,106 @@ def test_a_photograph_that_cannot_be_read_is_an_exception_and_nothing_changes(cl
         with pytest.raises(InputError, match=r"E-IMAGE.*photograph 1 of class '(wren|heron)'"):
             action()
     assert classifier.generation == classifier.bundle.current().number == 1
+
+
+def test_photographs_that_cannot_be_read_are_left_out_and_told_where_that_is_wanted(classifier, tmp_path):
+    drawn = pictures("wren", 3)
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    given = {"wren": [*drawn, b"nothing", b""], "tit": [tmp_path / "bad.jpg", *pictures("tit", 1)]}
+    change = classifier.teach(given, errors="skip")
+    assert change.photographs == {"tit": 41, "wren": 3}
+    np.testing.assert_allclose(classifier.bundle.current().means.totals[5], expected(drawn), atol=1e-3)
+    first, second = change.notes[-2:]
+    assert first.startswith(
+        "photographs of class 'wren' left out, because they cannot be read: 2; the first: E-IMAGE-FORMAT: photograph 3 "
+    )
+    assert second.startswith("photographs of class 'tit' left out, because they cannot be read: 1; the first: E-IMAGE")
+    assert "bad.jpg" in second
+    change = classifier.add(heron(), {"heron": [b"nothing", *drawn]}, errors="skip")
+    assert change.photographs == {"heron": 3}
+    assert change.notes[-1].startswith("photographs of class 'heron' left out, because they cannot be read: 1; ")
+    assert classifier.generation == 3
+
+
+def test_a_class_none_of_whose_photographs_can_be_read_is_an_error_also_when_they_are_skipped(classifier):
+    with pytest.raises(UsageError, match="E-PHOTOS-EMPTY"):
+        classifier.teach({"wren": [b"nothing"], "tit": pictures("tit", 1)}, errors="skip")
+    for action in (
+        lambda: classifier.teach({"tit": pictures("tit", 1)}, errors="ignore"),
+        lambda: classifier.add(heron(), errors=None),
+    ):
+        with pytest.raises(UsageError, match=r"E-ERRORS: errors=.*: expected 'raise' or 'skip'"):
+            action()
+    assert classifier.generation == classifier.bundle.current().number == 1
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_a_folder_teaches_and_a_file_adds(classifier, tmp_path, as_text):
+    """As the commands take them."""
+    photos = tmp_path / "photos"
+    save(photos / "wren", pictures("wren", 4))
+    (photos / "wren" / "notes.txt").write_text("x")
+    change = classifier.teach(str(photos) if as_text else photos)
+    assert change.photographs == {"wren": 4}
+    assert change.notes[-1] == "files of other kinds, or in no class folder, left out: 1"
+    (photos / "wren" / "bad.jpg").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"bad\.jpg"):
+        classifier.teach(photos)
+    (photos / "wren").rename(photos / "heron")
+    table = tmp_path / "new.csv"
+    table.write_text("\n".join([",".join(("name", *ATTRIBUTES)), "heron,0,7,1,1,7,1"]), encoding="utf-8")
+    change = classifier.add(str(table) if as_text else table, photos, errors="skip")
+    assert (change.names, change.photographs, classifier.class_table.names[-1]) == (("heron",), {"heron": 4}, "heron")
+    assert change.notes[-2] == "files of other kinds, or in no class folder, left out: 1"
+    assert "class 'heron' left out, because they cannot be read: 1; the first: " in change.notes[-1]
+
+
+def test_a_workbook_adds_and_an_unfilled_one_does_not(classifier, tmp_path):
+    path = tmp_path / "new.xlsx"
+    path.write_bytes(class_template(classifier.bundle, ["heron"]).workbook())
+    with pytest.raises(UsageError, match=r"E-ATTRIBUTE-VALUE: .*cell B7.* is empty"):
+        classifier.add(path)
+    path.write_bytes(class_template(classifier.bundle, ["heron"], like="gull").workbook())
+    assert classifier.add(path).names == ("heron",)
+    assert classifier.class_table.raw[-1].tolist() == TABLE.raw[3].tolist()
+
+
+def test_folders_and_files_that_are_not_there_are_refused_and_nothing_changes(classifier, tmp_path):
+    for action, told in (
+        (lambda: classifier.teach(tmp_path / "none"), "E-PHOTOS-FOLDER"),
+        (lambda: classifier.teach(""), "E-PHOTOS-FOLDER"),
+        (lambda: classifier.add(heron(), ""), "E-PHOTOS-FOLDER"),
+        (lambda: classifier.add(tmp_path / "none.csv"), "E-SYSTEM"),
+        (lambda: classifier.add(tmp_path / "none.xlsx"), "E-SYSTEM"),
+    ):
+        with pytest.raises(ZslError, match=told):
+            action()
+    assert classifier.generation == classifier.bundle.current().number == 1
+
+
+def test_changes_are_taken_back_and_classes_out_and_the_classifier_goes_on_so(classifier):
+    classifier.add(heron())
+    classifier.teach({"heron": pictures("gull", 1)})
+    change = classifier.remove(" heron ")
+    assert (change.names, classifier.generation, classifier.class_table.names) == (("heron",), 4, TABLE.names)
+    change = classifier.undo()
+    assert (change.names, classifier.class_table.names[-1]) == (("heron",), "heron")
+    assert classifier.bundle.current().means.counts[-1] == 1
+    assert classifier.undo().photographs == {"heron": 0}
+    assert classifier.undo().names == ("heron",)
+    assert classifier.class_table.names == TABLE.names
+    assert classifier.generation == classifier.bundle.current().number == 7
+    with pytest.raises(UsageError, match="E-UNDO-NONE"):
+        classifier.undo()
+    assert classifier.remove(["wren", "tit"]).names == ("wren", "tit")
+    assert not {"wren", "tit"} & set(classifier.predict(pictures("wren", 1), topk=9)[0].names)
+    for names, code in ((["dodo"], "E-CLASS-UNKNOWN"), ([], "E-CLASSES-EMPTY"), ("a/b", "E-CLASS-NAME")):
+        with pytest.raises(UsageError, match=code):
+            classifier.remove(names)
+    classifier.close()
+    for action in (classifier.undo, lambda: classifier.remove("gull"), lambda: classifier.add("none.csv")):
+        with pytest.raises(UsageError, match="E-CLOSED"):
+            action()
 
 
 def test_names_are_looked_at_before_photographs(classifier):
