@@ -42,6 +42,7 @@ NO_MATTER = frozenset(
         "threads",
         "batch_size",
         "profile",
+        "quiet",
         "confident",
         "rebuild",
         "trust_engine",
@@ -120,6 +121,7 @@ ENGINE_SUFFIX = ".engine"
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all that this process may use].")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Pictures in the model at once [default: 8].")
 @click.option("--profile", is_flag=True, help="At the end, print to stderr where the time went.")
+@click.option("--quiet", "-q", is_flag=True, help="At the end, leave out what was found in counts; errors stay.")
 def command(
     *,
     paths: tuple[str, ...],
@@ -141,6 +143,7 @@ def command(
     threads: int | None,
     batch_size: int | None,
     profile: bool,
+    quiet: bool,
 ) -> int:
     """Label pictures: PATHS are files, folders (searched to any depth), quoted patterns, or - for a list on stdin.
 
@@ -153,7 +156,8 @@ def command(
     nothing is extracted, and a picture in one is called FILE/MEMBER.
 
     Ctrl-C ends after the pictures that are in the model: what is finished is written. With --output FILE it is in
-    FILE.partial, and the same command with --resume goes on there; without one, --resume begins at the first picture.
+    FILE.partial, and the same command with --resume goes on there. Where there is none, --resume begins at the first
+    picture, or, if FILE is there, leaves it as it is: it is complete.
 
     With --cascade a picture's label depends on which others are labelled with it. JSON lines say so of each picture
     (`transductive`, and `pass`: confident or relabelled); CSV has no place for it, so prefer --format jsonl. Features
@@ -164,6 +168,9 @@ def command(
     _check(min_probability, confident, cascade=cascade, output=output, resume=resume)
     if null and "-" not in paths:
         raise UsageError("E-LIST", "--null is for a list of paths on stdin; give - as a path, too")
+    if resume and _nothing_to_resume(output):
+        click.echo(f"{output} is complete: nothing to resume; leave --resume out to label again", err=True)
+        return 0
     import warnings
 
     from zsl_runtime.machine.threads import limit_blas, usable_cpus
@@ -171,6 +178,7 @@ def command(
     limit_blas(threads)
 
     from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.cli.infer_counts import Counts
     from zsl_runtime.cli.progress import Progress
     from zsl_runtime.labelling.classifier import CONFIDENT, Classifier
     from zsl_runtime.labelling.profiling import NO_PROFILE, Profile
@@ -217,15 +225,21 @@ def command(
         else:
             answers = label(snapshot, batches, topk=topk, profile=notes)
         encode = partial(encode_csv if format_ == "csv" else encode_jsonl, min_probability=min_probability)
-        unreadable = write_answers(
-            job, out, answers, progress, encode, header=csv_header() if format_ == "csv" else b""
-        )
-        tell_the_end(job, classifier, snapshot, progress, unreadable)
+        counts = Counts()
+        header = csv_header() if format_ == "csv" else b""
+        unreadable = write_answers(job, out, answers, progress, encode, header=header, counts=counts)
+        tell_the_end(job, classifier, snapshot, progress, unreadable=unreadable, counts=None if quiet else counts)
         for line in notes.end(
             progress.done - progress.before, job.unit, first=rows.first, starved=rows.starved, blocked=batches.blocked
         ):
             progress.line(line)
         return InputError.exit_code if unreadable else 0
+
+
+def _nothing_to_resume(output: str | None) -> bool:
+    from zsl_runtime.labelling.results import is_complete
+
+    return output is not None and is_complete(output)
 
 
 def _precision_of(plan: str) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.cli.infer_counts import Counts
     from zsl_runtime.cli.progress import Progress
     from zsl_runtime.inputs.files import Found
     from zsl_runtime.inputs.item import Item, Tally
@@ -194,6 +195,7 @@ def write_answers(
     encode: Callable[[list[Labelled]], bytes],
     *,
     header: bytes,
+    counts: Counts,
 ) -> int:
     """Write all answers, say on stderr what could not be read; how many that is, an earlier run's among them."""
     from zsl_runtime.labelling.profiling import OUTPUT
@@ -209,6 +211,7 @@ def write_answers(
                     for error in errors:
                         progress.line(f"error: {error}")
                     out.sink.write(encode(batch), batch)
+                    counts.add(batch)
                 unreadable += len(errors)
                 progress.advance(len(batch))
         job.stop.check()
@@ -232,8 +235,16 @@ def _tell_what_is_kept(job: Job, out: Output, progress: Progress, error: BaseExc
         progress.line(f"stopped after {progress.done} {job.unit}, whose results are written")
 
 
-def tell_the_end(job: Job, classifier: Classifier, snapshot: Snapshot, progress: Progress, unreadable: int) -> None:
-    """The last lines on stderr: what was left out, how many were labelled, how fast and by what."""
+def tell_the_end(
+    job: Job,
+    classifier: Classifier,
+    snapshot: Snapshot,
+    progress: Progress,
+    *,
+    unreadable: int,
+    counts: Counts | None,
+) -> None:
+    """The last lines on stderr: how many were labelled, how fast and by what; then what was found, in counts."""
     backend = classifier.backend
     if job.tally.skipped:
         progress.line(f"files of other kinds skipped in lists and shards: {job.tally.skipped}")
@@ -242,6 +253,12 @@ def tell_the_end(job: Job, classifier: Classifier, snapshot: Snapshot, progress:
         f"{job.unit}/s, backend {backend.name} ({backend.library}) on {backend.device}, {backend.precision}, "
         f"generation {snapshot.generation.number}"
     )
+    if counts is not None:
+        left_out = {**job.found.kinds}
+        for kind, count in job.tally.kinds.items():
+            left_out[kind] = left_out.get(kind, 0) + count
+        for line in counts.lines(job.unit, left_out, after=progress.before):
+            progress.line(line)
 
 
 def cascade_answers(

@@ -17,7 +17,7 @@ from zsl_runtime.inputs.item import SHARD_SUFFIXES, Item, Tally, has_suffix
 from zsl_runtime.machine.stop import POLL, Stop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
 
 LIST = "-"  # the path that stands for a list on stdin; a file of that name is ./-
@@ -34,6 +34,7 @@ class Found:
         named: those named in full, whatever their suffix.
         count: how many; None with a list, whose end nobody knows.
         skipped: files of folders and patterns that were left out for their names.
+        kinds: how many these are of each kind, as `Tally` tells them apart.
         shards: how many of these are zip or tar files in folders.
         archives: those of the files to read that are zip or tar files.
 
@@ -42,6 +43,7 @@ class Found:
     named: tuple[str, ...]
     count: int | None
     skipped: int
+    kinds: Mapping[str, int]
     shards: int
     archives: tuple[str, ...]
     parts: tuple[Callable[[], Iterable[str]], ...] = field(repr=False)
@@ -88,14 +90,22 @@ def find_files(
         else:
             parts += [_files_of(root, counting.wanted) for root in _roots(path, counting)]
     if counting.total == 0:
+        others = counting.left_out.skipped
         left = f"; {counting.shards} zip or tar files were left out: name them, or as 'FOLDER/*.tar'"
         raise UsageError(
             "E-NO-IMAGES",
-            f"nothing to label in {', '.join(map(repr, paths[:3]))} ({counting.skipped} files of other kinds); "
+            f"nothing to label in {', '.join(map(repr, paths[:3]))} ({others} files of other kinds); "
             f"expected files that end in {' '.join(suffixes)}{left if counting.shards else ''}",
         )
-    archives = tuple(counting.archives)
-    return Found(tuple(counting.named), counting.total, counting.skipped, counting.shards, archives, tuple(parts))
+    return Found(
+        tuple(counting.named),
+        counting.total,
+        counting.left_out.skipped,
+        counting.left_out.kinds,
+        counting.shards,
+        tuple(counting.archives),
+        tuple(parts),
+    )
 
 
 class _Counting:
@@ -105,7 +115,7 @@ class _Counting:
         self._suffixes = suffixes
         self._shards = shards
         self.total: int | None = 0
-        self.skipped = 0
+        self.left_out = Tally()
         self.shards = 0
         self.named: list[str] = []
         self.archives: list[str] = []
@@ -131,7 +141,7 @@ class _Counting:
             if self.wanted(name):
                 self.take(name)
             else:
-                self.skipped += 1
+                self.left_out.skip(name)
                 self.shards += has_suffix(name, self._shards)
 
 
@@ -157,7 +167,7 @@ def _roots(path: str, counting: _Counting) -> list[str]:
             counting.take(match)
             roots.append(match)
         else:
-            counting.skipped += 1
+            counting.left_out.skip(match)
     return roots
 
 
@@ -268,7 +278,7 @@ def list_entries(
                 if has_suffix(name, suffixes):
                     yield name
                 else:
-                    tally.skipped += 1
+                    tally.skip(name)
 
     return files
 

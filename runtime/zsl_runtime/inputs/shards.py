@@ -121,7 +121,7 @@ def _zip(path: str, suffixes: Sequence[str], tally: Tally) -> Iterator[Item]:
             if kind is None:
                 continue
             if not kind:
-                tally.skipped += 1
+                tally.skip(info.filename)
             elif _is_encrypted(info):
                 encrypted += 1
             else:
@@ -202,7 +202,8 @@ def _tar(path: str, suffixes: Sequence[str], tally: Tally) -> Iterator[Item]:
                 continue
             if kind:
                 yield Item(f"{path}/{member.name}", _too_large(path, member.name))
-            tally.skipped += kind is False
+            if kind is False:
+                tally.skip(member.name)
             _skip(stream, _padded(member.size))
         stream.read(SKIP_BYTES)  # the padding behind the last member; with it comes the checksum of compressed data
 

@@ -115,11 +115,12 @@ class Sink:
 
 
 @contextmanager
-def open_output(path: str | None) -> Iterator[IO[bytes]]:
+def open_output(path: str | None, option: str = "--output") -> Iterator[IO[bytes]]:
     """The stream that results go to: stdout, or a file that appears under its name only when it is complete.
 
     Args:
         path: the file, or None for stdout. A device or pipe is written to directly.
+        option: that gave it, for messages.
 
     Raises:
         UsageError: E-OUTPUT for a folder.
@@ -131,7 +132,7 @@ def open_output(path: str | None) -> Iterator[IO[bytes]]:
         return
     target = Path(os.path.realpath(path))
     if target.is_dir():
-        raise UsageError("E-OUTPUT", f"--output {path!r} is a folder; give the name of a file")
+        raise UsageError("E-OUTPUT", f"{option} {path!r} is a folder; give the name of a file")
     try:
         if target.exists() and not target.is_file():
             with target.open("wb") as stream:
@@ -283,6 +284,12 @@ def open_partial(path: str, options: Mapping[str, object], *, resume: bool, buil
         raise from_os_error(error, f"write the results to {path!r}:") from error
     finally:
         _drop_empty(target)
+
+
+def is_complete(path: str) -> bool:
+    """Whether FILE is there and nothing is unfinished, so that there is nothing to go on with."""
+    target = Path(os.path.realpath(path))
+    return target.is_file() and not _names(target)[0].exists()
 
 
 def _finish(target: Path) -> None:

@@ -427,7 +427,7 @@ def test_unreadable_items_stay_in_their_places(card, path):
 
 
 def run(capsys, *arguments) -> tuple[int, str, list[str]]:
-    code = infer([str(argument) for argument in arguments])
+    code = infer(["--quiet", *map(str, arguments)])
     captured = capsys.readouterr()
     return code, captured.out, captured.err.splitlines()
 

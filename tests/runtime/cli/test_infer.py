@@ -62,10 +62,10 @@ def photos(tmp_path) -> Path:
 
 @pytest.fixture
 def infer(capfdbinary):
-    """Run the command in this process: (exit code, stdout, stderr lines)."""
+    """Run the command in this process, without counts at the end: (exit code, stdout, stderr lines)."""
 
-    def run(*arguments: object) -> tuple[int, str, list[str]]:
-        code = main([str(argument) for argument in arguments])
+    def run(*arguments: object, counts: bool = False) -> tuple[int, str, list[str]]:
+        code = main([*([] if counts else ["--quiet"]), *map(str, arguments)])
         captured = capfdbinary.readouterr()
         return code, captured.out.decode("utf-8", "surrogateescape"), captured.err.decode().splitlines()
 
@@ -777,6 +777,155 @@ def test_what_cannot_be_resumed_is_a_usage_error(infer, bundle, photos, tmp_path
     code, out, err = infer(photos, "--engine", bundle, *flags)
     assert (code, out) == (2, "")
     assert told in error_line(err)
+
+
+def test_nothing_is_resumed_where_the_output_is_complete(infer, bundle, photos, tmp_path, interrupt):
+    arguments = [photos, "--engine", bundle, "--batch-size", 2, "--output", tmp_path / "out"]
+    told = f"{tmp_path}/out is complete: nothing to resume; leave --resume out to label again"
+    assert infer(*arguments, "--resume")[0] == 0  # there is nothing yet: it begins at the first picture
+    before = (tmp_path / "out").read_bytes(), (tmp_path / "out").stat().st_mtime_ns
+    for more in ([], ["--topk", 2]):
+        assert infer(*arguments, "--resume", *more) == (0, "", [told])
+        assert ((tmp_path / "out").read_bytes(), (tmp_path / "out").stat().st_mtime_ns) == before
+    assert [path.name for path in tmp_path.glob("out*")] == ["out"]
+    assert infer(*arguments)[2][0].startswith("labelled 8 of 8 pictures")  # again, without --resume
+    for i in range(40):
+        shutil.copy(photos / f"{i % 8}.png", photos / f"more{i:02d}.png")
+    interrupt(2)
+    assert infer(*arguments)[0] == 130
+    code, _, err = infer(*arguments, "--resume")  # an older FILE is there, but so is FILE.partial
+    assert (code, err[0].startswith("going on after ")) == (0, True)
+    assert len(rows_of((tmp_path / "out").read_text())) == 48 * 5
+
+
+def test_a_folder_or_a_device_is_not_complete(infer, bundle, photos, tmp_path):
+    assert "E-OUTPUT" in error_line(infer(photos, "--engine", bundle, "--output", tmp_path, "--resume")[2])
+
+
+# --- what was found, in counts --------------------------------------------------------------------------------------
+
+
+def after_labelled(err: list[str]) -> list[str]:
+    """What is said behind the line of how many were labelled."""
+    (at,) = [i for i, line in enumerate(err) if line.startswith("labelled ")]
+    return err[at + 1 :]
+
+
+@pytest.fixture
+def many_photos(photos) -> Path:
+    """Class 0 once, class 1 twice, and so on, in class order."""
+    for i in range(8):
+        for again in range(i):
+            shutil.copy(photos / f"{i}.png", photos / f"{i}again{again}.png")
+    return photos
+
+
+def test_a_run_ends_with_what_it_found(infer, bundle, many_photos):
+    code, out, err = infer(many_photos, "--engine", bundle, "--topk", 1, counts=True)
+    assert code == 0
+    names = SEEN + UNSEEN
+    assert after_labelled(err) == [
+        "best classes of 36 pictures:",
+        *(f"  {8 - i}  {names[7 - i]}" for i in range(8)),
+        "unsure, with a best probability below 0.5: 0 of 36",
+    ]
+    quiet = infer(many_photos, "--engine", bundle, "--topk", 1, "--quiet")
+    assert (quiet[0], quiet[1], after_labelled(quiet[2])) == (0, out, [])
+
+
+def test_what_is_left_out_is_counted_by_reason_and_by_suffix(infer, bundle, photos):
+    for name, data in (
+        ("a.jpg", b""),
+        ("b.jpg", b""),
+        ("c.jpg", b"none"),
+        ("d.png", (photos / "0.png").read_bytes()[:99]),
+    ):
+        (photos / name).write_bytes(data)
+    for name in ("a.txt", "b.TXT", "c.csv", ".hidden.png", "README", "x.xml", "y.md", "z.7z", "z.rar"):
+        (photos / name).touch()
+    code, _, err = infer(photos, "--engine", bundle, counts=True)
+    assert code == 6
+    *_, reasons, kinds = after_labelled(err)
+    assert reasons == (
+        "not readable: 2 empty (E-IMAGE-EMPTY), 1 damaged or cut off (E-IMAGE-DECODE), 1 not a picture (E-IMAGE-FORMAT)"
+    )
+    assert kinds == "files of other kinds: 2 .txt, 1 .7z, 1 .csv, 1 .md, 1 .rar, 3 more"
+    code, _, err = infer(photos, "--engine", bundle)
+    assert after_labelled(err) == []
+    assert len([line for line in err if line.startswith("error: E-IMAGE-")]) == 4  # errors stay
+
+
+def test_files_left_out_of_lists_and_shards_are_among_the_kinds(infer, bundle, photos, shard, listed):
+    (photos / "a.md").touch()
+    (photos / "b.txt").touch()
+    listed(os.fsencode(f"{photos}\n"))
+    _, _, err = infer(shard, "-", photos, "--engine", bundle, counts=True)
+    assert after_labelled(err)[-1] == "files of other kinds: 3 .txt, 2 .md"
+
+
+def test_where_nothing_can_be_read_only_the_reason_is_told(infer, bundle, tmp_path):
+    (tmp_path / "a.jpg").touch()
+    code, _, err = infer(tmp_path, "--engine", bundle, counts=True)
+    assert (code, after_labelled(err)) == (6, ["not readable: 1 empty (E-IMAGE-EMPTY)"])
+
+
+@pytest.mark.parametrize("flags", [[], ["--min-probability", 1], ["--topk", 1], ["--format", "jsonl"], ["--cascade"]])
+def test_counts_are_of_the_best_classes_of_all_whatever_is_written(infer, bundle, many_photos, flags):
+    _, _, err = infer(many_photos, "--engine", bundle, *flags, counts=True)
+    _, out, _ = infer(many_photos, "--engine", bundle, *(["--cascade"] if "--cascade" in flags else []))
+    best = [row for row in rows_of(out) if row["rank"] == "1"]
+    told = after_labelled(err)
+    found = {line[5:]: int(line[:3]) for line in told[1:-1]}
+    assert found == {name: [row["class"] for row in best].count(name) for name in {row["class"] for row in best}}
+    unsure = sum(float(row["probability"]) < 0.5 for row in best)
+    assert told[-1] == f"unsure, with a best probability below 0.5: {unsure} of 36"
+
+
+def test_unsure_is_said_of_the_classes_that_compete(infer, bundle, tmp_path):
+    for i in range(8):
+        for j in range(i):
+            both = (PICTURES[i].astype(int) + PICTURES[j]) // 2
+            Image.fromarray(both.astype(np.uint8)).save(tmp_path / f"{i}{j}.png")
+    told = set()
+    for classes in ("all", "seen", "unseen"):
+        _, out, _ = infer(tmp_path, "--engine", bundle, "--classes", classes)
+        _, _, err = infer(tmp_path, "--engine", bundle, "--classes", classes, counts=True)
+        unsure = sum(float(row["probability"]) < 0.5 for row in rows_of(out) if row["rank"] == "1")
+        assert after_labelled(err)[-1] == f"unsure, with a best probability below 0.5: {unsure} of 28"
+        told.add(unsure)
+    assert len(told) > 1
+
+
+def test_counts_after_an_interruption_are_of_the_rest_and_say_so(infer, bundle, many_photos, tmp_path, interrupt):
+    (many_photos / "0bad.jpg").touch()
+    (many_photos / "9bad.jpg").touch()
+    arguments = [many_photos, "--engine", bundle, "--topk", 1, "--batch-size", 2, "--output", tmp_path / "out"]
+    interrupt(2)
+    code, _, err = infer(*arguments, counts=True)
+    assert code == 130
+    assert not [line for line in err if line.startswith("best classes")]
+    done = int(next(line for line in err if line.startswith("the results of")).split()[3])
+    code, _, err = infer(*arguments, "--resume", counts=True)
+    assert code == 6
+    told = after_labelled(err)
+    assert told[0] == f"best classes of {37 - done} pictures of this run, which went on after {done}:"
+    rest = [row["class"] for row in rows_of((tmp_path / "out").read_text())][done - 1 :]  # the first is unreadable
+    found = {line[5:]: int(line[:3]) for line in told[1:-2]}
+    assert found == {name: rest.count(name) for name in set(rest)}
+    assert told[-1] == "not readable in this run: 1 empty (E-IMAGE-EMPTY)"
+
+
+def test_rows_are_counted_too(infer, row_bundle, tmp_path):
+    regions = as_regions(PICTURES)[:2]
+    regions[1] = np.nan
+    np.save(tmp_path / "a.npy", regions)
+    _, _, err = infer(tmp_path / "a.npy", "--engine", row_bundle, counts=True)
+    assert after_labelled(err) == [
+        "best classes of 1 row:",
+        "  1  robin",
+        "unsure, with a best probability below 0.5: 0 of 1",
+        "not readable: 1 with NaN or infinite numbers (E-ROW-VALUE)",
+    ]
 
 
 # --- profile and threads --------------------------------------------------------------------------------------------

@@ -220,3 +220,5 @@ def test_folders_in_a_list_stand_for_their_files_and_other_entries_are_taken_as_
         ]
     assert tally.skipped == 1
     assert files.skipped == 2
+    assert dict(tally.kinds) == {".txt": 1}
+    assert dict(files.kinds) == {".txt": 2}
