@@ -17,6 +17,7 @@ from zsl_runtime.backends.opening import open_backend
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.errors import ArtefactError, InputError, UsageError
 from zsl_runtime.graphs.answers import Answer, Done
+from zsl_runtime.head.class_table import ClassTable, read_class_csv
 from zsl_runtime.head.head import fold
 from zsl_runtime.labelling.ahead import in_order
 from zsl_runtime.labelling.reading import BATCH_SIZE, BATCHES_AHEAD, ReadItem, check_counts, reader_of
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
     from zsl_runtime.arrays import Floats
     from zsl_runtime.backends.base import Backend
     from zsl_runtime.classes.changes import Change
+    from zsl_runtime.classes.similar import Similar
     from zsl_runtime.graphs.answers import Pending
     from zsl_runtime.graphs.ports import InputPort
-    from zsl_runtime.head.class_table import ClassTable
     from zsl_runtime.head.gaussian import Evidence
     from zsl_runtime.inputs.item import Item, Source
     from zsl_runtime.labelling.cascade import Cascade
@@ -333,6 +334,27 @@ class Classifier:
         """
         return self._reader(source)
 
+    def similar(self, table: ClassTable | AnyPath) -> Similar:
+        """Tell what classes would be mixed up with if they were added now; the bundle is not changed.
+
+        Args:
+            table: as for `add`.
+
+        Returns:
+            Likely mix-ups, the notes that `add` would give, and `advice` (`zsl_runtime.classes.similar.Similar`).
+
+        Raises:
+            UsageError: as `add`.
+            ArtefactError: as `add`.
+            BackendError: nothing can run the bundle's small graphs.
+            SystemProblem: a file cannot be read.
+
+        """
+        from zsl_runtime.classes.similar import similar_classes
+
+        self._check_open()
+        return similar_classes(self._bundle, self._table(table))
+
     def add(
         self, table: ClassTable | AnyPath, photographs: Photographs | None = None, *, errors: str = "raise"
     ) -> Change:
@@ -361,12 +383,10 @@ class Classifier:
 
         """
         from zsl_runtime.classes.changes import add_classes, check_addable
-        from zsl_runtime.head.class_table import ClassTable, read_class_csv
 
         self._check_open()
         _check_errors(errors)
-        if not isinstance(table, ClassTable):
-            table = read_class_csv(table, attributes=self._bundle.attributes, need_split=False)
+        table = self._table(table)
         pictures, notes = self._found({} if photographs is None else photographs)
         check_addable(self._bundle, table, pictures)
         evidence, more = self._evidence(pictures, errors) if pictures else (None, ())
@@ -443,6 +463,12 @@ class Classifier:
 
         self._check_open()
         return self._changed(undo(self._bundle))
+
+    def _table(self, table: ClassTable | AnyPath) -> ClassTable:
+        """New classes, those of a file too."""
+        if isinstance(table, ClassTable):
+            return table
+        return read_class_csv(table, attributes=self._bundle.attributes, need_split=False)
 
     def _found(self, photographs: Photographs) -> tuple[Mapping[str, Iterable[Source | Item]], tuple[str, ...]]:
         """Photographs by class, those of a folder too, and a note on what lies there besides."""

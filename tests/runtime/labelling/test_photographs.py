@@ -346,6 +346,17 @@ def test_a_workbook_adds_and_an_unfilled_one_does_not(classifier, tmp_path):
     assert classifier.class_table.raw[-1].tolist() == TABLE.raw[3].tolist()
 
 
+def test_what_newcomers_would_be_mixed_up_with_is_told_before_they_are_added(classifier, tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text("\n".join([",".join(("name", *ATTRIBUTES)), "heron,0,7,1,1,7,1"]), encoding="utf-8")
+    found = classifier.similar(path)
+    assert found.neighbours == classifier.similar(heron()).neighbours
+    assert classifier.generation == classifier.bundle.current().number == 1
+    assert found.neighbours == classifier.add(path).neighbours
+    with pytest.raises(UsageError, match="E-CLASS-EXISTS"):
+        classifier.similar(path)
+
+
 def test_folders_and_files_that_are_not_there_are_refused_and_nothing_changes(classifier, tmp_path):
     for action, told in (
         (lambda: classifier.teach(tmp_path / "none"), "E-PHOTOS-FOLDER"),
@@ -379,7 +390,12 @@ def test_changes_are_taken_back_and_classes_out_and_the_classifier_goes_on_so(cl
         with pytest.raises(UsageError, match=code):
             classifier.remove(names)
     classifier.close()
-    for action in (classifier.undo, lambda: classifier.remove("gull"), lambda: classifier.add("none.csv")):
+    for action in (
+        classifier.undo,
+        lambda: classifier.remove("gull"),
+        lambda: classifier.add(heron()),
+        lambda: classifier.similar(heron()),
+    ):
         with pytest.raises(UsageError, match="E-CLOSED"):
             action()
 
