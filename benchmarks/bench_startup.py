@@ -22,6 +22,7 @@ import zsl_runtime
 INSTALLED = ("numpy", "pillow", "click", "safetensors", "onnxruntime", "flatbuffers", "protobuf", "packaging")
 COMMANDS = {
     "zsl-infer": "zsl_runtime.cli.infer",
+    "zsl-eval": "zsl_runtime.cli.evaluate",
     "zsl-classes": "zsl_runtime.cli.classes",
     "zsl-doctor": "zsl_runtime.cli.doctor",
     "zsl-export": "zsl_export.cli",

@@ -1,4 +1,4 @@
-"""Label pictures with an exported bundle, add classes to it from their attributes, and teach it with photographs.
+"""Label pictures with an exported bundle, say how often it is right, add classes to it, and teach it photographs.
 
     from zsl_runtime import Classifier
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from zsl_runtime.errors import ZslError
     from zsl_runtime.head.class_table import ClassTable
     from zsl_runtime.labelling.classifier import Classifier
+    from zsl_runtime.labelling.evaluation import Evaluation, evaluate
     from zsl_runtime.labelling.snapshot import Prediction
     from zsl_runtime.pixels.pixels import PixelSpec
 
@@ -30,21 +31,25 @@ _UNBUILT = "0.1.0.dev0"  # of a checkout that is imported without a build; also 
 __all__ = [
     "ClassTable",
     "Classifier",
+    "Evaluation",
     "PixelSpec",
     "Prediction",
     "ZslError",
     "__version__",
     "add_classes",
+    "evaluate",
     "teach_classes",
 ]
 
 _HOMES = {
     "ClassTable": "zsl_runtime.head.class_table",
     "Classifier": "zsl_runtime.labelling.classifier",
+    "Evaluation": "zsl_runtime.labelling.evaluation",
     "PixelSpec": "zsl_runtime.pixels.pixels",
     "Prediction": "zsl_runtime.labelling.snapshot",
     "ZslError": "zsl_runtime.errors",
     "add_classes": "zsl_runtime.classes.changes",
+    "evaluate": "zsl_runtime.labelling.evaluation",
     "teach_classes": "zsl_runtime.classes.changes",
 }
 

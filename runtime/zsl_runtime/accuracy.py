@@ -70,7 +70,7 @@ class Bin(NamedTuple):
     right: float
 
 
-def calibration_bins(probability: Floats, right: Bools, bins: int = CALIBRATION_BINS) -> list[Bin]:
+def calibration_bins(probability: Floats | Doubles, right: Bools, bins: int = CALIBRATION_BINS) -> list[Bin]:
     """What a model says of itself beside what is so, for each of equal-width bins that holds pictures.
 
     Args:
@@ -92,7 +92,7 @@ def calibration_bins(probability: Floats, right: Bools, bins: int = CALIBRATION_
     ]
 
 
-def expected_calibration_error(probability: Floats, right: Bools, bins: int = CALIBRATION_BINS) -> float:
+def expected_calibration_error(probability: Floats | Doubles, right: Bools, bins: int = CALIBRATION_BINS) -> float:
     """Mean |accuracy - confidence| over equal-width confidence bins, weighted by their size, in percent.
 
     Args:
@@ -105,12 +105,11 @@ def expected_calibration_error(probability: Floats, right: Bools, bins: int = CA
     return float(100 * np.abs(hits - confidence).sum() / max(counts.sum(), 1))
 
 
-def _binned(probability: Floats, right: Bools, bins: int) -> tuple[Ints, Doubles, Doubles]:
-    """(bins,) each: pictures, the sum of their probabilities, how many are right."""
+def _binned(probability: Floats | Doubles, right: Bools, bins: int) -> Doubles:
+    """(3, bins): pictures, the sum of their probabilities, how many are right."""
     index = np.minimum((probability * bins).astype(int), bins - 1)
-    counts = np.bincount(index, minlength=bins)
-    confidence = np.bincount(index, weights=probability, minlength=bins)
-    return counts, confidence, np.bincount(index, weights=right, minlength=bins)
+    sums = [np.bincount(index, weights=one, minlength=bins) for one in (np.ones(len(index)), probability, right)]
+    return np.stack(sums).astype(np.float64)
 
 
 class Spread(NamedTuple):
@@ -284,7 +283,9 @@ def by_class(counts: Ints, names: Sequence[str], seen: Bools) -> list[ClassAccur
 
 
 def mixups(counts: Ints, names: Sequence[str], most: int) -> list[MixUp]:
-    """The pairs of classes that take most pictures the wrong way: by their share of the class, then by number.
+    """The pairs of classes that take most pictures the wrong way, worst first.
+
+    What counts is their number times their share of the class: one picture of two is no pattern yet.
 
     Args:
         counts: (C, C) of `confusion`.
@@ -297,5 +298,5 @@ def mixups(counts: Ints, names: Sequence[str], most: int) -> list[MixUp]:
     np.fill_diagonal(wrong, 0)
     of, given = np.nonzero(wrong)
     share = wrong[of, given] / totals[of]
-    order = np.lexsort((-wrong[of, given], -share))[:most]
+    order = np.argsort(-share * wrong[of, given], kind="stable")[:most]
     return [MixUp(names[int(of[k])], names[int(given[k])], int(wrong[of[k], given[k]]), float(share[k])) for k in order]

@@ -1,1 +1,1 @@
-"""The commands `zsl-infer`, `zsl-classes` and `zsl-doctor`."""
+"""The commands `zsl-infer`, `zsl-eval`, `zsl-classes` and `zsl-doctor`."""

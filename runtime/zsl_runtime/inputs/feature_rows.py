@@ -56,6 +56,15 @@ class RowFiles:
             else:
                 yield from (Item(f"{path}#{i}", row) for i, row in enumerate(rows))
 
+    def row(self, path: str, number: int) -> Item:
+        """One row of a file, by its number from 0; what is not there is an InputError E-ROW-FILE in the item."""
+        rows, name = self._open(path), f"{path}#{number}"
+        if isinstance(rows, InputError):
+            return Item(name, rows)
+        if number >= len(rows):
+            return Item(name, InputError("E-ROW-FILE", f"{name!r}: the file holds {len(rows)} rows, counted from 0"))
+        return Item(name, rows[number])
+
     def _open(self, path: str) -> Opened:
         """The array of one file, memory-mapped where that can be; rows first."""
         if not path.lower().endswith(".mat"):

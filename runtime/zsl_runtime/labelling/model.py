@@ -47,6 +47,6 @@ class Model(Protocol):
         """Log-probabilities (N, C) and features (N, F) of prepared inputs."""
         ...
 
-    def begin(self, snapshot: Snapshot, rows: Sequence[NDArray[np.generic]], topk: int) -> Pending:
+    def begin(self, snapshot: Snapshot, rows: Sequence[NDArray[np.generic]], topk: int | None) -> Pending:
         """Queue a batch."""
         ...

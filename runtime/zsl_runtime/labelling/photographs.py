@@ -150,22 +150,30 @@ class ClassFolders:
 
     Attributes:
         pictures: class -> its photographs, to be iterated as often as one likes; names are not held in memory.
-        count: how many there are.
+        counts: class -> how many there are.
         left_out: files that were left out: of other kinds, or in no class folder.
+        empty: classes whose folder holds no photograph, where that is allowed.
 
     """
 
     pictures: dict[str, Iterable[Item]]
-    count: int
+    counts: dict[str, int]
     left_out: int
+    empty: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many photographs there are."""
+        return sum(self.counts.values())
 
 
-def class_folders(folder: str | os.PathLike[str], reader: Reader) -> ClassFolders:
+def class_folders(folder: str | os.PathLike[str], reader: Reader, *, may_be_empty: bool = False) -> ClassFolders:
     """Find the photographs in FOLDER/CLASS/..., at any depth; hidden folders are passed over.
 
     Args:
         folder: with one folder for each class, called as the class is (spaces at its ends do not count).
         reader: of the model; one of feature vectors takes .npy and .mat files of rows in place of photographs.
+        may_be_empty: class folders without a photograph are noted, not refused.
 
     Raises:
         UsageError: E-PHOTOS-FOLDER when it is not there, no folder, or has no class folders; E-CLASS-NAME and
@@ -176,17 +184,21 @@ def class_folders(folder: str | os.PathLike[str], reader: Reader) -> ClassFolder
     suffixes = SUFFIXES if reader.pixels is not None else ROW_SUFFIXES
     folders, loose = _class_folders(os.fspath(folder))
     pictures: dict[str, _Files] = {}
-    count, left_out = 0, loose
+    counts: dict[str, int] = {}
+    left_out, empty = loose, []
     for name, path in folders.items():
         wanted = [has_suffix(file, suffixes) for file in walk(path)]
         left_out += wanted.count(False)
+        if not any(wanted) and may_be_empty:
+            empty.append(name)
+            continue
         if not any(wanted):
             raise _empty(
                 f"there is no photograph of class {name!r} in {path!r}, no file that ends in {' '.join(suffixes)}"
             )
         pictures[name] = _Files(path, suffixes, reader)
-        count += wanted.count(True) if reader.pixels is not None else pictures[name].count_rows()
-    return ClassFolders(dict(pictures), count, left_out)
+        counts[name] = wanted.count(True) if reader.pixels is not None else pictures[name].count_rows()
+    return ClassFolders(dict(pictures), counts, left_out, tuple(empty))
 
 
 def _class_folders(folder: str) -> tuple[dict[str, str], int]:

@@ -75,7 +75,7 @@ def score_ahead(
     rows: Iterable[ReadItem],
     *,
     batch_size: int,
-    topk: int,
+    topk: int | None,
     stop: Stop | None = None,
     profile: NoProfile = NO_PROFILE,
 ) -> Generator[Scored]:
@@ -86,7 +86,7 @@ def score_ahead(
         snapshot: of it.
         rows: as of `score`.
         batch_size: as of `score`.
-        topk: only the best so many classes are wanted.
+        topk: only the best so many classes are wanted; None wants scores and features.
         stop: ends it after the batches that are at work.
         profile: takes notes.
 

@@ -1,0 +1,258 @@
+"""zsl-eval: how accurate a bundle is on labelled photographs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import click
+
+from zsl_runtime.backends.table import BACKENDS
+from zsl_runtime.cli.command import Command
+from zsl_runtime.errors import InputError, UsageError, run_command
+from zsl_runtime.graphs.precisions import PRECISIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zsl_runtime.head.class_table import ClassTable
+    from zsl_runtime.labelling.classifier import Classifier
+    from zsl_runtime.labelling.evaluation import Evaluation
+    from zsl_runtime.labelling.report import Protocol
+    from zsl_runtime.labelling.truth import Truth
+
+ROLES = ("train", "val", "test")
+DEFAULT_ROLE = "test"
+ENGINE_SUFFIX = ".engine"
+
+
+@click.command("zsl-eval", cls=Command)
+@click.argument("words", nargs=-1, metavar="BUNDLE TRUTH")
+@click.option(
+    "--engine",
+    metavar="BUNDLE_OR_PLAN",
+    help="The bundle, or a TensorRT engine inside it, in place of BUNDLE.",
+)
+@click.option(
+    "--split", metavar="FILE", help="RUN/split.csv of the training: only photographs that have a role there count."
+)
+@click.option("--role", type=click.Choice(ROLES), help=f"With --split: which one [default: {DEFAULT_ROLE}].")
+@click.option(
+    "--known-only", is_flag=True, help="Leave out photographs of classes that the bundle does not have, and say so."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="A report for people; a row for each class; or everything.",
+)
+@click.option("--output", metavar="FILE", help="Write here instead of stdout, the whole file or none.")
+@click.option("--confusion", metavar="FILE.csv", help="Write how many photographs of each class were called what.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda:N",
+    help="Where the model runs; a card that is named is used or is an error (exit code 4).",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", *BACKENDS]),
+    default="auto",
+    show_default=True,
+    help="What runs it; auto: the fastest here, measured once.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="Of the model, if the bundle holds it; bf16 runs fp32's file with openvino [default: the bundle's].",
+)
+@click.option(
+    "--trust-engine",
+    is_flag=True,
+    help="Load a TensorRT engine that you did not build on this machine; loading one runs its code.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all that this process may use].")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Photographs in the model at once [default: 8].")
+def command(
+    *,
+    words: tuple[str, ...],
+    engine: str | None,
+    split: str | None,
+    role: str | None,
+    known_only: bool,
+    form: str,
+    output: str | None,
+    confusion: str | None,
+    device: str,
+    backend: str,
+    precision: str | None,
+    trust_engine: bool,
+    threads: int | None,
+    batch_size: int | None,
+) -> int:
+    """Say how accurate a bundle is on photographs whose class is known.
+
+    TRUTH is a folder with one folder of photographs for each class, called as the class is; or a CSV with the columns
+    path and class, paths being absolute or relative to the CSV's folder; or a folder of training data (images and
+    classes.csv). For a model of feature vectors the files are .npy (N, V), or .mat with `features` (V, N), and a CSV
+    may name single rows, FILE#ROW.
+
+    Figures are means over classes. With --split RUN/split.csv they are on the training's test photographs, and the same
+    as in its scores.json; without it, photographs that the model was trained on may be among those of seen classes.
+
+    Exit code 6 says that some photographs could not be read; the others were looked at all the same.
+    """
+    place, truth_path = _places(words, engine)
+    _check(split, role, output, confusion)
+    role = role or DEFAULT_ROLE
+    import warnings
+
+    from zsl_runtime.machine.threads import limit_blas, readers, usable_cpus
+
+    limit_blas(threads)
+
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.cli.progress import Progress
+    from zsl_runtime.labelling.classifier import Classifier
+    from zsl_runtime.labelling.evaluation import Labels, compare
+    from zsl_runtime.labelling.reading import BATCH_SIZE, read_ahead, reader_of
+    from zsl_runtime.labelling.report import encode_confusion
+    from zsl_runtime.labelling.results import open_output
+    from zsl_runtime.labelling.truth import find_truth
+    from zsl_runtime.machine.stop import Stop
+
+    # What Pillow has to say about odd metadata is no concern of whoever measures a model.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    threads, batch_size = threads or usable_cpus(), batch_size or BATCH_SIZE
+    if place.endswith(ENGINE_SUFFIX) and backend in {"auto", "tensorrt"}:
+        backend, precision = "tensorrt", precision or _precision_of(place)
+    bundle = Bundle.open(place, verify=False)
+    with ExitStack() as stack, Stop() as stop:
+        with bundle.verifying(threads):  # hashing goes on while photographs are found and the first ones are read
+            reader, table = reader_of(bundle), bundle.current().table
+            truth = _find(find_truth(truth_path, reader), table, split, role, known_only=known_only)
+            out = stack.enter_context(open_output(output))
+            matrix = stack.enter_context(open_output(confusion, "--confusion")) if confusion else None
+            labels = Labels()
+            rows = stack.enter_context(
+                read_ahead(
+                    reader, labels.noted(truth.pairs()), workers=readers(threads), batch_size=batch_size, stop=stop
+                )
+            )
+            stack.callback(stop.request)
+        classifier = stack.enter_context(
+            Classifier.open(bundle, backend, device, threads, precision=precision, trust_engine=trust_engine)
+        )
+        unit = "photographs" if reader.pixels else "rows"
+        progress = Progress(truth.count, unit, sys.stderr)
+        try:
+            found = compare(
+                classifier,
+                classifier.snapshot(),
+                rows,
+                labels,
+                batch_size=batch_size,
+                advance=progress.advance,
+                tell=lambda error: progress.line(f"error: {error}"),
+            )
+        finally:
+            progress.clear()
+        setting = _protocol(place, classifier, truth, split, role)
+        out.write(_encoded(found, setting, form))
+        out.flush()
+        if matrix is not None:
+            matrix.write(encode_confusion(found))
+        progress.line(
+            f"looked at {found.photographs} of {progress.done} {unit}, {progress.rate:.1f} {unit}/s, backend "
+            f"{setting.backend} ({setting.library}) on {setting.device}, {setting.precision}, generation "
+            f"{setting.generation}"
+        )
+    return InputError.exit_code if found.unreadable else 0
+
+
+def _places(words: Sequence[str], engine: str | None) -> tuple[str, str]:
+    """Bundle and truth; UsageError E-EVAL-WORDS for another number of words."""
+    wanted = 2 if engine is None else 1
+    if len(words) == wanted:
+        return (words[0] if engine is None else engine), words[-1]
+    given = " ".join(words) or "nothing"
+    if engine is not None and len(words) == 2:
+        raise UsageError(
+            "E-EVAL-WORDS", f"the bundle was given twice, as {words[0]!r} and with --engine {engine!r}; give it once"
+        )
+    raise UsageError("E-EVAL-WORDS", f"got {given!r}; expected zsl-eval BUNDLE TRUTH, or TRUTH and --engine BUNDLE")
+
+
+def _check(split: str | None, role: str | None, output: str | None, confusion: str | None) -> None:
+    """UsageError for options that do not go together."""
+    if role is not None and split is None:
+        raise UsageError("E-SPLIT-ROLE", f"--role {role} is of a split; give --split RUN/split.csv, too")
+    if output is not None and confusion is not None and os.path.realpath(output) == os.path.realpath(confusion):
+        raise UsageError("E-OUTPUT", f"--output and --confusion are both {output!r}; give two files")
+
+
+def _precision_of(plan: str) -> str:
+    """What an engine that is named was built in; ArtefactError E-ENGINE-SIDECAR, SystemProblem."""
+    from pathlib import Path
+
+    from zsl_runtime.trt.store import read_sidecar
+
+    return read_sidecar(Path(plan).with_suffix(".json")).facts.precision
+
+
+def _find(truth: Truth, table: ClassTable, split: str | None, role: str, *, known_only: bool) -> Truth:
+    """Those of the photographs that count; what is left out is told, and what may flatter the model."""
+    from zsl_runtime.labelling.truth import check_classes, with_role
+
+    if split is not None:
+        truth = with_role(truth, split, role)
+    truth = check_classes(truth, table.names, known_only=known_only)
+    for line in truth.notes:
+        click.echo(line, err=True)
+    seen = sum(truth.counts.get(name, 0) for name, own in zip(table.names, table.seen, strict=True) if own)
+    if seen and split is None:
+        click.echo(
+            f"note: {seen} photographs are of seen classes; those that the model was trained on flatter S, and with it "
+            "H and accuracy. To leave them out: --split RUN/split.csv",
+            err=True,
+        )
+    return truth
+
+
+def _protocol(place: str, classifier: Classifier, truth: Truth, split: str | None, role: str) -> Protocol:
+    """How the figures came about."""
+    from zsl_runtime.labelling.report import Protocol
+
+    backend = classifier.backend
+    return Protocol(
+        bundle=place,
+        generation=classifier.generation,
+        method=str(classifier.manifest["method"]),
+        backend=backend.name,
+        library=backend.library,
+        device=backend.device,
+        precision=backend.precision,
+        truth=truth.path,
+        truth_kind=truth.kind,
+        split=split,
+        role=None if split is None else role,
+        notes=truth.notes,
+    )
+
+
+def _encoded(found: Evaluation, setting: Protocol, form: str) -> bytes:
+    from zsl_runtime.labelling.report import encode_classes, encode_json, encode_report
+
+    if form == "csv":
+        return encode_classes(found)
+    return encode_json(found, setting) if form == "json" else encode_report(found, setting)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `zsl-eval`; returns the exit code."""
+    return run_command(command, argv)
