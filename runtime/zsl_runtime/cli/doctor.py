@@ -119,8 +119,8 @@ def examine(path: str, *, cards: bool = True) -> Iterator[Finding]:
     yield Finding(OK, f"{bundle.path}: method {bundle.manifest['method']}, exported {bundle.manifest['created']}")
     yield Finding(
         OK,
-        f"generation {current.number} in force: {len(current.table)} classes, {seen} seen and "
-        f"{len(current.table) - seen} unseen",
+        f"{len(current.table)} classes, {seen} seen and {len(current.table) - seen} unseen; this state of them is "
+        f"generation {current.number}",
     )
     yield Finding(OK, _takes(bundle))
     yield _precisions(bundle, cards=cards)
@@ -242,7 +242,9 @@ def _files(bundle: Bundle) -> Iterator[Finding]:
         except ArtefactError as error:
             yield Finding(BROKEN, str(error))
             return
-        yield Finding(OK, f"replay: {len(replay.features)} features of {len(replay.names)} seen classes")
+        yield Finding(
+            OK, f"head: fitted; {len(replay.features)} features of {len(replay.names)} seen classes are kept (replay)"
+        )
 
 
 def _means(bundle: Bundle, current: Generation) -> Iterator[Finding]:
@@ -275,7 +277,7 @@ def _means(bundle: Bundle, current: Generation) -> Iterator[Finding]:
     off = float(np.abs(found - means.prior).max()) / (float(np.abs(means.prior).max()) or 1.0)
     yield Finding(
         OK if off <= MEANS_TOLERANCE else BROKEN,
-        f"{text}; the means graph differs from them by {off:.1e} of their scale",
+        f"{text}; worked out again from attributes they differ by {off:.1e} of their scale",
     )
 
 
@@ -300,7 +302,9 @@ def _generations(bundle: Bundle, current: Generation) -> tuple[Generation | None
             back, steps = generation, steps + 1
         if number == 1:
             first = generation
-    findings.append(Finding(OK, f"generations kept: {len(older) + 1}; changes that undo can take back: {steps}"))
+    findings.append(
+        Finding(OK, f"states of the classes kept: {len(older) + 1}; changes that undo can take back: {steps}")
+    )
     if unchecked:
         listed = ", ".join(map(str, sorted(unchecked)))
         findings.append(
@@ -339,8 +343,8 @@ def _probe(bundle: Bundle, first: Generation | None) -> Iterator[Finding]:
         yield Finding(BROKEN, str(error))
         return
     inputs = probe.pixels if probe.pixels is not None else probe.inputs
+    kind = "pictures" if bundle.manifest["pixels"] is not None else "rows"
     if inputs is None:
-        kind = "pictures" if bundle.manifest["pixels"] is not None else "rows"
         yield Finding(NOTE, f"probe: no {kind} were kept at export, so the model's answers cannot be checked")
         return
     if "fp32" not in held_precisions(bundle):
@@ -356,7 +360,9 @@ def _probe(bundle: Bundle, first: Generation | None) -> Iterator[Finding]:
     fits = features.shape == probe.features.shape
     off = float(np.abs(features - probe.features).max()) / scale if fits else float("inf")
     state = OK if off <= FEATURE_TOLERANCE else BROKEN
-    yield Finding(state, f"probe: {len(inputs)} inputs, features differ by {off:.1e} of their scale")
+    yield Finding(
+        state, f"probe: {len(inputs)} {kind} with recorded answers, features differ by {off:.1e} of their scale"
+    )
     if first is None:
         yield Finding(NOTE, "probe: the exported generation is gone or unchecked, so top-1 answers are not compared")
         return

@@ -134,9 +134,9 @@ def test_memory_is_that_of_the_machine_or_of_the_container(tmp_path):
 
 
 HEADS = {  # what is said of what heads are made from
-    "fit": "200 features of 5 seen classes",
+    "fit": "fitted; 200 features of 5 seen classes are kept (replay)",
     "rows": "rows are computed from attributes",
-    "gaussian": "every class is a mean, 5 of 8 with photographs; 10 coordinates; the means graph differs from them by",
+    "gaussian": "every class is a mean, 5 of 8 with photographs; 10 coordinates; worked out again from attributes they",
 }
 
 
@@ -150,13 +150,14 @@ def test_a_healthy_bundle(capsys, shared_bundle, options):
     assert {state for state, _ in found} == {"ok"}
     said = of(found, "ok")
     files = len(Bundle.open(path).manifest["files"])
+    unit = "rows" if "kind" in options else "pictures"
     for fact in (
         "method tiny",
-        "generation 1 in force: 8 classes, 5 seen and 3 unseen",
+        "8 classes, 5 seen and 3 unseen; this state of them is generation 1",
         f"{files} of {files} files",
         HEADS[options.get("rule", "fit")],
-        "generations kept: 1; changes that undo can take back: 0",
-        "8 inputs, features differ by",
+        "states of the classes kept: 1; changes that undo can take back: 0",
+        f"8 {unit} with recorded answers, features differ by",
         "8 of 8 top-1",
     ):
         assert fact in said
@@ -178,7 +179,7 @@ def test_statistics_means_and_rows_that_do_not_fit_together_are_broken(capsys, o
     monkeypatch.setattr(ort.OrtBackend, "means", lambda self, semantic: 1.1 * real(self, semantic))
     code, found = examine(capsys, path)
     assert code == 5
-    assert "the means graph differs from them by 1.0e-01 of their scale" in of(found, "BROKEN")
+    assert "worked out again from attributes they differ by 1.0e-01 of their scale" in of(found, "BROKEN")
     monkeypatch.setattr(ort.OrtBackend, "means", real)
     (path / "gaussian.safetensors").write_bytes(b"")
     code, found = examine(capsys, path)
@@ -193,13 +194,13 @@ def test_after_changes_the_probe_is_still_that_of_the_export(capsys, path):
     undo(bundle)
     code, found = examine(capsys, path)
     assert (code, of(found, "note"), of(found, "BROKEN")) == (0, "", "")
-    assert "generation 4 in force: 9 classes, 5 seen and 4 unseen" in of(found, "ok")
-    assert "generations kept: 4; changes that undo can take back: 1" in of(found, "ok")
+    assert "9 classes, 5 seen and 4 unseen; this state of them is generation 4" in of(found, "ok")
+    assert "states of the classes kept: 4; changes that undo can take back: 1" in of(found, "ok")
     assert "8 of 8 top-1" in of(found, "ok")
     prune(bundle, 1)
     code, found = examine(capsys, path)
     assert (code, of(found, "note")) == (0, "")
-    assert "generations kept: 2; changes that undo can take back: 1" in of(found, "ok")
+    assert "states of the classes kept: 2; changes that undo can take back: 1" in of(found, "ok")
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "lift.onnx", "probe.safetensors", "parity.json", "replay.safetensors"])

@@ -79,3 +79,8 @@ def test_the_build_puts_the_page_where_it_is_read():
         r"install\(FILES docs/glossary\.md DESTINATION (\S+)\)", (ROOT / "CMakeLists.txt").read_text()
     )
     assert glossary.SHIPPED.relative_to(glossary.SHIPPED.parents[1]) == Path(folder, "glossary.md")
+
+
+def test_the_page_of_the_shell_shows_what_is_printed():
+    page = (ROOT / "docs" / "how-to" / "shell.md").read_text(encoding="utf-8")
+    assert textwrap.indent(explain("generation"), "    ") in page
