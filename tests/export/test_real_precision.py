@@ -23,7 +23,7 @@ DATA = Path(os.environ.get("ZSL_TEST_DATA", Path(__file__).parents[3] / "shared"
 def test_cub20_in_every_precision(tmp_path):
     run, bundle = tmp_path / "run", tmp_path / "bundle"
     few = [word for name, value in FEW_STEPS.items() for word in ("--set", f"{name}={json.dumps(value)}")]
-    words = ("--data", DATA, "--backbone", "efficientnet_lite2", "--preset", "code", *few)
+    words = ("--data", DATA, "--backbone", "efficientnet_lite2", "--method", "sc-egg", "--preset", "code", *few)
     succeed(zsl_train, *words, "--out", run)
     # Trained for seconds, so a few pictures that change their label weigh more than they would: the limit is wide.
     said = succeed(zsl_export, run, "--out", bundle, "--precision", "fp32,fp16,int8", "--max-drop", 5)

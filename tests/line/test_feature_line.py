@@ -16,13 +16,24 @@ from safetensors.numpy import load_file
 
 from support.feature_line import feature_arguments, make_feature_line
 from support.line import Line, call, label, read_csv, succeed
-from support.tiny_xlsa17 import ATTRIBUTES, CLASSES, FEATURES, PER_CLASS, SEEN, WIDTH, feature_rows, make_pair
+from support.tiny_xlsa17 import (
+    ATTRIBUTES,
+    CLASSES,
+    FEATURES,
+    PER_CLASS,
+    SEEN,
+    WIDTH,
+    feature_rows,
+    labels_of_rows,
+    make_pair,
+)
 from zsl_export import cli
 from zsl_export.bundle_of_run import make_probe
 from zsl_runtime.backends.opening import open_backend
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.cli.classes import main as zsl_classes
 from zsl_runtime.cli.doctor import main as zsl_doctor
+from zsl_runtime.cli.evaluate import main as zsl_eval
 from zsl_runtime.errors import InputError
 from zsl_runtime.labelling.classifier import Classifier
 from zsl_train.cli import main as zsl_train
@@ -116,6 +127,18 @@ def test_rows_of_npy_and_mat_files_get_the_same_labels(line, rows, tmp_path):
         assert [row["class"] for row in found] == [row["class"] for row in wanted]
     together = read_csv(label(line.bundle, [tmp_path], "--topk", 1))
     assert len(together) == 4 * len(ROWS)
+
+
+def test_zsl_eval_gives_the_scores_again_from_a_table_of_the_rows_of_the_file(line, tmp_path):
+    shutil.copy(line.data / FEATURES, tmp_path)
+    labels = [f"{FEATURES}#{row},{CLASSES[label]}" for row, label in enumerate(labels_of_rows())]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,class", *labels]))
+    words = (line.bundle, tmp_path / "labels.csv", "--split", line.run / "split.csv", "--format", "json")
+    found = json.loads(succeed(zsl_eval, *words).out)
+    for figure in ("T1", "U", "S", "H"):
+        assert found[figure] == pytest.approx(line.scores[figure], abs=1e-6)
+    counts = line.scores["protocol"]["pictures"]
+    assert found["protocol"]["photographs"] == counts["test_seen"] + counts["test_unseen"]
 
 
 def test_the_scores_come_out_again_from_what_is_shipped(line, tmp_path):
@@ -245,18 +268,18 @@ def test_a_wrong_command_is_one_line(line, tmp_path, more, code, parts):
 def test_what_does_not_suit_the_recipe_is_warned_of(tmp_path):
     sentences = np.random.default_rng(0).standard_normal((9, len(CLASSES)))
     images = open_image_set(make_pair(tmp_path, splits={"att": sentences}), features=FEATURES)
-    backbone, recipe = GivenFeatures.of(images.features), Recipe(data_set="CUB")
+    backbone, recipe = GivenFeatures.of(images.features), Recipe("sc-egg", data_set="CUB")
     notes = "\n".join(prepare(images, backbone, recipe).notes)
     assert "was made for CUB; this data is none of the published data sets" in notes
     assert "of the attributes are negative and become 0" in notes
     assert "add --set clamp_negative=false" in notes
     assert "random ones are learned" not in notes  # one region: words have nothing to look for
-    quiet = Recipe(data_set="CUB", clamp_negative=False)
+    quiet = Recipe("sc-egg", data_set="CUB", clamp_negative=False)
     notes = "\n".join(prepare(replace(images, data_set="CUB"), backbone, quiet).notes)
     assert "was made for" not in notes
     assert "negative" not in notes
-    preset = "\n".join(prepare(images, backbone, Recipe(preset="code")).notes)
+    preset = "\n".join(prepare(images, backbone, Recipe("sc-egg", preset="code")).notes)
     assert "the preset code was made for SUN; this data is none of the published data sets" in preset
-    assert "was made for" not in "\n".join(prepare(images, backbone, Recipe(preset="default")).notes)
+    assert "was made for" not in "\n".join(prepare(images, backbone, Recipe("sc-egg", preset="default")).notes)
     other = "\n".join(prepare(replace(images, data_set="SUN"), backbone, recipe).notes)
     assert "was made for CUB; this data looks like SUN" in other

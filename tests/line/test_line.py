@@ -18,9 +18,10 @@ import pytest
 from support.line import call, label, read_csv, succeed
 from zsl_runtime.cli.classes import main as zsl_classes
 from zsl_runtime.cli.doctor import main as zsl_doctor
+from zsl_runtime.cli.evaluate import main as zsl_eval
 from zsl_runtime.cli.infer import main as zsl_infer
 from zsl_train.cli import main as zsl_train
-from zsl_train.report import TrainingProgress
+from zsl_train.progress import TrainingProgress
 
 ROOT = Path(__file__).parents[2]
 # Every class of the model. Copies of a bundle may each measure which backend is faster, and differ in the last digit.
@@ -75,6 +76,23 @@ def test_the_scores_are_what_zsl_infer_gives_on_the_test_pictures(line):
     assert found == pytest.approx({figure: line.scores[figure] for figure in found}, abs=1e-6)
     assert found["T1"] > 0
     assert found["S"] > 0
+
+
+def test_zsl_eval_gives_the_scores_of_the_training_on_its_split(line):
+    split = line.run / "split.csv"
+    said = succeed(zsl_eval, line.bundle, line.data, "--split", split, "--format", "json", "--threads", 1)
+    found = json.loads(said.out)
+    figures = ("T1", "U", "S", "H")
+    assert {one: found[one] for one in figures} == pytest.approx({one: line.scores[one] for one in figures}, abs=1e-6)
+    assert found["ECE"] == pytest.approx(line.scores["ECE"], abs=1e-3)
+    counts = line.scores["protocol"]["pictures"]
+    assert found["figures"]["S"]["photographs"] == counts["test_seen"]
+    assert found["figures"]["U"]["photographs"] == found["figures"]["T1"]["photographs"] == counts["test_unseen"]
+    assert found["protocol"]["photographs"] == counts["test_seen"] + counts["test_unseen"]
+    assert said.err.startswith(f"photographs with the role test in {split}: {found['protocol']['photographs']}; ")
+    flattered = json.loads(succeed(zsl_eval, line.bundle, line.data, "--format", "json", "--threads", 1).out)
+    assert {one: flattered[one] for one in ("T1", "U")} == {one: found[one] for one in ("T1", "U")}
+    assert flattered["figures"]["S"]["photographs"] == counts["test_seen"] + counts["train"]
 
 
 def test_the_bundle_says_what_the_run_said(line):
@@ -139,6 +157,7 @@ def test_everything_after_the_export_runs_where_torch_cannot_be_imported(line, b
     labelling = [*map(str, pictures), "--engine", "bundle", "--threads", "1", *map(str, ALL), "--output"]
     steps = [
         ("infer", [*labelling, "before.csv"]),
+        ("evaluate", ["bundle", str(line.data), "--split", str(line.run / "split.csv"), "--output", "report.txt"]),
         ("classes", ["add", "--engine", "bundle", "--attributes", str(line.data / "more_classes.csv")]),
         ("infer", [*labelling, "after.csv"]),
         ("classes", ["undo", "--engine", "bundle"]),

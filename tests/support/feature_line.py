@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def feature_arguments(data: Path, out: Path, *more: object, features: object = FEATURES, **settings: Any) -> list[str]:
     """Arguments of zsl-train for a quick run on a feature file; `settings` go before those of QUICK."""
-    chosen = [f"--set={key}={json.dumps(value)}" for key, value in {**QUICK, **settings}.items()]
+    chosen = [f"--set={key}={json.dumps(value)}" for key, value in {"method": "sc-egg", **QUICK, **settings}.items()]
     return [str(word) for word in ("--data", data, "--features", features, "--out", out, *chosen, *more)]
 
 

@@ -97,7 +97,18 @@ def draw_few_species(folder: Path) -> Path:
 
 def train_and_export(data: Path, folder: Path) -> Line:
     """The first two commands of the line, in an empty folder."""
-    words = ("--data", str(data), "--backbone", "efficientnet_lite2", "--preset", "code", "--seed", "2")
+    words = (
+        "--data",
+        str(data),
+        "--backbone",
+        "efficientnet_lite2",
+        "--method",
+        "sc-egg",
+        "--preset",
+        "code",
+        "--seed",
+        "2",
+    )
     training = (
         *words,
         *(word for name, value in FEW_STEPS.items() for word in ("--set", f"{name}={json.dumps(value)}")),

@@ -51,7 +51,7 @@ def tiny_weights(folder: Path) -> Path:
 
 def arguments(data: Path, weights: Path, out: Path, *more: object, **settings: Any) -> list[str]:
     """Arguments of zsl-train for a quick run; `settings` go before those of QUICK."""
-    chosen = [f"--set={key}={json.dumps(value)}" for key, value in {**QUICK, **settings}.items()]
+    chosen = [f"--set={key}={json.dumps(value)}" for key, value in {"method": "sc-egg", **QUICK, **settings}.items()]
     given = ["--data", data, "--backbone", "tiny", "--weights", weights, "--out", out, *chosen, *more]
     return [str(argument) for argument in given]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -27,15 +28,17 @@ from support.tiny_training import (
 )
 from zsl_runtime.accuracy import harmonic_mean, per_class_accuracy
 from zsl_runtime.head.head import fold
-from zsl_train.cli import main
+from zsl_train.backbones.resnet101 import ResNet101
+from zsl_train.cli import at_hand, main
 from zsl_train.data.open import open_image_set
 from zsl_train.methods.base import run_batched
+from zsl_train.progress import TrainingProgress
 from zsl_train.recipe import make_recipe, read_recipe
-from zsl_train.report import TrainingProgress
 from zsl_train.training.run_folder import RunWriter, load_run, read_info
 
 KEYS = {"T1", "U", "S", "H", "AUSUC", "H_uncalibrated", "T1_czsl", "ECE", "gamma", "temperature", "protocol"}
 FIGURES = KEYS - {"protocol"}
+LETTERS = ["S", "U", "H", "T1", "AUSUC", "gamma"]
 HEAD_SETTINGS = {"shrinkage", "width", "ridge", "kappa", "share", "draws", "error_ratio", "error_floor"}
 
 
@@ -112,12 +115,16 @@ def test_a_run_prints_its_folder_to_stdout_and_the_rest_to_stderr(train, shared,
     assert out == f"{tmp_path / 'run'}\n"
     assert lines[0] == "54 photographs, 6 seen and 3 unseen classes, 7 attributes"
     assert any(line.startswith("training sc-egg (default) on 30 photographs, 2 folds for validation") for line in lines)
-    assert any(line.startswith("about ") for line in lines)
-    assert [line for line in lines if line.startswith("fold 2/2: eggn 6/6 ")]
+    assert any(line.startswith("closed forms, in ") and "gfzsl " in line for line in lines)
+    assert any(re.fullmatch(r"about \d+ seconds, measured on this machine", line) for line in lines)
+    assert not [line for line in lines if "local" in line]  # losses are in the log
     assert [line for line in lines if line.startswith("validation classes: H ")]
     table = next(row for row, line in enumerate(lines) if line.split()[:2] == ["T1", "U"])
     first = [line.split("  ")[0] for line in lines[table + 1 : table + 5]]
     assert first == ["sc-egg (default)", "gfzsl", "eszsl", "ridge-to-prototype"]
+    assert [line.split()[0] for line in lines if re.match(r"  (S|U|H|T1|AUSUC|gamma) ", line)] == LETTERS
+    assert "class by class, worst first" in lines
+    assert [line for line in lines if line.startswith(("verdict: ", "WARNING: "))]
     assert lines[-1] == f"run written to {tmp_path / 'run'}; next: zsl-export {tmp_path / 'run'} --out BUNDLE"
     assert not [path for path in (tmp_path / "run").rglob("*") if path.name.startswith(".tmp-")]
 
@@ -199,7 +206,11 @@ def test_the_recipe_of_a_run_gives_the_same_run(train, shared, finished, tmp_pat
 def test_a_finished_run_is_replaced_with_force_only(train, shared, finished, tmp_path):
     out = shutil.copytree(finished, tmp_path / "run")
     assert "add --force" in one_line(train(given(shared, out)), 2, "E-RUN-EXISTS")
-    assert "add --force" in one_line(train(given(shared, out, "--resume")), 2, "E-RUN-EXISTS")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    code, said, lines = train(given(shared, out, "--resume"))
+    assert (code, said) == (0, f"{out}\n")
+    assert lines == [f"{out} is a finished run: nothing to resume; next: zsl-export {out} --out BUNDLE"]
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     code, _, _ = train(given(shared, out, "--force", "--seed", 5))
     assert code == 0
     assert figures(out) != figures(finished)
@@ -209,10 +220,11 @@ def test_a_finished_run_is_replaced_with_force_only(train, shared, finished, tmp
 @pytest.mark.parametrize("preset", ["paper", "code"])
 def test_every_preset_trains_with_its_epochs_capped(train, shared, tmp_path, preset):
     lengths = {f"stage{n}_steps": 0 for n in (1, 2, 3)}
-    code, _, lines = train(given(shared, tmp_path / "run", "--preset", preset, "--epochs", "2", folds=0, **lengths))
+    given_words = given(shared, tmp_path / "run", "--preset", preset, "--epochs", "2", "-v", folds=0, **lengths)
+    code, _, lines = train(given_words)
     assert code == 0
-    assert [line for line in lines if line.startswith("final: scen 1/1 ")]  # two epochs of 30 pictures by 64
-    assert [line for line in lines if line.startswith("final: eggn 2/2 ")]  # and of two loops
+    assert [line for line in lines if "final, scen 1/1 " in line]  # two epochs of 30 pictures by 64
+    assert [line for line in lines if "final, eggn 2/2 " in line and " kl " in line]  # and of two loops, with losses
     assert read_info(tmp_path / "run")["config"]["stage1_steps"] == 1
 
 
@@ -227,6 +239,68 @@ def test_the_default_preset_is_sized_to_the_data(train, shared, tmp_path):
     assert code == 0
     config = read_info(tmp_path / "run")["config"]
     assert all(config[name] == 1 for name in lengths)
+
+
+# --- the first run of a new user -------------------------------------------------------------------------------------
+
+
+def plainly(shared: Path, out: Path, *more: object) -> list[str]:
+    """The command without a method."""
+    words = ["--data", shared / "data", "--weights", shared / "tiny.safetensors", "--out", out, *more]
+    return [str(word) for word in words]
+
+
+def test_without_a_method_the_closed_form_is_fitted_and_a_longer_one_named(train, shared, tmp_path):
+    out = tmp_path / "run"
+    code, said, lines = train(plainly(shared, out, "--backbone", "tiny"))
+    assert (code, said) == (0, f"{out}\n")
+    assert read_info(out)["method"] == "gfzsl"
+    assert figures(out)["protocol"]["selection"].startswith("8 folds")
+    (line,) = [line for line in lines if line.startswith("--method sc-egg would take about ")]
+    assert re.search(r"about \d+ (seconds|minutes) here, measured just now: it looks at regions", line)
+    assert lines[-1] == line
+    # Whoever names the method knows of others.
+    code, _, lines = train(plainly(shared, tmp_path / "named", "--backbone", "tiny", "--method", "gfzsl"))
+    assert not [line for line in lines if "would take" in line]
+
+
+def test_a_budget_tries_several_and_keeps_the_best(train, shared, tmp_path):
+    out = tmp_path / "run"
+    code, _, lines = train(plainly(shared, out, "--backbone", "tiny", "--budget", "6s", "--set", "folds=2"))
+    assert code == 0
+    scores = figures(out)
+    tried = {one["method"]: one["validation_H"] for one in scores["leaderboard"]}
+    known = {name: value for name, value in tried.items() if value is not None}
+    assert {"gfzsl", "eszsl"} <= known.keys()
+    assert set(tried) == {"gfzsl", "eszsl", "sc-egg", "dcr-gan", "acmr", "lisgan"}
+    assert known[scores["method"]] == max(known.values())
+    assert f"{scores['method']} is the best on validation classes, and is kept" in lines
+    assert "on validation classes, the same for all; test photographs had no part in it:" in lines
+    assert load_run(out).method == scores["method"]
+    code, _, lines = train(plainly(shared, out, "--backbone", "tiny", "--budget", "6s", "--resume"))
+    assert (code, lines) == (0, [f"{out} is a finished run: nothing to resume; next: zsl-export {out} --out BUNDLE"])
+
+
+def test_without_a_backbone_the_one_on_board_is_taken_and_said(shared, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "cache"))
+    options = {"weights": None, "force": False}
+    assert at_hand(options, tmp_path / "run") == "efficientnet_lite2"
+    said = capfd.readouterr().err
+    assert "backbone efficientnet_lite2, whose weights came with the packages" in said
+    assert "resnet101 is larger and needs a network once" in said
+    weights = ResNet101.cached()
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"weights")
+    assert at_hand(options, tmp_path / "run") == "resnet101"
+    assert "whose weights are in the cache folder" in capfd.readouterr().err
+    assert at_hand({"weights": "mine.pth", "force": False}, tmp_path / "run") == "resnet101"
+    # An unfinished run goes on with the backbone that it began with.
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.toml").write_text('backbone = "efficientnet_lite2"\n')
+    assert at_hand(options, tmp_path / "run") == "efficientnet_lite2"
+    assert at_hand({**options, "force": True}, tmp_path / "run") == "resnet101"
+    (tmp_path / "run" / "recipe.toml").write_text('backbone = "features"\n')
+    assert at_hand(options, tmp_path / "run") == "resnet101"
 
 
 # --- data that is not perfect ----------------------------------------------------------------------------------------
@@ -263,7 +337,7 @@ def test_unseen_classes_without_photographs_leave_figures_null_with_the_reason(t
     scores = figures(tmp_path / "run")
     assert {name for name in FIGURES if scores[name] is None} == {"T1", "U", "H", "AUSUC", "H_uncalibrated", "T1_czsl"}
     assert set(scores["null"].values()) == {"no photographs of unseen classes"}
-    assert "no T1, U, T1_czsl, H, H_uncalibrated, AUSUC: no photographs of unseen classes" in lines
+    assert "  no T1, U, T1_czsl, H, H_uncalibrated, AUSUC: no photographs of unseen classes" in lines
     assert scores["gamma"] != 0  # chosen on validation classes all the same
     assert len(load_run(tmp_path / "run").generation.table) == 9
 
@@ -288,7 +362,7 @@ def test_few_classes_select_nothing_and_it_is_said(train, tmp_path):
     assert scores["validation_H"] is None
     why = "nothing was selected (fewer than 4 seen classes): gamma 0, temperature 1, the whole schedule"
     assert scores["protocol"]["selection"] == why
-    assert any(why in line for line in lines)
+    assert why in " ".join(" ".join(lines).split())
     assert any("learned from scratch" in line for line in lines)  # there are no word vectors
 
 
@@ -297,7 +371,7 @@ def test_one_photograph_a_class_is_enough_for_a_published_head_and_nothing_to_te
     tiny_weights(tmp_path)
     why = one_line(train(given(tmp_path, tmp_path / "run")), 2, "E-GAUSSIAN-SPREAD")
     assert "4 training pictures of 4 classes, and nothing varies within a class" in why
-    assert "--set head=published" in why
+    assert "--method eszsl, or --set head=published" in why
     assert not (tmp_path / "run" / "checkpoint").exists()  # it is told before anything is trained
     code, _, _ = train(given(tmp_path, tmp_path / "run", head="published"))
     assert code == 0
@@ -334,6 +408,9 @@ def test_one_photograph_a_class_is_enough_for_a_published_head_and_nothing_to_te
         (["--epochs", "inf"], "E-USAGE", "--epochs"),
         (["--epochs", "x"], "E-USAGE", "--epochs"),
         (["--resume", "--force"], "E-USAGE", "contradict"),
+        (["--budget", "soon"], "E-BUDGET", "such as 90s, 20m or 1.5h"),
+        (["--budget", "20m"], "E-BUDGET", "leave --method out, or --budget"),
+        (["--budget", "20m", "--preset", "paper"], "E-BUDGET", "leave --preset out"),
         (["--resume"], "E-RUN", "holds no unfinished run; leave --resume out"),
         (["--recipe", "nowhere.toml"], "E-SYSTEM", "nowhere.toml"),
         (["--splits", "nowhere.csv"], "E-SPLIT-FILE", "nowhere.csv"),
@@ -438,9 +515,9 @@ def test_ctrl_c_is_130_and_the_same_command_resumes_to_the_same_figures(
     assert read_info(out)["state"] == "unfinished"
     monkeypatch.setattr(TrainingProgress, "__call__", real)
     one_line(train(given(shared, out, hidden=9)), 2, "E-RUN-RECIPE")
-    code, _, lines = train(given(shared, out, "--resume"))
+    code, _, lines = train(given(shared, out, "--resume", "-v"))
     assert code == 0
-    repeated = {line.split()[0] + line.split()[1] for line in lines if line.startswith("fold 1/2: ")}
+    repeated = [line for line in lines if " fold 1/2, " in line]
     assert bool(repeated) == (at[0] == "fold 1/2")  # what was done is not done again
     assert figures(out) == figures(finished)
     assert not (out / "checkpoint").exists()

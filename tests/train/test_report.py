@@ -1,128 +1,168 @@
-"""What a run prints: the table, and progress with and without a terminal."""
+"""What a run prints: the table, its letters in words, classes and mix-ups, and a verdict that tells the truth."""
 
 from __future__ import annotations
 
-import io
-import itertools
-
+import numpy as np
 import pytest
 
-from zsl_train import report
-from zsl_train.report import COLUMNS, PROGRESS_SECONDS, TrainingProgress, beaten, cell, scores_table
+from zsl_runtime.head.class_table import ClassTable
+from zsl_train.report import COLUMNS, by_class, cell, legend, report, table, verdict
+from zsl_train.scoring.verdict import by_classes, warnings
+
+NAMES = ("crow", "gull", "heron", "tern", "owl")
+TABLE = ClassTable(NAMES, np.array([True, True, True, False, False]), np.eye(5), tuple("abcde"))
+LABELS = np.repeat(np.arange(5), 10)
 
 
 def scores(**changes) -> dict:
     figures = dict(zip(COLUMNS, (61.24, 50.0, 70.06, 58.3, 40.0, 33.333), strict=True))
-    return {
+    predicted = LABELS.copy()
+    predicted[30:35] = 0  # half of the terns are called crows
+    found = {
         **figures,
         "T1_czsl": 63.0,
         "ECE": 4.21,
+        "gamma": 0.5,
+        "validation_H": 60.0,
         "method": "sc-egg",
         "preset": "paper",
         "null": {},
-        "baselines": {"eszsl": dict.fromkeys(COLUMNS, 9.96), "other": dict.fromkeys(COLUMNS, 100.0)},
-        "protocol": {"split": "given", "features": "resnet", "selection": "3 folds", "seed": 5},
+        "baselines": {"eszsl": baseline(-48.3, 4.0, 9.96), "other": baseline(-1.0, 2.0, 57.3)},
+        "protocol": {
+            "split": "given",
+            "features": "resnet",
+            "selection": "3 folds",
+            "seed": 5,
+            "classes": {"seen": 3, "unseen": 2},
+        },
+        **by_classes(predicted, LABELS, TABLE),
         **changes,
     }
+    return found | {"warnings": changes.get("warnings", warnings(found))}
+
+
+def baseline(ahead, spread, value=58.0) -> dict:
+    return {**dict.fromkeys(COLUMNS, value), "ahead": ahead, "ahead_spread": spread}
+
+
+def text(lines) -> str:
+    return " ".join(" ".join(lines).split())
 
 
 def test_cells_have_one_decimal_or_a_dash():
     assert [cell(value) for value in (61.24, 9.96, 0.0, None)] == ["61.2", "10.0", "0.0", "-"]
 
 
-def test_the_table_lines_up_and_says_where_its_figures_come_from():
-    lines = scores_table(scores()).splitlines()
+def test_the_table_lines_up():
+    lines = table(scores())
     assert lines[0].split() == list(COLUMNS)
     assert lines[1].split() == ["sc-egg", "(paper)", "61.2", "50.0", "70.1", "58.3", "40.0", "33.3"]
     assert lines[2].split() == ["eszsl", *["10.0"] * 6]
-    assert lines[3].split() == ["other", *["100.0"] * 6]
-    assert len({len(line) for line in lines[:4]}) == 1
+    assert lines[3].split() == ["other", *["57.3"] * 6]
+    assert len({len(line) for line in lines}) == 1
     ends = [lines[0].index(name) + len(name) for name in COLUMNS]
-    assert all(
-        line[end - 1] in "0123456789" and line[end : end + 1] in {"", " "} for line in lines[1:4] for end in ends
-    )
-    assert lines[4] == "percent, mean of per-class top-1; T1_czsl 63.0, expected calibration error 4.2"
-    assert lines[5].startswith("warning: other does better")
-    assert lines[6] == "given; resnet; 3 folds; seed 5"
-    assert len(lines) == 7
+    assert all(line[end - 1] in "0123456789" and line[end : end + 1] in {"", " "} for line in lines[1:] for end in ends)
 
 
-def test_a_model_that_a_closed_form_of_seconds_beats_says_so():
-    worse, better = dict.fromkeys(COLUMNS, 58.2), dict.fromkeys(COLUMNS, 61.0)
-    assert beaten(scores(baselines={"gfzsl": worse})) == []
-    found = beaten(scores(baselines={"gfzsl": better, "eszsl": worse}))
-    assert found == ["warning: gfzsl does better here in seconds: H 61.0 against 58.3; take --method gfzsl"]
-    unknown = dict.fromkeys(COLUMNS)
-    assert beaten(scores(H=None, baselines={"gfzsl": unknown})) == []
+def test_each_letter_is_explained_where_it_is_printed():
+    lines = legend(scores())
+    assert [line.split()[0] for line in lines[:6]] == ["S", "U", "H", "T1", "AUSUC", "gamma"]
+    said = text(lines)
+    assert "of 100 photographs of the 3 seen classes" in said
+    assert "2 U S / (U + S)" in said
+    assert "0.50 is taken off the score of every seen class" in said
+    assert "guessing gives 20.0, and 50.0 for T1" in said
+    assert "given; resnet; 3 folds; seed 5" in said
+    assert "0.50 is added to the score" in text(legend(scores(gamma=-0.5)))
+
+
+def test_a_budget_shows_what_was_tried_best_first():
+    trials = [
+        {"method": "gfzsl", "validation_H": 50.0, "seconds": 3.2, "why": ""},
+        {"method": "sc-egg", "validation_H": 61.23, "seconds": 600.4, "why": ""},
+        {"method": "acmr", "validation_H": None, "seconds": 0.0, "why": "needs 9 minutes at least"},
+    ]
+    lines = report(scores(leaderboard=trials), "run").splitlines()
+    assert lines[0].startswith("on validation classes")
+    assert [line.split() for line in lines[1:4]] == [
+        ["H", "seconds"],
+        ["sc-egg", "61.2", "600", "kept"],
+        ["gfzsl", "50.0", "3"],
+    ]
+    assert lines[4] == "acmr was left out: needs 9 minutes at least"
+    assert not report(scores(), "run").startswith("on validation")
 
 
 def test_what_is_null_gets_a_dash_and_a_reason_told_once():
     why = "no photographs of unseen classes"
-    lines = scores_table(scores(T1=None, U=None, H=None, null={"T1": why, "U": why, "H": why, "S": "no others"}))
-    assert lines.splitlines()[1].split()[2:6] == ["-", "-", "70.1", "-"]
-    assert lines.splitlines()[-2:] == [f"no T1, U, H: {why}", "no S: no others"]
+    found = scores(T1=None, U=None, H=None, null={"T1": why, "U": why, "H": why, "S": "no others"})
+    assert table(found)[1].split()[2:6] == ["-", "-", "70.1", "-"]
+    said = text(legend(found))
+    assert f"no T1, U, H: {why} no S: no others" in said
+    assert "the same for the 2 unseen classes" not in said
+    assert "H cannot be measured here" in text(verdict(found, "run"))
 
 
-class Screen(io.StringIO):
-    """A stderr that is a terminal, or is none."""
-
-    def __init__(self, *, terminal: bool) -> None:
-        super().__init__()
-        self.terminal = terminal
-
-    def isatty(self) -> bool:
-        return self.terminal
+def test_classes_come_worst_first_with_what_they_are_taken_for():
+    lines = by_class(scores())
+    assert lines[0] == "class by class, worst first"
+    assert lines[2].split() == ["tern", "unseen", "5", "of", "10", "crow", "(5)"]
+    assert lines[-1] == "  tern is called crow: 5 photographs, 50% of that class"
+    assert by_class(scores(classes=[], mixups=[])) == []
 
 
-def replace_stderr(monkeypatch, *, terminal: bool) -> Screen:
-    screen = Screen(terminal=terminal)
-    monkeypatch.setattr("sys.stderr", screen)
-    return screen
+def test_of_many_classes_the_worst_of_each_kind_are_shown():
+    many = ClassTable(tuple(f"{n:02d}" for n in range(40)), np.arange(40) < 30, np.eye(40), tuple(map(str, range(40))))
+    labels = np.repeat(np.arange(40), 4)
+    predicted = np.where(np.arange(160) % 4 < labels % 4, 39, labels)
+    lines = by_class(scores(**by_classes(predicted, labels, many)))
+    assert lines[0] == "class by class, worst first: 10 of 40, the others are in scores.json"
+    shown = [line.split()[:2] for line in lines[2:12]]
+    assert [name for name, kind in shown if kind == "seen"] == ["03", "07", "11", "15", "19"]
+    assert [name for name, kind in shown if kind == "unseen"] == ["31", "35", "30", "34", "38"]
 
 
-def test_without_a_terminal_a_line_now_and_then_and_at_the_end_of_a_stage(monkeypatch):
-    screen = replace_stderr(monkeypatch, terminal=False)
-    clock = itertools.count(0.0, PROGRESS_SECONDS / 4)
-    monkeypatch.setattr(report.time, "monotonic", lambda: next(clock))
-    progress = TrainingProgress()
-    for step in range(1, 11):
-        progress("fold 1/2", "scen", step, 10, {"local": 1.23456, "global": 20.0})
-    progress.close()
-    lines = screen.getvalue().splitlines()
-    assert lines[-1] == "fold 1/2: scen 10/10 local 1.23 global 20"
-    assert 2 <= len(lines) <= 4
-    assert "\x1b" not in screen.getvalue()
+def test_a_good_run_is_held_against_guessing_and_the_closed_forms():
+    said = text(verdict(scores(), "run"))
+    assert "verdict: H 58.3 \xb1 " in said
+    assert "3 times what guessing gives" in said
+    assert "and the same as other (57.3) within what chance makes, \xb1 2.0" in said
+    assert said.endswith("run written to run; next: zsl-export run --out BUNDLE")
+    better = scores(baselines={"eszsl": baseline(-20.0, 3.0)})
+    assert "and 20.0 \xb1 3.0 above the closed form eszsl" in text(verdict(better, "run"))
+    assert "closed form" not in text(verdict(scores(baselines={}), "run"))
 
 
-def test_a_short_stage_is_told_once_when_it_ends(monkeypatch):
-    screen = replace_stderr(monkeypatch, terminal=False)
-    monkeypatch.setattr(report.time, "monotonic", lambda: 0.0)
-    progress = TrainingProgress()
-    for step in range(1, 4):
-        progress("final", "eggn", step, 3, {"kl": float(step)})
-    assert screen.getvalue() == "final: eggn 3/3 kl 3\n"
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"U": 3.4, "H": 6.5, "S": 80.0}, "U has collapsed: 3.4 % of the photographs of unseen classes"),
+        ({"U": 60.0, "H": 18.0, "S": 11.0}, "S has collapsed"),
+        ({"U": 91.0, "S": 18.0, "chance": {"all": 2.0, "unseen": 10.0}}, "nearly all are given unseen classes"),
+        ({"H": 6.5}, "H has collapsed: 6.5 on the test photographs, 60.0 on the validation classes"),
+        ({"T1": 11.0, "chance": {"all": 2.0, "unseen": 10.0}}, "T1 is 11.0, and guessing among the unseen"),
+        ({"baselines": {"gfzsl": baseline(3.0, 2.0)}}, "gfzsl does better here in seconds: H 58.0 against 58.3, 3.0"),
+    ],
+)
+def test_what_is_wrong_is_said_loudly(changes, said):
+    found = scores(**changes)
+    printed = report(found, "run")
+    assert text([printed]).count("WARNING: ") == len(found["warnings"]) >= 1
+    assert any(said in one for one in found["warnings"])
+    assert said in text([printed])
+    assert "verdict: not good enough to ship" in printed
 
 
-def test_on_a_terminal_a_bar_that_changes_with_the_stage_and_goes_away(monkeypatch):
-    screen = replace_stderr(monkeypatch, terminal=True)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "140")
-    progress = TrainingProgress()
-    for stage in ("scen", "guide"):
-        for step in range(1, 4):
-            progress("final", stage, step, 3, {"local": 0.5})
-    progress.close()
-    progress.close()  # more often than needed does no harm
-    shown = screen.getvalue()
-    assert "final: guide" in shown
-    assert "3/3" in shown
-    assert "local 0.5" in shown
-    assert "\x1b[?25h" in shown  # the cursor is back
-    assert "final: scen 3/3" not in shown  # no plain lines
+def test_only_a_closed_form_that_ships_is_recommended():
+    (one,) = warnings(scores(baselines={"gfzsl": baseline(3.0, 2.0), "eszsl": baseline(2.5, 2.0)}))
+    assert one.endswith("; take --method gfzsl")
+    (other,) = warnings(scores(baselines={"ridge-to-prototype": baseline(3.0, 2.0)}))
+    assert "take" not in other
 
 
-@pytest.mark.parametrize("terminal", [True, False])
-def test_a_progress_that_showed_nothing_leaves_nothing_behind(monkeypatch, terminal):
-    screen = replace_stderr(monkeypatch, terminal=terminal)
-    TrainingProgress().close()
-    assert screen.getvalue() == ""  # no bar was drawn, and none is taken away
+def test_nothing_is_wrong_with_what_cannot_be_known_or_is_within_chance():
+    nothing = dict.fromkeys(("T1", "U", "S", "H"))
+    assert warnings(scores(**nothing, baselines={"gfzsl": baseline(None, None)})) == []
+    assert warnings(scores(baselines={"gfzsl": baseline(1.9, 2.0)})) == []
+    one_class = {"all": 25.0, "unseen": 100.0}  # nothing to tell apart
+    assert warnings(scores(T1=100.0, chance=one_class)) == []

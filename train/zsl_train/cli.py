@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +39,14 @@ def _possible_epochs(_: click.Context, __: click.Parameter, value: float | None)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to write.")
 @click.option("--check-data", type=click.Path(path_type=Path), metavar="DIR", help="Only say what this data holds.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="TOML recipe; see train/recipes.")
-@click.option("--method", help="Training method.  [default: sc-egg]")
+@click.option("--method", help="Training method.  [default: gfzsl, a closed form of seconds]")
+@click.option(
+    "--budget",
+    metavar="TIME",
+    help="In place of --method: try what fits into 20m, 90s or 2h, and keep the best by validation classes.",
+)
 @click.option("--preset", help="Method's settings: default (sized to the data), paper or code.  [default: default]")
-@click.option("--backbone", help="resnet101 or efficientnet_lite2.  [default: resnet101]")
+@click.option("--backbone", help="resnet101 or efficientnet_lite2.  [default: the one whose weights are here]")
 @click.option("--image-size", type=int, help="Picture side in pixels, such as 224 or 448.  [default: the backbone's]")
 @click.option("--weights", help="Backbone weight file; otherwise the published ImageNet weights.")
 @click.option(
@@ -51,6 +57,7 @@ def _possible_epochs(_: click.Context, __: click.Parameter, value: float | None)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting of the recipe or the method.")
 @click.option("--resume", is_flag=True, help="Go on with an unfinished run, and fail if there is none.")
 @click.option("--force", is_flag=True, help="Replace the run that is there.")
+@click.option("--verbose", "-v", is_flag=True, help="Show the losses, too; RUN/log.jsonl has them in any case.")
 def command(**options: Any) -> int:
     """Train a zero-shot classifier on photographs of the seen classes and the attributes of all classes.
 
@@ -110,21 +117,27 @@ def train(options: dict[str, Any]) -> int:
         The exit code: 0, or 6 when photographs were left out because they cannot be read.
 
     """
+    began = time.monotonic()
     from zsl_runtime.errors import InputError, UsageError
     from zsl_runtime.machine.threads import usable_cpus
     from zsl_train.recipe import make_recipe, parse_overrides, read_recipe
-    from zsl_train.report import TrainingProgress, scores_table
     from zsl_train.training.run_folder import RunWriter
 
     base = read_recipe(options["recipe"]) if options["recipe"] else {}
     flags = ("method", "preset", "backbone", "image_size", "seed")
     chosen = {name: options[name] for name in flags if options[name] is not None}
-    recipe = make_recipe(base, parse_overrides(options["overrides"]), chosen)
+    overrides = parse_overrides(options["overrides"])
+    recipe = make_recipe(base, overrides, chosen)
+    named = {*base, *overrides, *chosen}
     if options["features"] is not None:
         recipe = without_backbone(recipe, options)
         if base.get("backbone", FEATURES) != FEATURES:
             _say(f"note: the backbone of {options['recipe']} is not used with --features")
     out: Path = options["out"]
+    if options["resume"] and finished(out):
+        _say(f"{out} is a finished run: nothing to resume; next: zsl-export {out} --out BUNDLE")
+        click.echo(out)
+        return 0
     writer = RunWriter(out, force=options["force"])
     if options["resume"] and not (out / "run.json").is_file():
         raise UsageError("E-RUN", f"--resume: {out} holds no unfinished run; leave --resume out to begin one")
@@ -134,16 +147,27 @@ def train(options: dict[str, Any]) -> int:
     from zsl_train.data.given import GivenFeatures
     from zsl_train.data.open import open_image_set
     from zsl_train.methods import find_method
+    from zsl_train.progress import TrainingProgress
     from zsl_train.recipe import method_config
-    from zsl_train.training.runner import open_backbone, run_training
+    from zsl_train.report import report
+    from zsl_train.training.budget import alternative, parse_length, run_budget
+    from zsl_train.training.prepared import prepare
+    from zsl_train.training.runner import carry_out, make_task, open_backbone
     from zsl_train.training.shipped import ships_gaussian
     from zsl_train.training.side_by_side import torch_threads
 
+    seconds = None if options["budget"] is None else parse_length(options["budget"])
+    if seconds is not None and named & {"method", "preset"}:
+        given = "preset" if "preset" in named else "method"
+        raise UsageError("E-BUDGET", f"--budget tries several methods: leave --{given} out, or --budget")
+    if options["features"] is None and "backbone" not in named:
+        recipe = replace(recipe, backbone=at_hand(options, out))
     method = find_method(recipe.method)
     ships_gaussian(recipe)  # so is a head that the method has not
-    if "folds" not in {*base, *parse_overrides(options["overrides"])}:
+    if seconds is None and "folds" not in {*base, *overrides}:
         recipe = replace(recipe, folds=getattr(method, "FOLDS", recipe.folds))
-    method_config(method.Config, method.PRESETS, recipe)  # a wrong setting is told before minutes of extraction
+    if seconds is None:
+        method_config(method.Config, method.PRESETS, recipe)  # a wrong setting is told before minutes of extraction
     if "OMP_NUM_THREADS" not in os.environ:  # torch reads that itself
         click.get_current_context().with_resource(torch_threads(usable_cpus()))
     images = open_image_set(
@@ -155,22 +179,59 @@ def train(options: dict[str, Any]) -> int:
         f"{len(images.table.attributes)} attributes"
     )
     backbone = GivenFeatures.of(images.features) if images.features else open_backbone(recipe, options["weights"])
-    progress = TrainingProgress()
+    progress = TrainingProgress(verbose=options["verbose"])
     try:
         with writer.exclusive():
-            scores = run_training(
-                images, backbone, recipe, writer, most_epochs=options["epochs"], say=_say, progress=progress
-            )
+            prepared = prepare(images, backbone, recipe)
+            for note in prepared.notes:
+                _say(f"note: {note}")
+            if seconds is None:
+                task = make_task(prepared, recipe, most_epochs=options["epochs"])
+                scores = carry_out(task, backbone, writer, say=_say, progress=progress)
+            else:
+                scores = run_budget(
+                    prepared, backbone, recipe, writer, seconds=seconds, began=began, say=_say, progress=progress
+                )
     except KeyboardInterrupt:
         progress.close()
         _say(f"stopped; repeat the command to go on from the last checkpoint in {out}")
         raise
     finally:
         progress.close()
-    _say(scores_table(scores))
-    _say(f"run written to {out}; next: zsl-export {out} --out BUNDLE")
+    _say(f"\n{report(scores, str(out))}")
+    if seconds is None and "method" not in named:
+        _say(alternative(prepared, recipe))
     click.echo(out)
     return InputError.exit_code if scores["protocol"]["pictures"]["unreadable"] else 0
+
+
+def finished(out: Path) -> bool:
+    """Whether a folder holds a finished run. ArtefactError E-RUN when it is damaged."""
+    from zsl_train.training.run_folder import read_info
+
+    return (out / "run.json").is_file() and read_info(out).get("state") == "finished"
+
+
+def at_hand(options: dict[str, Any], out: Path) -> str:
+    """The backbone where none is named: that of the unfinished run, or one whose weights are on this machine."""
+    from zsl_train import backbones
+    from zsl_train.recipe import read_recipe
+
+    if options["weights"] is not None:
+        return "resnet101"
+    if not options["force"] and (out / "recipe.toml").is_file():
+        begun = read_recipe(out / "recipe.toml").get("backbone", FEATURES)
+        if begun != FEATURES:
+            return str(begun)
+    name = backbones.on_board()
+    if name == "efficientnet_lite2":
+        _say(
+            "backbone efficientnet_lite2, whose weights came with the packages; --backbone resnet101 is larger and "
+            "needs a network once, to fetch its weights (171 MB)"
+        )
+    else:
+        _say(f"backbone {name}, whose weights are in the cache folder")
+    return name
 
 
 def without_backbone(recipe: Recipe, options: dict[str, Any]) -> Recipe:

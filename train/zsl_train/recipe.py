@@ -45,7 +45,7 @@ class Recipe:
 
     """
 
-    method: str = "sc-egg"
+    method: str = "gfzsl"
     preset: str = "default"
     backbone: str = "resnet101"
     image_size: int = 0

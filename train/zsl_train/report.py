@@ -1,18 +1,17 @@
-"""What a run says to a person: the table of scores and the progress of training."""
+"""What a run says to a person: the table of scores, what its letters mean, where it goes wrong, and what to do next."""
 
 from __future__ import annotations
 
-import sys
-import threading
-import time
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 COLUMNS = ("T1", "U", "S", "H", "AUSUC", "H_uncalibrated")
-SHIPPED = ("gfzsl", "eszsl")  # baselines that are methods as well
-PROGRESS_SECONDS = 10.0  # between two progress lines where there is no terminal
+WIDTH = 110  # of lines that are wrapped
+FEW_CLASSES = 12  # so many are all shown; of more, the worst of each kind
+WORST = 5  # classes of each kind, and mix-ups, that are shown
 
 
 def cell(value: float | None) -> str:
@@ -20,97 +19,137 @@ def cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def scores_table(scores: Mapping[str, Any]) -> str:
-    """The run's scores beside the baselines', as aligned text.
+def report(scores: Mapping[str, Any], out: str) -> str:
+    """All that is said of a finished run.
 
     Args:
         scores: content of scores.json.
+        out: its folder.
 
     """
+    parts = [leaderboard(scores), table(scores), legend(scores), by_class(scores), verdict(scores, out)]
+    return "\n\n".join("\n".join(lines) for lines in parts if lines)
+
+
+def leaderboard(scores: Mapping[str, Any]) -> list[str]:
+    """What `--budget` tried, best first, and what it left out; nothing for a run of one method."""
+    trials = scores.get("leaderboard", [])
+    if not trials:
+        return []
+    known = sorted((one for one in trials if one["validation_H"] is not None), key=lambda one: -one["validation_H"])
+    rows = [("", "H", "seconds", "")]
+    for one in known:
+        kept = "kept" if one["method"] == scores["method"] else ""
+        rows.append((one["method"], cell(one["validation_H"]), f"{one['seconds']:.0f}", kept))
+    left_out = [f"{one['method']} was left out: {one['why']}" for one in trials if one["validation_H"] is None]
+    return ["on validation classes, the same for all; test photographs had no part in it:", *aligned(rows), *left_out]
+
+
+def table(scores: Mapping[str, Any]) -> list[str]:
+    """The run's scores beside the closed forms', aligned."""
     rows = [("", *COLUMNS), (f"{scores['method']} ({scores['preset']})", *(cell(scores[name]) for name in COLUMNS))]
     rows += [(name, *(cell(found[key]) for key in COLUMNS)) for name, found in scores["baselines"].items()]
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: the first column to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
+    return [
         "  ".join(
             [row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))]
-        )
+        ).rstrip()
         for row in rows
     ]
-    lines.append(
-        f"percent, mean of per-class top-1; T1_czsl {cell(scores['T1_czsl'])}, "
-        f"expected calibration error {cell(scores['ECE'])}"
-    )
-    lines += beaten(scores)
-    protocol = scores["protocol"]
-    lines.append(f"{protocol['split']}; {protocol['features']}; {protocol['selection']}; seed {protocol['seed']}")
+
+
+def legend(scores: Mapping[str, Any]) -> list[str]:
+    """Each letter in words, and where the figures come from."""
+    classes, guess = scores["protocol"]["classes"], scores["chance"]
+    seen, unseen = classes["seen"], classes["unseen"]
+    whole = seen + unseen
+    shift = scores["gamma"]
+    gamma = f"{abs(shift):.2f} is {'added to' if shift < 0 else 'taken off'} the score of every seen class"
+    said = {
+        "S": f"of 100 photographs of the {seen} seen classes, so many are labelled rightly, all {whole} competing",
+        "U": f"the same for the {unseen} unseen classes, known from the table of attributes alone",
+        "H": "both in one number, 2 U S / (U + S): high only where both are. Look at this one first",
+        "T1": f"U when only the {unseen} unseen classes compete",
+        "AUSUC": "U and S at every balance between them: the area under U over S, from 0 to 100",
+        "gamma": f"{gamma}, as chosen on validation classes; H_uncalibrated is H without",
+    }
+    missing = scores["null"]
+    lines = [f"  {letter:<6} {text}" for letter, text in said.items() if letter not in missing]
+    chance = f"guessing gives {guess['all']:.1f}"
+    if guess["unseen"] is not None:
+        chance += f", and {guess['unseen']:.1f} for T1"
+    lines.append(f"  each class counts alike; {chance}")
+    if scores["ECE"] is not None:
+        lines.append(f"  probabilities are off by {scores['ECE']:.1f} points on average (expected calibration error)")
     figures: dict[str, list[str]] = {}
-    for figure, why in scores["null"].items():
+    for figure, why in missing.items():
         figures.setdefault(why, []).append(figure)
-    lines += [f"no {', '.join(which)}: {why}" for why, which in figures.items()]
-    return "\n".join(lines)
+    lines += [f"  no {', '.join(which)}: {why}" for why, which in figures.items()]
+    protocol = scores["protocol"]
+    where = f"{protocol['split']}; {protocol['features']}; {protocol['selection']}; seed {protocol['seed']}"
+    return [*lines, *textwrap.wrap(where, WIDTH, initial_indent="  ", subsequent_indent="  ")]
 
 
-def beaten(scores: Mapping[str, Any]) -> list[str]:
-    """A line that says so where a baseline of seconds does better than what was trained."""
-    own, known = scores["H"], {name: found["H"] for name, found in scores["baselines"].items()}
-    better = {name: value for name, value in known.items() if None not in (own, value) and value > own}
-    if not better:
+def by_class(scores: Mapping[str, Any]) -> list[str]:
+    """Accuracy class by class, worst first, and the worst mix-ups."""
+    classes = sorted(scores["classes"], key=lambda one: (one["right"] / one["pictures"], one["name"]))
+    if not classes:
         return []
-    best = max(better, key=lambda name: better[name])
-    advice = f"; take --method {best}" if best in SHIPPED else ""
-    return [f"warning: {best} does better here in seconds: H {cell(better[best])} against {cell(own)}{advice}"]
+    shown = classes
+    if len(classes) > FEW_CLASSES:
+        chosen = [one["name"] for kind in (False, True) for one in [c for c in classes if c["seen"] == kind][:WORST]]
+        shown = [one for one in classes if one["name"] in chosen]
+    rows = [("", "", "right", "mostly taken for")]
+    for one in shown:
+        wrong = f"{one['mistaken_for']} ({one['mistaken']})" if one["mistaken"] else ""
+        kind = "seen" if one["seen"] else "unseen"
+        rows.append((one["name"], kind, f"{one['right']} of {one['pictures']}", wrong))
+    width = max(len(row[0]) for row in rows)
+    middle = max(len(row[2]) for row in rows)
+    lines = [f"  {name:<{width}}  {kind:<6}  {right:>{middle}}  {wrong}".rstrip() for name, kind, right, wrong in rows]
+    title = "class by class, worst first"
+    if len(shown) < len(classes):
+        title += f": {len(shown)} of {len(classes)}, the others are in scores.json"
+    return [title, *lines, *_mixups(scores)]
 
 
-class TrainingProgress:
-    """Progress of the training loops on stderr: bars on a terminal, otherwise a line every ten seconds.
+def _mixups(scores: Mapping[str, Any]) -> Iterator[str]:
+    worst = scores["mixups"][:WORST]
+    if worst:
+        yield "worst mix-ups"
+        for one in worst:
+            count = f"{one['pictures']} photograph{'s' if one['pictures'] > 1 else ''}"
+            yield f"  {one['of']} is called {one['given']}: {count}, {one['share']:.0%} of that class"
 
-    Trainings that run side by side each have a bar; they may call from several threads.
-    """
 
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._tasks: dict[str, tuple[str, Any]] = {}  # session -> stage and its bar
-        self._line_at = time.monotonic()
-        self._lock = threading.Lock()
+def verdict(scores: Mapping[str, Any], out: str) -> list[str]:
+    """Whether it is any good, held against guessing and the closed forms, and what to do next."""
+    bad = scores["warnings"]
+    lines = [line for text in bad for line in textwrap.wrap(f"WARNING: {text}", WIDTH, subsequent_indent="    ")]
+    if scores["H"] is None:
+        lines.append("verdict: H cannot be measured here; see above for what is missing")
+    elif not bad:
+        lines += textwrap.wrap(f"verdict: {good(scores)}", WIDTH, subsequent_indent="    ")
+    else:
+        lines.append("verdict: not good enough to ship as it is; see the warnings")
+    return [*lines, f"run written to {out}; next: zsl-export {out} --out BUNDLE"]
 
-    def __call__(self, session: str, stage: str, done: int, total: int, losses: Mapping[str, float]) -> None:
-        """Show one step."""
-        with self._lock:
-            self._show(session, stage, done, total, losses)
 
-    def _show(self, session: str, stage: str, done: int, total: int, losses: Mapping[str, float]) -> None:
-        shown = " ".join(f"{name} {value:.3g}" for name, value in losses.items())
-        if sys.stderr.isatty():
-            self._draw(session, stage, done, total, shown)
-        elif done == total or time.monotonic() - self._line_at > PROGRESS_SECONDS:
-            self._line_at = time.monotonic()
-            print(f"{session}: {stage} {done}/{total} {shown}", file=sys.stderr, flush=True)
-
-    def _draw(self, session: str, stage: str, done: int, total: int, shown: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        if self._bar is None:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[shown]}"),
-                console=Console(stderr=True),
-                transient=True,
-            )
-            self._bar.start()
-        before, task = self._tasks.get(session, ("", None))
-        if stage != before:
-            if task is not None:
-                self._bar.remove_task(task)
-            task = self._bar.add_task(f"{session}: {stage}", total=total, shown="")
-            self._tasks[session] = stage, task
-        self._bar.update(task, completed=done, shown=shown)
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+def good(scores: Mapping[str, Any]) -> str:
+    """What is good about a run that nothing is wrong with."""
+    error = scores["spread"]["H"]
+    text = f"H {scores['H']:.1f} \xb1 {error:.1f}" if error is not None else f"H {scores['H']:.1f}"
+    text += f", {scores['H'] / scores['chance']['all']:.0f} times what guessing gives"
+    known = {name: one for name, one in scores["baselines"].items() if one.get("ahead") is not None}
+    if not known:
+        return text
+    best = max(known, key=lambda name: known[name]["ahead"])
+    ahead, spread = known[best]["ahead"], known[best]["ahead_spread"]
+    if abs(ahead) <= spread:
+        return f"{text}, and the same as {best} ({cell(known[best]['H'])}) within what chance makes, \xb1 {spread:.1f}"
+    return f"{text}, and {-ahead:.1f} \xb1 {spread:.1f} above the closed form {best}"

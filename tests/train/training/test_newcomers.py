@@ -21,6 +21,7 @@ from zsl_train.methods import METHODS, gfzsl
 from zsl_train.methods.base import Trained
 from zsl_train.recipe import Recipe
 from zsl_train.scoring.evaluate import choose_gamma, seen_unseen_curve
+from zsl_train.training import closed_forms
 from zsl_train.training import trainer as trainer_module
 from zsl_train.training.prepared import Prepared, prepare
 from zsl_train.training.run_folder import RunWriter
@@ -267,7 +268,8 @@ def run(folder, recipe: Recipe, change=lambda images: images) -> dict:
 def test_gfzsl_is_the_baseline_of_that_name(tmp_path, monkeypatch, floor):
     """Float32 modules and rows against the closed form in float64: the same choice, the same figures."""
     chosen = HeadChoice(Settings(0.3, 0.7, 0.1, 0.5), Errors(1.5, floor), 0.8, 2.0, 50.0)
-    monkeypatch.setattr(trainer_module, "choose_settings", lambda folds: chosen)
+    for module in (trainer_module, closed_forms):
+        monkeypatch.setattr(module, "choose_settings", lambda folds: chosen)
     mine = run(tmp_path / "method", Recipe(method="gfzsl", folds=2))
     other = run(tmp_path / "other", Recipe(method="eszsl", folds=2, head="gaussian"))["baselines"]["gfzsl"]
     assert "gfzsl" not in mine["baselines"]

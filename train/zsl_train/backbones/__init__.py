@@ -22,7 +22,7 @@ BACKBONES: dict[str, type[Backbone]] = {
     EfficientNetLite2.name: EfficientNetLite2,
 }
 
-__all__ = ["BACKBONES", "Backbone", "build", "rebuild"]
+__all__ = ["BACKBONES", "Backbone", "build", "on_board", "rebuild"]
 
 
 def build(name: str, weights: str | Path | None = None, size: int | None = None) -> Backbone:
@@ -44,6 +44,15 @@ def build(name: str, weights: str | Path | None = None, size: int | None = None)
     network = _empty(name, size)
     path = network.find_weights(weights)
     return network.load_weights(read_weights(path), str(path))
+
+
+def on_board() -> str:
+    """The backbone to take where none is named: nothing is fetched for it.
+
+    resnet101, which published figures rest on, where its weights are in the cache folder; else efficientnet_lite2,
+    whose weights are a package of the training.
+    """
+    return ResNet101.name if ResNet101.cached().is_file() else EfficientNetLite2.name
 
 
 def rebuild(name: str, size: int, state_dict: Mapping[str, Tensor]) -> Backbone:

@@ -96,7 +96,7 @@ class ResNet101(Backbone):
         if name not in PUBLISHED:
             return Path(name)
         file = PUBLISHED[name]
-        target = cache_folder() / "weights" / file
+        target = cls.cached(name)
         if not target.is_file():
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +104,11 @@ class ResNet101(Backbone):
             except OSError as error:
                 raise from_os_error(error, "keep the downloaded weights") from error
         return target
+
+    @staticmethod
+    def cached(name: str = DEFAULT) -> Path:
+        """Where the published weights `name` lie once they were downloaded."""
+        return cache_folder() / "weights" / PUBLISHED[name]
 
     def early_map(self, x: Tensor) -> Tensor:
         """(N, 3, h, w) -> (N, 512, h / 8, w / 8): the second of the four stages."""

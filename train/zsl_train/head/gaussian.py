@@ -44,6 +44,7 @@ KAPPAS = (1.0, 0.5, 2.0, 0.0, 4.0)
 SHARES = (0.0, 0.5, 0.25, 0.75, 1.0)
 DRAWS = (1, 8)  # features synthesized for the mean of a class
 PASSES = 2  # over the settings, one after the other
+SETTINGS_TRIED = 75  # that `choose_settings` tries of a method with a generator, as counted; for estimates of time
 ALIKE = 0.25  # points of mean H; what differs by less is chance, however steady it is
 RATIO_BOUNDS = (0.05, 16.0)  # of errors on left-out classes by those of leave-one-out: a few classes make it noisy
 SMALLEST = 1e-9  # of a spread; below that there is none
@@ -165,7 +166,8 @@ def _no_spread(pictures: int, classes: int) -> UsageError:
     return UsageError(
         "E-GAUSSIAN-SPREAD",
         f"{pictures} training pictures of {classes} classes, and nothing varies within a class: how far pictures of "
-        "one class spread cannot be told; give two or more different ones of a class, or --set head=published",
+        "one class spread cannot be told; give two or more different ones of a class, or take a head that needs none: "
+        "--method eszsl, or --set head=published for a method with networks",
     )
 
 
@@ -457,6 +459,11 @@ def _scores(settings: Settings, folds: Sequence[tuple[Spectrum, Ints, Bools]]) -
         scores.append(logits(spectrum, settings, one, Errors.mean(others) if others else Errors()))
     known = [found for found in measured if found is not None]
     return scores, Errors.mean(known) if known else Errors()
+
+
+def try_default(spectrum: Spectrum, labels: Ints, seen: Bools) -> HeadChoice:
+    """One setting on one fold: what `choose_settings` does some SETTINGS_TRIED times on each."""
+    return _validated(Settings(), [(spectrum, labels, seen)])
 
 
 def _validated(settings: Settings, folds: Sequence[tuple[Spectrum, Ints, Bools]]) -> HeadChoice:

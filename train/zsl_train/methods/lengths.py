@@ -100,6 +100,16 @@ def size(stages: Stages, config: Any, count: int, seconds: float) -> Any:
     return sized if share >= 1 else _with_steps(stages, config, [int(n * share) for n in wanted])
 
 
+def lengthen(stages: Stages, config: Any, factor: float, count: int) -> Any:
+    """Every stage so many times as long; what is done `Once` stays as it is."""
+    return _with_steps(stages, config, [round(factor * stage.steps(config, count)) for stage in _sized(stages)])
+
+
+def chosen_lengths(stages: Stages, config: Any) -> dict[str, Any]:
+    """The settings of `config` that say how long its stages are."""
+    return {name: getattr(config, name) for name in sorted(names(stages))}
+
+
 def cap_epochs(stages: Stages, config: Any, epochs: float, count: int) -> Any:
     """No stage longer than `epochs` passes over the pictures, those counted in steps included."""
     capped = [min(stage.steps(config, count), stage.passes(epochs, count)) for stage in _sized(stages)]

@@ -61,3 +61,8 @@ def choose(snapshots: Mapping[float, Sequence[Floats]], labels: Sequence[Ints], 
     gamma, value = candidates[best]
     temperature = fit_temperature(snapshots[best], labels, seen, gamma)
     return Choice(best, gamma, temperature, value, {share: found[1] for share, found in candidates.items()})
+
+
+def quality(validation_H: float | None) -> float:  # the metric's name
+    """What candidates are compared by: their H on validation classes; one that could not be validated is worst."""
+    return -1.0 if validation_H is None else validation_H

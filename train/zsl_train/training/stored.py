@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from zsl_runtime.arrays import Floats
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a small file under a temporary name and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(data)
+
+    write_atomic(path, write)
+
+
 def save_array(path: Path, array: Floats) -> None:
     """Write an .npy under a temporary name and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)

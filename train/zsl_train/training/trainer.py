@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zsl_runtime.errors import UsageError
 from zsl_runtime.head.gaussian import ClassMeans, evidence_of, gaussian_head, prior_means
 from zsl_train.head.gaussian import (
     Case,
@@ -18,20 +17,18 @@ from zsl_train.head.gaussian import (
     Spectrum,
     choose_settings,
     finish,
-    logits,
     make_case,
     noise_banks,
-    solve,
 )
 from zsl_train.head.modules import run_means
-from zsl_train.methods import find_method, gfzsl
+from zsl_train.methods import find_method
 from zsl_train.methods.base import run_batched
 from zsl_train.methods.lengths import names
 from zsl_train.methods.session import Session, write_atomic
-from zsl_train.scoring.baselines import BASELINES, scale
 from zsl_train.scoring.evaluate import score
-from zsl_train.scoring.folds import Fold, choose_baseline, make_folds
-from zsl_train.training.choice import Choice, choose
+from zsl_train.scoring.folds import Fold, make_folds
+from zsl_train.training.choice import Choice, choose, quality
+from zsl_train.training.closed_forms import Tested, tested
 from zsl_train.training.prepared import Prepared, training_data
 from zsl_train.training.shipped import (
     Shipped,
@@ -206,10 +203,10 @@ class Trainer:
         def snapshot(share: float, trained: Trained) -> None:
             features = embed_rows(trained, data.regions, fold.held_out)
             if self.gaussian:
-                case = self._case(trained, embed_rows(trained, data.regions, fold.train), labels)
+                case = self.case(trained, embed_rows(trained, data.regions, fold.train), labels)
                 save_arrays(wanted[share][0], case.to_arrays() | {"held": features})
             if published:
-                replay = self._replay(trained, fold.train, labels, whole)
+                replay = self.replay(trained, fold.train, labels, whole)
                 head = fit_shipped_head(trained, whole, self.prepared.rule, replay, self.recipe.seed)
                 save_array(wanted[share][-1], head_logits(trained, head, features))
 
@@ -224,7 +221,7 @@ class Trainer:
         )
         self.method.fit(data, self.variants[variant], session, self.recipe.seed)
 
-    def _case(self, trained: Trained, features: Floats, labels: Ints) -> Case:
+    def case(self, trained: Trained, features: Floats, labels: Ints) -> Case:
         """What the Gaussian head looks at: features (n, F) of training pictures, and what the generator makes."""
         semantic, generated = self.prepared.semantic, {}
         if trained.synthesizer is not None:
@@ -234,7 +231,8 @@ class Trainer:
                 generated[count] = made.reshape(len(semantic), count, -1).mean(axis=1)
         return make_case(features, labels, semantic, generated)
 
-    def _replay(self, trained: Trained, rows: Ints, labels: Ints, table: ClassTable) -> Replay:
+    def replay(self, trained: Trained, rows: Ints, labels: Ints, table: ClassTable) -> Replay:
+        """What the published head is fitted on; empty where its rows are computed."""
         if trained.head_rule == "rows":
             return no_replay(trained.feature_width)
         regions, most, seed = self.prepared.store.regions, self.recipe.replay_per_class, self.recipe.seed
@@ -252,7 +250,7 @@ class Trainer:
             head, replay = self.published_head(trained)
             return Shipped(trained, replace(head, gamma=choice.gamma, temperature=choice.temperature), replay)
         features = embed_rows(trained, self.prepared.store.regions, self.rows)
-        spectrum = Spectrum(self._case(trained, features, labels), features[:0], labels[:0])
+        spectrum = Spectrum(self.case(trained, features, labels), features[:0], labels[:0])
         noise = noise_banks(trained.noise_width, self.recipe.seed)
         made = finish(trained, spectrum, choice.head or HeadChoice(), noise)
         assert made.lift is not None
@@ -273,7 +271,7 @@ class Trainer:
     def published_head(self, trained: Trained) -> tuple[Head, Replay]:
         """The method's own head of all classes, gamma 0 and temperature 1, and what it was fitted on."""
         table, labels = self.prepared.images.table, self.labels[self.rows]
-        replay = self._replay(trained, self.rows, labels, table)
+        replay = self.replay(trained, self.rows, labels, table)
         return fit_shipped_head(trained, table, self.prepared.rule, replay, self.recipe.seed), replay
 
     def other_head(self, folds: list[Fold], choice: Choice) -> dict[str, Any]:
@@ -289,7 +287,8 @@ class Trainer:
         head, _ = self.published_head(self.own)
         head = replace(head, gamma=own.gamma, temperature=own.temperature)
         czsl = self.conventional(self.own)
-        figures = self.test(self.own, head) | {"T1_czsl": czsl, "gamma": own.gamma, "validation_H": own.validation_H}
+        chosen = {"T1_czsl": czsl, "gamma": own.gamma, "validation_H": own.validation_H}
+        figures = self.test(self.own, head).figures | chosen
         candidates = {str(share): value for share, value in every.candidates.items()}
         return {"rule": self.own.head_rule, **figures, "candidates": candidates}
 
@@ -309,11 +308,11 @@ class Trainer:
         )
         return self.method.fit(data, self.config, session, self.recipe.seed)
 
-    def test(self, trained: Trained, head: Head) -> dict[str, float | None]:
-        """Scores on the test pictures: beside `literature`, the only place that looks at them."""
+    def test(self, trained: Trained, head: Head) -> Tested:
+        """Scores on the test pictures: beside `literature` and the closed forms, the only place that looks at them."""
         rows = self.prepared.rows("test")
         logits = head_logits(trained, head, embed_rows(trained, self.prepared.store.regions, rows))
-        return score(logits, self.labels[rows], self.prepared.images.table.seen, head.gamma, head.temperature)
+        return tested(logits, self.prepared, head.gamma, head.temperature)
 
     def literature(self) -> dict[str, Any]:
         """What the papers report: every snapshot of the whole schedule scored on the test pictures, and the best.
@@ -364,74 +363,6 @@ class Trainer:
     def told_apart(self, first: float | None) -> float | None:
         """T1 where there are two unseen classes to tell apart."""
         return first if (~self.prepared.images.table.seen).sum() > 1 else None
-
-    def baselines(self, folds: list[Fold]) -> dict[str, dict[str, Any]]:
-        """Test scores of the baselines, each with its own choices on the same validation classes."""
-        linear = self._linear_baselines(folds)
-        if self.recipe.method == gfzsl.NAME:
-            return linear
-        # With newcomers, whatever head ships: it is what the base of that name is chosen on, and every fold of it has
-        # a spread within some class.
-        newcomers = folds if self.gaussian else validation_folds(self.prepared, replace(self.recipe, head="gaussian"))
-        try:
-            return {gfzsl.NAME: self._gfzsl(newcomers if folds else [])} | linear
-        except UsageError as error:
-            if not error.code.startswith("E-GAUSSIAN-"):
-                raise
-            self.log({"note": f"no baseline {gfzsl.NAME}: {error.message}"})
-            return linear
-
-    def _gfzsl(self, folds: list[Fold]) -> dict[str, Any]:
-        """The Gaussian head on the mean-pooled features, in closed form."""
-        began = time.monotonic()
-        pooled, test = self.prepared.store.pooled(), self.prepared.rows("test")
-        semantic, labels = self.prepared.semantic, self.labels
-
-        def spectrum(train: Ints, held: Ints, scaling: str) -> Spectrum:
-            x, h = (scale(pooled[rows], pooled[train], scaling).astype(np.float32) for rows in (train, held))
-            return Spectrum(make_case(x, labels[train], semantic), h, labels[held])
-
-        found = {
-            scaling: choose_settings(
-                [(spectrum(fold.train, fold.held_out, scaling), labels[fold.held_out], fold.seen) for fold in folds]
-            )
-            for scaling in gfzsl.SCALINGS
-        }
-        scaling = max(found, key=lambda one: quality(found[one].validation_H))
-        head = found[scaling]
-        final = spectrum(self.rows, test, scaling)
-        z = logits(final, head.settings, solve(final, head.settings), head.errors)
-        figures = score(z, labels[test], self.prepared.images.table.seen, head.gamma, head.temperature)
-        chosen = {"scaling": scaling, **head.to_dict(), "gamma": head.gamma, "validation_H": head.validation_H}
-        return figures | chosen | {"seconds": round(time.monotonic() - began, 2)}
-
-    def _linear_baselines(self, folds: list[Fold]) -> dict[str, dict[str, Any]]:
-        pooled, test = self.prepared.store.pooled(), self.prepared.rows("test")
-        table, semantic = self.prepared.images.table, self.prepared.semantic
-        results: dict[str, dict[str, Any]] = {}
-        for name, (fit, _) in BASELINES.items():
-            began = time.monotonic()
-            choice = choose_baseline(name, folds, pooled, self.labels, semantic)
-            train = pooled[self.rows]
-            predict = fit(
-                scale(train, train, choice.scaling), self.labels[self.rows], semantic, table.seen, choice.ridges
-            )
-            logits = predict(scale(pooled[test], train, choice.scaling))
-            figures = score(logits, self.labels[test], table.seen, choice.gamma, 1.0)
-            figures.pop("ECE")  # a baseline's scores are no probabilities
-            results[name] = figures | {
-                "scaling": choice.scaling,
-                "ridges": list(choice.ridges),
-                "gamma": choice.gamma,
-                "validation_H": choice.validation_H,
-                "seconds": round(time.monotonic() - began, 2),
-            }
-        return results
-
-
-def quality(validation_H: float | None) -> float:  # the metric's name
-    """What candidates are compared by: their H on validation classes; one that could not be validated is worst."""
-    return -1.0 if validation_H is None else validation_H
 
 
 def best_on_test(snapshots: Mapping[float, Mapping[str, float | None]]) -> dict[str, Any]:

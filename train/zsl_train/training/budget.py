@@ -1,0 +1,292 @@
+"""What can be tried in a given time is tried, on the same validation classes, and the best of it is kept.
+
+First the closed forms, then methods with networks, each as long as preset `default` makes it or, where that does not
+fit, as long as the time allows. Everything is compared by H on validation classes: the same folds for all, the test
+pictures play no part. A method that would get less than LEAST_SHARE of its length is left out, and that is said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from zsl_runtime.errors import ArtefactError, GateError, UsageError
+from zsl_train.methods import eszsl, find_method, gfzsl
+from zsl_train.methods.lengths import chosen_lengths, lengthen
+from zsl_train.training.prepared import fingerprint
+from zsl_train.training.run_folder import CHECKPOINT, json_bytes
+from zsl_train.training.runner import carry_out, make_task, minutes
+from zsl_train.training.stored import write_bytes
+from zsl_train.training.timing import expect
+from zsl_train.training.trainer import Trainer, validation_folds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from zsl_train.backbones.base import Backbone
+    from zsl_train.data.given import GivenFeatures
+    from zsl_train.recipe import Recipe
+    from zsl_train.scoring.folds import Fold
+    from zsl_train.training.prepared import Prepared
+    from zsl_train.training.run_folder import RunWriter
+    from zsl_train.training.runner import Progress, Task
+    from zsl_train.training.timing import Expected
+
+# In the order in which they are tried: by what they reached on our own data (docs/explanation/accuracy.md).
+CLOSED = (gfzsl.NAME, eszsl.NAME)
+ITERATED = {"photographs": ("sc-egg", "dcr-gan", "acmr", "lisgan"), "feature rows": ("sp-aen", "sc-egg", "acmr")}
+FOR = {
+    "sc-egg": "it looks at regions of each photograph; for when the closed form works and every point of H counts",
+    "sp-aen": "a network in place of the closed form; on feature vectors it seldom does better",
+}
+LEAST_SHARE = 0.25  # of the length that preset `default` gives; with less a method is not itself
+SPARE = 0.9  # of the time that is planned with: heads, files and a machine that gets slower take the rest
+BOARD = "budget.json"
+LENGTH = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(s|m|min|h)?")
+UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, None: 60.0}
+LONGEST = 30 * 24 * 3600.0
+
+
+def parse_length(text: str) -> float:
+    """Seconds of `90s`, `20m`, `1.5h`; a plain number is minutes. UsageError E-BUDGET for anything else."""
+    found = LENGTH.fullmatch(text.strip().lower())
+    seconds = float(found[1]) * UNITS[found[2]] if found else 0.0
+    if not 0 < seconds <= LONGEST:
+        raise UsageError("E-BUDGET", f"--budget {text!r}: expected a length of time such as 90s, 20m or 1.5h")
+    return seconds
+
+
+@dataclass
+class Trial:
+    """A method on the board.
+
+    Attributes:
+        method: its name.
+        settings: lengths that were chosen for it; empty for a closed form.
+        validation_H: mean over the folds, in percent; None where it was not, or cannot be, tried.
+        seconds: that it took.
+        why: it was left out, in words; empty where it was not.
+
+    """
+
+    method: str
+    settings: dict[str, Any]
+    validation_H: float | None = None  # noqa: N815  # the metric's name
+    seconds: float = 0.0
+    why: str = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to do for it."""
+        return bool(self.why) or self.validation_H is not None
+
+
+class Board:
+    """The trials of a run, kept in its checkpoints so that an interrupted run goes on with the same plan.
+
+    Args:
+        path: of the file.
+
+    Attributes:
+        trials: by method.
+        used: seconds of earlier sittings.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.trials: dict[str, Trial] = {}
+        self.used = 0.0
+        if path.is_file():
+            try:
+                found = json.loads(path.read_bytes())
+                self.trials = {one["method"]: Trial(**one) for one in found["trials"]}
+                self.used = float(found["used"])
+            except (ValueError, TypeError, LookupError) as error:
+                raise ArtefactError(
+                    "E-CHECKPOINT", f"{path} cannot be read ({error}); run zsl-train again with --force to start over"
+                ) from error
+
+    def save(self, used: float) -> None:
+        """Write the trials, and how many seconds were used up to now."""
+        write_bytes(self.path, json_bytes({"used": used, "trials": [vars(one) for one in self.trials.values()]}))
+
+    def best(self) -> Trial:
+        """The trial with the highest H on validation classes, the first of equals.
+
+        Raises:
+            UsageError: E-BUDGET when there is none: nothing can be compared, or nothing was possible.
+
+        """
+        known = [one for one in self.trials.values() if one.validation_H is not None]
+        if not known:
+            reasons = "; ".join(f"{one.method}: {one.why}" for one in self.trials.values())
+            raise UsageError(
+                "E-BUDGET", f"nothing could be compared on validation classes ({reasons}); name a --method"
+            )
+        return max(known, key=lambda one: one.validation_H or 0.0)
+
+
+def run_budget(
+    prepared: Prepared,
+    backbone: Backbone | GivenFeatures,
+    recipe: Recipe,
+    writer: RunWriter,
+    *,
+    seconds: float,
+    began: float,
+    say: Callable[[str], None],
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Try what fits, keep the best, and fill the run folder with it; returns the content of scores.json.
+
+    Args:
+        prepared: pictures and features.
+        backbone: that made the features.
+        recipe: all but the method.
+        writer: the open run folder.
+        seconds: in all, what went before included.
+        began: when the command did, by `time.monotonic`.
+        say: one line of progress for the user.
+        progress: called inside the training loops.
+
+    Raises:
+        UsageError: E-BUDGET when nothing could be compared; E-RUN-RECIPE as `RunWriter.begin`.
+
+    """
+    first = replace(recipe, method=gfzsl.NAME)
+    folds = validation_folds(prepared, first)
+    mark = hashlib.sha256(f"budget {seconds} {fingerprint(prepared, first, gfzsl.Config())}".encode()).hexdigest()
+    writer.begin(first, gfzsl.Config(), mark)
+    checkpoints = writer.folder / CHECKPOINT
+    board = Board(checkpoints / BOARD)
+    say(f"trying what fits into {minutes(seconds)}, on {len(folds)} folds of validation classes, the same for all")
+    earlier, finals = board.used, [0.0]
+
+    def used() -> float:
+        return earlier + time.monotonic() - began
+
+    for name in (*CLOSED, *ITERATED[prepared.images.unit]):
+        trial = board.trials.get(name)
+        if trial is None or not trial.over:
+            left = SPARE * (seconds - used()) - sum(
+                one.seconds for one in board.trials.values() if one.method in CLOSED
+            )
+            trial, task, expected = _planned(prepared, recipe, folds, name, left=left, finals=finals, known=trial)
+            board.trials[name] = trial
+            board.save(used())
+            if task is not None:
+                if expected is not None:
+                    say(f"trying {name}: about {minutes(expected.rounds * expected.fold.total())}")
+                    finals.append(expected.final.total())
+                    if progress is not None:
+                        progress.expect({k: v for k, v in expected.sessions(len(folds)).items() if k != "final"})
+                _try(task, trial, checkpoints / name, writer.log, progress)
+                board.save(used())
+        say(told(trial))
+    best = board.best()
+    say(f"{best.method} is the best on validation classes, and is kept")
+    made = replace(recipe, method=best.method, settings={**recipe.settings, **best.settings})
+    task = make_task(prepared, made, folds=folds)
+    board_lines = [vars(one) for one in board.trials.values()]
+    return carry_out(
+        task,
+        backbone,
+        writer,
+        say=say,
+        progress=progress,
+        mark=mark,
+        checkpoints=checkpoints / best.method,
+        more={"leaderboard": board_lines, "budget_seconds": seconds},
+    )
+
+
+def _planned(
+    prepared: Prepared,
+    recipe: Recipe,
+    folds: list[Fold],
+    name: str,
+    *,
+    left: float,
+    finals: list[float],
+    known: Trial | None,
+) -> tuple[Trial, Task | None, Expected | None]:
+    """The trial of a method, its task where it can be tried, and what that takes where it has stages.
+
+    Args:
+        prepared: pictures and features.
+        recipe: all but the method.
+        folds: the same for all.
+        name: of the method.
+        left: seconds.
+        finals: seconds of the final trainings of those that were tried: the longest has to fit in as well.
+        known: of an earlier sitting that was interrupted: its lengths stand.
+
+    """
+    settings = known.settings if known is not None else {}
+    made = replace(recipe, method=name, settings={**recipe.settings, **settings})
+    try:
+        task = make_task(prepared, made, folds=folds)
+    except UsageError as error:
+        return Trial(name, {}, why=error.message), None, None
+    if not task.iterated:
+        return Trial(name, {}), task, None
+    stages = find_method(name).stages(task.config, prepared.dims)
+    expected = expect(prepared, made, task.config, folds)
+    if known is None:
+        in_folds = expected.rounds * (expected.fold.total() - expected.fold.setup)
+        beside = left - max(finals) - expected.heads - expected.rounds * expected.fold.setup
+        share = min(1.0, expected.longest(left), beside / max(in_folds, 1e-9))
+        if share < LEAST_SHARE:
+            needs = minutes(expected.scaled(LEAST_SHARE))
+            return Trial(name, {}, why=f"needs {needs} at least, {minutes(max(left, 0))} were left"), None, None
+        config = lengthen(stages, task.config, share, len(prepared.training_rows()))
+        task = replace(task, config=config)
+        expected = replace(expected, fold=expected.fold.shortened(share), final=expected.final.shortened(share))
+        settings = chosen_lengths(stages, config)
+    return Trial(name, settings), task, expected
+
+
+def _try(
+    task: Task, trial: Trial, folder: Path, log: Callable[[dict[str, Any]], None], progress: Progress | None
+) -> None:
+    """Train on the folds, and note what the validation classes say."""
+    started = time.monotonic()
+    trainer = Trainer(task.prepared, task.recipe, task.config, checkpoints=folder, log=log, progress=progress)
+    try:
+        trial.validation_H = trainer.select(task.folds).validation_H
+        if trial.validation_H is None:
+            trial.why = "there are too few seen classes or photographs to compare on"
+    except (GateError, UsageError) as error:
+        trial.why = error.message
+    trial.seconds = round(time.monotonic() - started, 1)
+
+
+def told(trial: Trial) -> str:
+    """One line about a trial."""
+    if trial.validation_H is None:
+        return f"  {trial.method}: left out: {trial.why}"
+    return f"  {trial.method}: H {trial.validation_H:.1f} on validation classes, in {minutes(trial.seconds)}"
+
+
+def alternative(prepared: Prepared, recipe: Recipe) -> str:
+    """What a longer training would take here, measured, and what it is for: one line.
+
+    Args:
+        prepared: pictures and features.
+        recipe: of the closed form that was fitted.
+
+    """
+    name = ITERATED[prepared.images.unit][0]
+    made = replace(recipe, method=name, settings={}, folds=type(recipe)().folds)
+    try:
+        task = make_task(prepared, made)
+        needed = minutes(expect(prepared, made, task.config, task.folds).seconds)
+    except (UsageError, GateError) as error:
+        return f"--method {name} cannot be trained on this data: {error.message}"
+    return f"--method {name} would take about {needed} here, measured just now: {FOR[name]}"
