@@ -210,10 +210,15 @@ def _export(
     click.get_current_context().with_resource(torch_threads(threads))
     run = load_run(Path(folder))
     _tell(f"read {folder}: {run.method} on {run.backbone.name}, {len(run.generation.table)} classes")
+    warned = [str(text) for text in run.scores.get("warnings", [])]
+    for text in warned:
+        _tell(f"WARNING, from the training of this run: {text}")
     bundle = export_run(run, out, probe_images=probe_images, force=force, threads=threads, tell=_tell, **lower)
     size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
     _tell(f"wrote {bundle} ({size / 1e6:.1f} MB) in {time.perf_counter() - started:.1f} s")
     _tell(_whose_data(run, probe_images=probe_images))
+    if warned:
+        _tell(f"WARNING: {bundle} answers as the run does, and the training warned of that run: see above")
     inputs = _inputs(has_pictures=run.backbone.pixels is not None)
     _tell(_next_commands(bundle, inputs))
     if wanted is not None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -34,10 +35,28 @@ def test_a_run_becomes_a_bundle(exported, run_folder, traced_before, tmp_path, c
     assert bundle.manifest["recipe"]["backbone"] == "tiny"
     assert "exported model.onnx (" in printed.err
     assert "ok   best class: 70 rows, 100.00% agree" in printed.err
+    assert "WARNING" not in printed.err
     assert "features of 75 training pictures and 6 of the pictures themselves" in printed.err
     commands = [shlex.split(line) for line in printed.err.splitlines() if line.startswith("  zsl-")]
     assert [words[0] for words in commands] == ["zsl-infer", "zsl-classes", "zsl-doctor"]
     assert all(str(bundle.path) in words for words in commands)
+
+
+def test_what_the_training_warned_of_is_repeated_before_and_after(
+    exported, traced_before, tmp_path, capfd, monkeypatch
+):
+    know_tiny(monkeypatch)
+    text = "U has collapsed: 3.4 % of the photographs of unseen classes are labelled rightly"
+    warned = replace(exported.run, scores={**exported.run.scores, "warnings": [text]})
+    folder = save_tiny_run(warned, tmp_path / "run")
+    assert main([str(folder), "--out", str(tmp_path / "b")]) == 0
+    lines = capfd.readouterr().err.splitlines()
+    first, last = (i for i, line in enumerate(lines) if line.startswith("WARNING"))
+    assert lines[first] == f"WARNING, from the training of this run: {text}"
+    wrote = next(i for i, line in enumerate(lines) if line.startswith("wrote "))
+    assert first < wrote < last < lines.index("Next:")
+    assert lines[last].endswith("the training warned of that run: see above")
+    assert Bundle.open(tmp_path / "b").manifest["scores"]["warnings"] == [text]
 
 
 def test_without_probe_images(run_folder, traced_before, tmp_path, capfd):
