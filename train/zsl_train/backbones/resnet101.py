@@ -166,6 +166,6 @@ def _blocks(url: str) -> Iterator[bytes]:
 def _no_download(url: str, reason: str) -> SystemProblem:
     return SystemProblem(
         "E-DOWNLOAD",
-        f"could not fetch {url} ({reason}); try again, or download it on a machine that is online and give it with "
-        "--weights FILE",
+        f"could not fetch {url} ({reason}); this needs a network: try again, or without one take --backbone "
+        "efficientnet_lite2, whose weights came with zsl-deploy[train], or a copy of that file with --weights FILE",
     )
