@@ -218,6 +218,7 @@ def test_names_are_alike_by_their_words_the_last_one_above_all():
     known = ("Fox Terrier", "Song Sparrow", "House Wren", "001.Song_Thrush", "Foxglove", "Sparow")
     assert [known[row] for row in by_name("Fox Sparrow", known)] == ["Song Sparrow", "Fox Terrier", "Sparow"]
     assert [known[row] for row in by_name("Song_Wren", known)][:2] == ["House Wren", "001.Song_Thrush"]
+    assert by_name("Fox Sparrow", ("Fox Sparkler", "Great Crested Sparrow")) == [1, 0]
     assert by_name("Quetzal", known) == []
     assert by_name("家麻雀", ("树麻雀", "鹰")) == [0]
 

@@ -73,14 +73,15 @@ def test_columns_in_any_order_comments_blank_rows_and_another_sheet(tmp_path):
     assert not table.seen.any()
 
 
-def test_values_stand_in_for_formulas_and_styled_blank_cells_are_none(tmp_path):
+@pytest.mark.parametrize("dimension", ["A1:XFD1048576", "A1", "A1:A2", ""])
+def test_values_stand_in_for_formulas_and_styled_blank_cells_are_none(tmp_path, dimension):
     """Written by hand: the library writes no value beside a formula. What the sheet says of its size is wrong."""
     rows = (
         text_row(1, ["name", "a"]),
         '<row r="3"><c r="A3" t="str"><f>"cr"&amp;"ow"</f><v>crow</v></c><c r="B3"><f>1/8</f><v>0.125</v></c></row>',
         '<row r="5"><c r="A5"/><c r="D5"/></row>',
     )
-    path = write_book(tmp_path / "a.xlsx", sheet("".join(rows), dimension="A1:XFD1048576"))
+    path = write_book(tmp_path / "a.xlsx", sheet("".join(rows), dimension=dimension))
     assert workbook_rows(path) == [(1, ["name", "a"]), (3, ["crow", "0.125"])]
     assert read(path, "a").raw.tolist() == [[0.125]]
 
