@@ -38,7 +38,7 @@ ATTRIBUTES = click.option(
     help="A .csv or .xlsx file: a column `name` and one per attribute of the model, in any order; a row per class.",
 )
 SEED = click.option(
-    "--seed", type=int, help="Where the head is fitted: of synthesis and fit [default: the export's]. Else it is noted."
+    "--seed", type=int, help="Of what is random where a head is fitted [default: the export's]; others only note it."
 )
 RUNNING = (  # how photographs are looked at
     click.option(
@@ -245,7 +245,7 @@ def refit_command(engine: str, seed: int | None) -> None:
 
     bundle = Bundle.open(engine, verify=SMALL_PARTS)
     if seed is not None and bundle.head_rule != "fit":
-        click.echo("rows of this model are computed, not fitted: --seed changes nothing", err=True)
+        click.echo("the head of this model is computed, not fitted: --seed changes nothing", err=True)
     with _bar(fit_epochs(bundle), "steps") as advance:
         change = refit(bundle, seed=seed, advance=advance)
     _report(change, [])
@@ -257,7 +257,7 @@ def refit_command(engine: str, seed: int | None) -> None:
     "--keep", required=True, type=int, metavar="N", help="How many states to keep, the one in force included."
 )
 def prune_command(engine: str, keep: int) -> None:
-    """Delete old generations. The exported one always stays: the probe's expected answers belong to it."""
+    """Delete old states of the classes (generations). The exported one stays: zsl-doctor compares answers with it."""
     from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.classes.changes import prune
 

@@ -165,7 +165,9 @@ def test_the_build_for_cpus_is_told_from_the_one_for_cards(monkeypatch, bundle):
         open_backend("ort-cuda", bundle)
     assert (caught.value.code, caught.value.exit_code) == ("E-BACKEND-MISSING", 4)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(BackendError, match=r'needs onnxruntime-gpu, which is not installed here; pip install "zsl-deploy\[gpu\]"'):
+    with pytest.raises(
+        BackendError, match=r'needs onnxruntime-gpu, which is not installed here; pip install "zsl-deploy\[gpu\]"'
+    ):
         open_backend("ort-cuda", bundle)
 
 

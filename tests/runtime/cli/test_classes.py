@@ -101,7 +101,7 @@ def test_where_rows_come_from_attributes_refit_says_that_a_seed_changes_nothing(
     assert run(capsys, "add", "--engine", engine, "--attributes", attributes)[0] == 0
     code, out, err = run(capsys, "refit", "--engine", engine, "--seed", "3")
     assert (code, out[:26]) == (0, "generation 3: 10 classes, ")
-    assert err == "rows of this model are computed, not fitted: --seed changes nothing\n"
+    assert err == "the head of this model is computed, not fitted: --seed changes nothing\n"
     assert run(capsys, "remove", "--engine", engine, "heron")[0] == 0
     assert run(capsys, "undo", "--engine", engine)[:2][1].startswith("back: heron\n")
     assert run(capsys, "refit", "--engine", engine, "--seed", "-3")[0] == 2
