@@ -84,7 +84,7 @@ def _import() -> Any:
         line = REPLACE if version_of(["onnxruntime"]) else INSTALL
         raise BackendError(
             "E-BACKEND-MISSING",
-            f"onnxruntime {onnxruntime.__version__} is the build for CPUs, which runs nothing on a card; {line}",
+            f"onnxruntime {onnxruntime.__version__} is the build for CPUs; for cards: {line}",
         )
     return onnxruntime
 
