@@ -153,7 +153,7 @@ class Evaluation:
                 for one in self.classes
             ],
             "mixups": [
-                {"class": one.of, "given": one.given, "photographs": one.pictures, "share": 100 * one.share}
+                {"class": one.of, "given": one.given, "photographs": one.pictures, "percent": 100 * one.share}
                 for one in self.mixups
             ],
             "confusion": {"classes": list(self.names), "counts": self.counts.tolist()},

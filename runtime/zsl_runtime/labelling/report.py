@@ -193,7 +193,7 @@ def _classes(classes: Sequence[ClassAccuracy]) -> Iterator[str]:
     """Every class, the worst first."""
     shares = [f"{one.right} of {one.pictures}" for one in classes]
     width, share_width = max(len(one.name) for one in classes), max(5, *map(len, shares))
-    yield f"       %  {'right':>{share_width}}  split   {'class':<{width}}  the others mostly called"
+    yield f"       %  {'right':>{share_width}}  split   {'class':<{width}}  mostly taken for"
     for share, one in sorted(zip(shares, classes, strict=True), key=lambda pair: _badness(pair[1])):
         taken = f"  {one.mistaken_for} ({one.mistaken})" if one.mistaken else ""
         yield f"{_accuracy(one):8.1f}  {share:>{share_width}}  {_split(one):<6}  {one.name:<{width}}{taken}".rstrip()

@@ -87,7 +87,7 @@ calibration: where it says 97% it is right in 62% (the fullest bin, 8 of 10 phot
 it says 88% and is right in 60%: over-confident by 28 points (expected calibration error 20.5
 points)
 
-       %   right  split   class              the others mostly called
+       %   right  split   class              mostly taken for
     25.0  1 of 4  unseen  übersee-ente, die  crow (2)
     75.0  3 of 4  seen    crow               übersee-ente, die (1)
    100.0  2 of 2  unseen  tern
@@ -208,6 +208,6 @@ def test_json_holds_everything_as_plain_numbers():
         "mistaken": 2,
     }
     assert found["classes"][2]["mistaken_for"] is None
-    assert found["mixups"][0] == {"class": "übersee-ente, die", "given": "crow", "photographs": 2, "share": 50.0}
+    assert found["mixups"][0] == {"class": "übersee-ente, die", "given": "crow", "photographs": 2, "percent": 50.0}
     assert found["confusion"] == {"classes": list(NAMES), "counts": COUNTS.tolist()}
     assert found["unreadable"] == [{"path": "é\udcff.jpg", "code": "E-IMAGE-FORMAT", "message": "no picture"}]
