@@ -137,6 +137,22 @@ def test_single_photographs_and_unreadable_ones_are_told():
     assert lines[-1] == "no mix-ups: every photograph was named rightly"
 
 
+def test_of_classes_that_are_as_bad_the_one_with_more_photographs_comes_first():
+    counts = np.array([[1, 1, 0], [0, 4, 0], [3, 0, 3]])
+    lines = report(an_evaluation(classes=tuple(by_class(counts, NAMES, np.array([True, False, False])))))
+    first = next(i for i, line in enumerate(lines) if line.endswith("mostly taken for")) + 1
+    assert [line.split()[1:4] for line in lines[first : first + 3]] == [
+        ["3", "of", "6"],
+        ["1", "of", "2"],
+        ["4", "of", "4"],
+    ]
+
+
+def test_a_path_that_is_no_utf8_comes_out_with_its_bytes():
+    text = encode_report(an_evaluation(), replace(PROTOCOL, truth="b\udcffrds", split="s\udcff.csv"))
+    assert b"truth   b\xffrds (class folders, role test of s\xff.csv): " in text
+
+
 @pytest.mark.parametrize(
     ("confidence", "right", "verdict"),
     [(80.2, 85.0, "under-confident by 5 points"), (81, 80, "over-confident by 1 point "), (80.4, 79.6, "just as sure")],

@@ -186,6 +186,14 @@ def test_one_photograph_that_is_there_is_enough_to_begin(folder):
     assert find_truth(table, PICTURES).count == 2  # what is gone is told when its turn comes
 
 
+def test_a_row_is_there_where_its_file_is(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones((2, 3), np.float32))
+    rows = write_csv(tmp_path / "t.csv", ("path", "class"), ("a.npy#1", "wren"))
+    assert find_truth(rows, ROWS).count == 1
+    with refused("E-PHOTOS-EMPTY", "is there"):
+        find_truth(write_csv(tmp_path / "t.csv", ("path", "class"), ("b.npy#1", "wren")), ROWS)
+
+
 @given(st.binary(max_size=60) | st.text("path,class\n\"'#/.0;", max_size=60).map(str.encode))
 def test_whatever_a_table_holds_is_truth_or_one_of_our_errors(tmp_path_factory, data):
     place = tmp_path_factory.mktemp("t") / "t.csv"
