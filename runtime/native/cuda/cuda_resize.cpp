@@ -1,6 +1,8 @@
 #include "cuda_resize.h"
 
 #include <algorithm>
+#include <map>
+#include <utility>
 
 #include "resize_device.h"
 
@@ -32,17 +34,35 @@ device::AxisPlace place(const Resampling& axis, std::vector<std::int32_t>& table
   return placed;
 }
 
+// A picture of some size, but for where its pixels lie and where it goes.
+device::Picture describe(const Picture& picture, std::size_t resize, std::size_t crop,
+                         std::vector<std::int32_t>& table) {
+  const SquareAxes axes = square_axes(picture.height, picture.width, resize, crop);
+  const auto [lowest, highest] = std::minmax_element(axes.rows.first.begin(), axes.rows.first.end());
+  const std::size_t row_count = static_cast<std::size_t>(*highest - *lowest) + axes.rows.width;
+  return {0,
+          static_cast<std::int64_t>(picture.width * kChannels),
+          *lowest,
+          static_cast<std::int64_t>(row_count),
+          0,
+          place(axes.columns, table),
+          place(axes.rows, table)};
+}
+
 Plan make_plan(const std::vector<Picture>& pictures, std::size_t resize, std::size_t crop) {
   Plan plan;
   plan.pictures.reserve(pictures.size());
+  // Coefficients follow from the size alone, and cost more than all that the card does with them.
+  std::map<std::pair<std::size_t, std::size_t>, device::Picture> of_size;
   for (const Picture& picture : pictures) {
-    const SquareAxes axes = square_axes(picture.height, picture.width, resize, crop);
-    const auto [lowest, highest] = std::minmax_element(axes.rows.first.begin(), axes.rows.first.end());
-    const std::size_t row_count = static_cast<std::size_t>(*highest - *lowest) + axes.rows.width;
-    plan.pictures.push_back({reinterpret_cast<std::uintptr_t>(picture.pixels),
-                             static_cast<std::int64_t>(picture.width * kChannels), *lowest,
-                             static_cast<std::int64_t>(row_count), static_cast<std::int64_t>(plan.narrow_bytes),
-                             place(axes.columns, plan.table), place(axes.rows, plan.table)});
+    const auto [known, is_new] = of_size.try_emplace({picture.height, picture.width});
+    if (is_new) {
+      known->second = describe(picture, resize, crop, plan.table);
+    }
+    device::Picture& placed = plan.pictures.emplace_back(known->second);
+    placed.pixels = reinterpret_cast<std::uintptr_t>(picture.pixels);
+    placed.narrow = static_cast<std::int64_t>(plan.narrow_bytes);
+    const auto row_count = static_cast<std::size_t>(placed.row_count);
     plan.narrow_bytes += row_count * crop * kChannels;
     plan.most_rows = std::max(plan.most_rows, row_count);
   }

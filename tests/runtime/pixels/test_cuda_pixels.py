@@ -33,7 +33,7 @@ def why_no_card() -> str:
 
 def pictures(count: int = 12) -> list[np.ndarray]:
     rng = np.random.default_rng(5)
-    sizes = [(1, 1), (375, 500), (500, 333), (3, 900), (700, 2), (64, 64)]
+    sizes = [(1, 1), (375, 500), (500, 333), (3, 900), (700, 2), (64, 64), (500, 375), (375, 500)]
     sizes += [tuple(rng.integers(1, 120, 2)) for _ in range(count - len(sizes))]
     return [np.clip(rng.integers(-100, 356, (*size, 3)), 0, 255).astype(np.uint8) for size in sizes]
 
@@ -84,7 +84,7 @@ try:
     card = CudaPixels()
     for resize, crop in [(40, 33), (9, 9), (1, 1), (70, 3)]:
         spec = PixelSpec(resize, crop)
-        sizes = [(1, 1), (50, 40), (3, 300), (200, 2), (33, 64)]
+        sizes = [(1, 1), (50, 40), (3, 300), (200, 2), (40, 50), (33, 64), (50, 40)]  # one of them twice
         pictures = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
         expected = np.stack([resize_crop_reference(one, spec) for one in pictures])
         assert np.array_equal(card.resize_crop_batch(pictures, spec), expected)
