@@ -76,6 +76,10 @@ class FakeOrt:
     def get_available_providers(self):
         return [PROVIDER, "CPUExecutionProvider"]
 
+    def set_default_logger_severity(self, severity):
+        assert callable(onnxruntime.set_default_logger_severity)  # of the bindings, which tell no signature
+        self.calls.append(("set_default_logger_severity", severity))
+
     def preload_dlls(self, *args, **kwargs):
         inspect.signature(onnxruntime.preload_dlls).bind(*args, **kwargs)
         self.calls.append(("preload_dlls", kwargs))
@@ -94,6 +98,7 @@ class FakeOrt:
         assert set(given) <= KNOWN_OPTIONS
         assert all(isinstance(value, str) for value in given.values())
         assert ("preload_dlls", {"directory": ""}) in self.calls, "CUDA's libraries were not looked for"
+        assert ("set_default_logger_severity", 4) in self.calls, "cuDNN's attempts would be printed to stderr"
         assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
         card = int(given["device_id"])
         if card >= self.cards:

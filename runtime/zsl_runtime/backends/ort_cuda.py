@@ -134,6 +134,9 @@ class OrtCudaBackend(OrtBackend):
         super().__init__(graphs, threads, precision)
         self.device = f"cuda:{card}"
         self._search = search
+        # What is logged beside a session, for the whole process: that cuDNN has no plan of one kind for a layer, before
+        # another kind is taken. A session's level does not hold there, and the lines would go to stderr, in colour.
+        ort.set_default_logger_severity(SILENT)
         self._missing = _preload(ort)
 
     def _load(self, part: str, path: Path) -> Any:

@@ -194,7 +194,7 @@ def test_importing_the_module_imports_no_onnxruntime():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_card_gives_the_numbers_of_the_cpu(bundle, precision):
+def test_a_card_gives_the_numbers_of_the_cpu_and_prints_nothing(bundle, precision, capfd):
     usable_backend("ort-cuda")
     head = head_of(bundle)
     wanted = open_backend("ort", bundle, device="cpu", precision=precision).run(PICTURES, head)
@@ -206,6 +206,7 @@ def test_a_card_gives_the_numbers_of_the_cpu(bundle, precision):
             np.testing.assert_allclose(scores, wanted[0][:rows], atol=100 * atol)
         session = classifier.backend._graph("model").session
         assert session.get_providers()[0] == PROVIDER
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.gpu
