@@ -81,8 +81,8 @@ def main() -> None:
     def label(when: str) -> tuple[tuple[int, int], Path]:
         """Label both sets: how many of the old species' test pictures are right, and the labels of the new ones."""
         known, strangers = folder / f"known_{when}.csv", folder / f"new_{when}.csv"
-        run("zsl-infer", new, "--engine", bundle, "--topk", "1", "--output", strangers)
-        run("zsl-infer", "-", "--engine", bundle, "--topk", "1", "--output", known, listed=test)
+        run("zsl-infer", new, "--engine", bundle, "--topk", "1", "--quiet", "--output", strangers)
+        run("zsl-infer", "-", "--engine", bundle, "--topk", "1", "--quiet", "--output", known, listed=test)
         return accuracy(known), strangers
 
     run("python", "-m", "zsl_train.data.field_guide", data)

@@ -15,7 +15,7 @@ import click
 
 from zsl_export.precisions import LARGEST_DROP, parse_precisions
 from zsl_runtime.cli.command import Command
-from zsl_runtime.errors import BackendError, run_command
+from zsl_runtime.errors import run_command
 from zsl_runtime.trt.library import CHOICES
 
 if TYPE_CHECKING:
@@ -141,24 +141,16 @@ def cli(
         lower = [flag for flag, value in (("--data", data), ("--max-drop", max_drop)) if value is not None]
         if lower:
             raise click.UsageError(f"{' and '.join(lower)}: only for fp16 and int8; add --precision fp32,fp16,int8.")
-    try:
-        _export(
-            run,
-            out,
-            precisions=precision,
-            data=data,
-            max_drop=max_drop,
-            probe_images=not no_probe_images,
-            force=force,
-            engine=given if kind == "engine" else None,
-        )
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("zsl_"):
-            raise
-        raise BackendError(
-            "E-BACKEND-MISSING",
-            f'zsl-export needs {error.name}, which is not installed; install it with: pip install "zsl-deploy[train]"',
-        ) from error
+    _export(
+        run,
+        out,
+        precisions=precision,
+        data=data,
+        max_drop=max_drop,
+        probe_images=not no_probe_images,
+        force=force,
+        engine=given if kind == "engine" else None,
+    )
 
 
 def _flags(given: dict[str, Any]) -> str:

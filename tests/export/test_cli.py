@@ -130,7 +130,7 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(module, tmp_p
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
     failing(
-        tmp_path, capfd, tmp_path / "run", 4, f'{module}, which is not installed; install it with: pip install "zsl-'
+        tmp_path, capfd, tmp_path / "run", 4, f"E-PACKAGE: zsl-export needs {module}, which is not installed here"
     )
 
 

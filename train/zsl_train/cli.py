@@ -48,7 +48,10 @@ def _possible_epochs(_: click.Context, __: click.Parameter, value: float | None)
 @click.option("--preset", help="Method's settings: default (sized to the data), paper or code.  [default: default]")
 @click.option("--backbone", help="resnet101 or efficientnet_lite2.  [default: the one whose weights are here]")
 @click.option("--image-size", type=int, help="Picture side in pixels, such as 224 or 448.  [default: the backbone's]")
-@click.option("--weights", help="Backbone weight file; otherwise the published ImageNet weights.")
+@click.option(
+    "--weights",
+    help="Backbone weight file; otherwise the published ImageNet weights (those of resnet101 need a network once).",
+)
 @click.option(
     "--splits", type=click.Path(path_type=Path), help="split.csv, or att_splits.mat for all but a data folder."
 )
