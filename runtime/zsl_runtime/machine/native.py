@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from zsl_runtime.errors import BackendError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import ModuleType
+    from types import ModuleType, TracebackType
 
 
 def load_native() -> ModuleType:
@@ -49,12 +47,20 @@ def load_kernels(otherwise: str) -> Any:
     return load_native()
 
 
-@contextmanager
-def driver_errors() -> Iterator[None]:
-    """The driver's words in our kind of error: BackendError E-CUDA."""
-    try:
-        yield
-    except load_native().CudaError as error:
-        raise BackendError(
-            "E-CUDA", f"{error}; see to it that nvidia-smi shows the card, with a driver as new as CUDA 13, or use cpu"
-        ) from None
+class driver_errors:  # noqa: N801  # read as a phrase: with driver_errors()
+    """The driver's words in our kind of error: BackendError E-CUDA.
+
+    Not made of a generator: from Python 3.12 on its frame and the driver's error would hold each other, and with them
+    all that the caller has, pictures and the card's modules, until the next collection of garbage.
+    """
+
+    def __enter__(self) -> None:
+        """Nothing is to be made ready."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Raise BackendError E-CUDA in the place of the core's error."""
+        if isinstance(error, load_native().CudaError):
+            raise BackendError(
+                "E-CUDA",
+                f"{error}; see to it that nvidia-smi shows the card, with a driver as new as CUDA 13, or use cpu",
+            ) from None
