@@ -12,13 +12,20 @@ import zsl_runtime.machine.threads
 from support.line import draw_few_species, read_csv, succeed
 from zsl_export.cli import main as zsl_export
 from zsl_runtime.cli.classes import main as zsl_classes
+from zsl_runtime.cli.evaluate import main as zsl_eval
 from zsl_runtime.cli.infer import main as zsl_infer
 from zsl_train.cli import main as zsl_train
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = {"zsl-train": zsl_train, "zsl-export": zsl_export, "zsl-infer": zsl_infer, "zsl-classes": zsl_classes}
+COMMANDS = {
+    "zsl-train": zsl_train,
+    "zsl-export": zsl_export,
+    "zsl-eval": zsl_eval,
+    "zsl-infer": zsl_infer,
+    "zsl-classes": zsl_classes,
+}
 NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
 
 
@@ -33,8 +40,8 @@ def steps() -> list[tuple[str, list[str]]]:
 
 
 def shown_by_readme() -> list[str]:
-    """The lines of README's six commands that are no commands: what these print. Broken lines are put together."""
-    section = README.partition("## Six commands")[2].partition("\n## ")[0].partition("```python")[0]
+    """The lines of README's seven commands that are no commands: what these print. Broken lines are put together."""
+    section = README.partition("## Seven commands")[2].partition("\n## ")[0].partition("```python")[0]
     whole = re.sub(r"\n {8}(?! )", " ", section)
     lines = [line.strip() for line in whole.splitlines() if line.startswith("    ")]
     return [line for line in lines if not line.startswith("zsl-")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shutil
@@ -239,6 +240,15 @@ def test_the_default_preset_is_sized_to_the_data(train, shared, tmp_path):
     assert code == 0
     config = read_info(tmp_path / "run")["config"]
     assert all(config[name] == 1 for name in lengths)
+
+
+def test_torch_is_told_not_to_spin_unless_the_user_said_otherwise(train, shared, tmp_path, monkeypatch):
+    for before, after in ((None, "PASSIVE"), ("active", "active")):
+        monkeypatch.setenv("OMP_WAIT_POLICY", before or "")
+        if before is None:
+            monkeypatch.delenv("OMP_WAIT_POLICY")
+        one_line(train(given(shared, tmp_path / "run", "--method", "none")), 2, "E-METHOD")
+        assert os.environ["OMP_WAIT_POLICY"] == after
 
 
 # --- the first run of a new user -------------------------------------------------------------------------------------

@@ -40,11 +40,12 @@ def test_stages_can_be_sized_to_a_time():
 
 def test_progress_is_told_of_every_session_and_its_share_of_the_time():
     sessions = WHOLE.sessions(4)  # two at a time
-    assert list(sessions) == ["fold 1/4", "fold 2/4", "fold 3/4", "fold 4/4", "final"]
+    assert list(sessions) == ["fold 1/4", "fold 2/4", "fold 3/4", "fold 4/4", "heads", "final"]
     steps = sum(count * each for name in list(sessions)[:4] for count, each in sessions[name].values())
     assert steps == pytest.approx(2 * (10 + 20))
     assert sessions["final"] == {"scen": (120, 0.05), "eggn": (30, 0.2)}
-    assert list(WHOLE.sessions(0)) == ["final"]
+    assert sessions["heads"] == {"choice": (1, 7.0)}
+    assert list(WHOLE.sessions(0)) == ["heads", "final"]
 
 
 def test_a_stopwatch_runs_a_few_steps_and_keeps_nothing(tmp_path, monkeypatch):

@@ -185,7 +185,9 @@ def run_budget(
                     say(f"trying {name}: about {minutes(expected.rounds * expected.fold.total())}")
                     finals.append(expected.final.total())
                     if progress is not None:
-                        progress.expect({k: v for k, v in expected.sessions(len(folds)).items() if k != "final"})
+                        progress.expect(
+                            {k: v for k, v in expected.sessions(len(folds)).items() if k.startswith("fold")}
+                        )
                 _try(task, trial, checkpoints / name, writer.log, progress)
                 board.save(used())
         say(told(trial))

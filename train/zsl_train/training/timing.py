@@ -125,13 +125,17 @@ class Expected:
         return self.rounds * self.fold.total() + self.final.total(self.last) + self.heads
 
     def sessions(self, folds: int) -> dict[str, dict[str, tuple[int, float]]]:
-        """Session -> stage -> steps and seconds of each; of folds that go side by side, their share of the time."""
+        """Session -> stage -> steps and seconds of each; of folds that go side by side, their share of the time.
+
+        What heads take is a session of its own, `heads`: it comes between the folds and the final training.
+        """
         together = max(folds / max(self.rounds, 1), 1.0)
         of_fold = {one: (count, self.fold.seconds[one] / together) for one, count in self.fold.steps.items()}
         final = {one: (count, self.final.seconds[one]) for one, count in self.final.steps.items()}
         stage, (count, seconds) = list(final.items())[-1]
         final[stage] = (max(1, round(self.last * count)), seconds)
-        return {f"fold {index + 1}/{folds}": of_fold for index in range(folds)} | {"final": final}
+        of_folds = {f"fold {index + 1}/{folds}": of_fold for index in range(folds)}
+        return {**of_folds, "heads": {"choice": (1, self.heads)}, "final": final}
 
     def scaled(self, factor: float) -> float:
         """Seconds of the whole run with stages of so many times the length."""
