@@ -212,7 +212,7 @@ def _export(
     if warned:
         _tell(f"WARNING: {bundle} answers as the run does, and the training warned of that run: see above")
     inputs = _inputs(has_pictures=run.backbone.pixels is not None)
-    _tell(_next_commands(bundle, inputs))
+    _tell(_next_commands(bundle, inputs, run))
     if wanted is not None:
         opened = Bundle.open(bundle, verify=False)
         make_engines(opened, lower["precisions"], wanted, _tell)
@@ -253,15 +253,19 @@ def _statistics(run: Run, unit: str) -> str:
     return f", and of {means.counts.sum()} training {unit} each class's mean, count and sum alone{alone}"
 
 
-def _next_commands(bundle: Path, inputs: str) -> str:
+def _next_commands(bundle: Path, inputs: str, run: Run) -> str:
     """Commands to copy; `inputs` is what is labelled."""
     place = shlex.quote(str(bundle))
-    return (
-        "Next:\n"
-        f"  zsl-infer {inputs} --engine {place}\n"
-        f"  zsl-classes add --engine {place} --attributes NEW_CLASSES.csv\n"
-        f"  zsl-doctor {place}"
-    )
+    lines = [
+        f"  zsl-infer {inputs} --engine {place}",
+        f"  zsl-classes add --engine {place} --attributes NEW_CLASSES.csv",
+        f"  zsl-doctor {place}",
+    ]
+    data = run.info.get("data")
+    if run.folder is not None and data is not None and os.path.isfile(os.path.join(data, "classes.csv")):  # noqa: PTH113, PTH118
+        split = shlex.quote(str(run.folder / "split.csv"))
+        lines.insert(0, f"  zsl-eval {place} {shlex.quote(data)} --split {split}")
+    return "\n".join(["Next:", *lines])
 
 
 def _tell(line: str) -> None:

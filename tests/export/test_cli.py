@@ -18,6 +18,7 @@ from zsl_export import bundle_of_run
 from zsl_export.cli import main
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.errors import GateError
+from zsl_train.training.run_folder import info_bytes, read_info
 
 
 @pytest.fixture
@@ -40,6 +41,19 @@ def test_a_run_becomes_a_bundle(exported, run_folder, traced_before, tmp_path, c
     commands = [shlex.split(line) for line in printed.err.splitlines() if line.startswith("  zsl-")]
     assert [words[0] for words in commands] == ["zsl-infer", "zsl-classes", "zsl-doctor"]
     assert all(str(bundle.path) in words for words in commands)
+
+
+def test_the_data_of_the_training_is_named_for_the_evaluation(exported, traced_before, tmp_path, capfd, monkeypatch):
+    know_tiny(monkeypatch)
+    data = tmp_path / "my birds"
+    data.mkdir()
+    (data / "classes.csv").write_text("name,split\n")
+    folder = save_tiny_run(exported.run, tmp_path / "run")
+    info = {**read_info(folder), "data": str(data)}
+    (folder / "run.json").write_bytes(info_bytes(info))
+    assert main([str(folder), "--out", str(tmp_path / "b")]) == 0
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("  zsl-eval")]
+    assert shlex.split(line) == ["zsl-eval", str(tmp_path / "b"), str(data), "--split", str(folder / "split.csv")]
 
 
 def test_what_the_training_warned_of_is_repeated_before_and_after(
@@ -129,9 +143,7 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(module, tmp_p
     for name in [name for name in sys.modules if name.split(".")[0] in {"zsl_export", "zsl_train"}]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
-    failing(
-        tmp_path, capfd, tmp_path / "run", 4, f"E-PACKAGE: zsl-export needs {module}, which is not installed here"
-    )
+    failing(tmp_path, capfd, tmp_path / "run", 4, f"E-PACKAGE: zsl-export needs {module}, which is not installed here")
 
 
 @pytest.mark.parametrize("arguments", [[], ["run"], ["run", "--out"], ["run", "--out", "b", "--precision", "fp8"]])

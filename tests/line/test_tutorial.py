@@ -54,6 +54,8 @@ def shape(line: str, names: list[str]) -> str:
     line = re.sub(r"/\S*/(?=bundle)", "/PATH/", line)
     line = re.sub(r"\S+(?=/\d+\.jpg)|\S+/NAME(?=/\d+\.jpg)", "FOLDER", line)
     line = re.sub(r"backend \S+ \(.*?\)", "backend", line)
+    line = re.sub(r"(?<= )-(?= )", "0", line)  # what cannot be known of a single photograph
+    line = re.sub(r"^verdict: .*", "verdict:", line)  # of so few photographs another one
     return " ".join(NUMBER.sub("0", line).split())
 
 

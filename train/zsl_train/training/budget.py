@@ -188,7 +188,7 @@ def run_budget(
                         progress.expect(
                             {k: v for k, v in expected.sessions(len(folds)).items() if k.startswith("fold")}
                         )
-                _try(task, trial, checkpoints / name, writer.log, progress)
+                _try(task, trial, checkpoints / name, writer.log, progress if task.iterated else None)
                 board.save(used())
         say(told(trial))
     best = board.best()

@@ -10,7 +10,7 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from zsl_train.scoring.folds import Fold
     from zsl_train.training.prepared import Prepared
 
+T = TypeVar("T")
 LEAST_STEPS, ENOUGH_SECONDS = 5, 1.5  # of a stage; the first step, which sets memory up, does not count
+TIMES = 3  # that a piece of work besides the steps is done
 MOST_ROWS = 256  # pictures that features are made of to see how long that takes
 
 
@@ -70,7 +72,8 @@ class Stopwatch(Session):
             taken.append(time.monotonic() - at)
             if len(taken) > LEAST_STEPS and time.monotonic() - began > ENOUGH_SECONDS:
                 break
-        self.steps[stage], self.seconds[stage] = steps, float(np.mean(taken[1:] or taken))
+        # The median: one step during which another program had the CPU says nothing of the others.
+        self.steps[stage], self.seconds[stage] = steps, float(np.median(taken[1:] or taken))
         self.looped += time.monotonic() - began
 
 
@@ -201,22 +204,30 @@ def _heads(trainer: Trainer, trained: Trained, folds: Sequence[Fold]) -> float:
     prepared = trainer.prepared
     labels, regions, rows = prepared.images.labels, prepared.store.regions, trainer.rows
     some = np.sort(np.random.default_rng(0).permutation(rows)[:MOST_ROWS])
-    began = time.monotonic()
-    features = embed_rows(trained, regions, some)
-    embed = (time.monotonic() - began) / max(len(some), 1)
+    features = embed_rows(trained, regions, some[:1])  # the first one sets memory up
+    embed, features = timed(lambda: embed_rows(trained, regions, some))
     snapshots = len(trainer.snapshots) * len(folds)
-    total = embed * (snapshots + 2) * (len(rows) + len(prepared.rows("test")) / 2)
+    total = embed / max(len(some), 1) * (snapshots + 2) * (len(rows) + len(prepared.rows("test")) / 2)
     if trainer.gaussian:
-        began = time.monotonic()
-        case = trainer.case(trained, features, labels[some])
-        spectrum = Spectrum(case, features, labels[some])
-        try_default(spectrum, labels[some], prepared.images.table.seen)
-        return total + (time.monotonic() - began) * (snapshots * SETTINGS_TRIED + 1)
+        seen = prepared.images.table.seen
+        case, spectrum = timed(lambda: Spectrum(trainer.case(trained, features, labels[some]), features, labels[some]))
+        setting, _ = timed(lambda: try_default(spectrum, labels[some], seen))
+        return total + (snapshots + 1) * case + snapshots * SETTINGS_TRIED * setting
     if trained.head_rule == "fit":
         once, twice = (_fit_seconds(trainer, trained, some, epochs) for epochs in (1, 2))
         epochs = max(view.fit.epochs for view in trained.views if view.fit is not None)
         total += (once + (epochs - 1) * max(twice - once, 0.0)) * (snapshots + 2)
     return total
+
+
+def timed(work: Callable[[], T]) -> tuple[float, T]:
+    """The median of the seconds that a piece of work takes, and what it returns."""
+    taken = []
+    for _ in range(TIMES):
+        began = time.monotonic()
+        made = work()
+        taken.append(time.monotonic() - began)
+    return float(np.median(taken)), made
 
 
 def _fit_seconds(trainer: Trainer, trained: Trained, rows: Ints, epochs: int) -> float:
