@@ -24,6 +24,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 BLOCK = re.compile(r"(<!-- figures: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SCORES = ("T1", "T1_czsl", "U", "S", "H", "AUSUC")
 SPEED = "2026-11-21-cpu.json"
+CARD = "2026-11-26-h200.json"
 BACKBONES = {"resnet101": "ResNet-101, 224 px", "efficientnet_lite2": "EfficientNet-Lite2, 260 px"}
 METHODS = {"sc-egg": "SC-EGG", "dcr-gan": "DCR-GAN", "acmr": "ACMR", "lisgan": "LisGAN", "sp-aen": "SP-AEN"}
 
@@ -171,6 +172,56 @@ def end_to_end() -> str:
     return rows((*headings, "photographs a second", "of what the sum allows"), lines)
 
 
+def card_network() -> str:
+    """Networks on a card: with torch, where the pictures lie there; and from memory to memory, with ours and torch."""
+    batches = (1, 8, 64, 256)
+    figures = read(CARD)["figures"]
+    lines = []
+    for backbone, title in BACKBONES.items():
+        for precision in ("fp32", "fp16"):
+            name = f"{backbone} {precision}{' channels last' if precision == 'fp16' else ''}"
+            found = [figures["backbones by torch"][f"{name}, batch {batch}"] for batch in batches]
+            for how, key in (("torch, eager", "eager"), ("torch, CUDA graph", "graph")):
+                cells = [f"{one[f'{key}_pictures_per_second']:,.0f}" for one in found]
+                lines.append((title, precision, how, *cells))
+            if backbone == "resnet101":
+                whole = figures["latency, ResNet-101, ready pictures to scores"]
+                for how, run in (
+                    ("from memory: ours, `ort-cuda`", "ort-cuda"),
+                    ("from memory: torch, eager", "torch eager"),
+                ):
+                    calls = [whole[f"{run} {precision}"].get(str(batch)) for batch in batches]
+                    key = "one_after_the_other_per_second"
+                    lines.append((title, precision, how, *(f"{one[key]:,.0f}" if one else "-" for one in calls)))
+    return rows(("pictures a second, by the batch", "", "", *map(str, batches)), lines)
+
+
+def card_pixels() -> str:
+    """Resizing and cropping on a card, by how many pictures a call takes."""
+    batches = (1, 8, 64, 256)
+    found = read(CARD)["figures"]
+    size, there = "224 of 256", "the card, pictures that lie there"
+    now = found["pixels, pictures of 500 x 375"][size]
+    before = found["pixels before pictures of one size shared their coefficients"][size]
+    runs = {
+        "the kernels alone": (now, there, "kernels_pictures_per_second"),
+        "a call, pictures on the card": (now, there, "pictures_per_second"),
+        "the same before sizes shared coefficients": (before, there, "pictures_per_second"),
+        "a call, from memory and back": (
+            now,
+            "the card, pictures from host memory, squares back to it",
+            "pictures_per_second",
+        ),
+    }
+    lines = [
+        (title, *(f"{of[f'{way}, batch {batch}'][key]:,.0f}" for batch in batches))
+        for title, (of, way, key) in runs.items()
+    ]
+    cpu = now["the CPU, 16 threads"]["pictures_per_second"]
+    lines.append(("the machine's CPU, 16 threads", "-", "-", "-", f"{cpu:,.0f}"))
+    return rows(("pictures of 500 x 375 a second, to 224 of 256 px", *map(str, batches)), lines)
+
+
 def adding() -> str:
     """How long adding and teaching take, by the number of classes there and of those that come."""
     figures = {name.partition("::")[2]: found["p50_ms"] for name, found in read("adding.json")["figures"].items()}
@@ -225,6 +276,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "network": network,
     "pixels": pixels,
     "end_to_end": end_to_end,
+    "card_network": card_network,
+    "card_pixels": card_pixels,
     "adding": adding,
     "engines": engines,
     "precision": precision,
