@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from zsl_runtime import _native
 from zsl_runtime.errors import BackendError, InputError, UsageError
 from zsl_runtime.pixels.cuda_pixels import CudaPixels, DevicePicture
 from zsl_runtime.pixels.pixels import PixelSpec, resize_crop_reference
+from zsl_runtime.trt.cuda import Cuda, DeviceMemory, Stream
 
 
 def why_no_card() -> str:
@@ -67,6 +69,52 @@ def test_a_card_takes_large_and_many_pictures(on_card):
     result = on_card.resize_crop_batch(small, spec)
     for i in (0, 1, 65_534, 65_535, 65_536, 69_999):
         assert np.array_equal(result[i], resize_crop_reference(small[i], spec))
+
+
+@pytest.mark.gpu
+def test_on_a_card_several_threads_resize_what_lies_there_and_write_nothing_beside_it(on_card):
+    """Each on a stream of its own, between guards; pictures of one size among others."""
+    try:
+        cuda = Cuda(0)
+    except BackendError as error:
+        pytest.skip(str(error))
+    specs = [PixelSpec(256, 224), PixelSpec(9, 5), PixelSpec(64, 64)]
+    given = pictures(24)
+    wanted = {spec: np.stack([resize_crop_reference(one, spec) for one in given]) for spec in specs}
+    wrong: list[object] = []
+
+    def resize(spec: PixelSpec) -> None:
+        stream, guard = Stream(cuda), 4096
+        size = wanted[spec].nbytes
+        there, out = [DeviceMemory(cuda, one.nbytes) for one in given], DeviceMemory(cuda, size + 2 * guard)
+        back = np.full(out.bytes, 0xA5, np.uint8)
+        for one, held in zip(given, there, strict=True):
+            cuda.copy_to_card(held.address, one.ctypes.data, one.nbytes, stream)
+        cuda.copy_to_card(out.address, back.ctypes.data, back.nbytes, stream)
+        places = [DevicePicture(held.address, *one.shape[:2]) for one, held in zip(given, there, strict=True)]
+        on_card.resize_crop_pointers(places, spec, out.address + guard, stream.address)
+        cuda.copy_to_host(back.ctypes.data, out.address, back.nbytes, stream)
+        stream.synchronize()
+        squares = back[guard:-guard].reshape(wanted[spec].shape)
+        wrong.extend([spec] if (back[:guard] != 0xA5).any() or (back[-guard:] != 0xA5).any() else [])
+        wrong.extend((spec, at) for at in range(len(given)) if not np.array_equal(squares[at], wanted[spec][at]))
+        for held in (*there, out, stream):
+            held.close()
+
+    def work(turn: int) -> None:
+        try:
+            with cuda.current():
+                for spec in (*specs[turn % 3 :], *specs[: turn % 3]) * 3:
+                    resize(spec)
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(turn,)) for turn in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
 
 
 # --- with a driver that is none -------------------------------------------------------------------------------------
