@@ -15,7 +15,7 @@ import pytest
 from zsl_runtime.machine.cards import driver
 
 HERE = Path(__file__).parent
-SECTIONS = ("rtx", "latency", "end_to_end", "reload", "pixels")
+SECTIONS = ("rtx", "backbones", "latency", "end_to_end", "reload", "pixels")
 
 
 @pytest.mark.gpu

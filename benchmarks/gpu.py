@@ -5,12 +5,14 @@ which is measured or says by name why not:
 
 - `tests`: the tests marked `gpu`, for a card that gives wrong answers has no speed.
 - `rtx`: TensorRT-RTX on this card: whether its architecture is supported, and if so, whether it gives the answers.
+- `backbones`: torch alone, pictures and regions on the card, eager and as a CUDA graph: what cuDNN reaches without a
+  copy.
 - `latency`: ready pictures in host memory to scores in host memory, copies included, at batch 1, 8, 64 and 256:
   TensorRT in each precision with and without CUDA graphs, ONNX Runtime CUDA, torch eager and compiled (with its own
   CUDA graphs, mode reduce-overhead). TF32 is off everywhere.
 - `end_to_end`: JPEG photographs of 500 x 375 pixels to labels, decoding and resizing on the CPU included.
 - `reload`: four threads label while classes are added by another process and taken over: wrong answers, longest pause.
-- `pixels`: the CUDA kernel that resizes and crops, in bytes a second.
+- `pixels`: the CUDA kernels that resize and crop pictures on the card: whole calls, and the kernels alone.
 
 Every answer is compared with float32 on the CPU before it is timed. Exit codes: 0 measured; 3 an answer was wrong; 4
 there is no card, or nothing ran on it. The report is written in every case.
@@ -60,12 +62,12 @@ if TYPE_CHECKING:
     from zsl_runtime.bundle.bundle import Bundle
     from zsl_train.training.run_folder import Run
 
-SECTIONS = ("tests", "rtx", "latency", "end_to_end", "reload", "pixels")
+SECTIONS = ("tests", "rtx", "backbones", "latency", "end_to_end", "reload", "pixels")
 BATCHES = (1, 8, 64, 256)
 PHOTOGRAPHS = 512
 PHOTOGRAPH = (500, 375)
 RELOAD_BATCH, ADDITIONS, RELOAD_SECONDS = 8, 5, 3.0
-KERNEL_PICTURES, KERNEL_ROUNDS = 256, 50
+KERNEL_BATCHES, KERNEL_ROUNDS = (1, 8, 64, 256), 20
 PACKAGES = (
     "numpy",
     "pillow",
@@ -108,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         steps: dict[str, Callable[[], Any]] = {
             "tests": bench.tests,
             "rtx": bench.rtx,
+            "backbones": bench.backbones,
             "latency": bench.latency,
             "end_to_end": bench.end_to_end,
             "reload": bench.reload,
@@ -305,6 +308,31 @@ class Bench:
             tell(f"TensorRT-RTX does not support this card: {error}")
         return found
 
+    def backbones(self) -> dict[str, Any]:
+        """The backbones with torch, nothing copied."""
+        self.need_card()
+        try:
+            import torch
+            from gpu_backbones import shipped_backbones, time_backbone
+        except ModuleNotFoundError as error:
+            raise Skipped(f'{error.name} is not installed; pip install "zsl-deploy[train]"') from None
+        if not torch.cuda.is_available():
+            raise Skipped(f"torch {torch.__version__} does not see a card; install its CUDA build")
+        found: dict[str, Any] = {"library": f"torch {torch.__version__}", "lines": {}}
+        for backbone in shipped_backbones():
+            try:
+                timed = time_backbone(backbone, self.device, self.asked.batches)
+            except WrongAnswerError as why:
+                self.wrong.append(f"backbone {backbone.name}")
+                found[backbone.name] = f"wrong: {why}"
+                continue
+            for precision, batches in timed.items():
+                about = f"{backbone.name} {precision}"
+                found["lines"][about] = {"batches": batches}
+                for batch, line in batches.items():
+                    tell(f"{about:<34}batch {batch:<5}{words_of(line)}")
+        return found
+
     def latency(self) -> dict[str, Any]:
         """Every contender at every batch size."""
         bundle, head = self.bundle(), head_of(self.bundle())
@@ -430,7 +458,7 @@ class Bench:
         raise Skipped("; ".join(why))
 
     def pixels(self) -> dict[str, Any]:
-        """The kernel on pictures that lie on the card, timed there."""
+        """Pictures of one size that lie on the card: calls one after the other, and the kernels alone."""
         self.need_card()
         import torch
 
@@ -441,37 +469,55 @@ class Bench:
         if not torch.cuda.is_available():
             raise Skipped(f"torch {torch.__version__} does not see a card, and holds the memory for this section")
         width, height = PHOTOGRAPH
-        pictures = np.random.default_rng(1).integers(0, 256, (KERNEL_PICTURES, height, width, 3), dtype=np.uint8)
+        most = max(KERNEL_BATCHES)
+        pictures = np.random.default_rng(1).integers(0, 256, (most, height, width, 3), dtype=np.uint8)
         on_card = torch.from_numpy(pictures).to(self.device)
-        out = torch.empty((KERNEL_PICTURES, spec.crop, spec.crop, 3), dtype=torch.uint8, device=self.device)
+        out = torch.empty((most, spec.crop, spec.crop, 3), dtype=torch.uint8, device=self.device)
         given = [DevicePicture(one.data_ptr(), height, width) for one in on_card]
         stream = torch.cuda.current_stream(self.device)
-        run = lambda: kernel.resize_crop_pointers(given, spec, out.data_ptr(), stream.cuda_stream)  # noqa: E731
-        run()
+        kernel.resize_crop_pointers(given, spec, out.data_ptr(), stream.cuda_stream)
         stream.synchronize()
-        if not np.array_equal(out[:4].cpu().numpy(), np.stack([resize_crop(one, spec) for one in pictures[:4]])):
+        if not np.array_equal(out.cpu().numpy(), np.stack([resize_crop(one, spec) for one in pictures])):
             self.wrong.append("pixels")
             return {"wrong": "the card's bytes are not the reference's"}
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record(stream)
-        for _ in range(KERNEL_ROUNDS):
-            run()
-        end.record(stream)
-        end.synchronize()
-        seconds = begin.elapsed_time(end) / 1000 / KERNEL_ROUNDS
-        moved = pictures.nbytes + out.numel()
-        line = {
-            "pictures_per_second": round(KERNEL_PICTURES / seconds, 1),
-            "gigabytes_per_second": round(moved / seconds / 1e9, 2),
-            "ms": round(1000 * seconds, 4),
-        }
-        tell(words_of(line))
-        return {"pictures": f"{KERNEL_PICTURES} of {width} x {height} to {spec.crop} x {spec.crop}", **line}
+        lines = {}
+        for batch in KERNEL_BATCHES:
+
+            def calls(batch: int = batch) -> None:
+                for _ in range(KERNEL_ROUNDS):
+                    kernel.resize_crop_pointers(given[:batch], spec, out.data_ptr(), stream.cuda_stream)
+                stream.synchronize()
+
+            seconds, inside = call_and_kernel_seconds(calls)
+            lines[str(batch)] = {
+                "pictures_per_second": round(batch * KERNEL_ROUNDS / seconds, 1),
+                "ms": round(1000 * seconds / KERNEL_ROUNDS, 4),
+            }
+            if inside:  # 0 where the profiler may not look
+                lines[str(batch)]["kernels_pictures_per_second"] = round(batch * KERNEL_ROUNDS / inside, 1)
+            tell(f"{'pixels':<34}batch {batch:<5}{words_of(lines[str(batch)])}")
+        about = f"{width} x {height} to {spec.crop} x {spec.crop}"
+        return {"lines": {about: {"batches": lines}}}
 
     def need_card(self) -> None:
         """Skipped unless this is about a card."""
         if self.card is None:
             raise Skipped("it needs a card, and --device is cpu")
+
+
+def call_and_kernel_seconds(calls: Callable[[], None]) -> tuple[float, float]:
+    """Of a call that waits for the card: its wall-clock time, and what our kernels took of the card's."""
+    import time
+
+    from torch.profiler import ProfilerActivity, profile
+
+    calls()
+    started = time.perf_counter()
+    calls()
+    seconds = time.perf_counter() - started
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        calls()
+    return seconds, sum(one.time_range.elapsed_us() for one in seen.events() if "zsl_" in one.name) / 1e6
 
 
 def read_junit(path: Path) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def test_the_whole_script_on_the_cpu(gpu, original, monkeypatch, capsys, tmp_pat
     code, report, out = run(gpu, monkeypatch, capsys, *words)
     assert code == 0, out
     sections = report["sections"]
-    for name in ("tests", "rtx", "pixels"):
+    for name in ("tests", "rtx", "backbones", "pixels"):
         assert "needs a card" in sections[name]["skipped"]
     for about in ("ort fp32", "ort fp16"):
         line = sections["latency"]["lines"][about]["batches"]["3"]
@@ -200,6 +200,28 @@ def test_the_bundle_that_is_made_goes_through_the_real_export_and_torch_agrees(g
     with ort.open() as first, eager.open() as second:
         _, wanted = first.call(pictures[:8])
         tools.check(second, "fp32", pictures[:8], wanted, head)
+
+
+def test_backbones_are_timed_when_they_are_right(gpu, monkeypatch):
+    """On the CPU, with a tiny one: what runs on a card but for its graphs."""
+    import gpu_backbones
+    import torch
+
+    from support.tiny_run import TinyBackbone
+
+    tools, backbone = sys.modules["gpu_contenders"], TinyBackbone().eval()
+    lines = gpu_backbones.time_backbone(backbone, "cpu", (1, 3))
+    assert {precision: set(batches) for precision, batches in lines.items()} == {"fp32": {"1", "3"}, "fp16": {"1", "3"}}
+    for batches in lines.values():
+        for batch, line in batches.items():
+            assert set(line) == {"eager_ms", "eager_pictures_per_second"}
+            assert line["eager_pictures_per_second"] == pytest.approx(1000 * int(batch) / line["eager_ms"], rel=0.05)
+    real = gpu_backbones.HalfBackbone.forward
+    for wrong in (1.1, float("nan")):
+        monkeypatch.setattr(gpu_backbones.HalfBackbone, "forward", lambda self, x, by=wrong: real(self, x) * by)
+        with pytest.raises(tools.WrongAnswerError, match="regions in fp16 are off by"):
+            gpu_backbones.time_backbone(backbone, "cpu", (1,))
+    assert not torch.backends.cudnn.benchmark
 
 
 @pytest.mark.gpu
