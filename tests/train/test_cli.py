@@ -274,6 +274,16 @@ def test_without_a_method_the_closed_form_is_fitted_and_a_longer_one_named(train
     assert not [line for line in lines if "would take" in line]
 
 
+def test_a_run_is_called_run_unless_it_is_named(train, shared, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [word for word in plainly(shared, tmp_path, "--backbone", "tiny", "--method", "gfzsl") if word != "--out"]
+    words.remove(str(tmp_path))
+    code, said, lines = train(words)
+    assert (code, said) == (0, "run\n")
+    assert lines[-1] == "run written to run; next: zsl-export run --out BUNDLE"
+    assert "give another --out" in one_line(train(words), 2, "E-RUN-EXISTS")
+
+
 def test_a_budget_tries_several_and_keeps_the_best(train, shared, tmp_path):
     out = tmp_path / "run"
     code, _, lines = train(plainly(shared, out, "--backbone", "tiny", "--budget", "6s", "--set", "folds=2"))

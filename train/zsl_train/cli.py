@@ -36,7 +36,7 @@ def _possible_epochs(_: click.Context, __: click.Parameter, value: float | None)
     help="Data folder: images/<class>/*.jpg and classes.csv; or an original archive; or the folder of att_splits.mat.",
 )
 @click.option("--features", type=click.Path(path_type=Path), help="Feature file (.mat, .npy) in place of photographs.")
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder to write.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder to write.  [default: run]")
 @click.option("--check-data", type=click.Path(path_type=Path), metavar="DIR", help="Only say what this data holds.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="TOML recipe; see train/recipes.")
 @click.option("--method", help="Training method.  [default: gfzsl, a closed form of seconds]")
@@ -75,9 +75,10 @@ def command(**options: Any) -> int:
     """
     if options["check_data"] is not None:
         return check(options)
-    for name in ("data", "out"):
-        if options[name] is None:
-            raise click.UsageError(f"Missing option '--{name}'.")
+    if options["data"] is None:
+        raise click.UsageError("Missing option '--data'.")
+    if options["out"] is None:
+        options["out"] = Path("run")
     if options["resume"] and options["force"]:
         raise click.UsageError("--resume and --force contradict each other; give one")
     return train(options)
