@@ -9,18 +9,19 @@ from pathlib import Path
 import pytest
 
 import zsl_runtime.machine.threads
+import zsl_train.training.timing
 from support.line import draw_few_species, read_csv, succeed
 from zsl_export.cli import main as zsl_export
 from zsl_runtime.cli.classes import main as zsl_classes
 from zsl_runtime.cli.evaluate import main as zsl_eval
 from zsl_runtime.cli.infer import main as zsl_infer
-from zsl_train.cli import main as zsl_train
+from zsl_train.cli import main as train_command
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = {
-    "zsl-train": zsl_train,
+    "zsl-train": train_command,
     "zsl-export": zsl_export,
     "zsl-eval": zsl_eval,
     "zsl-infer": zsl_infer,
@@ -72,6 +73,7 @@ def desk(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(zsl_runtime.machine.threads, "usable_cpus", lambda: 1)
+    monkeypatch.setattr(zsl_train.training.timing, "ENOUGH_SECONDS", 0.05)
     return tmp_path
 
 

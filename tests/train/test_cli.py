@@ -35,6 +35,7 @@ from zsl_train.data.open import open_image_set
 from zsl_train.methods.base import run_batched
 from zsl_train.progress import TrainingProgress
 from zsl_train.recipe import make_recipe, read_recipe
+from zsl_train.training import budget, timing
 from zsl_train.training.run_folder import RunWriter, load_run, read_info
 
 KEYS = {"T1", "U", "S", "H", "AUSUC", "H_uncalibrated", "T1_czsl", "ECE", "gamma", "temperature", "protocol"}
@@ -62,6 +63,7 @@ def _quiet_machine(monkeypatch, cache) -> None:
     know_backbone(monkeypatch)
     monkeypatch.setenv("ZSL_CACHE", str(cache))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(timing, "ENOUGH_SECONDS", 0.05)  # nobody waits for what these trainings would take
     torch.set_num_threads(1)  # folds one after the other: the tests below count on their order
 
 
@@ -260,7 +262,7 @@ def plainly(shared: Path, out: Path, *more: object) -> list[str]:
     return [str(word) for word in words]
 
 
-def test_without_a_method_the_closed_form_is_fitted_and_a_longer_one_named(train, shared, tmp_path):
+def test_without_a_method_the_closed_form_is_fitted_and_a_longer_one_named(train, shared, tmp_path, monkeypatch):
     out = tmp_path / "run"
     code, said, lines = train(plainly(shared, out, "--backbone", "tiny"))
     assert (code, said) == (0, f"{out}\n")
@@ -269,6 +271,10 @@ def test_without_a_method_the_closed_form_is_fitted_and_a_longer_one_named(train
     (line,) = [line for line in lines if line.startswith("--method sc-egg would take about ")]
     assert re.search(r"about \d+ (seconds|minutes) here, measured just now: it looks at regions", line)
     assert lines[-1] == line
+    monkeypatch.setattr(budget, "alternative", lambda *_: signal.raise_signal(signal.SIGINT))
+    code, said, lines = train(plainly(shared, tmp_path / "hasty", "--backbone", "tiny"))
+    assert (code, said) == (0, f"{tmp_path / 'hasty'}\n")
+    assert lines[-1].startswith("timing some steps of a longer training")
     # Whoever names the method knows of others.
     code, _, lines = train(plainly(shared, tmp_path / "named", "--backbone", "tiny", "--method", "gfzsl"))
     assert not [line for line in lines if "would take" in line]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -206,9 +207,11 @@ def train(options: dict[str, Any]) -> int:
     finally:
         progress.close()
     _say(f"\n{report(scores, str(out))}")
-    if seconds is None and "method" not in named:
-        _say(alternative(prepared, recipe))
     click.echo(out)
+    if seconds is None and "method" not in named:
+        _say("timing some steps of a longer training; Ctrl-C leaves this out ...")
+        with contextlib.suppress(KeyboardInterrupt):  # the run is finished
+            _say(alternative(prepared, recipe))
     return InputError.exit_code if scores["protocol"]["pictures"]["unreadable"] else 0
 
 
