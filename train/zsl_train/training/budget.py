@@ -245,7 +245,9 @@ def _planned(
         beside = left - max(finals) - expected.heads - expected.rounds * expected.fold.setup
         share = min(1.0, expected.longest(left), beside / max(in_folds, 1e-9))
         if share < LEAST_SHARE:
-            needs = minutes(expected.scaled(LEAST_SHARE))
+            least = expected.scaled(LEAST_SHARE)
+            final = expected.final.shortened(LEAST_SHARE).total(expected.last)
+            needs = minutes(max(least, least - final + max(finals)))  # the final training is that of the best
             return Trial(name, {}, why=f"needs {needs} at least, {minutes(max(left, 0))} were left"), None, None
         config = lengthen(stages, task.config, share, len(prepared.training_rows()))
         task = replace(task, config=config)
