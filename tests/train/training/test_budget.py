@@ -156,12 +156,15 @@ def test_an_interrupted_run_goes_on_with_the_plan_it_had(prepared, tmp_path, mon
     fake.tried.clear()
     monkeypatch.setattr(budget, "_try", attempt)
     fake.costs["sc-egg"] = (6000, 70.0)  # the machine is slower now: the plan stands
-    scores, _ = go(prepared, tmp_path / "run", 1500.0, recipe=replace(BASE))
+    kept = []
+    monkeypatch.setattr(budget, "carry_out", lambda task, *_, **options: kept.append((task, options)) or {})
+    go(prepared, tmp_path / "run", 1500.0, recipe=replace(BASE))
     assert fake.tried == ["sc-egg"]
     assert fake.settings["sc-egg"] == lengths
-    assert scores["method"] == "sc-egg"
-    with pytest.raises(UsageError, match="E-RUN-EXISTS"):
-        go(prepared, tmp_path / "run", 1500.0)
+    ((task, options),) = kept
+    assert task.recipe.method == "sc-egg"
+    assert options["checkpoints"] == tmp_path / "run" / CHECKPOINT / "sc-egg"
+    assert {name: getattr(task.config, name) for name in lengths} == lengths
 
 
 def test_another_budget_is_another_run(prepared, tmp_path, monkeypatch):
