@@ -112,6 +112,7 @@ def test_the_best_by_validation_classes_is_kept_and_everything_is_on_the_board(p
     assert board["acmr"]["why"] == "needs 12 minutes at least, 4 minutes were left"
     assert scores["method"] == "eszsl"
     assert "eszsl is the best on validation classes, and is kept" in lines
+    assert not [line for line in lines if "slower" in line]
     run = load_run(tmp_path / "run")
     assert run.method == "eszsl"
     assert run.recipe["method"] == "eszsl"
@@ -134,6 +135,14 @@ def test_a_method_is_as_long_as_the_time_allows_and_left_out_where_it_would_not_
     _, lines = go(prepared, tmp_path / "none", 300.0)
     assert fake.tried == ["gfzsl", "eszsl"]
     assert any(line.startswith("  sc-egg: left out: needs ") for line in lines)
+
+
+def test_a_budget_that_was_overrun_says_so(prepared, tmp_path, monkeypatch):
+    fake = Fake(monkeypatch, **costs(gfzsl=(400, 90.0)))
+    monkeypatch.setattr(budget, "carry_out", lambda *_, **__: {})
+    _, lines = go(prepared, tmp_path / "run", 300.0)
+    assert fake.tried == ["gfzsl", "eszsl"]
+    assert lines[-1] == "note: it took 7 minutes: this machine has been slower than when the steps were timed"
 
 
 def test_an_interrupted_run_goes_on_with_the_plan_it_had(prepared, tmp_path, monkeypatch):

@@ -196,7 +196,7 @@ def run_budget(
     made = replace(recipe, method=best.method, settings={**recipe.settings, **best.settings})
     task = make_task(prepared, made, folds=folds)
     board_lines = [vars(one) for one in board.trials.values()]
-    return carry_out(
+    scores = carry_out(
         task,
         backbone,
         writer,
@@ -206,6 +206,9 @@ def run_budget(
         checkpoints=checkpoints / best.method,
         more={"leaderboard": board_lines, "budget_seconds": seconds},
     )
+    if used() > seconds:
+        say(f"note: it took {minutes(used())}: this machine has been slower than when the steps were timed")
+    return scores
 
 
 def _planned(
