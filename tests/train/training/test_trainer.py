@@ -133,10 +133,13 @@ def harmonic(scores, labels, seen) -> float:
 
 
 def test_where_folds_disagree_all_are_trained_with_the_settings_that_suit_them_together(prepared, tmp_path):
-    recipe = replace(PUBLISHED, method="eszsl", seed=1)
-    folds = validation_folds(prepared, recipe)
     pooled, labels, semantic = prepared.store.pooled(), prepared.images.labels, prepared.semantic
-    alone = [choose_baseline("eszsl", [fold], pooled, labels, semantic) for fold in folds]
+    for seed in range(20):
+        recipe = replace(PUBLISHED, method="eszsl", seed=seed)
+        folds = validation_folds(prepared, recipe)
+        alone = [choose_baseline("eszsl", [fold], pooled, labels, semantic) for fold in folds]
+        if alone[0].scaling != alone[1].scaling:
+            break
     assert alone[0].scaling != alone[1].scaling  # they do disagree
     scaling, ridges, value = by_brute_force(prepared, folds)
     log: list[dict] = []
