@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zsl_runtime.backends.table import BACKENDS
 from zsl_runtime.cli.command import Group
+from zsl_runtime.cli.options import BACKEND, DEVICE, THREADS, together
 from zsl_runtime.errors import InputError, UsageError, listed, run_command
 from zsl_runtime.graphs.parts import SMALL_PARTS
 from zsl_runtime.machine.threads import limit_blas
@@ -40,30 +40,7 @@ ATTRIBUTES = click.option(
 SEED = click.option(
     "--seed", type=int, help="Of what is random where a head is fitted [default: the export's]; others only note it."
 )
-RUNNING = (  # how photographs are looked at
-    click.option(
-        "--device",
-        default="auto",
-        show_default=True,
-        metavar="auto|cpu|cuda:N",
-        help="Where the model looks at photographs; a card that is named is used or is an error (exit code 4).",
-    ),
-    click.option(
-        "--backend",
-        type=click.Choice(["auto", *BACKENDS]),
-        default="auto",
-        show_default=True,
-        help="What runs it then; auto: the fastest here, measured once.",
-    ),
-    click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all that this process may use]."),
-)
-
-
-def _running(command: Command) -> Command:
-    """The options of RUNNING."""
-    for option in reversed(RUNNING):
-        command = option(command)
-    return command
+RUNNING = together(DEVICE, BACKEND, THREADS)  # how photographs are looked at
 
 
 @click.group("zsl-classes", cls=Group, no_args_is_help=False)
@@ -146,7 +123,7 @@ def similar_command(engine: str, attributes: str, form: str) -> None:
     help="DIR/CLASS/... holds photographs of some of the new classes: one of each already helps.",
 )
 @SEED
-@_running
+@RUNNING
 def add_command(
     *,
     engine: str,
@@ -189,7 +166,7 @@ def add_command(
 @click.option(
     "--photos", required=True, metavar="DIR", help="DIR/CLASS/... holds photographs of classes that are there."
 )
-@_running
+@RUNNING
 def teach_command(*, engine: str, photos: str, device: str, backend: str, threads: int | None) -> int:
     """Show the model photographs of classes that it has, seen or not; the rows of all others stay as they are.
 

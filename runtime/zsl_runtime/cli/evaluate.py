@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zsl_runtime.backends.table import BACKENDS
 from zsl_runtime.cli.command import Command
+from zsl_runtime.cli.options import BACKEND, BATCH_SIZE, DEVICE, PRECISION, THREADS, TRUST_ENGINE, together
 from zsl_runtime.errors import InputError, UsageError, run_command
-from zsl_runtime.graphs.precisions import PRECISIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,32 +51,7 @@ ENGINE_SUFFIX = ".engine"
 )
 @click.option("--output", metavar="FILE", help="Write here instead of stdout, the whole file or none.")
 @click.option("--confusion", metavar="FILE.csv", help="Write how many photographs of each class were called what.")
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    metavar="auto|cpu|cuda:N",
-    help="Where the model runs; a card that is named is used or is an error (exit code 4).",
-)
-@click.option(
-    "--backend",
-    type=click.Choice(["auto", *BACKENDS]),
-    default="auto",
-    show_default=True,
-    help="What runs it; auto: the fastest here, measured once.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    help="Of the model, if the bundle holds it; bf16 runs fp32's file with openvino [default: the bundle's].",
-)
-@click.option(
-    "--trust-engine",
-    is_flag=True,
-    help="Load a TensorRT engine that you did not build on this machine; loading one runs its code.",
-)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all that this process may use].")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Photographs in the model at once [default: 8].")
+@together(DEVICE, BACKEND, PRECISION, TRUST_ENGINE, THREADS, BATCH_SIZE)
 def command(
     *,
     words: tuple[str, ...],

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zsl_runtime.backends.table import BACKENDS
 from zsl_runtime.cli.command import Command
 from zsl_runtime.cli.infer_steps import (
     begin_output,
@@ -22,8 +21,8 @@ from zsl_runtime.cli.infer_steps import (
     tell_the_end,
     write_answers,
 )
+from zsl_runtime.cli.options import BACKEND, BATCH_SIZE, DEVICE, PRECISION, THREADS, TRUST_ENGINE, together
 from zsl_runtime.errors import InputError, UsageError, run_command
-from zsl_runtime.graphs.precisions import PRECISIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -89,37 +88,13 @@ ENGINE_SUFFIX = ".engine"
     metavar="SHARE",
     help="With --cascade: how many of the pictures are confident, those of lowest entropy [default: 0.5].",
 )
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    metavar="auto|cpu|cuda:N",
-    help="Where the model runs; a card that is named is used or is an error (exit code 4).",
-)
-@click.option(
-    "--backend",
-    type=click.Choice(["auto", *BACKENDS]),
-    default="auto",
-    show_default=True,
-    help="What runs it; auto: the fastest here, measured once.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    help="Of the model, if the bundle holds it; bf16 runs fp32's file with openvino [default: the bundle's].",
-)
+@together(DEVICE, BACKEND, PRECISION)
 @click.option(
     "--rebuild",
     is_flag=True,
     help="With TensorRT: build the engine when there is none that fits this card and version.",
 )
-@click.option(
-    "--trust-engine",
-    is_flag=True,
-    help="Load a TensorRT engine that you did not build on this machine; loading one runs its code.",
-)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all that this process may use].")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Pictures in the model at once [default: 8].")
+@together(TRUST_ENGINE, THREADS, BATCH_SIZE)
 @click.option("--profile", is_flag=True, help="At the end, print to stderr where the time went.")
 @click.option("--quiet", "-q", is_flag=True, help="At the end, leave out what was found in counts; errors stay.")
 def command(

@@ -1,0 +1,57 @@
+"""Options that several commands have: where and how the model runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zsl_runtime.backends.table import BACKENDS
+from zsl_runtime.graphs.precisions import PRECISIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Command = Callable[..., Any]
+
+DEVICE = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda:N",
+    help="Where the model runs; a card that is named is used or is an error (exit code 4).",
+)
+BACKEND = click.option(
+    "--backend",
+    type=click.Choice(["auto", *BACKENDS]),
+    default="auto",
+    show_default=True,
+    help="What runs it; auto: the fastest here, measured once.",
+)
+PRECISION = click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="Of the model, if the bundle holds it; bf16 runs fp32's file with openvino [default: the bundle's].",
+)
+TRUST_ENGINE = click.option(
+    "--trust-engine",
+    is_flag=True,
+    help="Load a TensorRT engine that you did not build on this machine; loading one runs its code.",
+)
+THREADS = click.option(
+    "--threads", type=click.IntRange(min=1), help="CPU threads [default: all that this process may use]."
+)
+BATCH_SIZE = click.option(
+    "--batch-size", type=click.IntRange(min=1), help="Pictures in the model at once [default: 8]."
+)
+
+
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """One decorator of several options, in that order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
