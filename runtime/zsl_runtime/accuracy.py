@@ -116,7 +116,7 @@ class Spread(NamedTuple):
     """Standard errors in points: how far a figure moves with which photographs of the classes happen to be labelled.
 
     Attributes:
-        accuracy: of the mean over all classes.
+        accuracy: of the mean over all classes; None for a single photograph, of which nothing is known.
         U: over unseen classes; None without photographs of any. The other two likewise.
         S: over seen classes.
         H: of both.
@@ -133,7 +133,8 @@ def spread(right: Bools, labels: Ints, seen: Bools) -> Spread:
     """How sure accuracy, U, S and H are, from the photographs that they were measured on.
 
     Each class's share is a mean of independent photographs; H is taken as linear in U and S around where they are. A
-    class with a single photograph says nothing of its own spread and adds none.
+    class with a single photograph says nothing of its own spread: all such classes of a kind are taken as one, whose
+    photographs then differ by class as well, so that the error is rather too large than too small.
 
     Args:
         right: (n,) whether each photograph was labelled rightly, all classes competing.
@@ -142,16 +143,16 @@ def spread(right: Bools, labels: Ints, seen: Bools) -> Spread:
 
     """
     of_seen = seen[labels]
-    everything = np.full(len(labels), 100.0) / max(len(np.unique(labels)), 1)
+    every = np.ones(len(labels), np.bool_)
+    whole = np.full(len(labels), 100.0) / max(len(np.unique(labels)), 1)
     weights = _weights(labels, of_seen)
     slopes = _slopes(right, labels, of_seen)
-    figures = {
-        "accuracy": everything if len(labels) else None,
-        "U": np.where(of_seen, 0.0, weights) if not of_seen.all() else None,
-        "S": np.where(of_seen, weights, 0.0) if of_seen.any() else None,
-        "H": None if slopes is None else slopes * weights,
-    }
-    return Spread(**{k: None if w is None else _standard_error(w * right, labels) for k, w in figures.items()})
+    of_h = None if slopes is None else _standard_error(slopes * weights * right, labels, of_seen)
+
+    def error(weight: Doubles, rows: Bools) -> float | None:
+        return _standard_error((weight * right)[rows], labels[rows], of_seen[rows])
+
+    return Spread(error(whole, every), error(weights, ~of_seen), error(weights, of_seen), of_h)
 
 
 def ahead(one: Bools, other: Bools, labels: Ints, seen: Bools) -> tuple[float, float] | None:
@@ -175,7 +176,8 @@ def ahead(one: Bools, other: Bools, labels: Ints, seen: Bools) -> tuple[float, f
     first, second = (harmonic_mean(*_shares(right, labels, of_seen)) for right in (one, other))
     assert first is not None
     assert second is not None
-    return first - second, _standard_error(weights * (slopes[0] * one - slopes[1] * other), labels)
+    error = _standard_error(weights * (slopes[0] * one - slopes[1] * other), labels, of_seen)
+    return first - second, error or 0.0
 
 
 def _weights(labels: Ints, of_seen: Bools) -> Doubles:
@@ -202,14 +204,16 @@ def _slopes(right: Bools, labels: Ints, of_seen: Bools) -> Doubles | None:
     return np.where(of_seen, 2 * (unseen / total) ** 2, 2 * (seen / total) ** 2)
 
 
-def _standard_error(values: Doubles, labels: Ints) -> float:
-    """Of the sum over the classes of the mean of values (n,) within each."""
-    variance = 0.0
-    for one in np.unique(labels):
-        own = values[labels == one]
-        if len(own) > 1:
-            variance += own.var(ddof=1) / len(own)
-    return float(np.sqrt(variance))
+def _standard_error(values: Doubles, labels: Ints, of_seen: Bools) -> float | None:
+    """Of the sum over the classes of the mean of values (n,) within each; None where no photograph has another."""
+    _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    alone = counts[index] == 1
+    known = [float(values[index == one].var(ddof=1) / counts[one]) for one in np.flatnonzero(counts > 1)]
+    for kind in (False, True):
+        single = values[alone & (of_seen == kind)]
+        if len(single) > 1:
+            known.append(float(single.var(ddof=1) * len(single)))
+    return float(np.sqrt(sum(known))) if known else None
 
 
 def confusion(predicted: Ints, labels: Ints, classes: int) -> Ints:

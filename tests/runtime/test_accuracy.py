@@ -138,3 +138,20 @@ def test_bins_hold_every_picture_and_give_the_expected_error(answers, count):
         held = probability[(probability >= one.low / 100 - 1e-12) & (probability <= one.high / 100 + 1e-12)]
         assert len(held) >= one.pictures
         assert held.min() - 1e-9 <= one.confidence / 100 <= held.max() + 1e-9
+
+
+def test_classes_with_a_single_photograph_are_taken_as_one():
+    rng, seen = np.random.default_rng(2), np.arange(40) < 30
+    shares = np.full(40, 0.7)
+    told, leads = [], []
+    for _ in range(2000):
+        right, labels = drawn(rng, shares, np.where(seen, 1, 20))
+        told.append(spread(right, labels, seen))
+        leads.append(of_figures(right, labels, seen))
+    repeated = np.std(leads, axis=0)
+    np.testing.assert_allclose(np.mean(told, axis=0), repeated, rtol=0.06)  # all are as hard: nothing is too large
+    right = np.array([True, False, True])
+    alone = spread(right, np.arange(3), np.array([True, True, False]))
+    assert pytest.approx(50) == alone.S  # 100 sqrt(0.5 / 2), the variance of two pictures being 0.5
+    assert alone.U is None
+    assert spread(right[:1], np.zeros(1, int), np.array([True])).S is None

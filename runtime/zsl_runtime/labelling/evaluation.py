@@ -358,8 +358,7 @@ def _figures(noted: Noted, right: Bools, seen: Bools) -> dict[str, Figure]:
     if both is None:
         found["H"] = found["accuracy"]._replace(value=None, spread=None, chance=None)
     else:
-        sure = None if found["accuracy"].spread is None else spread(right, labels, seen).H
-        found["H"] = found["accuracy"]._replace(value=both, spread=sure)
+        found["H"] = found["accuracy"]._replace(value=both, spread=spread(right, labels, seen).H)
     if total <= BEST:
         found["top5"] = found["top5"]._replace(value=None, spread=None, chance=None)
     return {letter: found[letter] for letter in LETTERS}
@@ -372,6 +371,5 @@ def _figure(right: Bools, labels: Ints, own: Bools, competing: int, tries: int =
     value = mean_over_classes(right, labels)
     if value is None:
         return Figure(None, None, None, 0, 0, competing)
-    # Photographs that are the only ones of their class do not say how far it could have come out otherwise.
-    sure = spread(right, labels, np.ones(int(labels.max()) + 1, np.bool_)).accuracy if (counts > 1).any() else None
+    sure = spread(right, labels, np.ones(int(labels.max()) + 1, np.bool_)).accuracy
     return Figure(value, sure, 100 * min(tries / competing, 1), len(labels), len(counts), competing)

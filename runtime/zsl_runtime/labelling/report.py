@@ -142,9 +142,7 @@ def _figures(evaluation: Evaluation, protocol: Protocol) -> Iterator[str]:
     for letter, said in _meanings(found, flattered=protocol.split is None):
         numbers = "".join(_number(one, width) for one, width in zip(found[letter][:3], (8, 7, 8), strict=True))
         yield f"{letter:<8}{numbers}  {said}"
-    single = sum(one.pictures == 1 for one in evaluation.classes)
-    less = f" (too low: {_count(single, 'class has', 'classes have')} a single one)" if single else ""
-    yield f"±: standard error, from how many photographs each class has{less}; chance: what guessing would give"
+    yield "±: standard error, from how many photographs each class has; chance: what guessing would give"
 
 
 def _meanings(found: dict[str, Figure], *, flattered: bool) -> Iterator[tuple[str, str]]:
