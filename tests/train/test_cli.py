@@ -244,13 +244,15 @@ def test_the_default_preset_is_sized_to_the_data(train, shared, tmp_path):
     assert all(config[name] == 1 for name in lengths)
 
 
-def test_torch_is_told_not_to_spin_unless_the_user_said_otherwise(train, shared, tmp_path, monkeypatch):
-    for before, after in ((None, "PASSIVE"), ("active", "active")):
-        monkeypatch.setenv("OMP_WAIT_POLICY", before or "")
-        if before is None:
-            monkeypatch.delenv("OMP_WAIT_POLICY")
-        one_line(train(given(shared, tmp_path / "run", "--method", "none")), 2, "E-METHOD")
-        assert os.environ["OMP_WAIT_POLICY"] == after
+def test_threads_are_told_not_to_spin_unless_the_user_said_otherwise(train, shared, tmp_path, monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    for name, value in (("OMP_WAIT_POLICY", "PASSIVE"), ("OPENBLAS_NUM_THREADS", "1")):
+        for before, after in ((None, value), ("7", "7")):
+            monkeypatch.setenv(name, before or "")
+            if before is None:
+                monkeypatch.delenv(name)
+            one_line(train(given(shared, tmp_path / "run", "--method", "none")), 2, "E-METHOD")
+            assert os.environ[name] == after
 
 
 # --- the first run of a new user -------------------------------------------------------------------------------------
