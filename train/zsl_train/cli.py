@@ -217,9 +217,9 @@ def train(options: dict[str, Any]) -> int:
 def wait_quietly() -> None:
     """Keep threads from spinning while they wait for each other. Call it before NumPy and torch are loaded.
 
-    Where another program has one of the CPUs, spinning threads cost far more than they bring: on two CPUs with one taken,
-    torch's took 2 to 4 times as long, and NumPy's closed forms 2 to 5 times as long on two threads as on one. On a quiet
-    machine neither makes a difference. What the user has set stays.
+    Where another program has one of the CPUs, spinning threads cost far more than they bring: on two CPUs with one
+    taken, torch's took 2 to 4 times as long, and NumPy's closed forms 2 to 5 times as long on two threads as on one. On
+    a quiet machine neither makes a difference. What the user has set stays.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if platform.machine().lower() in {"x86_64", "amd64"}:  # elsewhere torch's own products are OpenBLAS's, too
