@@ -41,8 +41,8 @@ def steps() -> list[tuple[str, list[str]]]:
 
 
 def shown_by_readme() -> list[str]:
-    """The lines of README's seven commands that are no commands: what these print. Broken lines are put together."""
-    section = README.partition("## Seven commands")[2].partition("\n## ")[0].partition("```python")[0]
+    """The lines of README's six commands that are no commands: what these print. Broken lines are put together."""
+    section = README.partition("## Six commands")[2].partition("\n## ")[0].partition("```python")[0]
     whole = re.sub(r"\n {8}(?! )", " ", section)
     lines = [line.strip() for line in whole.splitlines() if line.startswith("    ")]
     return [line for line in lines if not line.startswith("zsl-")]

@@ -64,7 +64,7 @@ def test_what_is_odd_is_a_note_and_still_usable(tmp_path):
     for part in (
         "this one lacks: val_loc, original_att, allclasses_names",
         "its lists count from 0",
-        "1 classes have the same attributes as another",
+        "2 classes have the same attributes as another: class 1 = class 4. Attributes cannot tell them apart",
         "100% of the numbers are negative; train with --set clamp_negative=false",
         "1 of 14 dimensions of res101.mat are the same number in every row",
         "names no classes",

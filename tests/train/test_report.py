@@ -35,7 +35,7 @@ def scores(**changes) -> dict:
             "seed": 5,
             "classes": {"seen": 3, "unseen": 2},
         },
-        **by_classes(predicted, LABELS, TABLE),
+        **by_classes(predicted, LABELS, TABLE, TABLE.raw),
         **changes,
     }
     return found | {"warnings": changes.get("warnings", warnings(found))}
@@ -115,7 +115,7 @@ def test_of_many_classes_the_worst_of_each_kind_are_shown():
     many = ClassTable(tuple(f"{n:02d}" for n in range(40)), np.arange(40) < 30, np.eye(40), tuple(map(str, range(40))))
     labels = np.repeat(np.arange(40), 4)
     predicted = np.where(np.arange(160) % 4 < labels % 4, 39, labels)
-    lines = by_class(scores(**by_classes(predicted, labels, many)))
+    lines = by_class(scores(**by_classes(predicted, labels, many, many.raw)))
     assert lines[0] == "class by class, worst first: 10 of 40, the others are in scores.json"
     shown = [line.split()[:2] for line in lines[2:12]]
     assert [name for name, kind in shown if kind == "seen"] == ["03", "07", "11", "15", "19"]
@@ -151,6 +151,31 @@ def test_what_is_wrong_is_said_loudly(changes, said):
     assert any(said in one for one in found["warnings"])
     assert said in text([printed])
     assert "verdict: not good enough to ship" in printed
+
+
+def test_classes_that_are_described_alike_are_named():
+    twice = ClassTable(NAMES, TABLE.seen, TABLE.raw[[0, 1, 2, 3, 3]], TABLE.attributes)
+    found = scores(**by_classes(LABELS, LABELS, twice, twice.raw))
+    assert found["alike"] == [["tern", "owl"]]
+    (one,) = found["warnings"]
+    assert one.startswith("2 classes, unseen ones among them, share all their attributes with another: tern = owl.")
+    of_seen = ClassTable(NAMES, TABLE.seen, TABLE.raw[[0, 0, 2, 3, 4]], TABLE.attributes)
+    assert by_classes(LABELS, LABELS, of_seen, of_seen.raw)["alike"] == []  # their photographs tell these apart
+
+
+def test_what_the_mean_hides_is_said_in_the_verdict():
+    predicted = np.where(LABELS == 4, 0, LABELS)
+    said = text(verdict(scores(**by_classes(predicted, LABELS, TABLE, TABLE.raw), ECE=24.5), "run"))
+    assert "of 1 of the 2 unseen classes no photograph is right" in said
+    assert "probabilities are 24 points off, so set no threshold by them" in said
+    assert by_class(scores(**by_classes(predicted, LABELS, TABLE, TABLE.raw)))[0].endswith("; none right of 1 classes")
+
+
+def test_the_closed_form_that_suits_newcomers_is_preferred_where_it_is_as_good():
+    close = {"gfzsl": baseline(4.0, 2.0), "eszsl": baseline(4.5, 2.7)}
+    assert warnings(scores(baselines=close))[0].endswith("; take --method gfzsl")
+    apart = {"gfzsl": baseline(3.0, 2.0), "eszsl": baseline(9.5, 2.7)}
+    assert warnings(scores(baselines=apart))[0].endswith("; take --method eszsl")
 
 
 def test_only_a_closed_form_that_ships_is_recommended():

@@ -25,12 +25,12 @@ from zsl_train.data.att_splits import (
     read_split_file,
 )
 from zsl_train.data.feature_file import feature_files
-from zsl_train.data.image_set import MANY_NEGATIVE
+from zsl_train.data.image_set import MANY_NEGATIVE, alike
 from zsl_train.data.open import open_image_set
 from zsl_train.data.xlsa17 import OWN, find_split_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from zsl_train.data.att_splits import SplitFile
     from zsl_train.data.image_set import ImageSet
 
+SHOWN_GROUPS = 3  # of classes that are described alike
 UNIT_TOLERANCE = 1e-3  # how far the length of an attribute vector may be from 1 to count as unit length
 
 
@@ -202,7 +203,7 @@ def _overlaps(split: SplitFile) -> Iterator[Finding]:
         yield Finding(NOTE, NEVER_USED)
 
 
-def attribute_findings(what: str, raw: NDArray[np.float64]) -> Iterator[Finding]:
+def attribute_findings(what: str, raw: NDArray[np.float64], names: Sequence[str] = ()) -> Iterator[Finding]:
     """Attribute vectors (C, A): width, lengths, negatives, and what nobody could train on."""
     broken = int((~np.isfinite(raw)).sum())
     lengths = np.linalg.norm(np.nan_to_num(raw), axis=1)
@@ -222,9 +223,19 @@ def attribute_findings(what: str, raw: NDArray[np.float64]) -> Iterator[Finding]
     zero = int((lengths == 0).sum())
     if zero:
         yield Finding(NOTE, f"{what}: {zero} classes have no attribute at all (all 0)")
-    same = len(raw) - len(np.unique(raw, axis=0))
-    if same:
-        yield Finding(NOTE, f"{what}: {same} classes have the same attributes as another")
+    groups = alike(raw)
+    if groups:
+        some = "; ".join(" = ".join(_named(int(row), names) for row in group) for group in groups[:SHOWN_GROUPS])
+        yield Finding(
+            NOTE,
+            f"{what}: {sum(map(len, groups))} classes have the same attributes as another: {some}"
+            f"{'; ...' if len(groups) > SHOWN_GROUPS else ''}. Attributes cannot tell them apart: of the unseen ones "
+            "in a group only one can ever be named; describe what sets them apart",
+        )
+
+
+def _named(row: int, names: Sequence[str]) -> str:
+    return names[row] if names else f"class {row + 1}"
 
 
 def image_findings(images: ImageSet) -> Iterator[Finding]:
@@ -255,7 +266,7 @@ def image_findings(images: ImageSet) -> Iterator[Finding]:
     yield from _class_findings(images)
     if file is None:
         yield Finding(OK, "pictures are found by name and were not decoded; zsl-train names those that cannot be read")
-        yield from attribute_findings("attributes", table.raw)
+        yield from attribute_findings("attributes", table.raw, table.names)
     yield from (Finding(NOTE, note) for note in images.notes if NEVER_USED not in note)  # said of the split file
 
 

@@ -41,11 +41,16 @@ def _possible_epochs(_: click.Context, __: click.Parameter, value: float | None)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to write.  [default: run]")
 @click.option("--check-data", type=click.Path(path_type=Path), metavar="DIR", help="Only say what this data holds.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="TOML recipe; see train/recipes.")
-@click.option("--method", help="Training method.  [default: gfzsl, a closed form of seconds]")
+@click.option(
+    "--method",
+    help="gfzsl or eszsl (closed forms), sc-egg, sp-aen, dcr-gan, lisgan, acmr, f-clswgan, tf-vaegan or cada-vae.  "
+    "[default: gfzsl]",
+)
 @click.option(
     "--budget",
     metavar="TIME",
-    help="In place of --method: try what fits into 20m, 90s or 2h, and keep the best by validation classes.",
+    help="In place of --method: try what fits into 20m, 90s or 2h (a plain number is minutes), and keep the best by "
+    "validation classes.",
 )
 @click.option("--preset", help="Method's settings: default (sized to the data), paper or code.  [default: default]")
 @click.option("--backbone", help="resnet101 or efficientnet_lite2.  [default: the one whose weights are here]")
@@ -126,9 +131,10 @@ def train(options: dict[str, Any]) -> int:
     began = time.monotonic()
     wait_quietly()
     from zsl_runtime.errors import InputError, UsageError
+    from zsl_runtime.machine.storage import write_whole
     from zsl_runtime.machine.threads import usable_cpus
     from zsl_train.recipe import make_recipe, parse_overrides, read_recipe
-    from zsl_train.training.run_folder import RunWriter
+    from zsl_train.training.run_folder import REPORT, RunWriter
 
     base = read_recipe(options["recipe"]) if options["recipe"] else {}
     flags = ("method", "preset", "backbone", "image_size", "seed")
@@ -142,6 +148,8 @@ def train(options: dict[str, Any]) -> int:
             _say(f"note: the backbone of {options['recipe']} is not used with --features")
     out: Path = options["out"]
     if options["resume"] and finished(out):
+        if (out / REPORT).is_file():
+            _say((out / REPORT).read_text(encoding="utf-8"))
         _say(f"{out} is a finished run: nothing to resume; next: zsl-export {out} --out BUNDLE")
         click.echo(out)
         return 0
@@ -205,7 +213,9 @@ def train(options: dict[str, Any]) -> int:
         raise
     finally:
         progress.close()
-    _say(f"\n{report(scores, str(out))}")
+    said = report(scores, str(out))
+    write_whole(out / REPORT, f"{said}\n".encode())
+    _say(f"\n{said}")
     click.echo(out)
     if seconds is None and "method" not in named:
         _say("timing some steps of a longer training; Ctrl-C leaves this out ...")

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 COLUMNS = ("T1", "U", "S", "H", "AUSUC", "H_uncalibrated")
 WIDTH = 110  # of lines that are wrapped
 FEW_CLASSES = 12  # so many are all shown; of more, the worst of each kind
+MISTRUSTED = 15.0  # points that probabilities may be off
 WORST = 5  # classes of each kind, and mix-ups, that are shown
 
 
@@ -97,7 +98,8 @@ def legend(scores: Mapping[str, Any]) -> list[str]:
 
 def by_class(scores: Mapping[str, Any]) -> list[str]:
     """Accuracy class by class, worst first, and the worst mix-ups."""
-    classes = sorted(scores["classes"], key=lambda one: (one["right"] / one["pictures"], one["name"]))
+    # Of those that are as bad, those with more photographs come first: 0 of 1 says little.
+    classes = sorted(scores["classes"], key=lambda one: (one["right"] / one["pictures"], -one["pictures"], one["name"]))
     if not classes:
         return []
     shown = classes
@@ -115,7 +117,15 @@ def by_class(scores: Mapping[str, Any]) -> list[str]:
     title = "class by class, worst first"
     if len(shown) < len(classes):
         title += f": {len(shown)} of {len(classes)}, the others are in scores.json"
+    none = never(scores)
+    if none:
+        title += f"; none right of {none} classes"
     return [title, *lines, *_mixups(scores)]
+
+
+def never(scores: Mapping[str, Any], *, unseen: bool = False) -> int:
+    """How many classes, or unseen classes, have test photographs and not one of them right."""
+    return sum(one["right"] == 0 and not (unseen and one["seen"]) for one in scores["classes"])
 
 
 def _mixups(scores: Mapping[str, Any]) -> Iterator[str]:
@@ -145,6 +155,11 @@ def good(scores: Mapping[str, Any]) -> str:
     error = scores["spread"]["H"]
     text = f"H {scores['H']:.1f} \xb1 {error:.1f}" if error is not None else f"H {scores['H']:.1f}"
     text += f", {scores['H'] / scores['chance']['all']:.0f} times what guessing gives"
+    none = never(scores, unseen=True)
+    if none:
+        text += f"; of {none} of the {scores['protocol']['classes']['unseen']} unseen classes no photograph is right"
+    if scores["ECE"] is not None and scores["ECE"] > MISTRUSTED:
+        text += f"; probabilities are {scores['ECE']:.0f} points off, so set no threshold by them"
     known = {name: one for name, one in scores["baselines"].items() if one.get("ahead") is not None}
     if not known:
         return text

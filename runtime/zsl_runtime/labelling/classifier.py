@@ -486,6 +486,11 @@ class Classifier:
         """What photographs say, and a note on each class of which some cannot be read; or InputError for the first."""
         from zsl_runtime.labelling.photographs import gather
 
+        for name, given in pictures.items():
+            if isinstance(given, (str, bytes, os.PathLike, Image.Image)):
+                raise UsageError(
+                    "E-IMAGES", f"class {name!r} has one {type(given).__name__}; expected a list of photographs: [...]"
+                )
         evidence, skipped = gather(self, pictures)
         if skipped and errors == "raise":
             raise skipped[0][1]

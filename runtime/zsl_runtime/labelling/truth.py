@@ -237,6 +237,12 @@ def _two_columns(path: str, names: tuple[str, str]) -> Iterator[tuple[int, tuple
         raise UsageError(
             "E-CSV", f"{path!r} must have one column {names[0]!r} and one {names[1]!r}, separated by commas; {begins}"
         )
+    if names == COLUMNS and {"rank", "probability"} <= set(header):
+        raise UsageError(
+            "E-TRUTH",
+            f"{path!r} has the columns rank and probability: it is what zsl-infer said, not the truth; give a table of "
+            "paths with the class that each photograph really shows",
+        )
     first, second = (header.index(name) for name in names)
     return ((line, (cells[first].strip(), cells[second].strip())) for line, cells in rows[1:])
 

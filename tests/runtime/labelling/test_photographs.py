@@ -438,3 +438,9 @@ def test_what_changes_a_bundle_is_at_hand_from_the_package():
     from zsl_runtime.classes.changes import add_classes, teach_classes
 
     assert (zsl_runtime.add_classes, zsl_runtime.teach_classes) == (add_classes, teach_classes)
+
+
+@pytest.mark.parametrize("one", ["wren.png", b"bytes", Image.new("RGB", (8, 8))])
+def test_one_photograph_is_not_taken_for_a_list_of_them(classifier, one):
+    with pytest.raises(UsageError, match=r"E-IMAGES.*class 'wren' has one \w+; expected a list of photographs"):
+        classifier.teach({"wren": one})

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.io import savemat
 
+import zsl_runtime.labelling.truth as truth_module
 from support.tiny_bundle import SIDE
 from zsl_runtime.errors import InputError, UsageError, ZslError
 from zsl_runtime.inputs.item import Item
@@ -329,3 +330,9 @@ def test_roles_are_found_as_by_trying_every_end_of_a_path(tmp_path_factory, phot
             with_role(truth, place, "test")
     else:
         assert list(with_role(truth, place, "test").pictures["wren"]) == wanted
+
+
+def test_what_zsl_infer_said_is_no_truth(tmp_path):
+    (tmp_path / "labels.csv").write_text("path,rank,class,split,probability\na.png,1,crow,seen,0.9\n")
+    with pytest.raises(UsageError, match=r"E-TRUTH.*it is what zsl-infer said, not the truth"):
+        list(truth_module._two_columns(str(tmp_path / "labels.csv"), truth_module.COLUMNS))

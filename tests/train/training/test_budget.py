@@ -125,16 +125,30 @@ def test_a_method_is_as_long_as_the_time_allows_and_left_out_where_it_would_not_
     config = METHODS["sc-egg"].Config()
     fake = Fake(monkeypatch, **costs())
     # 0.9 of 667 s are 600; folds and final training of full length would take 1200: half of it fits.
-    _, lines = go(prepared, tmp_path / "half", 667.0)
+    go(prepared, tmp_path / "half", 667.0)
     whole = {name: stage for name, stage in fake.settings["sc-egg"].items() if name.endswith("_steps")}
     full = budget.make_task(prepared, replace(BASE, method="sc-egg"), folds=validation_folds(prepared, BASE)).config
     for name, steps in whole.items():
         assert steps == pytest.approx(getattr(full, name) / 2, rel=0.03), name
     assert config.stage1_steps == 0
     fake.tried.clear()
-    _, lines = go(prepared, tmp_path / "none", 300.0)
+    board = Board(tmp_path / "x" / BOARD)
+    monkeypatch.setattr(budget, "Board", lambda _path: board)
+    monkeypatch.setattr(budget, "carry_out", lambda *_, **__: {})
+    go(prepared, tmp_path / "none", 300.0)
     assert fake.tried == ["gfzsl", "eszsl"]
-    assert any(line.startswith("  sc-egg: left out: needs ") for line in lines)
+    assert board.trials["sc-egg"].why.startswith("needs 5 minutes at least, ")
+
+
+def test_what_is_hopeless_is_not_even_timed(prepared, tmp_path, monkeypatch):
+    fake = Fake(monkeypatch, **costs(gfzsl=(9, 50.0)))
+    monkeypatch.setattr(budget, "expect", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(budget, "carry_out", lambda *_, **__: {})
+    board = Board(tmp_path / "x" / BOARD)
+    monkeypatch.setattr(budget, "Board", lambda _path: board)
+    go(prepared, tmp_path / "run", 8.0)
+    assert fake.tried == ["gfzsl", "eszsl"]
+    assert {one.why.partition(" at least, ")[2] for one in board.trials.values() if one.why} == {"no time was left"}
 
 
 def test_a_budget_that_was_overrun_says_so(prepared, tmp_path, monkeypatch):

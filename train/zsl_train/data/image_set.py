@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -86,6 +86,14 @@ class ImageSet:
 def files_below(folder: Path) -> Iterator[Path]:
     """All files that are not hidden, links to folders followed, each folder once."""
     return (Path(file) for file in walk(str(folder)) if not os.path.basename(file).startswith("."))  # noqa: PTH119
+
+
+def alike(rows: NDArray[np.floating[Any]]) -> list[Ints]:
+    """Groups of two or more equal rows of (C, A): ascending row numbers, groups in the order of their first rows."""
+    _, index, counts = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
+    index = index.reshape(-1)
+    groups = [np.flatnonzero(index == one) for one in np.flatnonzero(counts > 1)]
+    return sorted(groups, key=lambda group: int(group[0]))
 
 
 def in_turns(rows: Ints, labels: Ints) -> Ints:

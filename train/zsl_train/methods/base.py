@@ -12,6 +12,7 @@ A method is one module with these names (see `zsl_train.methods.METHODS`):
 - ``FOLDS``, where a recipe that says nothing takes another number of validation folds than usual;
 - ``variants(config)``, where validation classes choose among several settings: the Configs to choose from;
 - ``settle(config, folds, pooled, labels, semantic)``, where they choose in closed form: the Config with nothing open;
+- ``WORDS = True``, where it looks at the word vectors of the attributes;
 - ``RETIRED``: settings that older versions had and that runs of theirs still name.
 
 Whatever is chosen is chosen once, for all folds of a run: scores of folds with settings of their own do not compare.

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 NAME = "sc-egg"
 HEAD = "gaussian"
+WORDS = True  # attention of attributes to regions begins with them
 AT_LEAST_ONE = ("embedding_batch", "guide_hidden", "hidden", "batch", "critic_steps", "synthetic_per_class")
 MLP_SLOPE = 0.01  # negative slope in the semantic compression MLP and in the guide (docs/methods.md 2.2 and 2.3)
 

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from zsl_runtime.errors import ArtefactError, GateError, UsageError
 from zsl_train.methods import eszsl, find_method, gfzsl
-from zsl_train.methods.lengths import chosen_lengths, lengthen
+from zsl_train.methods.lengths import chosen_lengths, estimate, lengthen
 from zsl_train.training.prepared import fingerprint
 from zsl_train.training.run_folder import CHECKPOINT, json_bytes
 from zsl_train.training.runner import carry_out, make_task, minutes
 from zsl_train.training.stored import write_bytes
-from zsl_train.training.timing import expect
-from zsl_train.training.trainer import Trainer, validation_folds
+from zsl_train.training.timing import FINAL, expect
+from zsl_train.training.trainer import Trainer, trainings_in_turn, validation_folds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +44,7 @@ FOR = {
     "sc-egg": "it looks at regions of each photograph; for when the closed form works and every point of H counts",
     "sp-aen": "a network in place of the closed form; on feature vectors it seldom does better",
 }
+HOPELESS = 2.0  # what would take so many times what is left, as reckoned for a known machine, is not timed
 LEAST_SHARE = 0.25  # of the length that preset `default` gives; with less a method is not itself
 SPARE = 0.9  # of the time that is planned with: heads, files and a machine that gets slower take the rest
 BOARD = "budget.json"
@@ -185,12 +186,11 @@ def run_budget(
                     say(f"trying {name}: about {minutes(expected.rounds * expected.fold.total())}")
                     finals.append(expected.final.total())
                     if progress is not None:
-                        progress.expect(
-                            {k: v for k, v in expected.sessions(len(folds)).items() if k.startswith("fold")}
-                        )
+                        progress.expect({k: v for k, v in expected.sessions(len(folds)).items() if k != FINAL})
                 _try(task, trial, checkpoints / name, writer.log, progress if task.iterated else None)
                 board.save(used())
-        say(told(trial))
+        if trial.validation_H is not None:
+            say(told(trial))
     best = board.best()
     say(f"{best.method} is the best on validation classes, and is kept")
     made = replace(recipe, method=best.method, settings={**recipe.settings, **best.settings})
@@ -242,6 +242,10 @@ def _planned(
     if not task.iterated:
         return Trial(name, {}), task, None
     stages = find_method(name).stages(task.config, prepared.dims)
+    count = len(prepared.training_rows())
+    reckoned = LEAST_SHARE * trainings_in_turn(len(folds)) * estimate(stages, task.config, count)
+    if known is None and left < reckoned / HOPELESS:  # timing it would cost more of what is left
+        return Trial(name, {}, why=f"needs {minutes(reckoned)} or so at least, {_left(left)}"), None, None
     expected = expect(prepared, made, task.config, folds)
     if known is None:
         in_folds = expected.rounds * (expected.fold.total() - expected.fold.setup)
@@ -251,12 +255,16 @@ def _planned(
             least = expected.scaled(LEAST_SHARE)
             final = expected.final.shortened(LEAST_SHARE).total(expected.last)
             needs = minutes(max(least, least - final + max(finals)))  # the final training is that of the best
-            return Trial(name, {}, why=f"needs {needs} at least, {minutes(max(left, 0))} were left"), None, None
-        config = lengthen(stages, task.config, share, len(prepared.training_rows()))
+            return Trial(name, {}, why=f"needs {needs} at least, {_left(left)}"), None, None
+        config = lengthen(stages, task.config, share, count)
         task = replace(task, config=config)
         expected = replace(expected, fold=expected.fold.shortened(share), final=expected.final.shortened(share))
         settings = chosen_lengths(stages, config)
     return Trial(name, settings), task, expected
+
+
+def _left(seconds: float) -> str:
+    return f"{minutes(seconds)} were left" if seconds > 0 else "no time was left"
 
 
 def _try(

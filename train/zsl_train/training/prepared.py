@@ -76,7 +76,9 @@ def prepare(images: ImageSet, backbone: Backbone | GivenFeatures, recipe: Recipe
         store = extract(images, backbone)
     rule = SemanticRule(clamp_negative=recipe.clamp_negative, unit_l2=recipe.unit_l2)
     words, notes = _word_vectors(images, recipe)
-    notes = (*images.notes, *rule_notes(rule, images.table), *fit_notes(images, recipe), *notes)
+    used = getattr(find_method(recipe.method), "WORDS", False)
+    of_words = notes if used else ()
+    notes = (*images.notes, *rule_notes(rule, images.table), *fit_notes(images, recipe), *of_words)
     pictures = None if isinstance(backbone, GivenFeatures) else Pictures(images, backbone)
     return Prepared(images, store, rule, rule.apply(images.table.raw), words, notes, pictures)
 

@@ -141,6 +141,7 @@ TENSORS = (
     "replay.safetensors",
     "pictures.safetensors",
 )
+REPORT = "report.txt"  # what the command said at its end, for people; nothing reads it
 KEPT = (SHEET, SHEET_FIGURES)
 READ = (*TENSORS, RECIPE, SCORES)  # what load_run reads besides run.json, where their hashes are
 STATISTICS = "gaussian.safetensors"  # of a run that ships the Gaussian head: read as well
@@ -258,7 +259,7 @@ class RunWriter:
         try:
             if (self.folder / CHECKPOINT).is_dir():
                 shutil.rmtree(self.folder / CHECKPOINT)
-            for name in (LOG, SPLIT, STATISTICS, *KEPT, *READ):
+            for name in (LOG, SPLIT, STATISTICS, REPORT, *KEPT, *READ):
                 (self.folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise from_os_error(error, "replace the run, remove") from error

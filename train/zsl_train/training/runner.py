@@ -235,7 +235,7 @@ def carry_out(
             for name, one in beside.items()
         },
         "machine": {"processor": platform.processor() or platform.machine(), "torch": torch.__version__},
-        **by_classes(found.predicted, truth, images.table),
+        **by_classes(found.predicted, truth, images.table, prepared.semantic),
         **(more or {}),
     }
     scores["warnings"] = warnings(scores)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from zsl_train.training.prepared import Prepared
 
 T = TypeVar("T")
+FINAL = "final"  # the session that comes when folds and heads are done
 LEAST_STEPS, ENOUGH_SECONDS = 5, 1.5  # of a stage; the first step, which sets memory up, does not count
 TIMES = 3  # that a piece of work besides the steps is done
 MOST_ROWS = 256  # pictures that features are made of to see how long that takes
@@ -138,7 +139,7 @@ class Expected:
         stage, (count, seconds) = list(final.items())[-1]
         final[stage] = (max(1, round(self.last * count)), seconds)
         of_folds = {f"fold {index + 1}/{folds}": of_fold for index in range(folds)}
-        return {**of_folds, "heads": {"choice": (1, self.heads)}, "final": final}
+        return {**of_folds, "heads": {"choice": (1, self.heads)}, FINAL: final}
 
     def scaled(self, factor: float) -> float:
         """Seconds of the whole run with stages of so many times the length."""
