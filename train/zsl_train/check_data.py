@@ -226,11 +226,12 @@ def attribute_findings(what: str, raw: NDArray[np.float64], names: Sequence[str]
     groups = alike(raw)
     if groups:
         some = "; ".join(" = ".join(_named(int(row), names) for row in group) for group in groups[:SHOWN_GROUPS])
+        more = f"; and {len(groups) - SHOWN_GROUPS} more groups" if len(groups) > SHOWN_GROUPS else ""
         yield Finding(
             NOTE,
-            f"{what}: {sum(map(len, groups))} classes have the same attributes as another: {some}"
-            f"{'; ...' if len(groups) > SHOWN_GROUPS else ''}. Attributes cannot tell them apart: of the unseen ones "
-            "in a group only one can ever be named; describe what sets them apart",
+            f"{what}: {sum(map(len, groups))} classes have the same attributes as another: {some}{more}. Attributes "
+            "cannot tell them apart: of the unseen ones in a group only one can ever be named; describe what sets them "
+            "apart",
         )
 
 

@@ -143,10 +143,9 @@ def verdict(scores: Mapping[str, Any], out: str) -> list[str]:
     lines = [line for text in bad for line in textwrap.wrap(f"WARNING: {text}", WIDTH, subsequent_indent="    ")]
     if scores["H"] is None:
         lines.append("verdict: H cannot be measured here; see above for what is missing")
-    elif not bad:
-        lines += textwrap.wrap(f"verdict: {good(scores)}", WIDTH, subsequent_indent="    ")
     else:
-        lines.append("verdict: not good enough to ship as it is; see the warnings")
+        first = "not good enough to ship as it is, see the warnings: " if bad else ""
+        lines += textwrap.wrap(f"verdict: {first}{good(scores)}", WIDTH, subsequent_indent="    ")
     return [*lines, f"run written to {out}; next: zsl-export {out} --out BUNDLE"]
 
 

@@ -118,7 +118,7 @@ def _alike(scores: Mapping[str, Any]) -> Iterator[str]:
     groups = scores.get("alike", [])
     if groups:
         some = "; ".join(" = ".join(group) for group in groups[:SHOWN_GROUPS])
-        more = "; ..." if len(groups) > SHOWN_GROUPS else ""
+        more = f"; and {len(groups) - SHOWN_GROUPS} more groups" if len(groups) > SHOWN_GROUPS else ""
         yield (
             f"{sum(map(len, groups))} classes, unseen ones among them, share all their attributes with another: {some}"
             f"{more}. Of the unseen ones in a group only one can ever be named; describe what sets them apart"
