@@ -294,6 +294,11 @@ def test_a_run_is_called_run_unless_it_is_named(train, shared, tmp_path, monkeyp
     assert "give another --out" in one_line(train(words), 2, "E-RUN-EXISTS")
 
 
+def test_a_budget_sizes_stages_alone(train, shared, tmp_path):
+    words = plainly(shared, tmp_path / "run", "--backbone", "tiny", "--budget", "5m", "--epochs", 2)
+    assert "leave --epochs out, or --budget" in one_line(train(words), 2, "E-BUDGET")
+
+
 def test_a_budget_tries_several_and_keeps_the_best(train, shared, tmp_path):
     out = tmp_path / "run"
     code, _, lines = train(plainly(shared, out, "--backbone", "tiny", "--budget", "6s", "--set", "folds=2"))

@@ -150,7 +150,8 @@ def test_what_is_wrong_is_said_loudly(changes, said):
     assert text([printed]).count("WARNING: ") == len(found["warnings"]) >= 1
     assert any(said in one for one in found["warnings"])
     assert said in text([printed])
-    assert "verdict: not good enough to ship" in printed
+    assert "verdict: see the warnings before you ship this: H " in printed
+    assert "and -" not in text([printed])
 
 
 def test_classes_that_are_described_alike_are_named():
@@ -183,6 +184,11 @@ def test_only_a_closed_form_that_ships_is_recommended():
     assert one.endswith("; take --method gfzsl")
     (other,) = warnings(scores(baselines={"ridge-to-prototype": baseline(3.0, 2.0)}))
     assert "take" not in other
+
+
+def test_a_run_that_is_beaten_is_below_the_closed_form():
+    said = text(verdict(scores(baselines={"gfzsl": baseline(3.0, 2.0)}), "run"))
+    assert "and 3.0 \xb1 2.0 below the closed form gfzsl" in said
 
 
 def test_nothing_is_wrong_with_what_cannot_be_known_or_is_within_chance():

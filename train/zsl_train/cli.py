@@ -149,7 +149,7 @@ def train(options: dict[str, Any]) -> int:
     out: Path = options["out"]
     if options["resume"] and finished(out):
         if (out / REPORT).is_file():
-            _say((out / REPORT).read_text(encoding="utf-8"))
+            _say((out / REPORT).read_text(encoding="utf-8", errors="replace"))
         _say(f"{out} is a finished run: nothing to resume; next: zsl-export {out} --out BUNDLE")
         click.echo(out)
         return 0
@@ -175,6 +175,8 @@ def train(options: dict[str, Any]) -> int:
     if seconds is not None and named & {"method", "preset"}:
         given = "preset" if "preset" in named else "method"
         raise UsageError("E-BUDGET", f"--budget tries several methods: leave --{given} out, or --budget")
+    if seconds is not None and options["epochs"] is not None:
+        raise UsageError("E-BUDGET", "--budget says how long stages are: leave --epochs out, or --budget")
     if options["features"] is None and "backbone" not in named:
         recipe = replace(recipe, backbone=at_hand(options, out))
     method = find_method(recipe.method)
@@ -214,8 +216,8 @@ def train(options: dict[str, Any]) -> int:
     finally:
         progress.close()
     said = report(scores, str(out))
-    write_whole(out / REPORT, f"{said}\n".encode())
     _say(f"\n{said}")
+    write_whole(out / REPORT, f"{said}\n".encode())
     click.echo(out)
     if seconds is None and "method" not in named:
         _say("timing some steps of a longer training; Ctrl-C leaves this out ...")

@@ -144,13 +144,13 @@ def verdict(scores: Mapping[str, Any], out: str) -> list[str]:
     if scores["H"] is None:
         lines.append("verdict: H cannot be measured here; see above for what is missing")
     else:
-        first = "not good enough to ship as it is, see the warnings: " if bad else ""
-        lines += textwrap.wrap(f"verdict: {first}{good(scores)}", WIDTH, subsequent_indent="    ")
+        first = "see the warnings before you ship this: " if bad else ""
+        lines += textwrap.wrap(f"verdict: {first}{measured(scores)}", WIDTH, subsequent_indent="    ")
     return [*lines, f"run written to {out}; next: zsl-export {out} --out BUNDLE"]
 
 
-def good(scores: Mapping[str, Any]) -> str:
-    """What is good about a run that nothing is wrong with."""
+def measured(scores: Mapping[str, Any]) -> str:
+    """H with its spread, beside guessing and the best of the closed forms, and what a mean hides."""
     error = scores["spread"]["H"]
     text = f"H {scores['H']:.1f} \xb1 {error:.1f}" if error is not None else f"H {scores['H']:.1f}"
     text += f", {scores['H'] / scores['chance']['all']:.0f} times what guessing gives"
@@ -166,4 +166,4 @@ def good(scores: Mapping[str, Any]) -> str:
     ahead, spread = known[best]["ahead"], known[best]["ahead_spread"]
     if abs(ahead) <= spread:
         return f"{text}, and the same as {best} ({cell(known[best]['H'])}) within what chance makes, \xb1 {spread:.1f}"
-    return f"{text}, and {-ahead:.1f} \xb1 {spread:.1f} above the closed form {best}"
+    return f"{text}, and {abs(ahead):.1f} \xb1 {spread:.1f} {'below' if ahead > 0 else 'above'} the closed form {best}"

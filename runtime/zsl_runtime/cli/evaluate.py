@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zsl_runtime.cli.command import Command
-from zsl_runtime.cli.options import BACKEND, BATCH_SIZE, DEVICE, PRECISION, THREADS, TRUST_ENGINE, together
+from zsl_runtime.cli.options import BACKEND, BATCH_SIZE, DEVICE, PRECISION, THREADS, TRUST_ENGINE, of_engine, together
 from zsl_runtime.errors import InputError, UsageError, run_command
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 ROLES = ("train", "val", "test")
 DEFAULT_ROLE = "test"
-ENGINE_SUFFIX = ".engine"
 
 
 @click.command("zsl-eval", cls=Command)
@@ -103,8 +102,7 @@ def command(
     # What Pillow has to say about odd metadata is no concern of whoever measures a model.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     threads, batch_size = threads or usable_cpus(), batch_size or BATCH_SIZE
-    if place.endswith(ENGINE_SUFFIX) and backend in {"auto", "tensorrt"}:
-        backend, precision = "tensorrt", precision or _precision_of(place)
+    backend, precision = of_engine(place, backend, precision)
     bundle = Bundle.open(place, verify=False)
     with ExitStack() as stack, Stop() as stop:
         with bundle.verifying(threads):  # hashing goes on while photographs are found and the first ones are read
@@ -168,15 +166,6 @@ def _check(split: str | None, role: str | None, output: str | None, confusion: s
         raise UsageError("E-SPLIT-ROLE", f"--role {role} is of a split; give --split RUN/split.csv, too")
     if output is not None and confusion is not None and os.path.realpath(output) == os.path.realpath(confusion):
         raise UsageError("E-OUTPUT", f"--output and --confusion are both {output!r}; give two files")
-
-
-def _precision_of(plan: str) -> str:
-    """What an engine that is named was built in; ArtefactError E-ENGINE-SIDECAR, SystemProblem."""
-    from pathlib import Path
-
-    from zsl_runtime.trt.store import read_sidecar
-
-    return read_sidecar(Path(plan).with_suffix(".json")).facts.precision
 
 
 def _find(truth: Truth, table: ClassTable, split: str | None, role: str, *, known_only: bool) -> Truth:

@@ -21,7 +21,7 @@ from zsl_runtime.cli.infer_steps import (
     tell_the_end,
     write_answers,
 )
-from zsl_runtime.cli.options import BACKEND, BATCH_SIZE, DEVICE, PRECISION, THREADS, TRUST_ENGINE, together
+from zsl_runtime.cli.options import BACKEND, BATCH_SIZE, DEVICE, PRECISION, THREADS, TRUST_ENGINE, of_engine, together
 from zsl_runtime.errors import InputError, UsageError, run_command
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ NO_MATTER = frozenset(
 )
 # What building an engine cures: there is none, it is for another card or version, or it is damaged.
 REBUILT = frozenset({"E-ENGINE-MISSING", "E-ENGINE-MISMATCH", "E-ENGINE-HASH", "E-ENGINE-LOAD"})
-ENGINE_SUFFIX = ".engine"
 
 
 @click.command("zsl-infer", cls=Command)
@@ -168,8 +167,7 @@ def command(
     options = {name: value for name, value in click.get_current_context().params.items() if name not in NO_MATTER}
     notes = Profile() if profile else NO_PROFILE
     bundle = Bundle.open(engine, verify=False)
-    if engine.endswith(ENGINE_SUFFIX) and backend in {"auto", "tensorrt"}:
-        backend, precision = "tensorrt", precision or _precision_of(engine)
+    backend, precision = of_engine(engine, backend, precision)
     if rebuild and backend != "tensorrt":
         raise UsageError(
             "E-REBUILD", "--rebuild builds TensorRT engines; give --backend tensorrt, too, or leave it out"
@@ -215,15 +213,6 @@ def _nothing_to_resume(output: str | None) -> bool:
     from zsl_runtime.labelling.results import is_complete
 
     return output is not None and is_complete(output)
-
-
-def _precision_of(plan: str) -> str:
-    """What an engine that is named was built in; ArtefactError E-ENGINE-SIDECAR, SystemProblem."""
-    from pathlib import Path
-
-    from zsl_runtime.trt.store import read_sidecar
-
-    return read_sidecar(Path(plan).with_suffix(".json")).facts.precision
 
 
 def _rebuilding(

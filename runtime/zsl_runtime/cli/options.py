@@ -46,6 +46,31 @@ BATCH_SIZE = click.option(
 )
 
 
+ENGINE_SUFFIX = ".engine"
+
+
+def of_engine(place: str, backend: str, precision: str | None) -> tuple[str, str | None]:
+    """Backend and precision, which follow from an engine where one is named in place of a bundle.
+
+    Args:
+        place: of the bundle, or a TensorRT engine in it.
+        backend: asked for.
+        precision: asked for; None for what the engine was built in, or the bundle's default.
+
+    Raises:
+        ArtefactError: E-ENGINE-SIDECAR.
+        SystemProblem: what was written beside the engine cannot be read.
+
+    """
+    if not place.endswith(ENGINE_SUFFIX) or backend not in {"auto", "tensorrt"}:
+        return backend, precision
+    from pathlib import Path
+
+    from zsl_runtime.trt.store import read_sidecar
+
+    return "tensorrt", precision or read_sidecar(Path(place).with_suffix(".json")).facts.precision
+
+
 def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """One decorator of several options, in that order."""
 

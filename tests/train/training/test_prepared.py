@@ -102,3 +102,9 @@ def test_word_vectors_come_from_the_recipes_file_the_data_or_are_drawn(tmp_path,
     assert drawn.words.shape == (len(given), 5)
     assert any("learned from scratch" in note for note in drawn.notes)
     shutil.rmtree(folder)
+
+
+def test_word_vectors_are_spoken_of_where_the_method_looks_at_them(prepared):
+    for method, told in (("sc-egg", True), ("gfzsl", False)):
+        notes = prepare(prepared.images, TinyBackbone(), replace(RECIPE, method=method)).notes
+        assert any("learned from scratch" in note for note in notes) == told

@@ -71,6 +71,7 @@ class Trial:
         settings: lengths that were chosen for it; empty for a closed form.
         validation_H: mean over the folds, in percent; None where it was not, or cannot be, tried.
         seconds: that it took.
+        final: that its final training is expected to take.
         why: it was left out, in words; empty where it was not.
 
     """
@@ -79,6 +80,7 @@ class Trial:
     settings: dict[str, Any]
     validation_H: float | None = None  # noqa: N815  # the metric's name
     seconds: float = 0.0
+    final: float = 0.0
     why: str = ""
 
     @property
@@ -116,6 +118,11 @@ class Board:
     def save(self, used: float) -> None:
         """Write the trials, and how many seconds were used up to now."""
         write_bytes(self.path, json_bytes({"used": used, "trials": [vars(one) for one in self.trials.values()]}))
+
+    @property
+    def final(self) -> float:
+        """Seconds of the longest final training of those that were tried."""
+        return max((one.final for one in self.trials.values()), default=0.0)
 
     def best(self) -> Trial:
         """The trial with the highest H on validation classes, the first of equals.
@@ -167,7 +174,7 @@ def run_budget(
     checkpoints = writer.folder / CHECKPOINT
     board = Board(checkpoints / BOARD)
     say(f"trying what fits into {minutes(seconds)}, on {len(folds)} folds of validation classes, the same for all")
-    earlier, finals = board.used, [0.0]
+    earlier = board.used
 
     def used() -> float:
         return earlier + time.monotonic() - began
@@ -178,17 +185,18 @@ def run_budget(
             left = SPARE * (seconds - used()) - sum(
                 one.seconds for one in board.trials.values() if one.method in CLOSED
             )
-            trial, task, expected = _planned(prepared, recipe, folds, name, left=left, finals=finals, known=trial)
+            trial, task, expected = _planned(prepared, recipe, folds, name, left=left, final=board.final, known=trial)
             board.trials[name] = trial
             board.save(used())
             if task is not None:
                 if expected is not None:
                     say(f"trying {name}: about {minutes(expected.rounds * expected.fold.total())}")
-                    finals.append(expected.final.total())
                     if progress is not None:
                         progress.expect({k: v for k, v in expected.sessions(len(folds)).items() if k != FINAL})
-                _try(task, trial, checkpoints / name, writer.log, progress if task.iterated else None)
-                board.save(used())
+                try:
+                    _try(task, trial, checkpoints / name, writer.log, progress if task.iterated else None)
+                finally:
+                    board.save(used())
         if trial.validation_H is not None:
             say(told(trial))
     best = board.best()
@@ -207,7 +215,7 @@ def run_budget(
         more={"leaderboard": board_lines, "budget_seconds": seconds},
     )
     if used() > seconds:
-        say(f"note: it took {minutes(used())}: this machine has been slower than when the steps were timed")
+        say(f"note: it took {minutes(used())} where {minutes(seconds)} were given; on a busy machine give more")
     return scores
 
 
@@ -218,7 +226,7 @@ def _planned(
     name: str,
     *,
     left: float,
-    finals: list[float],
+    final: float,
     known: Trial | None,
 ) -> tuple[Trial, Task | None, Expected | None]:
     """The trial of a method, its task where it can be tried, and what that takes where it has stages.
@@ -229,7 +237,7 @@ def _planned(
         folds: the same for all.
         name: of the method.
         left: seconds.
-        finals: seconds of the final trainings of those that were tried: the longest has to fit in as well.
+        final: seconds of the longest final training of those that were tried: it has to fit in as well.
         known: of an earlier sitting that was interrupted: its lengths stand.
 
     """
@@ -249,18 +257,18 @@ def _planned(
     expected = expect(prepared, made, task.config, folds)
     if known is None:
         in_folds = expected.rounds * (expected.fold.total() - expected.fold.setup)
-        beside = left - max(finals) - expected.heads - expected.rounds * expected.fold.setup
+        beside = left - final - expected.heads - expected.rounds * expected.fold.setup
         share = min(1.0, expected.longest(left), beside / max(in_folds, 1e-9))
         if share < LEAST_SHARE:
             least = expected.scaled(LEAST_SHARE)
-            final = expected.final.shortened(LEAST_SHARE).total(expected.last)
-            needs = minutes(max(least, least - final + max(finals)))  # the final training is that of the best
+            own = expected.final.shortened(LEAST_SHARE).total(expected.last)
+            needs = minutes(max(least, least - own + final))  # the final training is that of the best
             return Trial(name, {}, why=f"needs {needs} at least, {_left(left)}"), None, None
         config = lengthen(stages, task.config, share, count)
         task = replace(task, config=config)
         expected = replace(expected, fold=expected.fold.shortened(share), final=expected.final.shortened(share))
         settings = chosen_lengths(stages, config)
-    return Trial(name, settings), task, expected
+    return Trial(name, settings, final=expected.final.total()), task, expected
 
 
 def _left(seconds: float) -> str:
@@ -283,9 +291,7 @@ def _try(
 
 
 def told(trial: Trial) -> str:
-    """One line about a trial."""
-    if trial.validation_H is None:
-        return f"  {trial.method}: left out: {trial.why}"
+    """One line about a trial that was not left out."""
     return f"  {trial.method}: H {trial.validation_H:.1f} on validation classes, in {minutes(trial.seconds)}"
 
 
