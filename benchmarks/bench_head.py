@@ -18,7 +18,7 @@ from support.line import succeed
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.classes.changes import remove_classes
 from zsl_runtime.cli.classes import main as zsl_classes
-from zsl_runtime.head.class_table import read_class_csv
+from zsl_runtime.head.class_file import read_class_csv
 from zsl_runtime.head.fitting import fit_head
 from zsl_runtime.head.gaussian import ClassMeans, Gaussian, gaussian_head, grown_head
 from zsl_runtime.head.head import FitSettings, Head, View, best_columns, fold

@@ -18,8 +18,8 @@ from support.smooth_pictures import draw_smooth
 from zsl_export import accuracy
 from zsl_export.bundle_of_run import export_run
 from zsl_runtime.bundle.generation import Generation
-from zsl_runtime.head.class_table import SemanticRule
 from zsl_runtime.head.fitting import Replay
+from zsl_runtime.head.semantic_rule import SemanticRule
 from zsl_train.methods import METHODS
 from zsl_train.methods.base import Dims, run_batched
 from zsl_train.training.run_folder import Run

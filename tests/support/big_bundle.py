@@ -16,10 +16,11 @@ from support.tiny_bundle import OPSET
 from zsl_runtime.bundle.generation import Generation, Probe
 from zsl_runtime.bundle.manifest import PARTS
 from zsl_runtime.bundle.writing import write_bundle
-from zsl_runtime.head.class_table import ClassTable, SemanticRule
+from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.head.fitting import Replay
 from zsl_runtime.head.gaussian import ClassMeans, Gaussian, gaussian_head
 from zsl_runtime.head.head import FitSettings, Head, View, fold
+from zsl_runtime.head.semantic_rule import SemanticRule
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,10 +19,11 @@ import numpy as np
 from zsl_runtime.bundle.generation import Generation, Probe
 from zsl_runtime.bundle.manifest import PARTS
 from zsl_runtime.bundle.writing import write_bundle
-from zsl_runtime.head.class_table import ClassTable, SemanticRule
+from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.head.fitting import Replay, fit_head, fitting_rows, rows_head
 from zsl_runtime.head.gaussian import ClassMeans, Gaussian, evidence_of, gaussian_head
 from zsl_runtime.head.head import FitSettings, View, fold
+from zsl_runtime.head.semantic_rule import SemanticRule
 
 if TYPE_CHECKING:
     from pathlib import Path

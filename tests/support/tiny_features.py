@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from zsl_runtime.head.class_table import ClassTable, SemanticRule
+from zsl_runtime.head.class_table import ClassTable
+from zsl_runtime.head.semantic_rule import SemanticRule
 from zsl_train.methods.base import TrainingData
 
 REGIONS, CHANNELS, ATTRIBUTES, WORDS = 4, 12, 6, 5

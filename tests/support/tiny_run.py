@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from zsl_runtime.bundle.generation import Generation
-from zsl_runtime.head.class_table import ClassTable, SemanticRule
+from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.head.fitting import Replay, fit_head, fitting_rows, rows_head
 from zsl_runtime.head.gaussian import ClassMeans, Gaussian, evidence_of, gaussian_head, prior_means
 from zsl_runtime.head.head import FitSettings, Head, View
+from zsl_runtime.head.semantic_rule import SemanticRule
 from zsl_train import backbones, methods
 from zsl_train.backbones.base import Backbone
 from zsl_train.data.image_set import ImageSet

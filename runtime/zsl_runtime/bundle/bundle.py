@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from zsl_runtime.head.class_table import SemanticRule
     from zsl_runtime.head.head import View
+    from zsl_runtime.head.semantic_rule import SemanticRule
 
 
 OLD_CACHE = "cache"  # where zsl-deploy kept rows of classes to fit others on, while it fitted them alone

@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from zsl_runtime.errors import ArtefactError, UsageError
-from zsl_runtime.head.class_table import SemanticRule
 from zsl_runtime.head.head import RULES, View
+from zsl_runtime.head.semantic_rule import SemanticRule
 from zsl_runtime.machine.storage import LOCK, TEMPORARY
 
 if TYPE_CHECKING:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from zsl_runtime.arrays import Doubles
     from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.bundle.generation import Generation
-    from zsl_runtime.head.class_table import ClassTable, SemanticRule
+    from zsl_runtime.head.class_table import ClassTable
     from zsl_runtime.head.gaussian import Gaussian
+    from zsl_runtime.head.semantic_rule import SemanticRule
 
 
 CANDIDATES = 8  # the nearest classes, among which the worst mix-ups are looked for

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from zsl_runtime.arrays import Doubles
     from zsl_runtime.bundle.bundle import Bundle
-    from zsl_runtime.head.class_table import ClassTable, SemanticRule
+    from zsl_runtime.head.class_table import ClassTable
+    from zsl_runtime.head.semantic_rule import SemanticRule
 
 
 class Alike(NamedTuple):

@@ -14,7 +14,8 @@ import numpy as np
 from zsl_runtime.classes.newcomers import training_ranges
 from zsl_runtime.classes.similar import unit_rows
 from zsl_runtime.errors import UsageError, listed
-from zsl_runtime.head.class_table import COMMENT, PLACEHOLDER, check_class_name, refuse_duplicates
+from zsl_runtime.head.class_file import COMMENT, PLACEHOLDER
+from zsl_runtime.head.class_table import check_class_name, refuse_duplicates
 from zsl_runtime.head.workbook import check_writable, library
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
     from zsl_runtime.arrays import Doubles, Ints
     from zsl_runtime.bundle.bundle import Bundle
-    from zsl_runtime.head.class_table import ClassTable, SemanticRule
+    from zsl_runtime.head.class_table import ClassTable
+    from zsl_runtime.head.semantic_rule import SemanticRule
 
 EXAMPLES = 3  # classes that are there, shown above those to be filled in
 MOST_EXAMPLES = 12  # where there are many names, one for each, up to so many

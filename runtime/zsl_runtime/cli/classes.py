@@ -105,7 +105,7 @@ def similar_command(engine: str, attributes: str, form: str) -> None:
     from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.classes.similar import similar_classes
     from zsl_runtime.cli.similar import print_similar
-    from zsl_runtime.head.class_table import read_class_csv
+    from zsl_runtime.head.class_file import read_class_csv
 
     bundle = Bundle.open(engine, verify=SMALL_PARTS)
     table = read_class_csv(attributes, attributes=bundle.attributes, need_split=False)
@@ -143,7 +143,7 @@ def add_command(
     limit_blas(threads)
     from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.classes.changes import add_classes, check_addable, check_teachable, fit_epochs
-    from zsl_runtime.head.class_table import read_class_csv
+    from zsl_runtime.head.class_file import read_class_csv
 
     bundle = Bundle.open(engine, verify=SMALL_PARTS)
     if photos is not None:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zsl_runtime.arrays import Advance, ComputeRows, Floats, Lift, Synthesize
-    from zsl_runtime.head.class_table import ClassTable, SemanticRule
+    from zsl_runtime.head.class_table import ClassTable
+    from zsl_runtime.head.semantic_rule import SemanticRule
 
 
 ADAM_EPS = 1e-8

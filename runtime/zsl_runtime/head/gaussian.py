@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zsl_runtime.arrays import Doubles, Floats
-    from zsl_runtime.head.class_table import ClassTable, SemanticRule
+    from zsl_runtime.head.class_table import ClassTable
     from zsl_runtime.head.head import View
+    from zsl_runtime.head.semantic_rule import SemanticRule
 
     Means = Callable[[Floats], Floats]
 

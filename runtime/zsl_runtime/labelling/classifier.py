@@ -17,7 +17,8 @@ from zsl_runtime.backends.opening import open_backend
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.errors import ArtefactError, InputError, UsageError
 from zsl_runtime.graphs.answers import Answer, Done
-from zsl_runtime.head.class_table import ClassTable, read_class_csv
+from zsl_runtime.head.class_file import read_class_csv
+from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.head.head import fold
 from zsl_runtime.labelling.ahead import in_order
 from zsl_runtime.labelling.reading import BATCH_SIZE, BATCHES_AHEAD, ReadItem, check_counts, reader_of

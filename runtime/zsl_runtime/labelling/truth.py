@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from zsl_runtime.errors import UsageError, listed, nearest
-from zsl_runtime.head.class_table import check_class_name, csv_rows
+from zsl_runtime.head.class_file import csv_rows
+from zsl_runtime.head.class_table import check_class_name
 from zsl_runtime.inputs.feature_rows import RowFiles
 from zsl_runtime.inputs.item import Item
 from zsl_runtime.labelling.photographs import class_folders

@@ -19,9 +19,10 @@ from zsl_runtime.classes.newcomers import (
     training_ranges,
     twins,
 )
-from zsl_runtime.head.class_table import ClassTable, SemanticRule
+from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.head.gaussian import ClassMeans, Gaussian, gaussian_head
 from zsl_runtime.head.head import View
+from zsl_runtime.head.semantic_rule import SemanticRule
 
 D = 4
 RULE = SemanticRule()

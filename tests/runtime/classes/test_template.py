@@ -20,7 +20,8 @@ from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.classes.changes import add_classes
 from zsl_runtime.classes.template import EXAMPLES, MOST_EXAMPLES, Template, by_name, class_template, number_text
 from zsl_runtime.errors import UsageError
-from zsl_runtime.head.class_table import ClassTable, read_class_csv
+from zsl_runtime.head.class_file import read_class_csv
+from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.head.workbook import ESCAPED
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from zsl_runtime.classes.newcomers import MOST_TOLD
 from zsl_runtime.classes.similar import similar_classes
 from zsl_runtime.cli.classes import main
 from zsl_runtime.cli.similar import COLUMNS
-from zsl_runtime.head.class_table import read_class_csv
+from zsl_runtime.head.class_file import read_class_csv
 
 HEADER = ",".join(("name", *ATTRIBUTES))
 NEW = f"{HEADER}\nheron,0,7,1,1,7,1\ntwin,6,6,0,0,1,1\n"

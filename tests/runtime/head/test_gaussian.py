@@ -15,7 +15,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from support.big_bundle import means_graph
 from zsl_runtime.backends.ort import OrtBackend
 from zsl_runtime.errors import ArtefactError, UsageError
-from zsl_runtime.head.class_table import ClassTable, SemanticRule
+from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.head.gaussian import (
     MEANS_BLOCK,
     ClassMeans,
@@ -28,6 +28,7 @@ from zsl_runtime.head.gaussian import (
     taught_head,
 )
 from zsl_runtime.head.head import View, fold
+from zsl_runtime.head.semantic_rule import SemanticRule
 from zsl_runtime.machine.storage import tensor_bytes
 
 D = 6

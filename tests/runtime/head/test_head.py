@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from support.softmax import naive_fit
 from zsl_runtime.arrays import BLOCK_ROWS
 from zsl_runtime.errors import ArtefactError, UsageError
-from zsl_runtime.head.class_table import ClassTable, SemanticRule
+from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.head.fitting import (
     UPDATE_BLOCK,
     Replay,
@@ -27,6 +27,7 @@ from zsl_runtime.head.fitting import (
     rows_head,
 )
 from zsl_runtime.head.head import FitSettings, FoldedHead, Head, View, best_columns, fold, log_softmax
+from zsl_runtime.head.semantic_rule import SemanticRule
 
 FAST = FitSettings(epochs=3, batch_size=7, learning_rate=0.01)
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from support.sheets import MAIN, sheet, text_row, write_book
 from zsl_runtime.errors import SystemProblem, UsageError, ZslError
 from zsl_runtime.head import workbook
-from zsl_runtime.head.class_table import read_class_csv
+from zsl_runtime.head.class_file import read_class_csv
 from zsl_runtime.head.workbook import cell_name, check_writable, workbook_rows
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ def test_a_csv_file_brings_no_library_in(tmp_path):
     (tmp_path / "a.csv").write_text("name,a\nx,1\n")
     program = f"""
 import sys
-from zsl_runtime.head.class_table import read_class_csv
+from zsl_runtime.head.class_file import read_class_csv
 read_class_csv({str(tmp_path / "a.csv")!r}, need_split=False)
 assert "openpyxl" not in sys.modules
 """

@@ -19,7 +19,7 @@ from PIL import Image
 
 from support.forked import allow_fork, become_nobody, forked, killed_at_every_step, public_folder
 from zsl_runtime.errors import SystemProblem, UsageError, run_command
-from zsl_runtime.head.class_table import read_class_csv
+from zsl_runtime.head.class_file import read_class_csv
 from zsl_train.data.field_guide import __main__ as command
 from zsl_train.data.field_guide import draw_field_guide, folder
 from zsl_train.data.field_guide.bird import Pose, draw_bird, random_pose

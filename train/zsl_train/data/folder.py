@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zsl_runtime.errors import UsageError, from_os_error, listed
-from zsl_runtime.head.class_table import UNWRITABLE, read_class_csv
+from zsl_runtime.head.class_file import read_class_csv
+from zsl_runtime.head.class_table import UNWRITABLE
 from zsl_runtime.machine.storage import write_whole
 from zsl_runtime.pixels.pixels import SUFFIXES
 from zsl_train.data.image_set import ImageSet, files_below

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zsl_runtime.errors import UsageError, from_os_error, listed
-from zsl_runtime.head.class_table import csv_rows
+from zsl_runtime.head.class_file import csv_rows
 
 if TYPE_CHECKING:
     from pathlib import Path

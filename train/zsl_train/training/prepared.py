@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zsl_runtime.head.class_table import SemanticRule
+from zsl_runtime.head.semantic_rule import SemanticRule
 from zsl_train.data.feature_store import extract, given_store
 from zsl_train.data.given import GivenFeatures
 from zsl_train.data.image_set import MANY_NEGATIVE, in_turns

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import zsl_runtime
 from zsl_runtime.bundle.generation import Generation
 from zsl_runtime.errors import ArtefactError, UsageError, from_os_error
-from zsl_runtime.head.class_table import SemanticRule
 from zsl_runtime.head.fitting import Replay
 from zsl_runtime.head.gaussian import Gaussian
 from zsl_runtime.head.head import View
+from zsl_runtime.head.semantic_rule import SemanticRule
 from zsl_runtime.machine.storage import LOCK, TEMPORARY, exclusive, parse_tensors, tensor_bytes, write_whole
 from zsl_train.methods.base import SHEET, SHEET_FIGURES
 

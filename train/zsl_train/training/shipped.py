@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zsl_runtime.arrays import Floats, Ints
-    from zsl_runtime.head.class_table import ClassTable, SemanticRule
+    from zsl_runtime.head.class_table import ClassTable
     from zsl_runtime.head.gaussian import ClassMeans
     from zsl_runtime.head.head import Head
+    from zsl_runtime.head.semantic_rule import SemanticRule
     from zsl_train.methods.base import Trained
     from zsl_train.recipe import Recipe
 
