@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -43,8 +43,9 @@ Open: TypeAlias = "Callable[[str], Backend]"
 ENGINES = "engines"
 FORMAT = 1
 ROWS = 8  # inputs in one timed batch: what a Classifier gives the graph at once
-BUDGET = 1.0  # seconds that one backend is timed for, after two runs that do not count
+BUDGET = 1.0  # seconds that one backend is timed for, in turns with the others, after two runs that do not count
 MOST_RUNS = 20
+FAILURES = (BackendError, ArtefactError, UsageError)  # the last one: the probe is not what it takes
 MARGIN = 0.97  # of the time of a backend that stands before it in BACKENDS, at most, makes another one faster
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -109,7 +110,7 @@ def choose(
     Args:
         bundle: whose model graph is to be run.
         candidates: installed backends that run `precision`, in order of preference; two or more.
-        opener: opens one of them; each is opened, timed and closed again before the next.
+        opener: opens one of them; all that agree are open together while they are timed, and closed before the end.
         precision: of the model graph.
         threads: that one call may use.
         card: on which those run that run on one.
@@ -144,8 +145,9 @@ def measure(
     precision: str,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Choice:
-    """Check and time each candidate, one after the other.
+    """Check each candidate, then time those that agree, in turns.
 
+    In turns, since a machine may become slower or faster meanwhile: then the order would decide who is fastest.
     In fp32 each must give the probe's features and best classes. In other precisions the first must be near the probe's
     features, and the others must agree with the first.
 
@@ -162,40 +164,101 @@ def measure(
         BackendError: E-BACKEND-PROBE when no candidate agrees.
 
     """
-    wanted: Answers | None = None
-    allowed = TOLERANCES[precision]
-    seconds: dict[str, float] = {}
     left_out: dict[str, str] = {}
-    for name in candidates:
-        try:
-            with closing(opener(name)) as backend:
-                found = Answers(*backend.run(inputs, head))
-                if wanted is None:
-                    scores = head.scores(backend.lift(expected)) if precision == "fp32" else found.scores
-                    wanted = Answers(scores, expected)
-                first = wanted.features is expected
-                difference = disagreement(found, wanted, allowed.probe if first else allowed.rows, allowed.margin)
+    agreeing: dict[str, Backend] = {}
+    judge = _Judge(inputs, expected, head, precision)
+    with ExitStack() as stack:
+        for name in candidates:
+            with ExitStack() as own:  # closes one that does not agree before the next is opened
+                try:
+                    backend = own.enter_context(closing(opener(name)))
+                    difference = judge.difference(backend)
+                except FAILURES as error:
+                    difference = str(error)
                 if difference:
                     left_out[name] = difference
-                    wanted = wanted if seconds or precision == "fp32" else None
-                    continue
-                if precision != "fp32" and not seconds:
-                    wanted = found
-                seconds[name] = _seconds(backend, inputs, head, clock)
-        except (BackendError, ArtefactError, UsageError) as error:  # the last one: the probe is not what it takes
-            left_out[name] = str(error)
-    if not seconds:
+                else:
+                    agreeing[name] = backend
+                    stack.enter_context(own.pop_all())
+        times = _in_turns(agreeing, inputs, head, clock, left_out)
+    if not times:
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise BackendError(
             "E-BACKEND-PROBE",
             f"no installed backend gives the answers this bundle was shipped with ({reasons}); "
             "examine it with zsl-doctor BUNDLE, or choose one with --backend",
         )
-    best = next(iter(seconds))
-    for name, needed in seconds.items():
-        if needed < MARGIN * seconds[best]:
+    best = next(iter(times))
+    for name in times:
+        if _is_faster(times[name], times[best]):
             best = name
-    return Choice(best, seconds, left_out)
+    return Choice(best, {name: min(of) for name, of in times.items()}, left_out)
+
+
+class _Judge:
+    """Whether one backend after the other gives the answers; arguments are those of `measure`."""
+
+    def __init__(self, inputs: NDArray[np.generic], expected: Floats, head: FoldedHead, precision: str) -> None:
+        self.inputs, self.expected, self.head, self.precision = inputs, expected, head, precision
+        self.wanted: Answers | None = None
+
+    def difference(self, backend: Backend) -> str:
+        """How it differs by more than is allowed, in words; '' when it does not."""
+        allowed, exact = TOLERANCES[self.precision], self.precision == "fp32"
+        found = Answers(*backend.run(self.inputs, self.head))
+        wanted = self.wanted
+        if wanted is None:
+            wanted = Answers(self.head.scores(backend.lift(self.expected)) if exact else found.scores, self.expected)
+        first = wanted.features is self.expected
+        difference = disagreement(found, wanted, allowed.probe if first else allowed.rows, allowed.margin)
+        if exact:
+            self.wanted = wanted
+        elif first and not difference:
+            self.wanted = found  # the yardstick of the others
+        return difference
+
+
+def _in_turns(
+    backends: dict[str, Backend],
+    inputs: NDArray[np.generic],
+    head: FoldedHead,
+    clock: Callable[[], float],
+    left_out: dict[str, str],
+) -> dict[str, list[float]]:
+    """Seconds of runs of one batch, each round one of every backend that has not used up its BUDGET.
+
+    The first two runs do not count. A backend that fails goes to `left_out`.
+    """
+    batch = np.ascontiguousarray(inputs[np.arange(ROWS) % len(inputs)])
+    times: dict[str, list[float]] = {name: [] for name in backends}
+
+    def run(name: str) -> None:
+        started = clock()
+        try:
+            backends[name].run(batch, head)
+        except FAILURES as error:
+            left_out[name] = str(error)
+            del times[name]
+            return
+        times[name].append(clock() - started)
+
+    for name in backends:
+        run(name)
+    for of in times.values():
+        of.clear()
+    while going := [name for name, of in times.items() if len(of) < MOST_RUNS and sum(of) < BUDGET]:
+        for name in going:
+            run(name)
+    return times
+
+
+def _is_faster(times: Sequence[float], best: Sequence[float]) -> bool:
+    """Whether a backend is faster by more than MARGIN: by the fastest run of the rounds that both were in.
+
+    What else runs here only ever makes a run slower. A round that one of them was not in may have been a quiet one.
+    """
+    rounds = min(len(times), len(best))
+    return min(times[:rounds]) < MARGIN * min(best[:rounds])
 
 
 def disagreement(found: Answers, wanted: Answers, rows: float, margin: float) -> str:
@@ -222,18 +285,6 @@ def remembered(bundle: Bundle, candidates: Sequence[str], *, precision: str, car
         if choice is not None:
             return choice
     return None
-
-
-def _seconds(backend: Backend, inputs: NDArray[np.generic], head: FoldedHead, clock: Callable[[], float]) -> float:
-    """Of the fastest of a few runs of one batch: what else runs here only ever makes a run slower."""
-    batch = np.ascontiguousarray(inputs[np.arange(ROWS) % len(inputs)])
-    backend.run(batch, head)
-    found: list[float] = []
-    while len(found) < MOST_RUNS and sum(found) < BUDGET:
-        started = clock()
-        backend.run(batch, head)
-        found.append(clock() - started)
-    return min(found)
 
 
 def _facts(bundle: Bundle, candidates: Sequence[str], precision: str, card: int = 0) -> dict[str, Any]:

@@ -126,6 +126,68 @@ def test_what_disturbs_some_runs_does_not_count(head):
     assert choice.seconds == pytest.approx({"first": 0.1, "second": 0.05})
 
 
+class SlowingClock(Clock):
+    """A machine that becomes slower: what takes a second takes `factor` seconds, then `factor` squared, and so on."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor, self.times, self.real = factor, 0, 0.0
+
+    @property
+    def now(self) -> float:
+        return self.real
+
+    @now.setter
+    def now(self, value: float) -> None:
+        self.real += (value - self.real) * self.factor**self.times
+        self.times += 1
+
+
+@pytest.mark.parametrize("factor", [1.02, 1 / 1.02], ids=["slower", "faster"])
+@pytest.mark.parametrize(("first", "second", "best"), [(0.05, 0.045, "second"), (0.05, 0.0499, "first")])
+def test_on_a_machine_that_changes_its_speed_the_order_does_not_decide(head, factor, first, second, best):
+    """20 runs of one and then 20 of the other are 1.5 times as slow, or as fast, by then."""
+    clock = SlowingClock(factor)
+    fakes = {"first": Fake(clock, first), "second": Fake(clock, second)}
+    choice = measured(head, clock, **fakes)
+    assert choice.chosen == best
+    # Of rounds that both were in; each run is 2 % slower or faster than the one before it.
+    assert choice.seconds["second"] / choice.seconds["first"] == pytest.approx(second / first, rel=0.021)
+
+
+def test_a_quiet_moment_that_only_one_of_them_had_does_not_decide(head):
+    """The slower one has used up its time when the machine becomes quiet; both are 3 times as fast then."""
+    clock = SlowingClock(1.0)
+    fakes = {"first": Fake(clock, 0.3), "second": Fake(clock, 0.299)}
+    runs = {name: fake.run for name, fake in fakes.items()}
+
+    def run(inputs, head):
+        if len(fakes["second"].batches) > 5:
+            clock.factor, clock.times = 1 / 3, 1
+        return runs["second"](inputs, head)
+
+    fakes["first"].seconds = 0.3
+    fakes["second"].run = run
+    assert measured(head, clock, **fakes).chosen == "first"
+
+
+def test_all_that_are_timed_run_in_turns_and_are_closed_whatever_happens(head):
+    clock, order = Clock(), []
+
+    class Noting(Fake):
+        def run(self, inputs, head):
+            order.append(self.seconds)
+            if len(order) > 8 and self.seconds == 0.2:
+                self.error = BackendError("E-BACKEND-RUN", "out of memory")
+            return super().run(inputs, head)
+
+    fakes = {"first": Noting(clock, 0.3), "second": Noting(clock, 0.2), "wrong": Fake(clock, 0.1, turn=1)}
+    choice = measured(head, clock, **fakes)
+    assert order[:8] == [0.3, 0.2] * 4
+    assert choice.chosen == "first"
+    assert choice.left_out == {"wrong": "8 of 8 best classes are others", "second": "E-BACKEND-RUN: out of memory"}
+    assert all(fake.closed for fake in fakes.values())
+
+
 def test_whoever_disagrees_with_the_probe_or_fails_is_left_out(head):
     clock = Clock()
     for other, why in (

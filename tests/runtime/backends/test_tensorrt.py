@@ -319,7 +319,7 @@ def test_auto_takes_a_card_that_has_an_engine_into_account(card, path, monkeypat
     assert open_backend("auto", bundle).name == "ort"  # there is no engine
     card.add_engine(path)
     seconds = {"tensorrt": 0.001, "ort": 0.01}
-    monkeypatch.setattr(auto, "_seconds", lambda backend, *_: seconds[backend.name])
+    monkeypatch.setattr(auto, "_in_turns", lambda backends, *_: {name: [seconds[name]] for name in backends})
     assert open_backend("auto", bundle).name == "tensorrt"
     backend = open_backend("auto", bundle, device="cuda:0")
     assert backend.device == "cuda:0"
