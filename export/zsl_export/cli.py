@@ -16,6 +16,7 @@ import click
 from zsl_export.precisions import LARGEST_DROP, parse_precisions
 from zsl_runtime.cli.command import Command
 from zsl_runtime.errors import run_command
+from zsl_runtime.streams import reporting
 from zsl_runtime.trt.library import CHOICES
 
 if TYPE_CHECKING:
@@ -166,8 +167,9 @@ def _build_in_place(folder: str, precisions: tuple[str, ...] | None, options: di
     wanted = plan_engines(**options)
     made = make_engines(bundle, precisions or (bundle.default_precision,), wanted, _tell)
     _tell(next_commands(bundle, _inputs(has_pictures=bundle.manifest["pixels"] is not None)))
-    for stored in made:
-        click.echo(os.fsencode(stored.path))
+    with reporting(f"{len(made)} engines were built in {folder}"):
+        for stored in made:
+            click.echo(os.fsencode(stored.path))
 
 
 def _inputs(*, has_pictures: bool) -> str:
@@ -218,7 +220,8 @@ def _export(
         make_engines(opened, lower["precisions"], wanted, _tell)
         _tell(next_commands(opened, inputs))
     # As bytes: a path need not be text in the encoding of the terminal.
-    click.echo(os.fsencode(bundle))
+    with reporting(f"the bundle {bundle} was written"):
+        click.echo(os.fsencode(bundle))
 
 
 def _whose_data(run: Run, *, probe_images: bool) -> str:

@@ -12,7 +12,9 @@ import sys
 import threading
 import traceback
 from contextlib import contextmanager, suppress
-from typing import IO, TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+from zsl_runtime.streams import standard_streams
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -50,7 +52,7 @@ class ZslError(Exception):
     exit_code = EXIT_BUG
 
     def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(code, message)  # as `args`, of which a copy is made in another process
         self.code = code
         self.message = " ".join(message.split())
 
@@ -96,8 +98,11 @@ class SystemProblem(ZslError):  # noqa: N818  # reads better than SystemProblemE
 
 def from_os_error(error: OSError, doing: str) -> SystemProblem:
     """Turn an OSError into our one line. `doing` completes the sentence 'could not ...'."""
-    where = f" {error.filename!r}" if error.filename else ""
-    reason = error.strerror or str(error)
+    doing = doing.rstrip(": ")
+    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    known = name is None or name == "" or repr(name) in doing
+    where = "" if known else f" ({name!r})" if doing.endswith("'") else f" {name!r}"
+    reason = (error.strerror or str(error)).strip(" :;") or type(error).__name__
     remedy = REMEDIES.get(error.errno or 0, "see to it that this works")
     return SystemProblem("E-SYSTEM", f"could not {doing}{where}: {reason}; {remedy}, then run the command again")
 
@@ -124,8 +129,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def run_command(command: click.Command, argv: Sequence[str] | None = None) -> int:
     """Run one click command; print our errors as one line on stderr and return the exit code.
 
-    Ctrl-C and SIGTERM let everything clean up first. A reader of stdout that goes away (`| head`) is not an error.
-    Results are UTF-8 whatever the locale says; names of files that are not come out as the bytes they have on the disk.
+    Ctrl-C and SIGTERM let everything clean up first. A reader of stdout that goes away (`| head`) is not an error, nor
+    is a stream that is closed (`zsl_runtime.streams`). Results are UTF-8 whatever the locale says; names of files that
+    are not come out as the bytes they have on the disk.
     Where a shell asks how to complete a command line (docs/how-to/shell.md), that is answered and nothing else is done.
 
     Args:
@@ -133,13 +139,26 @@ def run_command(command: click.Command, argv: Sequence[str] | None = None) -> in
         argv: arguments; None takes those of the process.
 
     """
-    if hasattr(sys.stdout, "reconfigure"):  # a test's replacement need not have it
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
-    with _sigterm_raises():
-        code = _exit_code(command, sys.argv[1:] if argv is None else list(argv))
-    for stream in (sys.stdout, sys.stderr):
-        _drop_unwritable(stream)
-    return code
+    with standard_streams(), _sigterm_raises():
+        if argv is None:
+            _silence_libraries()
+        return _exit_code(command, sys.argv[1:] if argv is None else list(argv))
+
+
+def _silence_libraries() -> None:
+    """Keep warnings and log lines of libraries from users; `python -W` and PYTHONWARNINGS show the warnings.
+
+    They concern whoever writes programs, and come in the middle of what the command has to say: what matters to its
+    user we say ourselves. Only where the process is the command's own.
+    """
+    import logging
+    import warnings
+
+    logging.getLogger().addHandler(logging.NullHandler())
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        # Some libraries put filters of their own in front, for what they want to be seen always.
+        warnings.showwarning = lambda *_args, **_more: None
 
 
 def _exit_code(command: click.Command, arguments: list[str]) -> int:
@@ -236,11 +255,3 @@ def _sigterm_raises() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-
-def _drop_unwritable(stream: IO[str]) -> None:
-    """Let go of what a stream cannot write: Python would try once more at its end, fail, and change the exit code."""
-    try:
-        stream.flush()
-    except OSError:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), stream.fileno())

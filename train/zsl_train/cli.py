@@ -13,6 +13,7 @@ import click
 
 from zsl_runtime.cli.command import Command
 from zsl_runtime.errors import run_command
+from zsl_runtime.streams import reporting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,7 +152,7 @@ def train(options: dict[str, Any]) -> int:
         if (out / REPORT).is_file():
             _say((out / REPORT).read_text(encoding="utf-8", errors="replace"))
         _say(f"{out} is a finished run: nothing to resume; next: zsl-export {out} --out BUNDLE")
-        click.echo(out)
+        _say_where(out)
         return 0
     writer = RunWriter(out, force=options["force"])
     if options["resume"] and not (out / "run.json").is_file():
@@ -218,7 +219,7 @@ def train(options: dict[str, Any]) -> int:
     said = report(scores, str(out))
     _say(f"\n{said}")
     write_whole(out / REPORT, f"{said}\n".encode())
-    click.echo(out)
+    _say_where(out)
     if seconds is None and "method" not in named:
         _say("timing some steps of a longer training; Ctrl-C leaves this out ...")
         with contextlib.suppress(KeyboardInterrupt):  # the run is finished
@@ -285,6 +286,12 @@ def without_backbone(recipe: Recipe, options: dict[str, Any]) -> Recipe:
 
 def _say(text: str) -> None:
     click.echo(text, err=True)
+
+
+def _say_where(out: Path) -> None:
+    """The result on stdout: the run is finished, whether that can be printed or not."""
+    with reporting(f"the run in {out} is finished"):
+        click.echo(os.fsencode(out))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

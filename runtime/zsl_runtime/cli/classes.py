@@ -16,6 +16,7 @@ from zsl_runtime.cli.options import BACKEND, DEVICE, THREADS, together
 from zsl_runtime.errors import InputError, UsageError, listed, run_command
 from zsl_runtime.graphs.parts import SMALL_PARTS
 from zsl_runtime.machine.threads import limit_blas
+from zsl_runtime.streams import reporting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -239,7 +240,9 @@ def prune_command(engine: str, keep: int) -> None:
     from zsl_runtime.classes.changes import prune
 
     dropped = prune(Bundle.open(engine), keep)
-    _say(f"deleted {len(dropped)}: generation {', '.join(map(str, dropped))}" if dropped else "nothing to delete")
+    told = f"deleted {len(dropped)}: generation {', '.join(map(str, dropped))}" if dropped else "nothing to delete"
+    with reporting(told):
+        _say(told)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -378,10 +381,11 @@ def _like(change: Change, name: str) -> str:
 
 def _report(change: Change, lines: Iterable[str]) -> None:
     """What happened to single classes, then the state that is now in force; what is odd goes to stderr."""
-    for line in lines:
-        _say(line)
-    count = len(change.generation.table)
-    _say(f"generation {change.generation.number}: {_classes(count)}, {change.seconds:.1f} s")
+    number, count = change.generation.number, len(change.generation.table)
+    with reporting(f"the change was made: generation {number} is in force, with {_classes(count)}"):
+        for line in lines:
+            _say(line)
+        _say(f"generation {number}: {_classes(count)}, {change.seconds:.1f} s")
     _warn(change.notes)
 
 
