@@ -8,13 +8,16 @@
 
 No torch on this side.
 
-Importing this package imports nothing heavy; each name below brings its module in when it is first used.
+Importing this package imports nothing heavy; each name below brings its module in when it is first used. It keeps
+libraries from sending anything (`zsl_runtime.machine.libraries`), so import it before onnxruntime.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from zsl_runtime.machine.libraries import tame_libraries
 
 if TYPE_CHECKING:
     from zsl_runtime.classes.changes import add_classes, teach_classes
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from zsl_runtime.pixels.pixels import PixelSpec
 
     __version__: str
+
+tame_libraries()
 
 _UNBUILT = "0.1.0.dev0"  # of a checkout that is imported without a build; also fallback_version in pyproject.toml
 __all__ = [

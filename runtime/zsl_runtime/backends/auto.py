@@ -328,7 +328,9 @@ def _name(facts: dict[str, Any]) -> str:
 def _folders(bundle: Bundle) -> Iterator[Path]:
     """Where a choice is looked for and written, in this order."""
     yield bundle.path / ENGINES
-    yield cache_folder() / ENGINES
+    kept = cache_folder()
+    if kept is not None:
+        yield kept / ENGINES
 
 
 def _read(path: Path, facts: dict[str, Any]) -> Choice | None:

@@ -24,6 +24,7 @@ from zsl_runtime.graphs.parts import PARTS
 from zsl_runtime.graphs.ports import Port, Ports
 from zsl_runtime.graphs.precisions import TENSORRT_FILES
 from zsl_runtime.machine.cache import cache_folder
+from zsl_runtime.machine.notes import note_once
 from zsl_runtime.machine.storage import TEMPORARY, exclusive, write_whole
 from zsl_runtime.trt.facts import (
     PLAN,
@@ -94,8 +95,8 @@ def store(
     }
     name = key(facts)
     if trusted:  # first: a plan that is there and not trusted would be refused by its own builder
-        add_note(TRUSTED, digest)
-    places = [bundle_path / ENGINES, cache_folder() / ENGINES]
+        _note_built(digest)
+    places = _places(bundle_path)
     for place in places:
         try:
             place.mkdir(parents=True, exist_ok=True)
@@ -127,6 +128,28 @@ def mark_verified(stored: Stored, gpu: str) -> None:
         if said["plan"]["sha256"] == stored.sha256:
             said["verified"] = {"probe": True, "on": gpu}
             write_whole(stored.sidecar, json_bytes(said))
+
+
+def _places(bundle_path: Path) -> list[Path]:
+    """Where engines of a bundle may lie: in it, and in the user's cache folder, where there is one."""
+    kept = cache_folder()
+    return [bundle_path / ENGINES, *([] if kept is None else [kept / ENGINES])]
+
+
+def _note_built(digest: str) -> None:
+    """List a plan among those that this user built; where no list can be kept, its use takes `--trust-engine`."""
+    problem = "this user has no home folder"
+    try:
+        if cache_folder() is not None:
+            add_note(TRUSTED, digest)
+            return
+    except OSError as error:
+        problem = f"{error.filename}: {error.strerror}"
+    note_once(
+        "trust",
+        f"the engine cannot be listed among those you built ({problem}), so that using it takes --trust-engine; set "
+        "ZSL_CACHE to a folder of yours and build it again to change this",
+    )
 
 
 def _refused(error: OSError) -> bool:
@@ -254,7 +277,7 @@ def _held(bundle: Bundle, part: str) -> tuple[list[Stored], list[Path]]:
     """Plans of `part` of this bundle, whose files are there, and sidecars that cannot be read."""
     graphs = {entry["sha256"] for entry in bundle.manifest["files"].values()}
     held, damaged = [], []
-    for place in (bundle.path / ENGINES, cache_folder() / ENGINES):
+    for place in _places(bundle.path):
         own = place.parent == bundle.path
         for path in sorted(place.glob(f"*{SIDECAR}")):
             if not _KEY.fullmatch(path.stem):

@@ -34,7 +34,15 @@ def check_trust(stored: Stored, trusted: bool) -> None:
     """
     if trusted or stored.sha256 in noted_lines(TRUSTED):
         return
-    record = cache_folder() / TRUSTED
+    kept = cache_folder()
+    if kept is None:
+        raise ArtefactError(
+            "E-ENGINE-TRUST",
+            f"{stored.path} is not trusted, because no cache folder lists the engines you built (this user has no home "
+            "folder), and loading an engine runs its code; set ZSL_CACHE to a folder and build the engine again with "
+            "zsl-export BUNDLE --format engine, or add --trust-engine",
+        )
+    record = kept / TRUSTED
     if record.exists() and not _own(record):
         raise ArtefactError(
             "E-ENGINE-TRUST",
@@ -51,8 +59,11 @@ def check_trust(stored: Stored, trusted: bool) -> None:
 
 
 def add_note(name: str, line: str) -> None:
-    """Add a line to a file of the user's cache folder that only the user can write."""
-    path = cache_folder() / name
+    """Add a line to a file of the user's cache folder that only the user can write; nothing where there is none."""
+    kept = cache_folder()
+    if kept is None:
+        return
+    path = kept / name
     if line in noted_lines(name):
         return
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -64,7 +75,10 @@ def add_note(name: str, line: str) -> None:
 
 def noted_lines(name: str) -> set[str]:
     """Lines of such a file; none where somebody else could have written them."""
-    path = cache_folder() / name
+    kept = cache_folder()
+    if kept is None:
+        return set()
+    path = kept / name
     try:
         if not _own(path):
             return set()

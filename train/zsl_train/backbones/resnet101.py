@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zsl_runtime.errors import SystemProblem, from_os_error
-from zsl_runtime.machine.cache import cache_folder
+from zsl_runtime.machine.cache import cache_folder, needed_cache
 from zsl_runtime.machine.storage import replacing
 from zsl_train.backbones.base import Backbone
 
@@ -98,6 +98,7 @@ class ResNet101(Backbone):
         file = PUBLISHED[name]
         target = cls.cached(name)
         if not target.is_file():
+            target = needed_cache() / target.parent.name / target.name
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 download(SERVER + file, target, sha256_prefix=file.removesuffix(".pth").rsplit("-", 1)[1])
@@ -108,7 +109,7 @@ class ResNet101(Backbone):
     @staticmethod
     def cached(name: str = DEFAULT) -> Path:
         """Where the published weights `name` lie once they were downloaded."""
-        return cache_folder() / "weights" / PUBLISHED[name]
+        return (cache_folder() or needed_cache()) / "weights" / PUBLISHED[name]
 
     def early_map(self, x: Tensor) -> Tensor:
         """(N, 3, h, w) -> (N, 512, h / 8, w / 8): the second of the four stages."""

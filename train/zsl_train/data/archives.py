@@ -17,7 +17,7 @@ import numpy as np
 
 from zsl_runtime.errors import InputError, UsageError, from_os_error, listed
 from zsl_runtime.head.class_table import ClassTable, check_class_name, refuse_duplicates
-from zsl_runtime.machine.cache import cache_folder
+from zsl_runtime.machine.cache import needed_cache
 from zsl_runtime.machine.storage import replacing
 from zsl_runtime.pixels.pixels import SUFFIXES, decode
 from zsl_train.data.att_splits import load_mat, read_split_file, texts
@@ -263,7 +263,7 @@ def _cut_objects(base: Path, objects: Sequence[_Object]) -> tuple[Path, tuple[st
     digest = hashlib.sha256(str(base.resolve()).encode())
     for one in objects:
         digest.update(f"\n{one.picture} {one.label} {one.box}".encode())
-    root = cache_folder() / "objects" / digest.hexdigest()[:32]
+    root = needed_cache() / "objects" / digest.hexdigest()[:32]
     paths = tuple(f"{one.label}/{number:05}.png" for number, one in enumerate(objects))
     for path, one in zip(paths, objects, strict=True):
         if not (root / path).is_file():

@@ -31,7 +31,7 @@ import torch
 
 from zsl_runtime.errors import ArtefactError, InputError, SystemProblem, UsageError, from_os_error
 from zsl_runtime.labelling.ahead import in_order
-from zsl_runtime.machine.cache import cache_folder
+from zsl_runtime.machine.cache import needed_cache
 from zsl_runtime.machine.threads import usable_cpus
 from zsl_runtime.pixels.pixels import prepare
 from zsl_train.data.roles import check_roles
@@ -137,7 +137,7 @@ def extract(
     Args:
         image_set: the pictures.
         backbone: the frozen network.
-        cache: folder for stores; None is the user's cache folder (`zsl_runtime.machine.cache.cache_folder`).
+        cache: folder for stores; None is the user's cache folder (`zsl_runtime.machine.cache.needed_cache`).
         batch_size: pictures a forward pass.
         threads: decoding threads; None is one per usable processor.
         progress: where progress and reports are written; None is stderr. A terminal gets a bar, else plain lines.
@@ -152,7 +152,7 @@ def extract(
     stream = sys.stderr if progress is None else progress
     key = fingerprint(image_set, backbone)
     shape = (len(image_set), backbone.regions, backbone.channels)
-    files = _Files((cache or cache_folder()) / "features" / key[:32], shape)
+    files = _Files((cache or needed_cache()) / "features" / key[:32], shape)
     try:
         if files.is_complete():
             print(f"features: {shape[0]} pictures reused from {files.folder}", file=stream)

@@ -11,7 +11,7 @@ import numpy as np
 
 from zsl_runtime.errors import from_os_error
 from zsl_runtime.labelling.ahead import in_order
-from zsl_runtime.machine.cache import cache_folder
+from zsl_runtime.machine.cache import needed_cache
 from zsl_runtime.machine.threads import usable_cpus
 from zsl_runtime.pixels.pixels import PixelSpec, prepare
 from zsl_train.backbones.base import Comparator
@@ -73,7 +73,7 @@ def _room(shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """A map of a new file that has no name; its space is claimed at once, so that a full disk is told now."""
     size = int(np.prod(shape))
     try:
-        folder = cache_folder()
+        folder = needed_cache()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             os.posix_fallocate(file.fileno(), 0, size)

@@ -1,0 +1,50 @@
+"""What libraries would do behind the user's back, switched off before any of them is imported.
+
+Imported by the three packages first of all, so this file imports nothing that takes time.
+"""
+
+from __future__ import annotations
+
+import os
+
+# ONNX Runtime from 1.29 on: an identifier of the device and a queue of events below the user's cache folder and
+# $TMPDIR, and a server that is looked up some seconds after the start. It reads this once, when it is imported; the
+# call of its API comes too late for the files. The second name is that of builds before its release.
+SILENCE = {"ORT_DISABLE_TELEMETRY": "1", "ORT_TELEMETRY_DISABLED": "1"}
+DRIVERS = ("/dev/nvidiactl", "/dev/nvhost-ctrl", "/dev/dxg")  # of NVIDIA cards: desktop and server, Jetson, WSL
+
+
+def tame_libraries() -> None:
+    """Let no library send or keep anything of its own, unless the user's environment asks for it.
+
+    What is set in the environment, and not to nothing, is the user's wish and stays.
+    """
+    for name, value in SILENCE.items():
+        _default(name, value)
+    # The driver keeps what it compiles for a card that is newer than the kernels in ~/.nv.
+    if any(map(os.path.exists, DRIVERS)):
+        from zsl_runtime.machine.cache import cache_folder
+
+        folder = cache_folder()
+        if folder is not None:
+            _default("CUDA_CACHE_PATH", str(folder / "cuda"))
+
+
+def tame_torch() -> None:
+    """Keep torch from making a folder for its compiler in $TMPDIR, as it does when it is asked for an optimiser.
+
+    It gets one in the cache folder, where that can be written to. For the side that has torch; others never call it.
+    """
+    from zsl_runtime.machine.cache import cache_folder
+
+    folder = cache_folder()
+    there = folder
+    while there is not None and not there.is_dir() and there != there.parent:
+        there = there.parent
+    if folder is not None and there is not None and os.access(there, os.W_OK | os.X_OK):
+        _default("TORCHINDUCTOR_CACHE_DIR", str(folder.absolute() / "torch"))
+
+
+def _default(name: str, value: str) -> None:
+    if not os.environ.get(name):
+        os.environ[name] = value
