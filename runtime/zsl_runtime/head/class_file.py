@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
+import re
 import unicodedata
 from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zsl_runtime.errors import UsageError, from_os_error, listed
+from zsl_runtime.errors import UsageError, listed
 from zsl_runtime.head.class_table import ClassTable, check_class_name, refuse_duplicates
-from zsl_runtime.head.workbook import cell_name, is_workbook, workbook_rows
+from zsl_runtime.head.names import alike, look, visible_form
+from zsl_runtime.head.numbers import LARGEST, SMALLEST, instead, numbers, with_decimal_commas
+from zsl_runtime.head.table import COMMENT, read_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from os import PathLike
 
     from numpy.typing import NDArray
 
+    from zsl_runtime.head.table import Table
+
 SPLITS = ("seen", "unseen")
-COMMENT = "# "  # a row whose name begins so is no class
 PLACEHOLDER = "NEW CLASS"  # what the template calls a class that nobody has named yet
+# How pandas calls a column without a name.
+UNNAMED = re.compile(r"Unnamed: \d+")
 
 
 def read_class_csv(
@@ -31,19 +34,20 @@ def read_class_csv(
 ) -> ClassTable:
     """Read classes and their attribute vectors from a CSV file, or from the first sheet of an .xlsx workbook.
 
-    The first line names the columns: `name`, perhaps `split` (seen|unseen), and one column per attribute. UTF-8 with
-    or without byte-order mark, any line ending, quoted cells. Passed over are blank lines, and comments: lines whose
-    name begins with a number sign and a space.
+    The first line names the columns: `name`, perhaps `split` (seen|unseen), and one column per attribute; for what else
+    is read see `zsl_runtime.head.table`. Passed over are blank lines, blank columns without a name, a first column that
+    only numbers the rows, and comments: lines whose name begins with a number sign and a space.
 
     Args:
-        path: the file; a workbook when its name ends in .xlsx.
+        path: the file; a workbook when its name ends in .xlsx, or when it is one.
         attributes: attribute names of an existing model. Columns are matched by name in any order; the table gets
             this order. None takes the file's own columns in the file's order.
         need_split: True for a data folder's classes.csv, whose column `split` is required. False for classes to be
             added to a model: they are unseen, so `split` may be absent, or say `unseen` in every row.
 
     Returns:
-        The classes in the file's order; `raw` is float64, exactly the numbers of the file.
+        The classes in the file's order; `raw` is float64, exactly the numbers of the file. Its notes say what the user
+        should know of the file.
 
     Raises:
         UsageError: E-CSV (unreadable as CSV), E-XLSX (unreadable as a workbook), E-XLSX-MISSING, E-CLASSES-EMPTY,
@@ -52,115 +56,113 @@ def read_class_csv(
         SystemProblem: the file cannot be opened.
 
     """
-    file = _File(f"{str(path)!r}", book=is_workbook(path))
-    where = file.name
-    rows = workbook_rows(path) if file.book else csv_rows(path)
-    if not rows:
+    table = read_table(path, ("name",), comments=True)
+    where = table.name
+    if not table.rows:
         raise UsageError("E-CLASSES-EMPTY", f"{where} is empty; expected a line of column names and a row per class")
-    columns = _check_columns(rows[0][1], where, need_split=need_split)
-    given = tuple(column for column in columns if column not in {"name", "split"})
+    name_column = _name_column(table, attributes)
+    rows = [(line, cells) for line, cells in table.rows[1:] if not cells[name_column].lstrip().startswith(COMMENT)]
+    columns = _check_columns(table, rows, attributes, need_split=need_split)
+    given = tuple(column for column in columns if column not in {"name", "split", ""})
     wanted = given if attributes is None else tuple(attributes)
-    _check_attributes(given, wanted, where)
-    name_column = columns.index("name")
-    rows = [(line, cells) for line, cells in rows[1:] if not cells[name_column].lstrip().startswith(COMMENT)]
+    columns = _as_called(columns, wanted)
+    _check_attributes([column for column in columns if column not in {"name", "split", ""}], wanted, where)
     if not rows:
         raise UsageError("E-CLASSES-EMPTY", f"{where} has a line of column names and no classes; add one row per class")
-    names = tuple(_class_name(cells[name_column], file.at(line, name_column)) for line, cells in rows)
+    names = tuple(_class_name(cells[name_column], table.at(line, name_column)) for line, cells in rows)
     if not need_split and PLACEHOLDER in names:
         raise UsageError(
             "E-CLASS-NAME",
-            f"{file.at(rows[names.index(PLACEHOLDER)][0], name_column)}: the class is still called {PLACEHOLDER!r}, as "
-            "the template calls it; give it its name",
+            f"{table.at(rows[names.index(PLACEHOLDER)][0], name_column)}: the class is still called {PLACEHOLDER!r}, "
+            "as the template calls it; give it its name",
         )
     refuse_duplicates(names, code="E-CLASS-DUPLICATE", what=f"classes in {where}")
     seen = np.zeros(len(names), dtype=np.bool_)
     if "split" in columns:
         column = columns.index("split")
         for row, (line, cells) in enumerate(rows):
-            at = f"{file.at(line, column)}, class {names[row]!r}"
+            at = f"{table.at(line, column)}, class {names[row]!r}"
             seen[row] = _is_seen(cells[column], at, need_split=need_split)
-    raw = _attribute_values(rows, [columns.index(name) for name in wanted], names, wanted, file)
-    return ClassTable(names, seen, raw, wanted)
+    raw, notes = _attribute_values(rows, [columns.index(name) for name in wanted], names, wanted, table)
+    return ClassTable(names, seen, raw, wanted, (*table.notes, *notes))
 
 
-class _File(NamedTuple):
-    """What messages say of a file of classes.
-
-    Attributes:
-        name: of the file, quoted.
-        book: whether it is a workbook, whose cells have names.
-
-    """
-
-    name: str
-    book: bool
-
-    def at(self, line: int, column: int | None = None) -> str:
-        """Where a line is, or a cell of it; columns count from 0."""
-        if not self.book:
-            return f"{self.name}, line {line}"
-        return f"{self.name}, row {line}" if column is None else f"{self.name}, cell {cell_name(line, column)}"
-
-    def held(self, cell: str) -> str:
-        """What is wrong with a cell that holds no number."""
-        if not cell.strip():
-            return f"is empty{', or a formula that was saved without its value' if self.book else ''}"
-        return f"holds {cell!r}" if len(cell) <= 40 else f"holds {cell[:37]!r}..."
-
-
-def csv_rows(path: str | PathLike[str]) -> list[tuple[int, list[str]]]:
-    """Read a CSV file: UTF-8 with or without byte-order mark, any line ending, quoted cells.
-
-    Returns:
-        (line number, cells) of every line that is not blank, all of the width of the first, which names the columns.
-
-    Raises:
-        UsageError: E-CSV when it is not UTF-8, not CSV, or has a row of another width.
-        SystemProblem: the file cannot be opened.
-
-    """
-    where = f"{str(path)!r}"
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise from_os_error(error, "read the table") from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
+def _name_column(table: Table, attributes: Sequence[str] | None) -> int:
+    """Where the names are; UsageError E-CSV-COLUMNS."""
+    found = table.find("name")
+    if len(found) > 1:  # `Name` beside `NAME`: attributes of the model are none
+        found = [k for k in found if table.header[k].strip() not in set(attributes or ())] or found
+    if not found:
+        header = [cell.strip() for cell in table.header]
+        hint = "; the cells seem to be separated by ';', use commas" if any(";" in cell for cell in header) else ""
+        raise UsageError("E-CSV-COLUMNS", f"{table.name} has no column 'name' (it begins {listed(header)}){hint}")
+    if len(found) > 1:
+        called = listed([table.header[k].strip() for k in found])
         raise UsageError(
-            "E-CSV", f"{where} is not UTF-8 (byte {error.start} of {len(data)}); save it as 'CSV UTF-8'"
-        ) from None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows: list[tuple[int, list[str]]] = []
-    try:
-        rows.extend((reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells))
-    except csv.Error as error:
-        raise UsageError("E-CSV", f"{where}, line {reader.line_num}: {error}; expected comma-separated cells") from None
-    width = len(rows[0][1]) if rows else 0
-    for line, cells in rows[1:]:
-        if len(cells) != width:
+            "E-CSV-COLUMNS", f"these columns of {table.name} are given more than once: {called}; each must be unique"
+        )
+    return found[0]
+
+
+def _check_columns(
+    table: Table, rows: Sequence[tuple[int, list[str]]], attributes: Sequence[str] | None, *, need_split: bool
+) -> list[str]:
+    """The column names; '' for columns to be passed over. UsageError E-CSV-COLUMNS."""
+    where = table.name
+    columns = [_column_name(cell, number, where) for number, cell in enumerate(table.header, start=1)]
+    columns[_name_column(table, attributes)] = "name"
+    if "split" not in columns:
+        known = set(attributes or ())
+        called = [k for k, column in enumerate(columns) if alike(column, "split") and column not in known]
+        columns = ["split" if called == [k] else column for k, column in enumerate(columns)]
+    for k, column in enumerate(columns):
+        if column and not UNNAMED.fullmatch(column):
+            continue
+        held = [(line, cells[k]) for line, cells in rows if cells[k].strip()]
+        if held and not (k == 0 and _numbers_rows([cells[0] for _, cells in rows])):
             raise UsageError(
-                "E-CSV",
-                f"{where}, line {line} has {len(cells)} cells, the line of column names has {width}; "
-                "give every row one cell per column (a comma inside a cell needs quotes around it)",
+                "E-CSV-COLUMNS",
+                f"column {k + 1} of {where} has no name{f' ({column!r})' if column else ''}, and "
+                f"{table.at(held[0][0], k)} holds {held[0][1][:40]!r} there; name it or remove it",
             )
-    return rows
-
-
-def _check_columns(header: Sequence[str], where: str, *, need_split: bool) -> tuple[str, ...]:
-    """The column names, stripped and NFC-normalised."""
-    columns = tuple(unicodedata.normalize("NFC", cell).strip() for cell in header)
-    if "name" not in columns:
-        hint = "; the cells seem to be separated by ';', use commas" if any(";" in cell for cell in columns) else ""
-        raise UsageError("E-CSV-COLUMNS", f"{where} has no column 'name' (it begins {listed(columns)}){hint}")
-    if "" in columns:
-        number = columns.index("") + 1
-        raise UsageError("E-CSV-COLUMNS", f"column {number} of {where} has no name; name it or remove it")
-    refuse_duplicates(columns, code="E-CSV-COLUMNS", what=f"columns of {where}")
+        columns[k] = ""
+    refuse_duplicates([column for column in columns if column], code="E-CSV-COLUMNS", what=f"columns of {where}")
     if need_split and "split" not in columns:
         raise UsageError("E-CSV-COLUMNS", f"{where} has no column 'split'; add it with seen or unseen in every row")
     return columns
+
+
+def _column_name(cell: str, number: int, where: str) -> str:
+    """A column's name as it is stored: letters composed, a line break as a space, nothing blank at its ends."""
+    text = unicodedata.normalize("NFC", cell).strip().strip("\ufeff").strip()
+    text = " ".join(part.strip() for part in re.split(r"[\r\n\v\f]+", text))
+    if any(unicodedata.category(letter) in {"Cc", "Cs"} and letter != "\t" for letter in text):
+        raise UsageError(
+            "E-CSV-COLUMNS", f"the name of column {number} of {where}, {text!r}, holds control characters; name it anew"
+        )
+    return text
+
+
+def _numbers_rows(cells: Sequence[str]) -> bool:
+    """Whether these are 0, 1, 2, ... or 1, 2, 3, ...: what pandas and R write in front of rows."""
+    return any(
+        [cell.strip() for cell in cells] == [str(k) for k in range(first, first + len(cells))] for first in (0, 1)
+    )
+
+
+def _as_called(columns: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """The columns, called as the wanted ones where they differ from one in nothing that can be seen."""
+    there = set(columns)
+    hidden: dict[str, list[str]] = {}
+    for name in wanted:
+        if name not in there:
+            hidden.setdefault(visible_form(name), []).append(name)
+    known = set(wanted)
+    called = [
+        column if column in known else (hidden.get(visible_form(column)) or [column])[0] if column else ""
+        for column in columns
+    ]
+    return called if len(set(filter(None, called))) == len(list(filter(None, called))) else list(columns)
 
 
 def _check_attributes(given: Sequence[str], wanted: Sequence[str], where: str) -> None:
@@ -173,6 +175,9 @@ def _check_attributes(given: Sequence[str], wanted: Sequence[str], where: str) -
     if missing or extra:
         parts = [f"{len(missing)} missing: {listed(missing)}"] if missing else []
         parts += [f"{len(extra)} unknown: {listed(extra)}"] if extra else []
+        looks = {look(name): name for name in missing}
+        meant = [f"{name!r} as {looks[look(name)]!r}" for name in extra if look(name) in looks]
+        parts += [f"call {', '.join(meant[:5])}"] if meant else []
         raise UsageError(
             "E-ATTRIBUTES",
             f"the attribute columns of {where} are not the model's {len(wanted)} ({'; '.join(parts)}); "
@@ -190,9 +195,9 @@ def _class_name(cell: str, where: str) -> str:
 
 
 def _is_seen(cell: str, where: str, *, need_split: bool) -> bool:
-    split = cell.strip()
-    if split not in SPLITS:
-        raise UsageError("E-CLASSES-SPLIT", f"{where}: split is {split!r}; expected 'seen' or 'unseen'")
+    split = next((split for split in SPLITS if alike(cell, split)), None)
+    if split is None:
+        raise UsageError("E-CLASSES-SPLIT", f"{where}: split is {cell.strip()!r}; expected 'seen' or 'unseen'")
     if split == "seen" and not need_split:
         raise UsageError(
             "E-CLASSES-SPLIT",
@@ -207,49 +212,46 @@ def _attribute_values(
     places: Sequence[int],
     names: Sequence[str],
     attributes: Sequence[str],
-    file: _File,
-) -> NDArray[np.float64]:
-    """The (C, A) numbers of the cells at `places`; one error names the first bad cell and counts the others."""
+    table: Table,
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """The (C, A) numbers of the cells at `places`, and notes; one error names the first bad cell, counts the others."""
     pick = itemgetter(*places) if len(places) > 1 else lambda cells: (cells[places[0]],)
+    comma = _decimal_comma((cell for _, cells in rows for cell in pick(cells)), table)
     raw = np.empty((len(rows), len(places)), dtype=np.float64)
     bad: list[str] = []
     for row, (line, cells) in enumerate(rows):
         chosen = pick(cells)
         # Ten thousand classes of 312 attributes are 3 million cells: most rows hold nothing but numbers.
-        raw[row] = _numbers(chosen)
+        raw[row] = numbers([cell.replace(",", ".") for cell in chosen] if comma else chosen)
         bad += [
-            f"{file.at(line, places[int(k)])}, class {names[row]!r}, column {attributes[int(k)]!r} "
-            f"{file.held(chosen[int(k)])}"
-            for k in np.flatnonzero(~np.isfinite(raw[row]))
+            f"{table.at(line, places[int(k)])}, class {names[row]!r}, column {attributes[int(k)]!r} "
+            f"{_held(chosen[int(k)], table)}"
+            for k in np.flatnonzero(~(np.abs(raw[row]) <= LARGEST))
         ]
     if bad:
         more = f" (and {len(bad) - 1} more such cells)" if len(bad) > 1 else ""
         raise UsageError("E-ATTRIBUTE-VALUE", f"{bad[0]}; expected a finite number such as 0.25{more}")
-    empty = np.flatnonzero(~raw.any(axis=1))
+    empty = np.flatnonzero(~(np.abs(raw) >= SMALLEST).any(axis=1))
     if empty.size:
+        tiny = " or as good as 0 (below 1.2e-38)" if raw[empty[0]].any() else ""
         raise UsageError(
             "E-ATTRIBUTE-ZERO",
-            f"{file.at(rows[int(empty[0])][0])}: every attribute of class {names[int(empty[0])]!r} is 0, so "
+            f"{table.at(rows[int(empty[0])][0])}: every attribute of class {names[int(empty[0])]!r} is 0{tiny}, so "
             "nothing describes it; give it at least one attribute",
         )
-    return raw
+    return raw, (f"{table.name} has decimal commas: '{comma}' is read as {comma.replace(',', '.')}",) if comma else ()
 
 
-def _numbers(cells: Sequence[str]) -> list[float]:
-    """The numbers in cells; NaN where there is none."""
-    try:
-        if "_" not in "".join(cells):
-            return list(map(float, cells))
-    except ValueError:
-        pass
-    return [_number(cell) for cell in cells]
+def _decimal_comma(cells: Iterable[str], table: Table) -> str:
+    """A cell with a decimal comma, where commas can only be such; '' elsewhere."""
+    if table.book or table.separator == ",":
+        return ""
+    held = [cell for cell in cells if "," in cell or "." in cell]
+    return next(cell.strip() for cell in held) if with_decimal_commas(held) else ""
 
 
-def _number(cell: str) -> float:
-    """The number in a cell, NaN when there is none. Python's own `1_000` is text to everybody else."""
-    if "_" in cell:
-        return math.nan
-    try:
-        return float(cell)
-    except ValueError:
-        return math.nan
+def _held(cell: str, table: Table) -> str:
+    """What is wrong with a cell that holds no number."""
+    if not cell.strip():
+        return f"is empty{', or a formula that was saved without its value, or merged' if table.book else ''}"
+    return f"holds {cell if len(cell) <= 40 else f'{cell[:37]}...'!r}{instead(cell)}"

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zsl_runtime.errors import UsageError, listed, nearest
+from zsl_runtime.head.names import TURNING, difference, look, stored_form
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+    from typing import TypeVar
 
     from numpy.typing import NDArray
+
+    Given = TypeVar("Given")
 
 # Kinds of letters that do not come back from a CSV file: control characters, line separators, and the halves of
 # surrogate pairs that Python makes of bytes that are not UTF-8.
@@ -26,10 +30,11 @@ class ClassTable:
     """Ordered classes: column j of every score is row j here.
 
     Attributes:
-        names: C class names, unique.
+        names: C class names, unique, in their stored form (`stored_form`), whatever form they were given in.
         seen: (C,) bool; True where the model was trained on photographs of the class.
         raw: (C, A) float64 attribute vectors exactly as given.
         attributes: A attribute names, the columns of `raw`.
+        notes: what the user should know of the file that this was read from, a line each.
 
     """
 
@@ -37,8 +42,10 @@ class ClassTable:
     seen: NDArray[np.bool_]
     raw: NDArray[np.float64]
     attributes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(map(stored_form, self.names)))
         count = len(self.names)
         if self.seen.shape != (count,) or self.raw.shape != (count, len(self.attributes)):
             raise UsageError(
@@ -56,14 +63,25 @@ class ClassTable:
         return {name: j for j, name in enumerate(self.names)}
 
     def index(self, name: str) -> int:
-        """Column of class `name`; UsageError E-CLASS-UNKNOWN when it is not there."""
+        """Column of class `name`, in whatever form it is given; UsageError E-CLASS-UNKNOWN when it is not there."""
+        if not isinstance(name, str):
+            raise UsageError(
+                "E-CLASS-UNKNOWN", f"class {name!r} is no text ({type(name).__name__}); names are, also those of digits"
+            )
         try:
-            return self._columns[name]
+            return self._columns[stored_form(name)]
         except KeyError:
             raise UsageError(
                 "E-CLASS-UNKNOWN",
-                f"class {name!r} is not in this model{nearest(name, self.names)}; it knows {len(self.names)} classes",
+                f"class {name!r} is not in this model{self._meant(name)}; it knows {len(self)} classes",
             ) from None
+
+    def _meant(self, name: str) -> str:
+        """The class that was perhaps meant, as the end of a message."""
+        twin = next((one for one in self.names if look(one) == look(name)), None)
+        if twin is None or twin.casefold() == name.casefold():
+            return nearest(name, self.names)
+        return f" (did you mean {twin!r}? They differ in {difference(stored_form(name), twin)})"
 
     def append(self, other: ClassTable) -> ClassTable:
         """Return this table followed by `other`, whose attributes must be the same columns in the same order."""
@@ -78,21 +96,36 @@ class ClassTable:
 
     def take(self, rows: NDArray[np.int64]) -> ClassTable:
         """The classes at `rows`, in that order."""
-        return replace(self, names=tuple(self.names[int(i)] for i in rows), seen=self.seen[rows], raw=self.raw[rows])
+        names = tuple(self.names[int(i)] for i in rows)
+        return replace(self, names=names, seen=self.seen[rows], raw=self.raw[rows], notes=())
 
 
 def check_class_name(name: str) -> str:
-    """Return the class name as it is stored: stripped and NFC-normalised.
+    """Return the class name as it is stored (`stored_form`).
 
     Args:
         name: as typed, or as a folder is called. Spaces inside and any script are fine.
 
     Raises:
         UsageError: E-CLASS-NAME when it is empty, '.', '..', or holds a slash, a backslash, a control character, a
-            line separator or a half of a surrogate pair: such a name cannot be a folder or a CSV cell everywhere.
+            line separator or a half of a surrogate pair: such a name cannot be a folder or a CSV cell everywhere. Or a
+            letter that turns the direction of others, by which one name is made to look like another.
 
     """
-    stored = unicodedata.normalize("NFC", name).strip()
+    stored = check_holdable(name)
+    turning = next((letter for letter in stored if letter in TURNING), None)
+    if turning is not None:
+        raise UsageError(
+            "E-CLASS-NAME",
+            f"class name {name!r} holds U+{ord(turning):04X}, which cannot be seen and turns the direction of letters; "
+            "remove it from the name",
+        )
+    return stored
+
+
+def check_holdable(name: str) -> str:
+    """As `check_class_name`, for a name that a bundle holds: older versions let letters that turn others through."""
+    stored = stored_form(name)
     if not stored or stored in {".", ".."}:
         raise UsageError("E-CLASS-NAME", f"a class is called {name!r}; expected a name that can also name a folder")
     for letter in stored:
@@ -103,6 +136,18 @@ def check_class_name(name: str) -> str:
                 "slashes, backslashes and control characters are not allowed in class names; rename it",
             )
     return stored
+
+
+def in_stored_form(given: Mapping[str, Given]) -> dict[str, Given]:
+    """What is given for classes, by the stored forms of their names.
+
+    Raises:
+        UsageError: E-CLASS-NAME; E-CLASS-DUPLICATE when two of the names are one.
+
+    """
+    names = [check_class_name(name) for name in given]
+    refuse_duplicates(names, code="E-CLASS-DUPLICATE", what="classes")
+    return dict(zip(names, given.values(), strict=True))
 
 
 def refuse_duplicates(names: Iterable[str], *, code: str, what: str) -> None:

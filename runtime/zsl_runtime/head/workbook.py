@@ -12,7 +12,7 @@ import warnings
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from zsl_runtime.errors import UsageError, ZslError, from_os_error
+from zsl_runtime.errors import UsageError, ZslError, listed
 from zsl_runtime.extras import wanting
 
 if TYPE_CHECKING:
@@ -27,6 +27,10 @@ MOST_CELLS = 8_000_000
 LONGEST = 32_767  # letters of a cell
 # What the format cannot hold as it is: it writes control characters as _x000D_, and reads that as one of them.
 ESCAPED = re.compile(r"x[0-9A-Fa-f]{4}_")
+ARCHIVE, OLD = b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"  # how zip archives and .xls files begin
+FIRST_BYTES = 4096  # by which files of other kinds are known
+ZEROS = re.compile(r"0{2,}($|;)")  # a format of numbers that shows zeros in front
+HIDDEN = re.compile(rb'<(?:\w+:)?(row|col)\b([^>]*\bhidden="(?:1|true)"[^>]*)>')
 
 
 def is_workbook(path: str | PathLike[str]) -> bool:
@@ -45,35 +49,31 @@ def library() -> Any:
     return openpyxl
 
 
-def workbook_rows(path: str | PathLike[str]) -> list[tuple[int, list[str]]]:
-    """Read the first sheet of a workbook, values in place of formulas.
+def workbook_rows(data: bytes, where: str) -> tuple[list[tuple[int, list[str]]], tuple[str, ...]]:
+    """Read the first sheet of a workbook that is not hidden, values in place of formulas.
 
     Args:
-        path: an .xlsx file.
+        data: the .xlsx file, of which no more than MOST_BYTES and some are needed.
+        where: its name, quoted, for messages.
 
     Returns:
         (row number, cells as text) of every row that is not blank, all of the width of the first, which names the
-        columns. A number is the shortest text that gives it back.
+        columns; and notes. A number is the shortest text that gives it back.
 
     Raises:
-        UsageError: E-XLSX when it is no workbook, is damaged or too large, or has a cell beyond the named columns;
-            E-XLSX-MISSING.
-        SystemProblem: the file cannot be opened.
+        UsageError: E-XLSX when it is no workbook, is damaged or too large, has a cell beyond the named columns, or a
+            number that is shown as another one in the first column; E-XLSX-MISSING.
 
     """
-    where = f"{str(path)!r}"
     openpyxl = library()
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise from_os_error(error, "read the table") from error
     try:
         _check_size(data, where)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what a sheet has besides its cells
             book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
-            return _rows(book, where)
+            sheet = _sheet(book, where)
+            rows, percent = _rows(sheet, where)
+            return rows, (*_percent_note(rows, percent, where), *_hidden_note(data, sheet, rows, where))
     except (ZslError, MemoryError):
         raise
     except Exception as error:  # damaged files fail in as many ways as the format has parts
@@ -81,6 +81,35 @@ def workbook_rows(path: str | PathLike[str]) -> list[tuple[int, list[str]]]:
             f"{where} is no .xlsx workbook, or is damaged or locked by a password ({type(error).__name__}); save it "
             "again as .xlsx or as 'CSV UTF-8'"
         ) from error
+
+
+def workbook_inside(data: bytes, where: str) -> None:
+    """UsageError E-CSV when an archive whose name is no workbook's is none: what it is, and what to do."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = archive.namelist()
+            kind = archive.read("mimetype") if "mimetype" in names else b""
+    except Exception:  # damaged in any way
+        names, kind = [], b""
+    if "xl/workbook.xml" in names:
+        return
+    what = "a zip archive; unpack it and give the table"
+    if b"opendocument" in kind:
+        what = "an OpenDocument file (.ods); save it as .xlsx or as 'CSV UTF-8'"
+    elif "xl/workbook.bin" in names:
+        what = "a binary Excel workbook (.xlsb); save it as .xlsx or as 'CSV UTF-8'"
+    elif any(name.endswith(".iwa") or name == "Index.zip" for name in names):
+        what = "a Numbers document; export it as .xlsx or as CSV"
+    elif any(name.startswith("word/") for name in names):
+        what = "a Word document; save its table as .xlsx or as 'CSV UTF-8'"
+    raise UsageError("E-CSV", f"{where} is {what}")
+
+
+def no_workbook(where: str, what: str) -> UsageError:
+    """What to say of a file whose name is a workbook's and whose content is not."""
+    return _refused(f"{where} is {what}; a .xlsx workbook was expected")
 
 
 def _check_size(data: bytes, where: str) -> None:
@@ -100,14 +129,42 @@ def _refused(problem: str) -> UsageError:
     return UsageError("E-XLSX", problem)
 
 
-def _rows(book: Any, where: str) -> list[tuple[int, list[str]]]:
-    """The rows of the first sheet that are not blank."""
-    if not book.worksheets:
+def _sheet(book: Any, where: str) -> Any:
+    """The first sheet of cells that is not hidden; UsageError E-XLSX when it is blank and another one is not."""
+    shown = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"] or list(book.worksheets)
+    if not shown:
         raise _refused(f"{where} has no sheet of cells; put the table into the first sheet")
-    sheet = book.worksheets[0]
-    sheet.reset_dimensions()  # what the file says of its size may be wrong, and huge
+    for sheet in shown:
+        sheet.reset_dimensions()  # what the file says of its size may be wrong, and huge
+    others = [sheet.title for sheet in shown[1:] if next(_filled(sheet.iter_rows(values_only=True), where), None)]
+    if others and next(_filled(shown[0].iter_rows(values_only=True), where), None) is None:
+        raise _refused(
+            f"{where}: the first sheet, {shown[0].title[:40]!r}, is blank; the table seems to be in "
+            f"{others[0][:40]!r}: move that to the front, or save it by itself"
+        )
+    return shown[0]
+
+
+def _rows(sheet: Any, where: str) -> tuple[list[tuple[int, list[str]]], set[int]]:
+    """The rows of a sheet that are not blank, and which columns show numbers as percent."""
     rows: list[tuple[int, list[str]]] = []
-    for number, cells in _filled(sheet.iter_rows(values_only=True), where):
+    styles: dict[int, str] = {}
+    percent: set[int] = set()
+
+    def values() -> Iterator[tuple[object, ...]]:
+        for row in sheet.iter_rows():
+            for cell in row:
+                if cell.value is not None and cell.has_style and isinstance(cell.value, (int, float)):
+                    number = cell._style_id  # noqa: SLF001  # its formats by number: a look at each cell takes long
+                    if number not in styles:
+                        styles[number] = cell.number_format
+                    if "%" in styles[number]:
+                        percent.add(cell.column - 1)
+                    elif ZEROS.match(styles[number]):
+                        raise _padded(cell, styles[number], where)
+            yield tuple(cell.value for cell in row)
+
+    for number, cells in _filled(values(), where):
         if rows and len(cells) > len(rows[0][1]):
             raise _refused(
                 f"{where}, cell {cell_name(number, len(cells) - 1)} holds {cells[-1][:40]!r}, and the row of column "
@@ -116,7 +173,41 @@ def _rows(book: Any, where: str) -> list[tuple[int, list[str]]]:
         rows.append((number, cells + [""] * (len(rows[0][1]) - len(cells) if rows else 0)))
         if len(rows) * len(rows[0][1]) > MOST_CELLS:
             raise _refused(f"{where} has more than {MOST_CELLS} cells; split the table, or save it as 'CSV UTF-8'")
-    return rows
+    return rows, percent
+
+
+def _padded(cell: Any, form: str, where: str) -> UsageError:
+    return _refused(
+        f"{where}, cell {cell_name(cell.row, cell.column - 1)} holds the number {cell.value!r} and shows it with zeros "
+        f"in front (format {form[:20]!r}); enter it as text, with its zeros, or give it the format General"
+    )
+
+
+def _percent_note(rows: list[tuple[int, list[str]]], percent: set[int], where: str) -> tuple[str, ...]:
+    if not rows or not percent:
+        return ()
+    names = [rows[0][1][column].strip() for column in sorted(percent) if column < len(rows[0][1])]
+    return (f"{where} shows numbers as percent in {listed(names)}: what it shows as 50% is read as 0.5",)
+
+
+def _hidden_note(data: bytes, sheet: Any, rows: list[tuple[int, list[str]]], where: str) -> tuple[str, ...]:
+    """A note on rows and columns of the table that are hidden; they count."""
+    import zipfile
+
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        tags = HIDDEN.findall(archive.read(sheet._worksheet_path))  # noqa: SLF001  # the library does not tell
+    there = {number for number, _ in rows}
+    width = len(rows[0][1]) if rows else 0
+    lines = [row for kind, tag in tags if kind == b"row" and (row := _attribute(tag, b"r")) in there]
+    columns = [first for kind, tag in tags if kind == b"col" and 0 < (first := _attribute(tag, b"min")) <= width]
+    told = [f"row {lines[0]}{f' and {len(lines) - 1} more' if len(lines) > 1 else ''}"] if lines else []
+    told += [f"column {cell_name(1, columns[0] - 1)[:-1]}"] if columns else []
+    return (f"{where}: {' and '.join(told)} of the table cannot be seen (hidden), and is read as well",) if told else ()
+
+
+def _attribute(tag: bytes, name: bytes) -> int:
+    found = re.search(rb"\b" + name + rb'="(\d+)"', tag)
+    return int(found[1]) if found else 0
 
 
 def _filled(values: Iterable[tuple[object, ...]], where: str) -> Iterator[tuple[int, list[str]]]:

@@ -22,6 +22,7 @@ from zsl_runtime.classes.template import EXAMPLES, MOST_EXAMPLES, Template, by_n
 from zsl_runtime.errors import UsageError
 from zsl_runtime.head.class_file import read_class_csv
 from zsl_runtime.head.class_table import ClassTable
+from zsl_runtime.head.names import TURNING
 from zsl_runtime.head.workbook import ESCAPED
 
 if TYPE_CHECKING:
@@ -135,7 +136,11 @@ def test_left_as_it_is_the_row_of_a_class_is_no_class(bundle, tmp_path):
 
 TEXT = st.text(st.characters(blacklist_categories=["Cc", "Cs", "Zl", "Zp"], blacklist_characters="/\\"), max_size=10)
 NAMES = TEXT.map(lambda text: unicodedata.normalize("NFC", text).strip()).filter(
-    lambda name: name not in {"", ".", "..", "name", "split", "NEW CLASS"} and not name.startswith("# ")
+    lambda name: (
+        name not in {"", ".", "..", "name", "split", "NEW CLASS"}
+        and not name.startswith("# ")
+        and not set(name) & TURNING
+    )
 )
 SEVERAL = st.lists(NAMES, min_size=1, max_size=4, unique=True).map(tuple)
 
@@ -143,8 +148,8 @@ SEVERAL = st.lists(NAMES, min_size=1, max_size=4, unique=True).map(tuple)
 @given(data=st.data(), attributes=SEVERAL, names=SEVERAL)
 def test_whatever_it_holds_is_read_back_exactly(tmp_path_factory, data, attributes, names):
     """Formulas, quotes, semicolons and every digit; from both kinds of file, unless a workbook refuses the text."""
-    numbers = st.floats(allow_nan=False, allow_infinity=False)
-    values = np.array(data.draw(st.lists(numbers, min_size=len(attributes), max_size=len(attributes)).filter(any)))
+    rows = st.lists(st.floats(-3e38, 3e38), min_size=len(attributes), max_size=len(attributes))
+    values = np.array(data.draw(rows.filter(lambda row: max(map(abs, row)) > 1e-37)))
     shown = ClassTable(("e",), np.array([True]), values[None], attributes)
     template = Template(attributes, np.stack([values, values], axis=1), shown, names, values)
     folder = tmp_path_factory.mktemp("t")

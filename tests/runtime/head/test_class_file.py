@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from zsl_runtime.errors import SystemProblem, UsageError, ZslError
 from zsl_runtime.head.class_file import read_class_csv
 from zsl_runtime.head.class_table import ClassTable, check_class_name
+from zsl_runtime.head.names import TURNING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,7 +85,6 @@ def test_a_split_column_may_stand_in_a_file_of_new_classes_if_all_are_unseen(tmp
         ("\n , \n", "E-CLASSES-EMPTY", ["empty"]),
         ("name,split,a\n", "E-CLASSES-EMPTY", ["no classes"]),
         ("title,split,a\nx,seen,1\n", "E-CSV-COLUMNS", ["'name'", "'title'"]),
-        ("name;split;a\nx;seen;1\n", "E-CSV-COLUMNS", ["';'", "commas"]),
         ("name,a\nx,1\n", "E-CSV-COLUMNS", ["'split'"]),
         ("name,split,a,a\nx,seen,1,1\n", "E-CSV-COLUMNS", ["'a'", "more than once"]),
         ("name,split,a,\nx,seen,1,1\n", "E-CSV-COLUMNS", ["column 4"]),
@@ -158,8 +158,10 @@ def test_a_file_that_is_not_there_or_a_folder(tmp_path):
 
 NAMES = st.text(
     st.characters(blacklist_categories=["Cc", "Cs", "Zl", "Zp"], blacklist_characters="/\\"), min_size=1, max_size=12
-).filter(lambda name: name.strip() not in {"", ".", ".."} and not name.strip().startswith("# "))
-NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+).filter(
+    lambda name: name.strip() not in {"", ".", ".."} and not name.strip().startswith("# ") and not set(name) & TURNING
+)
+NUMBERS = st.floats(-3e38, 3e38)
 
 
 @st.composite
@@ -170,7 +172,9 @@ def tables(draw) -> ClassTable:
 
     names = draw(unique(1, 5))
     attributes = draw(unique(1, 4).filter(lambda names: not {"name", "split"} & set(names)))
-    rows = st.lists(NUMBERS, min_size=len(attributes), max_size=len(attributes)).filter(any)
+    rows = st.lists(NUMBERS, min_size=len(attributes), max_size=len(attributes)).filter(
+        lambda row: max(map(abs, row)) > 1e-37
+    )
     raw = np.array([draw(rows) for _ in names], dtype=np.float64)
     seen = np.array([draw(st.booleans()) for _ in names])
     return ClassTable(names, seen, raw, attributes)

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.io import savemat
 
-import zsl_runtime.labelling.truth as truth_module
 from support.tiny_bundle import SIDE
 from zsl_runtime.errors import InputError, UsageError, ZslError
 from zsl_runtime.inputs.item import Item
@@ -164,7 +163,7 @@ def test_a_table_may_name_files_of_rows_and_single_rows(tmp_path):
         ([], "E-CSV", ["it is empty"]),
         ([("image", "class")], "E-CSV", ["one column 'path' and one 'class'", "first line is 'image', 'class'"]),
         ([("path", "class", "path")], "E-CSV", ["one column 'path'"]),
-        ([("path;class",)], "E-CSV", ["separated by commas"]),
+        ([("path:class",)], "E-CSV", ["separated by commas"]),
         ([("path", "class")], "E-PHOTOS-EMPTY", ["no photographs with a class"]),
         ([("path", "class"), ("wren/0.png", "")], "E-PHOTOS-EMPTY", ["no photographs with a class"]),
         ([("path", "class"), (" ", "wren")], "E-CSV", ["line 2 has no path"]),
@@ -335,4 +334,4 @@ def test_roles_are_found_as_by_trying_every_end_of_a_path(tmp_path_factory, phot
 def test_what_zsl_infer_said_is_no_truth(tmp_path):
     (tmp_path / "labels.csv").write_text("path,rank,class,split,probability\na.png,1,crow,seen,0.9\n")
     with pytest.raises(UsageError, match=r"E-TRUTH.*it is what zsl-infer said, not the truth"):
-        list(truth_module._two_columns(str(tmp_path / "labels.csv"), truth_module.COLUMNS))
+        find_truth(tmp_path / "labels.csv", PICTURES)

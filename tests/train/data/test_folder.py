@@ -257,9 +257,9 @@ def test_wrong_lines_of_the_split(folder, name, role, code, part):
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        (b"", "must have one column image and one role"),
-        (b"image;role\na;b\n", "its first line is 'image;role'"),
-        (b"image,role,role\n", "must have one column role"),
+        (b"", "must have one column 'image' and one 'role'"),
+        (b"image:role\na:b\n", "its first line is 'image:role'"),
+        (b"image,role,role\n", "must have one column 'image' and one 'role'"),
         (b"image,role\na/b.png\n", "line 2 has 1 cells"),
         (b"image,role\n\xff,train\n", "not UTF-8 (byte 11 of 19)"),
         (b'image,role\n"a,train\n', "line 2"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zsl_runtime.errors import UsageError, from_os_error, listed
-from zsl_runtime.head.class_file import csv_rows
+from zsl_runtime.errors import UsageError, from_os_error
+from zsl_runtime.head.table import read_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,19 +54,11 @@ def read_numbered(path: Path, code: str) -> tuple[str, ...]:
 
 
 def read_columns(path: Path, names: tuple[str, str]) -> list[tuple[int, tuple[str, str]]]:
-    """(line number, the two named cells, stripped) of every row of a CSV file; other columns are ignored.
+    """(line number, the two named cells, stripped) of every row of a table; other columns are ignored.
 
     Raises:
-        UsageError: E-CSV when it is not UTF-8, not CSV, lacks a column or has a row of another width.
+        UsageError: E-CSV when it is no table, lacks a column or has a row of another width, E-CSV-COLUMNS, E-XLSX.
         SystemProblem: E-SYSTEM when it cannot be opened.
 
     """
-    rows = csv_rows(path)
-    header = [cell.strip() for cell in rows[0][1]] if rows else []
-    absent = [name for name in names if header.count(name) != 1]
-    if absent:
-        raise UsageError(
-            "E-CSV", f"{path} must have one column {' and one '.join(absent)}; its first line is {listed(header)}"
-        )
-    first, second = (header.index(name) for name in names)
-    return [(line, (cells[first].strip(), cells[second].strip())) for line, cells in rows[1:]]
+    return read_table(path, names).columns(names)

@@ -1,0 +1,117 @@
+"""When two names are one name, and when they only look like it."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+# Letters that turn the direction of what follows, so that a name looks like another one. (Unicode: Bidi_Control.)
+TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# What is not drawn where a program does not know it. (Unicode, DerivedCoreProperties: Default_Ignorable_Code_Point.)
+INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
+    "\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+# Of these, such as no writing needs inside a name; joiners, selectors and the like make other letters of some.
+NEVER_NEEDED = frozenset("\u00ad\u200b\u2060\ufeff")
+LOST = "\ufffd"  # what programs put for a letter that they could not read
+# Small letters of other scripts that look like Latin ones. (Unicode Technical Standard 39, confusables.txt.)
+LOOKS_LATIN = str.maketrans(
+    "\u0430\u0435\u043e\u0440\u0441\u0445\u0443\u0456\u0458\u0455\u0501\u04bb\u051b\u051d\u03bf\u03b1\u03bd\u03c1\u0131",
+    "aeopcxyijsdhqwoavpi",
+)
+SCRIPTS = ("LATIN", "CYRILLIC", "GREEK")
+MOST_NOTES = 20
+
+
+def stored_form(name: str) -> str:
+    """A name as it is stored: letters composed (NFC), nothing blank at its ends. What differs in this is one name."""
+    stripped = name.strip()
+    return stripped if unicodedata.is_normalized("NFC", stripped) else unicodedata.normalize("NFC", stripped)
+
+
+def visible_form(text: str) -> str:
+    """A text by what can be seen of it: without letters that are not drawn, with one kind of space."""
+    return " ".join(INVISIBLE.sub("", unicodedata.normalize("NFC", text)).split())
+
+
+def alike(one: str, other: str) -> bool:
+    """Whether two texts look the same but for case."""
+    return visible_form(one).casefold() == visible_form(other).casefold()
+
+
+def _words(text: str) -> str:
+    """Underscores as spaces, no dots at the end: what names of folders make of names."""
+    return " ".join(text.replace("_", " ").split()).rstrip(". ")
+
+
+# One after the other; what each of them takes away.
+STEPS: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("letters that cannot be seen", lambda text: INVISIBLE.sub("", text)),
+    ("spaces of another kind or number", lambda text: " ".join(text.split())),
+    ("case", lambda text: unicodedata.normalize("NFC", text.casefold())),
+    ("underscores, spaces or dots", _words),
+    ("the form or width of letters", lambda text: unicodedata.normalize("NFKC", text).casefold()),
+    ("letters of another script", lambda text: text.translate(LOOKS_LATIN)),
+)
+
+
+def look(name: str) -> str:
+    """What names that look alike have in common."""
+    for _, step in STEPS:
+        name = step(name)
+    return name
+
+
+def difference(one: str, other: str) -> str:
+    """In what two names differ that have one look."""
+    differ = []
+    for what, step in STEPS:
+        if one == other:
+            break
+        after = step(one), step(other)
+        if after != (one, other):
+            differ.append(what)
+        one, other = after
+    return ", ".join(differ)
+
+
+def doubtful(new: Sequence[str], old: Iterable[str] = ()) -> tuple[str, ...]:
+    """A line for each new name that looks like another one, or holds what nobody can see.
+
+    Args:
+        new: names to be added, in their stored form.
+        old: that are there.
+
+    """
+    before: dict[str, str] = {}
+    for name in old:
+        before.setdefault(look(name), name)
+    lines = []
+    for name in new:
+        other = before.setdefault(look(name), name)
+        if other != name:
+            lines.append(
+                f"class {name!r} looks like {other!r} and is another one: they differ in {difference(name, other)}; if "
+                "they are the same, remove it and call it so"
+            )
+        else:
+            lines += _odd(name)
+    return tuple(lines)
+
+
+def _odd(name: str) -> list[str]:
+    hidden = sorted({f"U+{ord(letter):04X}" for letter in name if letter in NEVER_NEEDED})
+    if hidden:
+        return [f"class {name!r} holds letters that cannot be seen: {', '.join(hidden)}; was it copied from somewhere?"]
+    if LOST in name:
+        return [f"class {name!r} holds U+FFFD, which stands for a letter that a program could not read"]
+    kinds = {unicodedata.name(letter, "").partition(" ")[0] for letter in name if letter.isalpha()}
+    mixed = [script for script in SCRIPTS if script in kinds]
+    if len(mixed) > 1 and look(name).isascii():
+        return [f"class {name!r} mixes letters of the scripts {' and '.join(mixed).title()} that look alike"]
+    return []
