@@ -99,10 +99,11 @@ class SystemProblem(ZslError):  # noqa: N818  # reads better than SystemProblemE
 def from_os_error(error: OSError, doing: str) -> SystemProblem:
     """Turn an OSError into our one line. `doing` completes the sentence 'could not ...'."""
     doing = doing.rstrip(": ")
-    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
-    known = name is None or name == "" or repr(name) in doing
-    where = "" if known else f" ({name!r})" if doing.endswith("'") else f" {name!r}"
-    reason = (error.strerror or str(error)).strip(" :;") or type(error).__name__
+    given = error.filename  # also a number, where a file was open already
+    name = os.fsdecode(given) if isinstance(given, (str, bytes, os.PathLike)) else ""
+    where = "" if not name or repr(name) in doing else f" ({name!r})" if doing.endswith("'") else f" {name!r}"
+    said = error.strerror or (os.strerror(error.errno) if error.errno else str(error))
+    reason = said.strip(" :;") or type(error).__name__
     remedy = REMEDIES.get(error.errno or 0, "see to it that this works")
     return SystemProblem("E-SYSTEM", f"could not {doing}{where}: {reason}; {remedy}, then run the command again")
 
@@ -254,4 +255,3 @@ def _sigterm_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-

@@ -11,7 +11,7 @@ import io
 import os
 import sys
 from contextlib import contextmanager, suppress
-from typing import IO, TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +79,7 @@ def forgiving_stream(stream: TextIO | None) -> TextIO:
         return _text(_Nowhere())
     try:
         stream.fileno()
-        under = _Forgiving(stream.buffer)
+        under = _Forgiving(stream)
     except (AttributeError, OSError, ValueError):  # it is in memory, and nothing is refused there
         return stream
     if isinstance(stream.buffer, _Forgiving):
@@ -173,16 +173,17 @@ class _IntoText(io.RawIOBase):
 class _Forgiving(io.RawIOBase):
     """Passes on what can be written."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream  # which would close what it writes to, if nobody held it
+        self._under = stream.buffer
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any, /) -> int:
         with suppress(OSError, ValueError):
-            self._stream.write(data)
-            self._stream.flush()
+            self._under.write(data)
+            self._under.flush()
         return len(data)
 
     def isatty(self) -> bool:

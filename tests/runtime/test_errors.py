@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import ast
+import copy
 import errno
+import inspect
 import os
+import pickle
+import pkgutil
+import re
 import signal
 import subprocess
 import sys
 import threading
+import warnings
+from importlib import import_module
+from pathlib import Path
 
 import click
 import pytest
 
+import zsl_export
+import zsl_runtime
+import zsl_train
 from zsl_runtime.errors import (
     ArtefactError,
     BackendError,
@@ -161,6 +173,166 @@ def test_a_command_may_run_in_a_thread(capsys):
     thread.start()
     thread.join()
     assert codes == [6]
+
+
+# --- errors travel --------------------------------------------------------------------------------------------------
+
+PACKAGES = (zsl_runtime, zsl_train, zsl_export)
+NO_MODULES = {"zsl_train.data.field_guide.__main__"}  # a program
+
+
+def errors_of_ours() -> list[type[BaseException]]:
+    """Every exception class that a module of the three packages defines."""
+    found: list[type[BaseException]] = []
+    for package in PACKAGES:
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if module.name in NO_MODULES:
+                continue
+            loaded = import_module(module.name)
+            found += [
+                one
+                for one in vars(loaded).values()
+                if isinstance(one, type) and issubclass(one, BaseException) and one.__module__ == loaded.__name__
+            ]
+    return found
+
+
+def arguments_of(kind: type[BaseException]) -> list[object]:
+    """Values for what its constructor asks for."""
+    try:
+        wanted = list(inspect.signature(kind).parameters.values())
+    except ValueError:  # one of C++
+        return ["said"]
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in wanted):
+        return ["said"]
+    return [number if "int" in str(one.annotation) else f"text {number}" for number, one in enumerate(wanted)]
+
+
+def test_every_error_of_ours_can_be_sent_to_another_process_and_copied():
+    """A pool that cannot read an error of a worker waits for ever (cpython#79492)."""
+    kinds = errors_of_ours()
+    assert {ZslError, UsageError, InputError, Terminated} <= set(kinds)
+    for kind in kinds:
+        error = kind(*arguments_of(kind))
+        error.add_note("in the worker")
+        for copied in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+            assert type(copied) is kind
+            assert (str(copied), copied.args, vars(copied)) == (str(error), error.args, vars(error)), kind
+
+
+@pytest.mark.parametrize(
+    "kind", [ZslError, UsageError, SystemProblem, GateError, BackendError, ArtefactError, InputError]
+)
+def test_a_copy_of_an_error_says_the_same(kind):
+    error = kind("E-SOMETHING", "three were given,\n  two are expected")
+    copied = pickle.loads(pickle.dumps(error))
+    assert (copied.code, copied.message) == ("E-SOMETHING", "three were given, two are expected")
+    assert (str(copied), copied.exit_code) == (str(error), kind.exit_code)
+
+
+# --- what the system said -------------------------------------------------------------------------------------------
+
+REFUSALS = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.ENOSPC, "No space left on device", "/some/o.csv"),
+    OSError(errno.EACCES, "Permission denied", b"/some/o.csv"),
+    OSError(errno.EBADF, "Bad file descriptor", 5),
+    OSError(errno.EIO, "", "/some/o.csv"),
+    OSError(errno.EIO, "Input/output error:", ""),
+    OSError("reading: "),
+    OSError(),
+    TimeoutError(),
+]
+
+
+def texts_of_calls() -> list[str]:
+    """What completes 'could not ...' in each call of `from_os_error` in the sources, values in braces filled in."""
+    found = []
+    for package in PACKAGES:
+        for source in Path(package.__path__[0]).rglob("*.py"):
+            for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "from_os_error":
+                    said = node.args[1] if len(node.args) > 1 else node.keywords[0].value
+                    found += [ast.literal_eval(said)] if isinstance(said, ast.Constant) else filled(said)
+    return found
+
+
+def filled(said: ast.expr) -> list[str]:
+    """Of an f-string, with several values; anything else is not known here, and stands for itself."""
+    if not isinstance(said, ast.JoinedStr):
+        return ["do it"]
+    return [
+        "".join(str(part.value) if isinstance(part, ast.Constant) else value for part in said.values)
+        for value in ("'/some/o.csv'", "o.csv", "")
+    ]
+
+
+def test_no_message_about_the_system_stumbles_over_its_punctuation():
+    texts = texts_of_calls()
+    assert len(texts) > 30
+    for text in texts:
+        for error in REFUSALS:
+            line = str(from_os_error(error, text))
+            assert re.fullmatch(
+                r"E-SYSTEM: could not [^:;]+(: [^:; ][^:;]*)+; [a-z ]+, then run the command again", line
+            ), line
+            assert " :" not in line
+
+
+@pytest.mark.parametrize(
+    ("doing", "name", "line"),
+    [
+        ("write 'o.csv':", None, "could not write 'o.csv': No"),
+        ("write 'o.csv':", "o.csv", "could not write 'o.csv': No"),
+        ("write 'o.csv':", "/tmp/part", "could not write 'o.csv' ('/tmp/part'): No"),
+        ("read the list", b"\xff", r"could not read the list '\udcff': No"),
+        ("read the list", 0, "could not read the list: No"),
+    ],
+)
+def test_a_file_is_named_once(doing, name, line):
+    said = from_os_error(OSError(errno.EIO, "No", name), doing).message
+    assert said == f"{line}; see to it that this works, then run the command again"
+
+
+# --- what libraries have to say -------------------------------------------------------------------------------------
+
+NOISY = """
+import logging, sys, threading, warnings
+import click
+from zsl_runtime.errors import run_command
+
+@click.command("zsl-something")
+def command():
+    warnings.simplefilter("always", DeprecationWarning)  # as some libraries do when they are imported
+    warnings.warn("old", DeprecationWarning)
+    warnings.warn("odd", UserWarning)
+    thread = threading.Thread(target=lambda: warnings.warn("not a number", RuntimeWarning))
+    thread.start()
+    thread.join()
+    logging.getLogger("library").warning("by the way")
+    click.echo("said")
+
+sys.exit(run_command(command))
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"), [([], []), (["-W", "default"], ["DeprecationWarning: old", "UserWarning: odd"])]
+)
+def test_a_command_shows_warnings_of_libraries_only_where_they_are_asked_for(options, shown):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PYTHONWARNINGS": ""}
+    done = subprocess.run(
+        [sys.executable, *options, "-c", NOISY], check=False, capture_output=True, text=True, env=environment
+    )
+    assert (done.returncode, done.stdout) == (0, "said\n")
+    for text in shown:
+        assert text in done.stderr
+    assert bool(done.stderr) == bool(shown)
+
+
+def test_a_program_that_calls_a_command_keeps_its_warnings(capsys):
+    with pytest.warns(UserWarning, match="odd"):
+        assert outcome(lambda: warnings.warn("odd", UserWarning, stacklevel=1), capsys)[0] == 0
 
 
 # --- streams that cannot be written ---------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import numpy as np
 
 from zsl_runtime.errors import ArtefactError, BackendError
 from zsl_runtime.graphs.ports import HEAD_INPUTS, InputPort, Ported, check_array, check_head, check_ports, common_length
+from zsl_runtime.machine.processes import OfThisProcess
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -29,7 +30,7 @@ class LoadedGraph(Ported, Protocol):
         ...
 
 
-class GraphBackend(ABC):
+class GraphBackend(OfThisProcess, ABC):
     """A `Backend` over ONNX files; a subclass says how its library loads one.
 
     Args:
@@ -45,6 +46,7 @@ class GraphBackend(ABC):
     library: str  # its name and version
 
     def __init__(self, graphs: Mapping[str, Path | None], threads: int, precision: str = "fp32") -> None:
+        super().__init__()
         self.precision = precision
         self._graphs = dict(graphs)
         self._threads = threads
@@ -99,11 +101,14 @@ class GraphBackend(ABC):
         return lifted
 
     def close(self) -> None:
-        """Let go of the loaded graphs."""
+        """Let go of the loaded graphs; in a forked child nothing is done."""
+        if not self.is_at_home:
+            return
         with self._lock:
             self._loaded.clear()
 
     def _graph(self, part: str) -> LoadedGraph:
+        self.check_at_home()
         with self._lock:
             if part not in self._loaded:
                 self._loaded[part] = self._checked(part)

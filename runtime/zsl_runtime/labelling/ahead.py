@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -42,7 +43,7 @@ def in_order(
     waiting: deque[tuple[Future[R], int]] = deque()
     weight = 0
     failures: list[Exception] = []
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="zsl-read")
+    pool, home = ThreadPoolExecutor(workers, thread_name_prefix="zsl-read"), os.getpid()
     try:
         for item in until_failure(items, failures):
             waiting.append((pool.submit(function, item), weigh(item)))
@@ -56,7 +57,8 @@ def in_order(
         for failure in failures:
             raise failure
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        if os.getpid() == home:  # a forked child has none of the threads, and their locks as they were
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def until_failure(items: Iterable[T], failures: list[Exception]) -> Generator[T]:
@@ -91,6 +93,7 @@ class Ahead(Generic[T]):
         self._ended = self._closed = False
         self._changed = threading.Condition()
         self._taken = 0
+        self._home = os.getpid()
         self.first = self.starved = self.blocked = 0.0
         self._thread = threading.Thread(target=self._run, name="zsl-ahead", daemon=True)
         self._thread.start()
@@ -119,6 +122,8 @@ class Ahead(Generic[T]):
 
     def close(self) -> None:
         """Let the thread finish the item that it is at, and end it; what was not taken is dropped."""
+        if os.getpid() != self._home:  # a forked child has no such thread, and its lock as it was
+            return
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -24,6 +24,7 @@ from zsl_runtime.labelling.ahead import in_order
 from zsl_runtime.labelling.reading import BATCH_SIZE, BATCHES_AHEAD, ReadItem, check_counts, reader_of
 from zsl_runtime.labelling.scoring import label, score, score_ahead
 from zsl_runtime.labelling.snapshot import Classes, Prediction, Snapshot
+from zsl_runtime.machine.processes import OfThisProcess
 from zsl_runtime.machine.threads import readers, usable_cpus
 from zsl_runtime.pixels.pixels import PixelSpec
 
@@ -54,13 +55,18 @@ CONFIDENT = 0.5
 ON_ERROR = ("raise", "skip")  # what to do about a picture that cannot be read
 
 
-class Classifier:
+class Classifier(OfThisProcess):
     """An opened bundle that labels pictures. Use `Classifier.open`, in a `with` block or with `close`.
 
     All methods may be called from several threads. Each call works on the generation that was in force when it began.
+
+    It belongs to its process: pickling and copying it, or labelling with it in a forked child, is UsageError E-PROCESS.
+    Let each worker of a pool open the bundle itself, once, in its initializer. What calls return, and all errors, can
+    be sent between processes.
     """
 
     def __init__(self, bundle: Bundle, backend: Backend, threads: int) -> None:
+        super().__init__()
         self._bundle = bundle
         self._backend = backend
         self._threads = threads
@@ -325,6 +331,7 @@ class Classifier:
     def _check_open(self) -> None:
         if self._closed:
             raise UsageError("E-CLOSED", "this classifier is closed; open the bundle again")
+        self.check_at_home()
 
     def read(self, source: Source) -> NDArray[np.generic]:
         """One picture or row as `score` takes it, without the first axis: uint8 (P, P, 3) or float32 (R, V).
@@ -472,14 +479,13 @@ class Classifier:
         return read_class_csv(table, attributes=self._bundle.attributes, need_split=False)
 
     def _found(self, photographs: Photographs) -> tuple[Mapping[str, Iterable[Source | Item]], tuple[str, ...]]:
-        """Photographs by class, those of a folder too, and a note on what lies there besides."""
+        """Photographs by class, those of a folder too, and notes on what lies there besides."""
         from zsl_runtime.labelling.photographs import class_folders
 
         if not isinstance(photographs, (str, os.PathLike)):
             return photographs, ()
         found = class_folders(photographs, self._reader)
-        note = f"files of other kinds, or in no class folder, left out: {found.left_out}"
-        return found.pictures, (note,) if found.left_out else ()
+        return found.pictures, found.notes
 
     def _evidence(
         self, pictures: Mapping[str, Iterable[Source | Item]], errors: str
@@ -576,7 +582,8 @@ class Classifier:
     def close(self) -> None:
         """Let go of the graphs; predicting afterwards is an error. A call in flight in another thread may finish."""
         self._closed = True
-        self._backend.close()
+        if self.is_at_home:
+            self._backend.close()
 
     def __enter__(self) -> Self:
         return self
@@ -588,6 +595,7 @@ class Classifier:
 
     def _rows(self, images: Iterable[Source], size: int, errors: str) -> Generator[ReadItem]:
         """Prepared inputs, some batches of `size` ahead of the graph; what cannot be read is raised, or is a row."""
+        self._check_open()
 
         def read(numbered: tuple[int, Source]) -> ReadItem:
             index, source = numbered

@@ -78,8 +78,12 @@ class _DriverError(Exception):
     """A call of the driver failed; the message says which and why."""
 
     def __init__(self, call: str, code: int, said: str) -> None:
-        super().__init__(f"{call} says {said or 'error'} ({code})")
+        super().__init__(call, code, said)
         self.code = code
+
+    def __str__(self) -> str:
+        call, code, said = self.args
+        return f"{call} says {said or 'error'} ({code})"
 
 
 @functools.cache
