@@ -280,8 +280,8 @@ def _find(bundle: Bundle, photos: str) -> ClassFolders:
     from zsl_runtime.labelling.reading import reader_of
 
     found = class_folders(photos, reader_of(bundle))
-    if found.left_out:
-        click.echo(f"files of other kinds, or in no class folder, left out: {found.left_out}", err=True)
+    for note in found.notes:
+        click.echo(note, err=True)
     return found
 
 

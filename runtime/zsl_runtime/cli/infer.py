@@ -137,7 +137,11 @@ def command(
     (`transductive`, and `pass`: confident or relabelled); CSV has no place for it, so prefer --format jsonl. Features
     lie in $TMPDIR meanwhile: 4 bytes a number, some 10 to 30 kB a picture. Such a run cannot be resumed.
 
-    Exit code 6 says that some pictures could not be read; the others were labelled all the same.
+    Thumbnails of a NAS (@eaDir), recycle bins, snapshots and the like are left out of folders, patterns and archives,
+    and counted; one that is named itself is read. Pictures of kinds that are not read, such as HEIC, are counted, too.
+
+    Exit code 6 says that some pictures could not be read, or that a folder could not be looked into; the others were
+    labelled all the same.
     """
     _check(min_probability, confident, cascade=cascade, output=output, resume=resume)
     if null and "-" not in paths:
@@ -201,12 +205,14 @@ def command(
         counts = Counts()
         header = csv_header() if format_ == "csv" else b""
         unreadable = write_answers(job, out, answers, progress, encode, header=header, counts=counts)
-        tell_the_end(job, classifier, snapshot, progress, unreadable=unreadable, counts=None if quiet else counts)
+        whole = tell_the_end(
+            job, classifier, snapshot, progress, unreadable=unreadable, counts=None if quiet else counts
+        )
         for line in notes.end(
             progress.done - progress.before, job.unit, first=rows.first, starved=rows.starved, blocked=batches.blocked
         ):
             progress.line(line)
-        return InputError.exit_code if unreadable else 0
+        return InputError.exit_code if unreadable or not whole else 0
 
 
 def _nothing_to_resume(output: str | None) -> bool:

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from zsl_runtime.errors import InputError
+from zsl_runtime.inputs.left_out import ordered, others
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -14,16 +15,19 @@ if TYPE_CHECKING:
 
 UNSURE = 0.5  # an answer whose best class is less probable than this is called unsure
 MOST_CLASSES = 10  # that get a line of their own
-MOST_KINDS = 5  # of files that were left out
 # The error codes of inputs in words that can stand behind a number; a test compares them with the source.
 REASONS = {
+    "E-FOLDER": "a folder that cannot be looked into",
     "E-IMAGE-ARRAY": "no array of a picture",
     "E-IMAGE-DECODE": "damaged or cut off",
     "E-IMAGE-EMPTY": "empty",
     "E-IMAGE-FLOAT": "floating-point grey",
     "E-IMAGE-FORMAT": "not a picture",
     "E-IMAGE-HUGE": "too large",
+    "E-IMAGE-KIND": "of a kind that is not read",
     "E-IMAGE-OPEN": "not there or not to be opened",
+    "E-IMAGE-PREVIEW": "a preview in place of the picture",
+    "E-IMAGE-RANGE": "whose white is unknown",
     "E-IMAGE-TYPE": "no picture at all",
     "E-ROW-FILE": "not a readable file of features",
     "E-ROW-SHAPE": "of another shape",
@@ -68,33 +72,21 @@ class Counts:
             yield from self._best(unit)
             yield f"unsure, with a best probability below {UNSURE:g}: {self.unsure} of {labelled}"
         if self.reasons:
-            told = (f"{count} {REASONS.get(code, 'left out')} ({code})" for code, count in _ordered(self.reasons))
+            told = (f"{count} {REASONS.get(code, 'left out')} ({code})" for code, count in ordered(self.reasons))
             yield f"not readable{' in this run' if after else ''}: {', '.join(told)}"
         if kinds:
-            yield f"files of other kinds: {_kinds(kinds)}"
+            yield f"files of other kinds: {others(kinds)}"
 
     def _best(self, unit: str) -> Iterator[str]:
         """A line for each of the most frequent classes, and one for the rest."""
-        ordered = _ordered(self.classes)
-        width = len(str(ordered[0][1])) + 2
-        for name, count in ordered[:MOST_CLASSES]:
+        frequent = ordered(self.classes)
+        width = len(str(frequent[0][1])) + 2
+        for name, count in frequent[:MOST_CLASSES]:
             yield f"{count:{width}d}  {name}"
-        rest = ordered[MOST_CLASSES:]
+        rest = frequent[MOST_CLASSES:]
         if rest:
             pictures = _many(sum(count for _, count in rest), unit)
             yield f"{'':{width}}  and {len(rest)} more class{'' if len(rest) == 1 else 'es'}, {pictures}"
-
-
-def _ordered(counts: Mapping[str, int]) -> list[tuple[str, int]]:
-    """The most frequent first, of the same number in the order of the alphabet."""
-    return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-
-
-def _kinds(kinds: Mapping[str, int]) -> str:
-    ordered = _ordered(kinds)
-    told = [f"{count} {kind}" for kind, count in ordered[:MOST_KINDS]]
-    rest = sum(count for _, count in ordered[MOST_KINDS:])
-    return ", ".join([*told, *([f"{rest} more"] if rest else [])])
 
 
 def _many(count: int, unit: str) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from zsl_runtime.cli.infer_counts import Counts
     from zsl_runtime.cli.progress import Progress
     from zsl_runtime.inputs.files import Found
-    from zsl_runtime.inputs.item import Item, Tally
+    from zsl_runtime.inputs.item import Item, Place, Tally
     from zsl_runtime.labelling.ahead import Ahead
     from zsl_runtime.labelling.cascade import Cascade, Refit
     from zsl_runtime.labelling.classifier import Classifier
@@ -243,9 +243,28 @@ def tell_the_end(
     *,
     unreadable: int,
     counts: Counts | None,
-) -> None:
-    """The last lines on stderr: how many were labelled, how fast and by what; then what was found, in counts."""
+) -> bool:
+    """The last lines on stderr: how many were labelled, how fast and by what; then what was found, in counts.
+
+    Returns:
+        Whether every picture that was counted in the beginning was still there when its turn came.
+
+    """
+    from zsl_runtime.inputs.item import Tally
+    from zsl_runtime.inputs.left_out import told
+
     backend = classifier.backend
+    left_out = Tally()
+    left_out.add(job.found.left_out)
+    left_out.add(job.tally)
+    for line in told(left_out, job.unit):
+        progress.line(line)
+    lost = 0 if job.total is None else max(job.total - progress.done, 0)
+    if lost:
+        progress.line(
+            f"error: E-FOLDER: {lost} of {job.total} {job.unit} that were counted in the beginning were gone when "
+            "their turn came; see that nobody moves them and that the disk is there, and label them again"
+        )
     if job.tally.skipped:
         progress.line(f"files of other kinds skipped in lists and shards: {job.tally.skipped}")
     progress.line(
@@ -254,11 +273,9 @@ def tell_the_end(
         f"generation {snapshot.generation.number}"
     )
     if counts is not None:
-        left_out = {**job.found.kinds}
-        for kind, count in job.tally.kinds.items():
-            left_out[kind] = left_out.get(kind, 0) + count
-        for line in counts.lines(job.unit, left_out, after=progress.before):
+        for line in counts.lines(job.unit, left_out.kinds, after=progress.before):
             progress.line(line)
+    return not lost
 
 
 def cascade_answers(
@@ -319,7 +336,7 @@ def _only(
     paths: Sequence[str],
     suffixes: Sequence[str],
     others: Sequence[str],
-    entries: Callable[[], Iterator[str]] | None,
+    entries: Callable[[], Iterator[Place]] | None,
     *,
     takes: str,
 ) -> Found:

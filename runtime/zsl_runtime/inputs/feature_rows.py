@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zsl_runtime.arrays import Floats
+    from zsl_runtime.inputs.item import Place
 
     Opened = NDArray[np.floating[Any]] | InputError
 
@@ -37,12 +38,12 @@ class RowFiles:
         self._like = like
         self._matrices: dict[str, Opened] = {}  # .mat files must be read as a whole, so that is done once
 
-    def count(self, files: Iterable[str]) -> int:
-        """How many items the files give; one that cannot be read is one item."""
-        opened = (self._open(path) for path in files)
-        return sum(1 if isinstance(rows, InputError) else len(rows) for rows in opened)
+    def count(self, files: Iterable[Place]) -> int:
+        """How many items the files give; one that cannot be read is one item, and so is a folder that cannot be."""
+        opened = (self._open(path) if isinstance(path, str) else None for path in files)
+        return sum(1 if rows is None or isinstance(rows, InputError) else len(rows) for rows in opened)
 
-    def items(self, files: Iterable[str]) -> Generator[Item]:
+    def items(self, files: Iterable[Place]) -> Generator[Item]:
         """The rows, named FILE#ROW; a file that cannot be read is one item.
 
         Args:
@@ -50,6 +51,9 @@ class RowFiles:
 
         """
         for path in files:
+            if isinstance(path, Item):
+                yield path
+                continue
             rows = self._open(path)
             if isinstance(rows, InputError):
                 yield Item(path, rows)

@@ -5,25 +5,41 @@ Names do not pile up: folders are walked once to count and again to label, one f
 
 from __future__ import annotations
 
+import errno
+import fnmatch
 import glob
 import os
 import select
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from zsl_runtime.errors import UsageError, from_os_error
-from zsl_runtime.inputs.item import SHARD_SUFFIXES, Item, Tally, has_suffix
+from zsl_runtime.errors import InputError, UsageError, from_os_error
+from zsl_runtime.inputs.item import OTHER_ARCHIVES, SHARD_SUFFIXES, Item, Tally, has_suffix
+from zsl_runtime.inputs.litter import litter_file, litter_folder, litter_member
 from zsl_runtime.machine.stop import POLL, Stop
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+
+    from zsl_runtime.inputs.item import Place
 
 
 LIST = "-"  # the path that stands for a list on stdin; a file of that name is ./-
 LIST_CHUNK = 4096  # bytes read at once
 ENTRY_BYTES = 65_536  # of one entry of a list; no system has longer paths, so more is no list of paths
 BOM = b"\xef\xbb\xbf"
+# Why a path that may well be there cannot be looked at: permission, a broken disk, a share that is gone, too deep.
+HINDERED = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EACCES", "EPERM", "EIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN"),
+        *("ENETUNREACH", "ENXIO", "ENODEV", "EUCLEAN", "EREMOTEIO"),
+    )
+    if hasattr(errno, name)
+)
 
 
 @dataclass(frozen=True)
@@ -32,9 +48,8 @@ class Found:
 
     Attributes:
         named: those named in full, whatever their suffix.
-        count: how many; None with a list, whose end nobody knows.
-        skipped: files of folders and patterns that were left out for their names.
-        kinds: how many these are of each kind, as `Tally` tells them apart.
+        count: how many; None with a list, whose end nobody knows. A folder that cannot be listed counts as one.
+        left_out: files of folders and patterns that were left out, by kind.
         shards: how many of these are zip or tar files in folders.
         archives: those of the files to read that are zip or tar files.
 
@@ -42,13 +57,22 @@ class Found:
 
     named: tuple[str, ...]
     count: int | None
-    skipped: int
-    kinds: Mapping[str, int]
+    left_out: Tally
     shards: int
     archives: tuple[str, ...]
-    parts: tuple[Callable[[], Iterable[str]], ...] = field(repr=False)
+    parts: tuple[Callable[[], Iterable[Place]], ...] = field(repr=False)
 
-    def __iter__(self) -> Iterator[str]:
+    @property
+    def skipped(self) -> int:
+        """How many files were left out for their kind."""
+        return self.left_out.skipped
+
+    @property
+    def kinds(self) -> Mapping[str, int]:
+        """How many these are of each kind, as `Tally` tells them apart."""
+        return self.left_out.kinds
+
+    def __iter__(self) -> Iterator[Place]:
         for part in self.parts:
             yield from part()
 
@@ -57,14 +81,15 @@ def find_files(
     paths: Sequence[str],
     suffixes: Sequence[str],
     shards: Sequence[str] = (),
-    entries: Callable[[], Iterable[str]] | None = None,
+    entries: Callable[[], Iterable[Place]] | None = None,
 ) -> Found:
     """Find out what paths stand for.
 
     A file named in full is taken whatever its suffix. Folders are walked recursively, links to folders included, each
-    real folder once; hidden files and other suffixes are skipped, and so are shards: an archive that happens to lie
-    beside pictures is not opened unless it is named. A pattern (`*`, `?`, `[...]`, `**` for any depth) that is not
-    itself a name stands for its matches, shards included.
+    real folder once; hidden files, litter (`litter.py`) and other suffixes are skipped, and so are shards: an archive
+    that happens to lie beside pictures is not opened unless it is named. A pattern (`*`, `?`, `[...]`, `**` for any
+    depth) that is not itself a name stands for its matches, shards included. A folder that cannot be listed is an Item
+    with an InputError E-FOLDER in its place, and the rest is found all the same.
 
     Args:
         paths: as typed; names that are not valid UTF-8 hold surrogate escapes.
@@ -78,33 +103,29 @@ def find_files(
 
     Raises:
         UsageError: E-INPUT-MISSING, E-NO-IMAGES when nothing is left.
-        SystemProblem: a folder cannot be listed; iterating may raise it too.
 
     """
     counting = _Counting(tuple(suffixes), tuple(shards))
-    parts: list[Callable[[], Iterable[str]]] = []
+    parts: list[Callable[[], Iterable[Place]]] = []
     for path in paths:
         if path == LIST and entries is not None:
             counting.total = None
             parts.append(entries)
         else:
             parts += [_files_of(root, counting.wanted) for root in _roots(path, counting)]
+    left_out = counting.left_out
     if counting.total == 0:
-        others = counting.left_out.skipped
+        from zsl_runtime.inputs.left_out import told
+
         left = f"; {counting.shards} zip or tar files were left out: name them, or as 'FOLDER/*.tar'"
+        more = "".join(f"; {line}" for line in told(left_out))
         raise UsageError(
             "E-NO-IMAGES",
-            f"nothing to label in {', '.join(map(repr, paths[:3]))} ({others} files of other kinds); "
-            f"expected files that end in {' '.join(suffixes)}{left if counting.shards else ''}",
+            f"nothing to label in {', '.join(map(repr, paths[:3]))} ({left_out.skipped} files of other kinds); "
+            f"expected files that end in {' '.join(suffixes)}{left if counting.shards else ''}{more}",
         )
     return Found(
-        tuple(counting.named),
-        counting.total,
-        counting.left_out.skipped,
-        counting.left_out.kinds,
-        counting.shards,
-        tuple(counting.archives),
-        tuple(parts),
+        tuple(counting.named), counting.total, left_out, counting.shards, tuple(counting.archives), tuple(parts)
     )
 
 
@@ -112,7 +133,7 @@ class _Counting:
     """What `find_files` knows so far."""
 
     def __init__(self, suffixes: tuple[str, ...], shards: tuple[str, ...]) -> None:
-        self._suffixes = suffixes
+        self.suffixes = suffixes
         self._shards = shards
         self.total: int | None = 0
         self.left_out = Tally()
@@ -122,48 +143,58 @@ class _Counting:
 
     def wanted(self, name: str) -> bool:
         """Whether a file of a folder is one to read."""
-        return has_suffix(name, self._suffixes)
+        return has_suffix(name, self.suffixes)
 
     def matching(self, name: str) -> bool:
         """Whether a match of a pattern is one to read."""
-        return has_suffix(name, self._suffixes + self._shards)
+        return has_suffix(name, self.suffixes + self._shards)
 
-    def take(self, name: str) -> None:
-        """Count a file to read."""
+    def take(self, place: Place) -> None:
+        """Count a file to read, or a folder that cannot be listed."""
         if self.total is not None:
             self.total += 1
-        if has_suffix(name, self._shards):
-            self.archives.append(name)
+        if isinstance(place, str) and has_suffix(place, self._shards):
+            self.archives.append(place)
 
     def walk(self, folder: str) -> None:
         """Count the files of a folder."""
-        for name in walk(folder):
-            if self.wanted(name):
-                self.take(name)
-            else:
-                self.left_out.skip(name)
-                self.shards += has_suffix(name, self._shards)
+        for place in places(folder, self.suffixes, self):
+            self.take(place)
+
+    def skip(self, path: str) -> None:
+        """Count a file that is left out."""
+        self.left_out.skip(path)
+        self.shards += has_suffix(path, self._shards)
+
+    @property
+    def litter(self) -> Counter[str]:
+        """As of a Tally."""
+        return self.left_out.litter
 
 
-def _roots(path: str, counting: _Counting) -> list[str]:
+def _roots(path: str, counting: _Counting) -> list[Place]:
     """The files and folders that one path stands for, counted."""
-    if os.path.isdir(path):  # noqa: PTH112  # plain strings keep undecodable names and the user's spelling
+    status, hindered = _status(path, os.stat)  # plain strings keep undecodable names and the user's spelling
+    if hindered is not None:
+        counting.take(hindered)
+        return [hindered]
+    if status is not None and stat.S_ISDIR(status.st_mode):
         counting.walk(path)
         return [path]
-    if os.path.exists(path):  # noqa: PTH110
+    if status is not None or os.path.islink(path):  # noqa: PTH114  # a link to nowhere is told when it is opened
         counting.named.append(path)
         counting.take(path)
         return [path]
-    matches = sorted(glob.glob(path, recursive=True), key=_parts) if glob.has_magic(path) else []  # noqa: PTH207
+    matches = sorted(_Pattern(path, counting).matches(), key=_order) if glob.has_magic(path) else []
     if not matches:
         raise UsageError("E-INPUT-MISSING", f"there is no {path!r}; give files, folders or patterns that exist")
-    roots: list[str] = []
+    roots: list[Place] = []
     for match in matches:
-        if os.path.isdir(match):  # noqa: PTH112
+        if isinstance(match, str) and os.path.isdir(match):  # noqa: PTH112
             if "**" not in path:  # that one lists what is in its folders by itself
                 counting.walk(match)
                 roots.append(match)
-        elif counting.matching(match):
+        elif isinstance(match, Item) or counting.matching(match):
             counting.take(match)
             roots.append(match)
         else:
@@ -171,79 +202,293 @@ def _roots(path: str, counting: _Counting) -> list[str]:
     return roots
 
 
-def _files_of(root: str, wanted: Callable[[str], bool]) -> Callable[[], Iterable[str]]:
+def _order(match: Place) -> tuple[str, ...]:
+    return Path(match if isinstance(match, str) else match.name).parts
+
+
+def _files_of(root: Place, wanted: Callable[[str], bool]) -> Callable[[], Iterable[Place]]:
     """A function that gives the files of a folder, or the file itself."""
-    if os.path.isdir(root):  # noqa: PTH112
-        return lambda: (name for name in walk(root) if wanted(name))
+    if isinstance(root, str) and os.path.isdir(root):  # noqa: PTH112
+        return lambda: _places(walk(root), wanted, None)
     return lambda: (root,)
 
 
-def walk(folder: str) -> Iterator[str]:
-    """Every file below a folder in sorted order, hidden folders left out, links to folders followed, each once.
+# --- patterns -------------------------------------------------------------------------------------------------------
 
-    Sorted are the parts of the path: a/b.png comes before a.png, because a folder `a` comes before a file `a.png`.
 
-    Raises:
-        SystemProblem: a folder cannot be listed.
+class _Pattern:
+    """What a pattern stands for, as of `glob.glob`; each folder is looked at once, however links lead to it.
+
+    Unlike there, a folder that cannot be listed is not passed over silently but given as an Item, and litter is left
+    out and counted unless the pattern has its name.
+
+    Args:
+        pattern: as typed.
+        counting: counts litter.
 
     """
+
+    def __init__(self, pattern: str, counting: _Counting) -> None:
+        self._counting = counting
+        self._root = os.sep if pattern.startswith(os.sep) else ""
+        self._parts = [part for part in pattern.split(os.sep) if part]  # noqa: PTH206  # `.` at the beginning counts
+        self._only_folders = pattern.endswith(os.sep)
+        names = [part for part in self._parts if not glob.has_magic(part)]
+        self._all = _is_in_litter(os.path.join(self._root, *names))  # noqa: PTH118
+        # Folders that were looked at, with how many parts of the pattern were left there.
+        self._visited: set[tuple[tuple[int, int], int]] = set()
+        self._told: set[str] = set()
+
+    def matches(self) -> Iterator[Place]:
+        """All of them, in no order."""
+        for match in self._below(self._root, self._parts):
+            if isinstance(match, str) and self._only_folders and not os.path.isdir(match):  # noqa: PTH112
+                continue
+            if isinstance(match, str) or match.name not in self._told:
+                yield match
+            if isinstance(match, Item):
+                self._told.add(match.name)
+
+    def _below(self, base: str, parts: Sequence[str]) -> Iterator[Place]:
+        """The matches of what is left of the pattern below the folder `base`."""
+        if not parts:
+            yield base
+        elif glob.has_magic(parts[0]):
+            yield from self._listed(base, parts)
+        else:
+            path = os.path.join(base, parts[0])  # noqa: PTH118
+            status, hindered = _status(path, os.lstat)
+            if status is not None:
+                yield from self._below(path, parts[1:])
+            elif hindered is not None:
+                yield hindered
+
+    def _listed(self, base: str, parts: Sequence[str]) -> Iterator[Place]:
+        """The same where the next part is a pattern, for which the folder is listed."""
+        first, rest, folder = parts[0], parts[1:], base or os.curdir
+        status, hindered = _status(folder, os.stat)
+        if hindered is not None:
+            yield hindered
+        if status is None or not stat.S_ISDIR(status.st_mode):
+            return
+        here = ((status.st_dev, status.st_ino), len(parts))
+        if first == "**":
+            if here in self._visited:  # a link to a folder that was or is being looked at
+                return
+            self._visited.add(here)
+            yield from self._below(base, rest) if rest else ()
+        names, problem = _listed(folder)
+        for entry in names:
+            name, is_folder = entry.removesuffix(os.sep), entry.endswith(os.sep)
+            path = os.path.join(base, name)  # noqa: PTH118
+            if not _fits(name, first) or (rest and not is_folder) or self._is_litter(path, is_folder=is_folder):
+                continue
+            if first != "**":
+                yield from self._below(path, rest)
+            elif is_folder:
+                yield from self._below(path, parts)
+            else:
+                yield path
+        if problem is not None:
+            yield Item(folder, folder_error(folder, problem))
+
+    def _is_litter(self, path: str, *, is_folder: bool) -> bool:
+        """Whether it is left out; the pictures in it are counted then."""
+        litter = "" if self._all else _litter(path, is_folder=is_folder)
+        if litter:
+            suffixes = self._counting.suffixes
+            count = pictures_below(path, suffixes) if is_folder else int(has_suffix(path, suffixes))
+            self._counting.litter.update({litter: count} if count else {})
+        return bool(litter)
+
+
+def _fits(name: str, part: str) -> bool:
+    """Whether a name is one that a part of a pattern stands for; hidden ones only where it begins with a dot, too."""
+    if name.startswith(".") and not part.startswith("."):
+        return False
+    return part == "**" or fnmatch.fnmatch(name, part)
+
+
+def _litter(path: str, *, is_folder: bool) -> str:
+    """As of `litter.py`, of a file or folder in the folder that its path says."""
+    parent, name = os.path.split(path)
+    return litter_folder(name, os.path.basename(parent)) if is_folder else litter_file(name)  # noqa: PTH119
+
+
+def _is_in_litter(folder: str) -> bool:
+    """Whether a folder that was named, or one around it, is litter: then it is read as it is."""
+    return bool(litter_member([*Path(os.path.abspath(folder)).parts, ""]))  # noqa: PTH100
+
+
+def _status(path: str, ask: Callable[[str], os.stat_result]) -> tuple[os.stat_result | None, Item | None]:
+    """What is known of a path; where nothing is, why, unless it is not there."""
+    try:
+        return ask(path), None
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in HINDERED:
+            return None, Item(path, folder_error(path, error))
+        return None, None
+
+
+# --- folders --------------------------------------------------------------------------------------------------------
+
+
+class Seen(NamedTuple):
+    """A file that a walk came by; or a folder that cannot be listed, wholly or in part, and why.
+
+    Attributes:
+        path: of the file or folder.
+        litter: under what a file that is none of the user's is counted (`litter.py`); '' for all others.
+        error: None for a file.
+
+    """
+
+    path: str
+    litter: str = ""
+    error: OSError | None = None
+
+
+class _Leaves(Protocol):
+    """What counts files that are left out, as a Tally does."""
+
+    @property
+    def litter(self) -> Counter[str]: ...
+
+    def skip(self, path: str) -> None: ...
+
+
+def places(folder: str, suffixes: Sequence[str], left_out: _Leaves | None = None) -> Iterator[Place]:
+    """The files below a folder that have one of the suffixes, as `walk` gives them; the rest is counted.
+
+    Args:
+        folder: to be walked.
+        suffixes: as of `has_suffix`.
+        left_out: counts the others, litter apart.
+
+    Yields:
+        Paths; and of a folder that cannot be listed an Item of its name with an InputError E-FOLDER.
+
+    """
+    return _places(walk(folder), lambda name: has_suffix(name, suffixes), left_out)
+
+
+def _places(walked: Iterable[Seen], wanted: Callable[[str], bool], left_out: _Leaves | None) -> Iterator[Place]:
+    for path, litter, error in walked:
+        if error is not None:
+            yield Item(path, folder_error(path, error))
+        elif litter:
+            if left_out is not None and wanted(path):
+                left_out.litter[litter] += 1
+        elif wanted(path):
+            yield path
+        elif left_out is not None:
+            left_out.skip(path)
+
+
+def pictures_below(folder: str, suffixes: Sequence[str]) -> int:
+    """How many files below a folder have one of the suffixes; of litter, which is counted and not read."""
+    return sum(1 for seen in walk(folder) if seen.error is None and has_suffix(seen.path, suffixes))
+
+
+def folder_error(path: str, error: OSError) -> InputError:
+    """E-FOLDER: what stands against a folder; what could be read of it was read."""
+    return InputError(
+        "E-FOLDER",
+        f"{path!r} cannot be looked into: {error.strerror or error}; what is in it is left out: get permission, or see "
+        "that it is there, and give it again",
+    )
+
+
+def walk(folder: str) -> Iterator[Seen]:
+    """Every file below a folder in sorted order, hidden folders left out, links to folders followed, each once.
+
+    Sorted are the parts of the path: a/b.png comes before a.png, because a folder `a` comes before a file `a.png`. A
+    folder that cannot be listed comes in its place, and the walk goes on; of litter such are passed over. Below a
+    folder that is litter itself, nothing counts as litter: whoever names it means it.
+    """
+    named = _is_in_litter(folder)
     visited: set[tuple[int, int]] = set()
     # Of each folder on the way down, what is still to come, the next one last: names that were given are let go.
-    waiting = [(folder, _listed(folder, visited))]
+    waiting = [_Level(folder, "", visited)]
     while waiting:
-        root, names = waiting[-1]
-        if not names:
+        level = waiting[-1]
+        if level.error is not None and not level.litter:
+            yield Seen(level.path, error=level.error)
+            level.error = None
+        if not level.names:
             waiting.pop()
             continue
-        path = os.path.join(root, name := names.pop())  # noqa: PTH118
-        if name.endswith(os.sep):
-            path = path.removesuffix(os.sep)
-            waiting.append((path, _listed(path, visited)))
+        entry = level.names.pop()
+        name, is_folder = entry.removesuffix(os.sep), entry.endswith(os.sep)
+        path = os.path.join(level.path, name)  # noqa: PTH118
+        litter = "" if named else level.litter or _litter(path, is_folder=is_folder)
+        if is_folder:
+            waiting.append(_Level(path, litter, visited))
         else:
-            yield path
+            yield Seen(path, litter)
 
 
-def _listed(folder: str, visited: set[tuple[int, int]]) -> list[str]:
-    """Names in a folder in falling order, those of folders with a separator behind; nothing if it was visited."""
-    try:
-        status = os.stat(folder)  # noqa: PTH116
+class _Level:
+    """A folder of a walk: names still to come in falling order, hidden folders left out; nothing if it was visited."""
+
+    def __init__(self, path: str, litter: str, visited: set[tuple[int, int]]) -> None:
+        self.path, self.litter = path, litter
+        self.names: list[str] = []
+        self.error: OSError | None = None
+        try:
+            status = os.stat(path)  # noqa: PTH116
+        except OSError as error:
+            self.error = error
+            return
         if (status.st_dev, status.st_ino) in visited:  # a link to a folder that was or is being walked
-            return []
+            return
         visited.add((status.st_dev, status.st_ino))
+        names, self.error = _listed(path)
+        self.names = [name for name in reversed(names) if not (name.startswith(".") and name.endswith(os.sep))]
+
+
+def _listed(folder: str) -> tuple[list[str], OSError | None]:
+    """Sorted names in a folder, those of folders with a separator behind; and the error that ended it, if one did."""
+    names: list[str] = []
+    problem = None
+    try:
         with os.scandir(folder) as entries:
-            names = [f"{entry.name}{os.sep}" if _is_folder(entry) else entry.name for entry in entries]
+            for entry in entries:
+                names.append(f"{entry.name}{os.sep}" if _is_folder(entry) else entry.name)  # noqa: PERF401  # kept
     except OSError as error:
-        raise from_os_error(error, "list the folder") from error
-    names = [name for name in names if not (name.startswith(".") and name.endswith(os.sep))]
-    names.sort(key=lambda name: name.removesuffix(os.sep), reverse=True)
-    return names
+        problem = error
+    names.sort(key=lambda name: name.removesuffix(os.sep))
+    return names, problem
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Also of a link whose target nobody may look at: as a folder, it is told."""
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself
-        return False
+    except OSError as error:
+        return error.errno in HINDERED and "." not in entry.name
 
 
-def _parts(path: str) -> tuple[str, ...]:
-    return Path(path).parts
-
-
-def pictures(files: Iterable[str], suffixes: Sequence[str], tally: Tally) -> Generator[Item]:
+def pictures(files: Iterable[Place], suffixes: Sequence[str], tally: Tally) -> Generator[Item]:
     """Files one after the other, and in place of each shard the pictures in it.
 
     Args:
-        files: paths.
+        files: paths, and folders that cannot be listed.
         suffixes: of pictures in shards.
         tally: counts what is left out of shards.
 
     """
     for path in files:
-        if has_suffix(path, SHARD_SUFFIXES):
+        if isinstance(path, Item):
+            yield path
+        elif has_suffix(path, SHARD_SUFFIXES):
             from zsl_runtime.inputs.shards import members
 
             yield from members(path, suffixes, tally)
+        elif has_suffix(path, OTHER_ARCHIVES):
+            from zsl_runtime.inputs.shards import unread_archive
+
+            yield Item(path, unread_archive(path))
         else:
             yield Item(path, path)
 
@@ -253,7 +498,7 @@ def pictures(files: Iterable[str], suffixes: Sequence[str], tally: Tally) -> Gen
 
 def list_entries(
     handle: int, suffixes: Sequence[str], *, null: bool, stop: Stop, tally: Tally
-) -> Callable[[], Iterator[str]]:
+) -> Callable[[], Iterator[Place]]:
     """The files that a list names, a folder standing for the files in it; to be read once.
 
     Args:
@@ -265,20 +510,16 @@ def list_entries(
 
     Returns:
         A function that reads the list; iterating raises UsageError E-LIST for something else than a list, SystemProblem
-        for a list or folder that cannot be read.
+        for a list that cannot be read. A folder that cannot be listed is an Item with the reason.
 
     """
 
-    def files() -> Iterator[str]:
+    def files() -> Iterator[Place]:
         for entry in read_list(handle, null=null, stop=stop):
             if not os.path.isdir(entry):  # noqa: PTH112
                 yield entry
                 continue
-            for name in walk(entry):
-                if has_suffix(name, suffixes):
-                    yield name
-                else:
-                    tally.skip(name)
+            yield from places(entry, suffixes, tally)
 
     return files
 

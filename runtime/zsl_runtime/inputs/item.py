@@ -22,9 +22,15 @@ Source: TypeAlias = "ImageSource | NDArray[np.floating[Any]]"
 # From Python 3.14 on the standard library reads Zstandard.
 ZSTD = find_spec("compression") is not None and find_spec("compression.zstd") is not None
 HIDDEN, PLAIN, OTHER = "hidden", "without a suffix", "with other suffixes"
+NOWHERE = "links that lead nowhere"
 LONGEST_SUFFIX = 12  # characters, dot included; what is longer is the end of a sentence
 MOST_KINDS = 1000  # that are told apart: files may be numbered by their suffixes
 SHARD_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", *((".tar.zst",) if ZSTD else ()))
+# Archives of other kinds. LZMA may ask for gigabytes of memory, and the rest are not in Python's library.
+OTHER_ARCHIVES = (
+    *(".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.lzma", ".tar.lz", ".tar.z", ".tzst", ".tar.zst"),
+    *(".7z", ".rar", ".cab", ".lzh", ".arj", ".zipx"),
+)
 
 
 class Item(NamedTuple):
@@ -34,26 +40,39 @@ class Item(NamedTuple):
     source: Source | InputError
 
 
+Place: TypeAlias = "str | Item"  # a file to read; or, of a folder that cannot be listed, why
+
+
 class Tally:
     """Counts what was left out for its name while inputs are read, by kind: one thread adds, others look at the end.
 
     Attributes:
         kinds: suffixes such as `.txt`, and HIDDEN, PLAIN and OTHER. They are few, however many files there are.
+        litter: pictures in folders that are none of the user's (`litter.py`), by what these are.
+        notes: what else there is to say, one line each.
 
     """
 
     def __init__(self) -> None:
         self.kinds: Counter[str] = Counter()
+        self.litter: Counter[str] = Counter()
+        self.notes: list[str] = []
 
     @property
     def skipped(self) -> int:
-        """How many files that is."""
+        """How many files were left out for their kind; litter is not among them."""
         return self.kinds.total()
 
-    def skip(self, path: str) -> None:
-        """Count a file that is left out."""
-        kind = _kind_of(path)
+    def skip(self, path: str, kind: str = "") -> None:
+        """Count a file that is left out, under its suffix or the kind that is given."""
+        kind = kind or _kind_of(path)
         self.kinds[kind if kind in self.kinds or len(self.kinds) < MOST_KINDS else OTHER] += 1
+
+    def add(self, other: Tally) -> None:
+        """Count what another one counted, too."""
+        self.kinds.update(other.kinds)
+        self.litter.update(other.litter)
+        self.notes += other.notes
 
 
 def _kind_of(path: str) -> str:
@@ -62,7 +81,7 @@ def _kind_of(path: str) -> str:
     if name.startswith("."):
         return HIDDEN
     if len(suffix) < 2:
-        return PLAIN
+        return NOWHERE if os.path.islink(path) and not os.path.exists(path) else PLAIN  # noqa: PTH110, PTH114
     return suffix if len(suffix) <= LONGEST_SUFFIX and suffix.isprintable() else OTHER
 
 

@@ -21,8 +21,10 @@ from zsl_runtime.head.class_table import check_class_name, refuse_duplicates
 from zsl_runtime.head.fitting import silent
 from zsl_runtime.head.gaussian import Evidence
 from zsl_runtime.inputs.feature_rows import ROW_SUFFIXES, RowFiles
-from zsl_runtime.inputs.files import walk
-from zsl_runtime.inputs.item import Item, has_suffix
+from zsl_runtime.inputs.files import pictures_below, places
+from zsl_runtime.inputs.item import Item, Tally, has_suffix
+from zsl_runtime.inputs.left_out import told
+from zsl_runtime.inputs.litter import litter_folder
 from zsl_runtime.labelling.ahead import in_order
 from zsl_runtime.labelling.reading import BATCH_SIZE, BATCHES_AHEAD, check_counts
 from zsl_runtime.machine.threads import readers
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zsl_runtime.arrays import Advance
-    from zsl_runtime.inputs.item import Source
+    from zsl_runtime.inputs.item import Place, Source
     from zsl_runtime.labelling.model import Model
     from zsl_runtime.labelling.reading import Reader
 
@@ -150,9 +152,10 @@ class ClassFolders:
 
     Attributes:
         pictures: class -> its photographs, to be iterated as often as one likes; names are not held in memory.
-        counts: class -> how many there are.
+        counts: class -> how many there are; a folder that cannot be listed counts as one.
         left_out: files that were left out: of other kinds, or in no class folder.
         empty: classes whose folder holds no photograph, where that is allowed.
+        notes: what was left out, in words.
 
     """
 
@@ -160,6 +163,7 @@ class ClassFolders:
     counts: dict[str, int]
     left_out: int
     empty: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -168,7 +172,9 @@ class ClassFolders:
 
 
 def class_folders(folder: str | os.PathLike[str], reader: Reader, *, may_be_empty: bool = False) -> ClassFolders:
-    """Find the photographs in FOLDER/CLASS/..., at any depth; hidden folders are passed over.
+    """Find the photographs in FOLDER/CLASS/..., at any depth; hidden folders and litter are passed over.
+
+    A folder below FOLDER that cannot be listed is an Item of its class with an InputError E-FOLDER.
 
     Args:
         folder: with one folder for each class, called as the class is (spaces at its ends do not count).
@@ -178,31 +184,34 @@ def class_folders(folder: str | os.PathLike[str], reader: Reader, *, may_be_empt
     Raises:
         UsageError: E-PHOTOS-FOLDER when it is not there, no folder, or has no class folders; E-CLASS-NAME and
             E-CLASS-DUPLICATE for names of folders; E-PHOTOS-EMPTY for a class folder without a photograph.
-        SystemProblem: a folder cannot be listed.
+        SystemProblem: FOLDER cannot be listed.
 
     """
-    suffixes = SUFFIXES if reader.pixels is not None else ROW_SUFFIXES
-    folders, loose = _class_folders(os.fspath(folder))
+    suffixes, unit = (SUFFIXES, "pictures") if reader.pixels is not None else (ROW_SUFFIXES, "rows")
+    folders, tally = _class_folders(os.fspath(folder), suffixes)
     pictures: dict[str, _Files] = {}
     counts: dict[str, int] = {}
-    left_out, empty = loose, []
+    empty = []
     for name, path in folders.items():
-        wanted = [has_suffix(file, suffixes) for file in walk(path)]
-        left_out += wanted.count(False)
-        if not any(wanted) and may_be_empty:
+        own = Tally()
+        count = sum(1 for _ in places(path, suffixes, own))
+        tally.add(own)
+        if not count and may_be_empty:
             empty.append(name)
             continue
-        if not any(wanted):
+        if not count:
+            more = "".join(f"; {line}" for line in told(own, unit))
             raise _empty(
-                f"there is no photograph of class {name!r} in {path!r}, no file that ends in {' '.join(suffixes)}"
+                f"there is no photograph of class {name!r} in {path!r}, no file that ends in {' '.join(suffixes)}{more}"
             )
         pictures[name] = _Files(path, suffixes, reader)
-        counts[name] = wanted.count(True) if reader.pixels is not None else pictures[name].count_rows()
-    return ClassFolders(dict(pictures), counts, left_out, tuple(empty))
+        counts[name] = count if reader.pixels is not None else pictures[name].count_rows()
+    notes = [f"files of other kinds, or in no class folder, left out: {tally.skipped}"] if tally.skipped else []
+    return ClassFolders(dict(pictures), counts, tally.skipped, tuple(empty), (*notes, *told(tally, unit)))
 
 
-def _class_folders(folder: str) -> tuple[dict[str, str], int]:
-    """Class -> its folder, sorted by the folders' names, and how many files lie beside them."""
+def _class_folders(folder: str, suffixes: Sequence[str]) -> tuple[dict[str, str], Tally]:
+    """Class -> its folder, sorted by the folders' names; and what lies beside them."""
     if not os.path.isdir(folder):  # noqa: PTH112  # plain strings keep undecodable names and the user's spelling
         state = "is no folder" if os.path.exists(folder) else "is not there"  # noqa: PTH110
         raise UsageError("E-PHOTOS-FOLDER", f"{folder!r} {state}; {EXPECTED}")
@@ -211,17 +220,26 @@ def _class_folders(folder: str) -> tuple[dict[str, str], int]:
             listed = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
     except OSError as error:
         raise from_os_error(error, "list the folder") from error
-    folders = [name for name, is_folder in listed if is_folder]
-    loose = len(listed) - len(folders)
+    tally = Tally()
+    folders = []
+    for name, is_folder in listed:
+        path = os.path.join(folder, name)  # noqa: PTH118
+        litter = is_folder and litter_folder(name)
+        if litter:
+            tally.litter.update({litter: count} if (count := pictures_below(path, suffixes)) else {})
+        elif is_folder:
+            folders.append(name)
+        else:
+            tally.skip(path, "in no class folder" if has_suffix(name, suffixes) else "")
     if not folders:
-        held = f"holds {loose} files and no class folders" if loose else "is empty"
+        held = f"holds {tally.skipped} files and no class folders" if tally.skipped else "is empty"
         raise UsageError("E-PHOTOS-FOLDER", f"{folder!r} {held}; {EXPECTED}")
     names = [check_class_name(name) for name in folders]
     refuse_duplicates(names, code="E-CLASS-DUPLICATE", what=f"class folders in {folder!r}")
     return {
         name: os.path.join(folder, one)  # noqa: PTH118
         for name, one in zip(names, folders, strict=True)
-    }, loose
+    }, tally
 
 
 class _Files:
@@ -233,13 +251,13 @@ class _Files:
 
     def __iter__(self) -> Iterator[Item]:
         if self._rows is not None:
-            return self._rows.items(self._names())
-        return (Item(name, name) for name in self._names())
+            return self._rows.items(self._places())
+        return (Item(place, place) if isinstance(place, str) else place for place in self._places())
 
     def count_rows(self) -> int:
         """Rows in the files, of a model of feature vectors."""
         assert self._rows is not None
-        return self._rows.count(self._names())
+        return self._rows.count(self._places())
 
-    def _names(self) -> Iterator[str]:
-        return (name for name in walk(self._folder) if has_suffix(name, self._suffixes))
+    def _places(self) -> Iterator[Place]:
+        return places(self._folder, self._suffixes)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsl_runtime.errors import SystemProblem, UsageError
-from zsl_runtime.inputs.files import find_files, list_entries, read_list, walk
-from zsl_runtime.inputs.item import Tally
+from zsl_runtime.errors import UsageError
+from zsl_runtime.inputs.files import _Counting, _Pattern, find_files, list_entries, read_list, walk
+from zsl_runtime.inputs.item import Item, Tally
+from zsl_runtime.inputs.litter import litter_file, litter_folder
 from zsl_runtime.machine.stop import Stop
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SUFFIXES = (".png", ".jpg")
 
@@ -102,18 +102,210 @@ def test_nothing_to_label_is_a_usage_error(tmp_path, names):
     assert caught.value.code == "E-NO-IMAGES"
 
 
-def test_a_folder_that_cannot_be_listed_is_said(tmp_path, monkeypatch):
-    touch(tmp_path, "a.png", "locked/b.png")
+@pytest.fixture
+def broken(monkeypatch):
+    """Make the system say no for folders of one name: (name, errno) -> None; on listing, or where nothing is known."""
+    real = {"scandir": os.scandir, "stat": os.stat}
+
+    def spoil(name: str, number: int, call: str = "scandir") -> None:
+        def said_no(path, *args, **kwargs):
+            if not isinstance(path, int) and Path(path).name == name:
+                raise OSError(number, os.strerror(number), path)
+            return real[call](path, *args, **kwargs)
+
+        monkeypatch.setattr(os, call, said_no)
+
+    return spoil
+
+
+@pytest.mark.parametrize("call", ["scandir", "stat"])
+@pytest.mark.parametrize(
+    "number", [errno.EACCES, errno.EIO, errno.ESTALE, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR]
+)
+def test_a_folder_that_cannot_be_listed_is_told_in_its_place_and_the_rest_is_found(tmp_path, broken, number, call):
+    touch(tmp_path, "a.png", "locked/b.png", "z.png")
+    broken("locked", number, call)
+    files = find_files([str(tmp_path)], SUFFIXES)
+    assert files.count == 3
+    for _ in range(2):
+        first, locked, last = files
+        assert (first, last) == (str(tmp_path / "a.png"), str(tmp_path / "z.png"))
+        assert (locked.name, locked.source.code) == (str(tmp_path / "locked"), "E-FOLDER")
+        assert os.strerror(number) in locked.source.message
+
+
+def test_a_folder_that_is_named_and_cannot_be_listed_is_told_and_the_others_are_found(tmp_path, broken):
+    touch(tmp_path, "locked/b.png", "open/a.png", "c.png")
+    broken("locked", errno.EACCES)
+    paths = [str(tmp_path / name) for name in ("locked", "open", "c.png")]
+    files = list(find_files(paths, SUFFIXES))
+    assert files[1:] == [str(tmp_path / "open" / "a.png"), str(tmp_path / "c.png")]
+    assert files[0].source.code == "E-FOLDER"
+    assert [item.name for item in find_files(paths[:1], SUFFIXES)] == paths[:1]  # it alone is no usage error either
+
+
+def test_a_name_behind_a_folder_that_may_not_be_searched_is_not_called_missing(tmp_path, broken):
+    touch(tmp_path, "a.png", "b.png")
+    broken("a.png", errno.EACCES, "stat")
+    item, other = find_files([str(tmp_path / "a.png"), str(tmp_path / "b.png")], SUFFIXES)
+    assert (item.source.code, other) == ("E-FOLDER", str(tmp_path / "b.png"))
+
+
+def test_a_folder_that_breaks_off_gives_what_was_listed(tmp_path, monkeypatch):
+    touch(tmp_path, "a.png", "b.png", "c.png")
     real = os.scandir
 
-    def scandir(path):
-        if str(path).endswith("locked"):
-            raise PermissionError(13, "Permission denied", path)
-        return real(path)
+    class BreaksOff:
+        def __init__(self, path):
+            self.entries = sorted(real(path), key=lambda entry: entry.name)
 
-    monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(SystemProblem, match=r"could not list the folder '.*locked': Permission denied"):
-        find_files([str(tmp_path)], SUFFIXES)
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def __iter__(self):
+            yield from self.entries[:2]
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "scandir", BreaksOff)
+    error, *files = find_files([str(tmp_path)], SUFFIXES)
+    assert files == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert error.source.code == "E-FOLDER"
+
+
+def test_a_folder_that_is_gone_or_locked_when_its_turn_comes_is_told_then(tmp_path):
+    touch(tmp_path, "a/x.png", "b/y.png", "c.png")
+    files = find_files([str(tmp_path)], SUFFIXES)
+    turn = iter(files)
+    assert next(turn) == str(tmp_path / "a" / "x.png")
+    (tmp_path / "b" / "y.png").unlink()
+    (tmp_path / "b").rmdir()
+    gone, last = turn
+    assert (gone.source.code, last) == ("E-FOLDER", str(tmp_path / "c.png"))
+    (tmp_path / "b").write_bytes(b"a file now")
+    assert [place if isinstance(place, str) else place.source.code for place in files] == [
+        str(tmp_path / "a" / "x.png"),
+        str(tmp_path / "c.png"),
+    ]
+
+
+@pytest.mark.parametrize("pattern", ["*/*.png", "**/*.png", "*", "locked/*.png", "locked/x.png*", "*/b.png"])
+def test_a_pattern_tells_the_folders_that_cannot_be_listed(tmp_path, broken, monkeypatch, pattern):
+    touch(tmp_path, "a/b.png", "locked/b.png")
+    monkeypatch.chdir(tmp_path)
+    broken("locked", errno.EACCES, "stat" if pattern == "*/b.png" else "scandir")
+    real = os.lstat
+
+    def lstat(path, *args, **kwargs):
+        if str(path).startswith("locked/"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    found = list(find_files([pattern, "a"], SUFFIXES))
+    assert [item.source.code for item in found if isinstance(item, Item)] == ["E-FOLDER"]
+    assert found.count("a/b.png") == (1 if pattern.startswith("locked") else 2)
+
+
+def test_folders_of_a_list_that_cannot_be_listed_are_told(tmp_path, broken):
+    touch(tmp_path, "locked/b.png", "d/a.png")
+    broken("locked", errno.EIO)
+    (tmp_path / "list").write_text(f"{tmp_path}/locked\n{tmp_path}/d\n")
+    with (tmp_path / "list").open("rb") as stream:
+        first, second = list_entries(stream.fileno(), SUFFIXES, null=False, stop=Stop(), tally=Tally())()
+    assert (first.source.code, second) == ("E-FOLDER", f"{tmp_path}/d/a.png")
+
+
+def test_links_that_lead_nowhere(tmp_path):
+    """One that is named, as a shell names it for `*`, is told when it is opened; what has no suffix is a kind."""
+    touch(tmp_path, "a.png")
+    (tmp_path / "gone.png").symlink_to("nothing.png")
+    (tmp_path / "share").symlink_to("/not/mounted")
+    files = find_files([str(tmp_path)], SUFFIXES)
+    assert list(files) == [str(tmp_path / "a.png"), str(tmp_path / "gone.png")]
+    assert dict(files.kinds) == {"links that lead nowhere": 1}
+    assert found([str(tmp_path / "gone.png"), str(tmp_path / "a.png")])[1] == 0
+
+
+def test_links_in_a_circle_give_each_match_of_a_pattern_once(tmp_path, monkeypatch):
+    touch(tmp_path, "in/a.png")
+    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
+    monkeypatch.chdir(tmp_path)
+    assert found(["**/*.png"])[0] == ["in/a.png"]
+
+
+NAMES = st.sampled_from(["a", "b.png", ".h", "c1.png", "[x].png"])
+PARTS = st.sampled_from(["*", "**", "a", "?.png", "c[0-9].png", "b.png", ".*", "*.png", "."])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(NAMES, min_size=1, max_size=3), max_size=5), st.lists(PARTS, min_size=1, max_size=3))
+def test_a_pattern_has_the_matches_of_the_library(tmp_path_factory, paths, parts):
+    folder = tmp_path_factory.mktemp("glob")
+    for names in paths:
+        file = folder.joinpath(*names)
+        if not any(parent.is_file() for parent in (file, *file.parents)) and not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    pattern = f"{folder}/{'/'.join(parts)}"
+    if not glob.has_magic(pattern):
+        return
+    wanted = {match for match in glob.glob(pattern, recursive=True) if Path(match).is_file()}  # noqa: PTH207
+    mine = _Pattern(pattern, _Counting(SUFFIXES, ())).matches()
+    assert sorted(match for match in mine if Path(match).is_file()) == sorted(wanted)
+
+
+# --- litter ---------------------------------------------------------------------------------------------------------
+
+
+def test_litter_is_left_out_and_counted(tmp_path):
+    touch(
+        tmp_path,
+        *("a.jpg", "@eaDir/a.jpg/SYNOPHOTO_THUMB_XL.jpg", "@eaDir/a.jpg/SYNOINDEX_MEDIA_INFO", "b/#recycle/c.png"),
+        *("SYNOFILE_THUMB_M.jpg", "$RECYCLE.BIN/S-1/$R1.JPG", "System Volume Information/x.txt", "b/@EADIR/d.png"),
+        *("Album.lrdata/1.png", "My.photoslibrary/originals/0/e.jpg", "My.photoslibrary/resources/derivatives/f.jpg"),
+    )
+    files = find_files([str(tmp_path)], SUFFIXES)
+    assert [os.path.relpath(path, tmp_path) for path in files] == ["My.photoslibrary/originals/0/e.jpg", "a.jpg"]
+    assert (files.count, files.skipped) == (2, 0)
+    assert dict(files.left_out.litter) == {
+        "@eaDir (thumbnails of a NAS)": 1,
+        "@EADIR (thumbnails of a NAS)": 1,
+        "#recycle (what was deleted)": 1,
+        "SYNOFILE_THUMB_* (thumbnails of a NAS)": 1,
+        "$RECYCLE.BIN (what was deleted)": 1,
+        "*.lrdata (previews of a photo library)": 1,
+        "*.photoslibrary (previews of a photo library)": 1,
+    }
+
+
+def test_litter_that_is_named_is_read_and_that_of_a_pattern_is_not(tmp_path, monkeypatch):
+    touch(tmp_path, "a.jpg", "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "@eaDir/b.png")
+    monkeypatch.chdir(tmp_path)
+    thumbnail = "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg"
+    assert found(["@eaDir"])[0] == [thumbnail, "@eaDir/b.png"]
+    assert found(["@eaDir/*/*"])[0] == [thumbnail]
+    assert found([thumbnail])[0] == [thumbnail]
+    for pattern in ("*", "**", "**/*.*"):
+        files = find_files([pattern], SUFFIXES)
+        assert list(files) == ["a.jpg"]
+        assert dict(files.left_out.litter) == {"@eaDir (thumbnails of a NAS)": 2}
+
+
+def test_litter_that_nobody_may_look_at_is_no_error(tmp_path, broken):
+    touch(tmp_path, "a.png", "lost+found/b.png")
+    broken("lost+found", errno.EACCES)
+    assert found([str(tmp_path)]) == ([str(tmp_path / "a.png")], 0)
+
+
+@pytest.mark.parametrize(
+    "name", ["recycler", "Copy of a.jpg", "a.sync-conflict-20240101-101010-ABCDEFG.jpg", "thumbnails", "eaDir"]
+)
+def test_what_a_person_may_have_called_so_is_no_litter(name):
+    assert not litter_folder(name)
+    assert not litter_file(name)
 
 
 def test_shards_are_taken_when_they_are_named_or_match_and_not_when_they_lie_in_a_folder(tmp_path, monkeypatch):
@@ -139,7 +331,8 @@ def test_a_walk_has_the_order_of_sorted_parts(tmp_path_factory, paths):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch()
             made.add(file)
-    assert [*walk(str(folder))] == [str(file) for file in sorted(made, key=lambda file: file.parts)]
+    wanted = [str(file) for file in sorted(made, key=lambda file: file.parts)]
+    assert [seen.path for seen in walk(str(folder))] == wanted
 
 
 def test_a_link_that_leads_to_itself_is_a_file_that_cannot_be_read(tmp_path):

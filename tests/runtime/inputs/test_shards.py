@@ -6,9 +6,13 @@ import gzip
 import io
 import os
 import random
+import shutil
 import struct
+import subprocess
 import tarfile
+import unicodedata
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +22,7 @@ from hypothesis import strategies as st
 
 from zsl_runtime.errors import InputError
 from zsl_runtime.inputs import shards
+from zsl_runtime.inputs.files import pictures
 from zsl_runtime.inputs.item import SHARD_SUFFIXES, ZSTD, Tally, has_suffix
 from zsl_runtime.inputs.shards import count_members, members
 
@@ -79,7 +84,7 @@ def test_what_is_no_picture_is_counted_and_what_is_hidden_too(tmp_path, kind):
     path = write(tmp_path / f"birds{kind}", [(name, b"x") for name in names])
     items, skipped = read(path)
     assert [item.name for item in items] == [f"{path}/a.png", f"{path}/./b.png"]
-    assert skipped == 5  # the folder .git is not looked into
+    assert skipped == 4  # the folders .git and __MACOSX are not looked into
 
 
 def test_folders_links_and_devices_in_a_tar_file_are_no_pictures(tmp_path):
@@ -118,7 +123,7 @@ def test_names_of_any_length_in_all_three_kinds_of_tar(tmp_path, form):
     assert read(path) == ([(f"{path}/{name}", data) for name, data in content], 0)
 
 
-def test_sparse_members_are_left_out_and_do_not_disturb_the_next(tmp_path):
+def test_sparse_members_are_told_and_do_not_disturb_the_next(tmp_path):
     """As GNU tar writes them: the header says that a block about holes follows, then the stored data."""
     path = tmp_path / "birds.tar"
     stored = b"data" * 128
@@ -131,17 +136,21 @@ def test_sparse_members_are_left_out_and_do_not_disturb_the_next(tmp_path):
     whole = tarfile.TarInfo("whole.png")
     whole.size = 3
     path.write_bytes(bytes(header) + bytes(512) + stored + whole.tobuf() + b"abc".ljust(512, b"\0") + bytes(1024))
-    assert read(str(path)) == ([(f"{path}/whole.png", b"abc")], 1)
+    holes, after = read(str(path))[0]
+    assert (holes.name, holes.source.code) == (f"{path}/holes.png", "E-SHARD-MEMBER")
+    assert "sparse" in holes.source.message
+    assert after == (f"{path}/whole.png", b"abc")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_duplicates_absolute_names_and_names_that_lead_out_are_only_names(tmp_path, kind, monkeypatch):
+def test_absolute_names_and_names_that_lead_out_are_only_names_and_duplicates_are_numbered(tmp_path, kind, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content = [("a.png", b"1"), ("a.png", b"2"), ("/etc/a.png", b"3"), ("../../a.png", b"4"), ("new\nline.png", b"5")]
     before = sorted(tmp_path.parent.rglob("*.png"))
     with pytest.warns(UserWarning, match="Duplicate") if kind == ".zip" else tmp_path.joinpath("x").open("w"):
         path = write(tmp_path / f"birds{kind}", content)
-    assert read(path) == ([(f"{path}/{name}", data) for name, data in content], 0)
+    names = ["a.png", "a.png#2", *(name for name, _ in content[2:])]
+    assert read(path) == ([(f"{path}/{name}", data) for name, (_, data) in zip(names, content, strict=True)], 0)
     assert sorted(tmp_path.parent.rglob("*.png")) == before
 
 
@@ -298,6 +307,248 @@ def test_a_member_without_a_name_is_counted_as_it_is_read(tmp_path):
     examine(path, data[:at] + b"\0" + data[at + 1 :])
 
 
+# --- what other tools write -----------------------------------------------------------------------------------------
+
+
+def tar_of(path: Path, *entries: tuple, form: int = tarfile.GNU_FORMAT, **options) -> str:
+    """A tar file of (name, bytes), (name, type, target) or ready TarInfos."""
+    with tarfile.open(path, "w:gz" if path.suffix in {".gz", ".tgz"} else "w", format=form, **options) as archive:
+        for name, *content in entries:
+            info = tarfile.TarInfo(name)
+            if isinstance(content[0], bytes) and len(content) == 1:
+                info.size = len(content[0])
+                archive.addfile(info, io.BytesIO(content[0]))
+            else:
+                info.type, info.linkname = content
+                archive.addfile(info)
+    return str(path)
+
+
+def contents(path: str) -> dict[str, object]:
+    """Member -> bytes, or the code of the error."""
+    items, _ = read(path)
+    names = [item.name.removeprefix(f"{path}/") for item in items]
+    assert len(set(names)) == len(names)
+    of = [item.source.code if isinstance(item.source, InputError) else item.source for item in items]
+    return dict(zip(names, of, strict=True))
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="there is no tar here")
+@pytest.mark.parametrize("form", ["gnu", "ustar", "pax"])
+@pytest.mark.parametrize("kind", [".tar", ".tar.gz"])
+def test_second_names_of_a_file_are_pictures_as_tar_packs_them(tmp_path, form, kind):
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.jpg").write_bytes(b"first")
+    (folder / "c.jpg").write_bytes(b"other")
+    os.link(folder / "a.jpg", folder / "b.jpg")
+    os.link(folder / "a.jpg", folder / "sub" / ("long" * 20 + ".jpg"))
+    (folder / "soft.jpg").symlink_to("sub/../c.jpg")
+    (folder / "sub" / "up.jpg").symlink_to("../soft.jpg")
+    (folder / "out.jpg").symlink_to("/etc/passwd")
+    path = tmp_path / f"x{kind}"
+    names = ["a.jpg", "b.jpg", "c.jpg", "soft.jpg", "out.jpg", "sub"]
+    subprocess.run(["tar", f"--format={form}", "-caf", path, *names], cwd=folder, check=True)
+    assert contents(str(path)) == {
+        "a.jpg": b"first",
+        "c.jpg": b"other",
+        "b.jpg": b"first",
+        "soft.jpg": b"other",
+        f"sub/{'long' * 20}.jpg": b"first",
+        "sub/up.jpg": b"other",
+    }
+    tally = Tally()
+    list(members(str(path), SUFFIXES, tally))
+    assert dict(tally.kinds) == {"links that lead nowhere": 1}
+
+
+def test_a_second_name_means_the_file_of_that_name_before_it(tmp_path):
+    """An updated archive has several of one name; and one whose first name is missing is an error of its own."""
+    path = tar_of(
+        tmp_path / "x.tar",
+        *(("a.png", b"old"), ("a.png", b"new"), ("b.png", tarfile.LNKTYPE, "./a.png"), ("a.png", b"newest")),
+        *(("c.png", tarfile.LNKTYPE, "gone.png"), ("d.png", tarfile.SYMTYPE, "gone.png")),
+        *(("e.png", tarfile.LNKTYPE, "e.png"), ("f.png", tarfile.LNKTYPE, "raw.dat"), ("raw.dat", b"late")),
+    )
+    assert contents(path) == {
+        "a.png": b"old",
+        "a.png#2": b"new",
+        "a.png#3": b"newest",
+        "b.png": b"new",
+        **dict.fromkeys(("c.png", "e.png", "f.png"), "E-SHARD-MEMBER"),
+    }
+
+
+def test_circles_of_links_end(tmp_path):
+    path = tar_of(tmp_path / "x.tar", ("a.png", tarfile.SYMTYPE, "b.png"), ("b.png", tarfile.SYMTYPE, "a.png"))
+    assert read(path) == ([], 2)
+
+
+def test_links_in_a_zip_file_lead_to_its_own_members(tmp_path):
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, target in [("b/link.png", "../a.png"), ("two.png", "b/link.png"), ("self.png", "self.png")]:
+            link = zipfile.ZipInfo(name)
+            link.create_system, link.external_attr = 3, 0o120777 << 16
+            archive.writestr(link, target)
+        archive.writestr("a.png", b"first")
+    assert contents(str(path)) == {"b/link.png": b"first", "two.png": b"first", "a.png": b"first"}
+    assert read(str(path))[1] == 1
+
+
+def zip_of(path: Path, raw: bytes, *, extra: bytes = b"", flags: int = 0, system: int = 3) -> str:
+    """A zip file of one stored member, byte by byte."""
+    data = b"content"
+    numbers = (zlib.crc32(data), len(data), len(data), len(raw))
+    local = struct.pack("<4s5H3I2H", b"PK\3\4", 20, flags, 0, 0, 0, *numbers, 0) + raw + data
+    central = struct.pack("<4s2B5H3I5H2I", b"PK\1\2", 20, system, 20, flags, 0, 0, 0, *numbers, len(extra), *(0,) * 5)
+    central += raw + extra
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 1, 1, len(central), len(local), 0)
+    path.write_bytes(local + central + end)
+    return str(path)
+
+
+def unicode_path(raw: bytes, name: str, crc: int | None = None) -> bytes:
+    data = struct.pack("<BI", 1, zlib.crc32(raw) if crc is None else crc) + name.encode()
+    return struct.pack("<2H", 0x5455, 1) + b"x" + struct.pack("<2H", 0x7075, len(data)) + data
+
+
+@pytest.mark.parametrize(
+    ("raw", "options", "name"),
+    [
+        ("größe.png".encode(), {}, "größe.png"),  # ZIPFoundation#63: UTF-8 without the flag
+        ("größe.png".encode(), {"flags": 0x800}, "größe.png"),
+        (unicodedata.normalize("NFD", "é.png").encode(), {}, "e\u0301.png"),  # as macOS packs it
+        ("写真/鳥.png".encode(), {}, "写真/鳥.png"),
+        ("größe.png".encode("cp437"), {}, "größe.png"),
+        (b"gr?e.png", {"extra": unicode_path(b"gr?e.png", "größe.png")}, "größe.png"),  # as Info-ZIP writes it
+        (b"\x94.png", {"extra": unicode_path(b"\x94.png", "öл.png")}, "öл.png"),
+        (b"\x94.png", {"extra": unicode_path(b"\x94.png", "x.png", crc=1)}, "ö.png"),  # the field of another name
+        ("鳥.png".encode("cp932"), {}, "鳥.png".encode("cp932").decode("cp437")),
+        (b"birds\\crow\\a.png", {"system": 0}, "birds/crow/a.png"),
+        (b"back\\slash.png", {"system": 3}, "back\\slash.png"),
+    ],
+)
+def test_names_of_zip_members(tmp_path, raw, options, name):
+    assert contents(zip_of(tmp_path / "x.zip", raw, **options)) == {name: b"content"}
+
+
+def test_names_that_may_be_in_any_code_page_are_told(tmp_path):
+    tally = Tally()
+    path = zip_of(tmp_path / "x.zip", "鳥.png".encode("cp932"))
+    list(members(path, SUFFIXES, tally))
+    assert tally.notes == [
+        f"1 names of pictures in {path!r} do not say how they are written, and stand as in code page 437"
+    ]
+    list(members(zip_of(tmp_path / "y.zip", "鳥.png".encode()), SUFFIXES, tally))
+    assert len(tally.notes) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_litter_in_an_archive_is_counted(tmp_path, kind):
+    names = [
+        "a.png",
+        "@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg",
+        "x/@EADIR/b.png",
+        "__MACOSX/c.png",
+        "@eaDir/a.png/notes.txt",
+    ]
+    path = write(tmp_path / f"birds{kind}", [(name, b"x") for name in names])
+    tally = Tally()
+    assert [item.name for item in members(path, SUFFIXES, tally)] == [f"{path}/a.png"]
+    assert tally.litter == {
+        "@eaDir (thumbnails of a NAS)": 1,
+        "@EADIR (thumbnails of a NAS)": 1,
+        "__MACOSX (what the system keeps)": 1,
+    }
+    assert tally.skipped == 0
+
+
+@pytest.mark.parametrize("kind", [".tar", ".tar.gz"])
+def test_tar_files_behind_one_another_are_one(tmp_path, kind):
+    parts = [Path(tar_of(tmp_path / f"{i}{kind}", (f"{i}.png", bytes([i]) * 700))).read_bytes() for i in range(3)]
+    path = tmp_path / f"x{kind}"
+    path.write_bytes(b"".join(parts))
+    assert contents(str(path)) == {f"{i}.png": bytes([i]) * 700 for i in range(3)}
+    if kind == ".tar":  # what follows the end and is no tar file is padding
+        path.write_bytes(parts[0] + b"old data on a tape" * 100)
+        assert list(contents(str(path))) == ["0.png"]
+
+
+def test_tar_files_of_other_times_and_tools(tmp_path):
+    """Version 7 without a magic; sizes in base 256; a global header; a charset of bytes; records nobody asks for."""
+    seven = tarfile.TarInfo("seven.png")
+    seven.size = 3
+    header = bytearray(seven.tobuf(tarfile.USTAR_FORMAT))
+    header[257:345] = bytes(88)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    large = tarfile.TarInfo("large.png")
+    large.size = 3
+    base = bytearray(large.tobuf(tarfile.GNU_FORMAT))
+    base[124:136] = b"\x80" + (3).to_bytes(11, "big")
+    base[148:156] = b" " * 8
+    base[148:156] = b"%06o\0 " % sum(base)
+    path = tmp_path / "old.tar"
+    path.write_bytes(bytes(header) + b"old".ljust(512, b"\0") + bytes(base) + b"big".ljust(512, b"\0") + bytes(1024))
+    assert contents(str(path)) == {"seven.png": b"old", "large.png": b"big"}
+    path = tmp_path / "pax.tar"
+    options = {"format": tarfile.PAX_FORMAT, "pax_headers": {"comment": "of git", "mtime": "1"}}
+    with tarfile.open(path, "w", **options) as archive:
+        for name, fields in [
+            ("plain.png", {"LIBARCHIVE.creationtime": "1", "SCHILY.xattr.user.x": "y"}),
+            ("x.png", {"path": "größe.png", "hdrcharset": "BINARY"}),
+            ("._plain.png", {}),
+            ("./PaxHeaders.1/plain.png", {}),
+        ]:
+            info = tarfile.TarInfo(name)
+            info.pax_headers, info.size = fields, 3
+            archive.addfile(info, io.BytesIO(b"abc"))
+    assert contents(str(path)) == dict.fromkeys(("plain.png", "größe.png", "./PaxHeaders.1/plain.png"), b"abc")
+
+
+def test_zip_files_of_other_tools(tmp_path):
+    """Written as a stream, with data descriptors; behind a program; with a comment; with zip64 fields."""
+
+    class Stream(io.RawIOBase):
+        def __init__(self):
+            self.parts = []
+
+        def writable(self):
+            return True
+
+        def write(self, data):
+            self.parts.append(bytes(data))
+            return len(data)
+
+    stream = Stream()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.comment = b"of our holiday"
+        with archive.open("a.png", "w", force_zip64=True) as member:
+            member.write(b"streamed" * 50)
+    path = tmp_path / "x.zip"
+    path.write_bytes(b"MZ a program that unpacks it\n" * 9 + b"".join(stream.parts))
+    assert contents(str(path)) == {"a.png": b"streamed" * 50}
+
+
+@pytest.mark.parametrize("name", ["a.7z", "a.rar", "a.tar.bz2", "a.TAR.XZ", "a.txz"])
+def test_archives_of_other_kinds_are_told(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"7z\xbc\xaf\x27\x1c" * 100)
+    ((named, error),) = pictures([str(path)], SUFFIXES, Tally())
+    assert (named, error.code) == (str(path), "E-SHARD-OPEN")
+    assert "is an archive of a kind that is not read" in error.message
+    assert ".zip .tar" in error.message
+    path.unlink()
+    assert "cannot be read: No such file" in next(pictures([str(path)], SUFFIXES, Tally())).source.message
+
+
+def test_names_of_an_archive_are_different_however_many_there_are():
+    names, kept = shards._Names(), random.Random(0)
+    given = [f"{kept.randrange(3000)}.png" for _ in range(4000)]
+    assert len({names.different(name) for name in given}) == 4000
+
+
 # --- anything at all ------------------------------------------------------------------------------------------------
 
 
@@ -360,7 +611,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 
 
 @settings(max_examples=40)
-@given(names=st.lists(NAMES, max_size=6))
+@given(names=st.lists(NAMES, max_size=6, unique=True))
 def test_any_name_comes_out_as_it_is(tmp_path_factory, names):
     path = tmp_path_factory.getbasetemp() / "names.tar"
     content = [(f"x{name}.png", str(i).encode()) for i, name in enumerate(names) if ".." not in name]
