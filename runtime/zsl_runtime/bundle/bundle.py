@@ -1,7 +1,7 @@
 """The folder that ships: manifest, graphs, and generations of (classes + head) with one commit point.
 
-Nothing is loaded before its hash was compared. A reader never locks; a writer holds an exclusive flock on `.lock`,
-writes everything under temporary names, and replaces `classes/CURRENT` last. Hashes prove integrity, not trust.
+Nothing is loaded before its hash was compared. A reader never locks; a writer holds the lock on `.lock`, writes
+everything under temporary names, and replaces `classes/CURRENT` last. Hashes prove integrity, not trust.
 """
 
 from __future__ import annotations

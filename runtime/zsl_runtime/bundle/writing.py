@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -23,16 +22,18 @@ from zsl_runtime.bundle.manifest import (
 )
 from zsl_runtime.errors import SystemProblem, UsageError, from_os_error
 from zsl_runtime.machine.storage import (
-    TEMPORARY,
+    copy_synced,
     exchange,
     exclusive,
     sha256_of,
     sync_folder,
     temporary_name,
+    temporary_stem,
     write_synced,
 )
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
 
     from zsl_runtime.bundle.generation import Generation
@@ -104,9 +105,7 @@ def _fill(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, Path | 
         if isinstance(content, bytes):
             write_synced(path, content)
         else:
-            shutil.copyfile(content, path)
-            with path.open("rb") as copy:
-                os.fsync(copy.fileno())
+            copy_synced(content, path)
         listed[name] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
     whole = {"format_version": format_for(manifest), **manifest, "files": listed}
     views, _ = check_manifest(whole, folder)
@@ -173,7 +172,7 @@ def _is_bundle(path: Path) -> bool:
 
 def export_leftovers(target: Path) -> list[Path]:
     """Folders beside the bundle `target` in which it is being written, or was when its writer was killed."""
-    pattern = re.compile(rf"{re.escape(TEMPORARY + target.name)}-({_OLD})?[0-9a-f]{{8}}")
+    pattern = re.compile(rf"{re.escape(temporary_stem(target))}-({_OLD})?[0-9a-f]{{8}}")
     return sorted(path for path in target.parent.iterdir() if pattern.fullmatch(path.name) and path.is_dir())
 
 
@@ -184,7 +183,7 @@ def _clean_siblings(target: Path) -> None:
     """
     for path in export_leftovers(target):
         with contextlib.suppress(OSError, SystemProblem), exclusive(path, wait=False):
-            if not target.exists() and path.name.startswith(f"{TEMPORARY}{target.name}-{_OLD}"):
+            if not target.exists() and path.name.startswith(f"{temporary_stem(target)}-{_OLD}"):
                 path.rename(target)
             else:
                 shutil.rmtree(path)

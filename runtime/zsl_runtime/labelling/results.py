@@ -9,12 +9,12 @@ import json
 import os
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from zsl_runtime.errors import InputError, UsageError, from_os_error
-from zsl_runtime.machine.storage import replacing, sync_folder
+from zsl_runtime.machine.storage import hold, put_in_place, replacing, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -295,9 +295,7 @@ def is_complete(path: str) -> bool:
 def _finish(target: Path) -> None:
     """FILE.partial becomes FILE."""
     partial, notes = _names(target)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(target)
+    put_in_place(partial, target)
     notes.unlink(missing_ok=True)
     sync_folder(target.parent)
 
@@ -314,8 +312,7 @@ def _opened(target: Path, options: dict[str, object], *, resume: bool, build: st
     there = partial.exists()
     if there and not notes.exists():
         raise _not_ours(partial)
-    with notes.open("a+b") as states:
-        _lock(states, partial)
+    with _lock(notes, partial), notes.open("a+b") as states:
         header, state, end = _read_state(states)
         if there and not header and partial.stat().st_size:
             raise _not_ours(partial)
@@ -346,18 +343,20 @@ def _not_ours(partial: Path) -> UsageError:
     )
 
 
-def _lock(states: IO[bytes], partial: Path) -> None:
+@contextmanager
+def _lock(notes: Path, partial: Path) -> Iterator[None]:
     """Be the only writer of a file that is not finished; the lock ends with the process, however that ends."""
-    try:
-        import fcntl  # not there on Windows
-    except ImportError:
+    if os.name == "nt":  # nothing there locks as `hold` does
+        yield
         return
-    try:
-        fcntl.flock(states, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UsageError(
-            "E-PARTIAL", f"{str(partial)!r} is being written by another run; wait for it, or give another --output"
-        ) from None
+    with ExitStack() as held:
+        try:
+            held.enter_context(hold(notes, waiting=None))
+        except BlockingIOError:
+            raise UsageError(
+                "E-PARTIAL", f"{str(partial)!r} is being written by another run; wait for it, or give another --output"
+            ) from None
+        yield
 
 
 def _read_state(states: IO[bytes]) -> tuple[dict[str, Any], State, int]:
@@ -430,10 +429,11 @@ def _other_options(partial: Path, header: Mapping[str, Any], options: Mapping[st
 
 
 def _drop_empty(target: Path) -> None:
-    """Remove what is not finished if there is no answer in it: nothing would be lost."""
+    """Remove what is not finished if there is no answer in it: nothing would be lost. Another run's files stay."""
     partial, notes = _names(target)
-    with suppress(OSError, UsageError), notes.open("r+b") as states:
-        _lock(states, partial)
+    if not notes.exists():
+        return
+    with suppress(OSError, UsageError), _lock(notes, partial), notes.open("r+b") as states:
         header, state, _ = _read_state(states)
         if not state.items and (header or not partial.exists() or not partial.stat().st_size):
             partial.unlink(missing_ok=True)

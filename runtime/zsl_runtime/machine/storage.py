@@ -8,19 +8,34 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import sys
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, Literal
 
 from zsl_runtime.errors import ArtefactError, from_os_error
+from zsl_runtime.machine.holder import SUFFIX, is_held, try_to_hold
+from zsl_runtime.machine.notes import note_once
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 TEMPORARY = ".tmp-"  # everything so named belongs to a writer: living (it holds a lock) or killed
 LOCK = ".lock"
+# What a call says where a file system does not have it, as network shares and FUSE do. EIO and EBADF are more than that
+# of a file, whose data may be lost; of a folder, whose files are whole, and of a lock, they are some shares' words.
+ABSENT = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY})
+NO_FSYNC = ABSENT
+NO_FOLDER_FSYNC = ABSENT | {errno.EIO, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR, errno.EROFS}
+NO_LOCK = ABSENT | {errno.ENOLCK, errno.EIO, errno.EBADF, errno.EACCES, errno.EPERM}
+NO_EXCHANGE = ABSENT | {errno.EPERM, errno.EXDEV}
+BUSY = frozenset({errno.EBUSY, errno.ETXTBSY})
+BUSY_TRIES, BUSY_PAUSE = 10, 0.1  # and seconds between them
+LONGEST_NAME = 100  # bytes of a name that temporary ones have in them: 143 are the most on encrypted home folders
+FIRST_LOOK, LAST_LOOK = 0.05, 1.0  # seconds between two looks at a lock that cannot be waited for
 _AT_FDCWD = -100  # linux/fcntl.h
 _RENAME_EXCHANGE = 2  # linux/fs.h
 
@@ -31,13 +46,48 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable: without this a rename can be lost with the power."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync_file(handle: int, path: Path) -> None:
+    """Wait until an open file is on the disk; where its file system cannot say so, go on and tell that once.
+
+    Raises:
+        OSError: data may be lost (EIO, a full disk).
+
+    """
     try:
         os.fsync(handle)
-    finally:
-        os.close(handle)
+    except OSError as error:
+        if error.errno not in NO_FSYNC:
+            raise
+        _cannot_sync(path.parent, error)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable: without this a rename can be lost with the power.
+
+    Whatever is in the folder is whole by now, so that a file system that cannot do this stops nobody; it is told once.
+
+    Raises:
+        OSError: the folder is gone, or the disk is full.
+
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_FSYNC:
+            raise
+        _cannot_sync(folder, error)
+
+
+def _cannot_sync(folder: Path, error: OSError) -> None:
+    note_once(
+        "fsync",
+        f"the file system of {folder} does not say when something is on the disk ({error.strerror}); all is written, "
+        "but a power cut in the next seconds could undo it",
+    )
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -45,7 +95,14 @@ def write_synced(path: Path, data: bytes) -> None:
     with path.open("xb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        sync_file(file.fileno(), path)
+
+
+def copy_synced(source: Path, path: Path) -> None:
+    """Copy a file to a new name, where nobody looks yet, and wait until the copy is on the disk."""
+    shutil.copyfile(source, path)
+    with path.open("r+b") as copy:
+        sync_file(copy.fileno(), path)
 
 
 def stage(folder: Path, data: bytes) -> Path:
@@ -82,18 +139,43 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = temporary_name(path)
     try:
         yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        put_in_place(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
 
+def put_in_place(partial: Path, path: Path) -> None:
+    """Wait until a finished file is on the disk, and give it its name; `sync_folder` makes that durable.
+
+    Where somebody has the old file open, some shares refuse for a moment.
+    """
+    with partial.open("r+b") as file:
+        sync_file(file.fileno(), path)
+    for _ in range(BUSY_TRIES - 1):
+        try:
+            partial.replace(path)
+        except OSError as error:
+            if error.errno not in BUSY:
+                raise
+            time.sleep(BUSY_PAUSE)
+        else:
+            return
+    partial.replace(path)
+
+
 def temporary_name(path: Path, mark: str = "") -> Path:
     """A fresh sibling of `path` called `.tmp-NAME-[MARK-]` and 8 hexadecimal digits."""
-    return path.with_name(f"{TEMPORARY}{path.name}-{mark}{secrets.token_hex(4)}")
+    return path.with_name(f"{temporary_stem(path)}-{mark}{secrets.token_hex(4)}")
+
+
+def temporary_stem(path: Path) -> str:
+    """How the temporary names of `path` begin: `.tmp-NAME`, and of a very long name what leaves room for the rest."""
+    name = os.fsencode(path.name)
+    if len(name) <= LONGEST_NAME:
+        return f"{TEMPORARY}{path.name}"
+    return f"{TEMPORARY}{os.fsdecode(name[: LONGEST_NAME // 2])}~{hashlib.sha256(name).hexdigest()[:16]}"
 
 
 def exchange(first: Path, second: Path) -> bool:
@@ -115,7 +197,7 @@ def exchange(first: Path, second: Path) -> bool:
     if renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
         return True
     number = ctypes.get_errno()
-    if number in {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}:
+    if number in NO_EXCHANGE:
         return False
     raise OSError(number, os.strerror(number), str(first), None, str(second))
 
@@ -166,46 +248,95 @@ def parse_tensors(data: bytes, *, code: str, where: str) -> tuple[dict[str, NDAr
 
 @contextlib.contextmanager
 def exclusive(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the flock on FOLDER/.lock.
+    """Be the only one who writes in a folder: `hold` FOLDER/.lock.
 
     Raises:
         BlockingIOError: with wait=False, when another writer holds it.
         SystemProblem: it cannot be had at all.
 
     """
-    try:
-        handle = _locked(folder, wait=wait)
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        raise from_os_error(error, f"lock {folder.name} for writing") from error
-    try:
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(hold(folder / LOCK, waiting=f"waiting for another writer of {folder}" if wait else None))
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise from_os_error(error, f"lock {folder.name} for writing") from error
         yield
-    finally:
-        os.close(handle)
 
 
-def _locked(folder: Path, *, wait: bool) -> int:
-    """An open handle that holds the lock of the folder which has this name at that moment."""
+@contextlib.contextmanager
+def hold(path: Path, *, waiting: str | None, say: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold the lock on a file, which is made if need be and stays: flock, or a holder's file where there is no flock.
+
+    flock ends with the process, however that ends; how the other one is taken over from a process that was killed is
+    said in `zsl_runtime.machine.holder`. Who has the first looks for the second, too: a share may run out of locks.
+
+    Args:
+        path: the file. Whoever waited gets the lock of the file that has this name by then.
+        waiting: what to say, once, when another has it; None does not wait.
+        say: how; None is a line on stderr.
+
+    Raises:
+        BlockingIOError: with waiting=None, when another holds it.
+        OSError: it cannot be had at all.
+
+    """
+    told, pause = False, FIRST_LOOK
+    while True:
+        with contextlib.ExitStack() as held:
+            state = _take(path, held, block=told)
+            if state == "ours":
+                yield
+                return
+        if state == "another's":
+            if waiting is None:
+                raise BlockingIOError(errno.EAGAIN, "another process holds its lock", str(path))
+            if told:
+                time.sleep(pause)
+                pause = min(2 * pause, LAST_LOOK)
+            else:
+                (say or _say)(waiting)
+                told = True
+
+
+def _take(path: Path, held: contextlib.ExitStack, *, block: bool) -> Literal["ours", "another's", "replaced"]:
+    """Take the lock if it is free, until `held` ends.
+
+    Args:
+        path: the file.
+        held: takes what is to be let go of.
+        block: wait for a flock; a holder's file is looked at once.
+
+    Returns:
+        `replaced` where another file has the name by now, such as that of a new export of the bundle: try again.
+
+    """
     import fcntl  # not there on Windows, where bundles can be read but not written
 
-    path, told = folder / LOCK, False
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not wait:
-                    raise
-                if not told:
-                    print(f"waiting for another writer of {folder}", file=sys.stderr, flush=True)  # noqa: T201
-                    told = True
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            # The folder may have been replaced by a new export while we waited: then lock that one.
-            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
-                return handle
-        except BaseException:
-            os.close(handle)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    held.callback(os.close, handle)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if block else fcntl.LOCK_NB))
+        free = not is_held(path)
+    except BlockingIOError:
+        return "another's"
+    except OSError as error:
+        if error.errno not in NO_LOCK:
             raise
-        os.close(handle)
+        note_once(
+            "flock",
+            f"the file system of {path.parent} has no locks ({error.strerror}); a file in it, {path.name}{SUFFIX}, "
+            "keeps other writers out while this one is at work",
+        )
+        holder = try_to_hold(path)
+        free = holder is not None
+        if holder is not None:
+            held.callback(holder.release)
+    if not free:
+        return "another's"
+    return "ours" if path.exists() and os.path.samestat(os.fstat(handle), path.stat()) else "replaced"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -32,6 +31,7 @@ import torch
 from zsl_runtime.errors import ArtefactError, InputError, SystemProblem, UsageError, from_os_error
 from zsl_runtime.labelling.ahead import in_order
 from zsl_runtime.machine.cache import needed_cache
+from zsl_runtime.machine.storage import ABSENT, LOCK, hold, sync_file
 from zsl_runtime.machine.threads import usable_cpus
 from zsl_runtime.pixels.pixels import prepare
 from zsl_train.data.roles import check_roles
@@ -282,12 +282,8 @@ def _fill(
 @contextlib.contextmanager
 def _locked(folder: Path, stream: TextIO) -> Iterator[None]:
     """Hold the store's lock, which the system drops when the process dies, however it dies."""
-    with (folder / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("features: another process extracts the same features; waiting for it", file=stream)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    waiting = "features: another process extracts the same features; waiting for it"
+    with hold(folder / LOCK, waiting=waiting, say=lambda text: print(text, file=stream)):
         yield
 
 
@@ -307,7 +303,7 @@ class _Writer:
             # First, so that a record that was not believed (see read_state) cannot come back with the allocated file.
             os.pwrite(self.state_fd, self.state.tobytes(), 0)
             os.ftruncate(self.state_fd, len(self.state))
-            os.fsync(self.state_fd)
+            sync_file(self.state_fd, self.files.state)
             self.problems = stack.enter_context(self.files.problems.open("a", encoding="utf-8"))
             self.regions_fd = _opened(self.files.regions, stack)
             try:
@@ -351,15 +347,15 @@ class _Writer:
 
     def commit(self) -> None:
         """Make everything so far durable, the record last."""
-        os.fsync(self.regions_fd)
+        sync_file(self.regions_fd, self.files.regions)
         if self.new_problems:
             # On a line of their own, should a kill have cut the last one short.
             self.problems.write("\n" + "".join(self.new_problems))
             self.problems.flush()
-            os.fsync(self.problems.fileno())
+            sync_file(self.problems.fileno(), self.files.problems)
             self.new_problems.clear()
         os.pwrite(self.state_fd, self.state.tobytes(), 0)
-        os.fsync(self.state_fd)
+        sync_file(self.state_fd, self.files.state)
         self.committed = time.monotonic()
 
 
@@ -375,7 +371,7 @@ def _allocate(descriptor: int, size: int) -> None:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
         # Some libraries and file systems cannot reserve; a full disk then shows at a later write, as an error too.
-        if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:
+        if error.errno not in ABSENT:
             raise
     os.ftruncate(descriptor, size)
 

@@ -181,7 +181,7 @@ class RunWriter:
             raise UsageError("E-RUN-EXISTS", f"{self.folder} is a file; give --out a folder that does not exist yet")
         if not (self.folder / INFO).is_file():
             # What a killed writer left before the first run.json is no reason to refuse.
-            if any(entry.name != LOCK and not entry.name.startswith(TEMPORARY) for entry in self.folder.iterdir()):
+            if any(not entry.name.startswith((LOCK, TEMPORARY)) for entry in self.folder.iterdir()):
                 raise UsageError(
                     "E-RUN-EXISTS",
                     f"{self.folder} is not empty and not a run folder; give --out an empty or a new folder",
