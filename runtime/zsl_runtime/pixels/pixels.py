@@ -8,43 +8,44 @@ is only our decoder.
 
 from __future__ import annotations
 
-import io
 import os
-import stat
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from zsl_runtime.errors import ArtefactError, InputError, UsageError
 from zsl_runtime.machine.native import load_native
-from zsl_runtime.pixels.jpeg import decode_jpeg
+from zsl_runtime.machine.threads import most_threads
+from zsl_runtime.pixels.decoding import MAX_PIXELS, SUFFIXES, ImageSource, check_array, decode
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from numpy.typing import NDArray
 
+__all__ = [  # the names of what is decoded are found here, too
+    "MAX_PIXELS",
+    "MAX_SIDE",
+    "PIXELS_VERSION",
+    "SUFFIXES",
+    "ImageSource",
+    "PixelSpec",
+    "check_out",
+    "check_pictures",
+    "coefficients",
+    "decode",
+    "prepare",
+    "resize_crop",
+    "resize_crop_batch",
+    "resize_crop_reference",
+]
 PIXELS_VERSION = 1
-MAX_PIXELS = 89_478_485  # Pillow's own warning limit; fixed here so that a user's Pillow settings cannot move it
 MAX_SIDE = 8192  # of the resized short side: a manifest that asks for more is damaged
 FRACTION_BITS = 22  # 8-bit samples times 22-bit coefficients, summed, stay inside int32
 ROUNDING = 1 << (FRACTION_BITS - 1)
-ORIENTATION_TAG = 0x0112
-# Raster formats only: Pillow would hand a PostScript file to Ghostscript, whatever the file is called.
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000")
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff", ".gif", ".bmp"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpx"),
-)
-ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8]"
-# We refuse what the warning is about ourselves. Appended, so that a program with an opinion of its own (such as
-# "error") keeps it; done once, because warnings.catch_warnings is not safe between threads.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 
 
 @dataclass(frozen=True)
@@ -102,168 +103,6 @@ class PixelSpec:
             return cls(**data)
         except UsageError as error:
             raise ArtefactError("E-BUNDLE-PIXELS", f"{error.message}; or export the bundle again") from None
-
-
-def decode(source: ImageSource) -> NDArray[np.uint8]:
-    """Decode one picture.
-
-    EXIF orientation is applied, transparency is composited over white, 16-bit and 32-bit grey is divided by 256, and of
-    an animation the first frame is taken (of an open PIL image, its current frame).
-
-    Args:
-        source: a path, the bytes of a file, a PIL image, or a decoded uint8 array (H, W, 3) in RGB.
-
-    Returns:
-        uint8 (H, W, 3), RGB, C-contiguous. An array given as such is not copied.
-
-    Raises:
-        InputError: E-IMAGE-OPEN (missing, not a file, no permission), E-IMAGE-EMPTY, E-IMAGE-FORMAT (not a picture),
-            E-IMAGE-DECODE (truncated or damaged), E-IMAGE-HUGE (over MAX_PIXELS, refused before decoding),
-            E-IMAGE-FLOAT (floating-point grey), E-IMAGE-ARRAY (dtype or shape), E-IMAGE-TYPE (something else).
-
-    """
-    if isinstance(source, np.ndarray):
-        return _check_array(source)
-    if isinstance(source, Image.Image):
-        return _decode_image(source, f"PIL image of mode {source.mode}")
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode_bytes(bytes(source))
-    if isinstance(source, (str, os.PathLike)):
-        return _decode_file(os.fspath(source))
-    raise InputError(
-        "E-IMAGE-TYPE", f"got {type(source).__name__}; expected a path, bytes, a PIL image or a uint8 array (H, W, 3)"
-    )
-
-
-def _check_array(array: NDArray[Any]) -> NDArray[np.uint8]:
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
-        raise InputError(
-            "E-IMAGE-ARRAY",
-            f"got an array {array.dtype} {array.shape}; expected uint8 (H, W, 3), RGB, with at least one pixel",
-        )
-    _check_size(array.shape[1], array.shape[0], "array")
-    return np.ascontiguousarray(array)
-
-
-def _check_size(width: int, height: int, name: str) -> None:
-    if width * height > MAX_PIXELS:
-        raise InputError(
-            "E-IMAGE-HUGE",
-            f"{name} has {width} x {height} pixels, at most {MAX_PIXELS:,} are decoded; make it smaller first",
-        )
-
-
-def _decode_bytes(data: bytes) -> NDArray[np.uint8]:
-    name = f"picture of {len(data)} bytes"
-    if not data:
-        raise InputError("E-IMAGE-EMPTY", "got zero bytes; expected the bytes of a picture file")
-    return _decode_stream(io.BytesIO(data), name)
-
-
-def _decode_file(path: str) -> NDArray[np.uint8]:
-    name = repr(path)
-    try:
-        status = os.stat(path)  # noqa: PTH116  # os.stat takes undecodable names as they are
-        # A pipe or a device could block for ever.
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise InputError("E-IMAGE-OPEN", f"{name} is {kind}; expected a picture file")
-        if status.st_size == 0:
-            raise InputError("E-IMAGE-EMPTY", f"{name} has zero bytes; copy it again from its source")
-        with open(path, "rb") as stream:
-            return _decode_stream(stream, name)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            "E-IMAGE-OPEN", f"{name} cannot be read: {reason}; check the path and its permissions"
-        ) from None
-
-
-def _decode_stream(stream: io.BytesIO | io.BufferedReader, name: str) -> NDArray[np.uint8]:
-    try:
-        image = Image.open(stream, formats=FORMATS)
-    except UnidentifiedImageError:
-        raise InputError(
-            "E-IMAGE-FORMAT",
-            f"{name} is not a picture in a known format; expected JPEG, PNG, WebP, TIFF, GIF or the like",
-        ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise InputError(
-            "E-IMAGE-HUGE", f"{name} has more than the {MAX_PIXELS:,} pixels that are decoded; make it smaller first"
-        ) from None
-    except Exception as error:
-        raise _damaged(name, error) from None
-    with image:
-        return _decode_image(image, name, stream)
-
-
-def _damaged(name: str, error: Exception) -> InputError:
-    reason = str(error) or type(error).__name__
-    return InputError("E-IMAGE-DECODE", f"{name} is damaged or truncated: {reason}; replace the file")
-
-
-def _decode_image(
-    image: Image.Image, name: str, stream: io.BytesIO | io.BufferedReader | None = None
-) -> NDArray[np.uint8]:
-    """`stream` is what the image was opened from, when it was opened here and is not loaded yet."""
-    width, height = image.size
-    _check_size(width, height, name)
-    if width == 0 or height == 0:
-        raise InputError("E-IMAGE-EMPTY", f"{name} has {width} x {height} pixels; expected at least one")
-    if image.mode == "F":
-        raise InputError(
-            "E-IMAGE-FLOAT",
-            f"{name} is floating-point grey, whose white is unknown; save it with 8 or 16 bits a sample",
-        )
-    try:
-        rgb = None if stream is None else decode_jpeg(image, stream)
-        if rgb is None:
-            image.load()
-            rgb = _to_rgb(image)
-    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
-        raise _damaged(name, error) from None
-    return np.ascontiguousarray(_upright(rgb, _orientation(image)))
-
-
-def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return _wide_grey_to_rgb(image)
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGB", image.size, (255, 255, 255))
-        white.paste(rgba, mask=rgba.getchannel("A"))
-        return np.asarray(white)
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _wide_grey_to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """Pillow's own conversion clips at 255, which turns a 16-bit photograph white."""
-    samples = np.asarray(image)
-    grey = np.clip(samples >> 8, 0, 255).astype(np.uint8)
-    clear = image.info.get("transparency")
-    if isinstance(clear, int):
-        grey[samples == clear] = 255
-    return np.repeat(grey[:, :, None], 3, axis=2)
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8; a picture whose EXIF cannot be read is still a picture."""
-    try:
-        value = image.getexif().get(ORIENTATION_TAG, 1)
-    except Exception:
-        return 1
-    return value if value in range(1, 9) else 1
-
-
-def _upright(rgb: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Undo EXIF orientation 1..8 (TIFF 6.0, tag 274: where row 0 and column 0 of the file are in the scene)."""
-    if orientation >= 5:  # rows and columns are swapped
-        rgb = rgb.transpose(1, 0, 2)
-    if orientation in (3, 4, 7, 8):
-        rgb = rgb[::-1]
-    if orientation in (2, 3, 6, 7):
-        rgb = rgb[:, ::-1]
-    return rgb
 
 
 @lru_cache(maxsize=64)
@@ -327,7 +166,7 @@ def resize_crop_reference(pixels: NDArray[np.uint8], spec: PixelSpec) -> NDArray
         InputError: E-IMAGE-ARRAY, E-IMAGE-HUGE.
 
     """
-    pixels = _check_array(pixels)
+    pixels = check_array(pixels)
     rows, columns = _axes(pixels.shape[0], pixels.shape[1], spec)
     first, taps = coefficients(*rows)
     top, bottom = int(first.min()), int(first.max()) + taps.shape[1]
@@ -363,7 +202,7 @@ def resize_crop(pixels: NDArray[np.uint8], spec: PixelSpec) -> NDArray[np.uint8]
     """
     native = load_native()
     out = np.empty((spec.crop, spec.crop, 3), dtype=np.uint8)
-    native.resize_crop_batch([_check_array(pixels)], spec.resize, out[None], 1, _kernels(native))
+    native.resize_crop_batch([check_array(pixels)], spec.resize, out[None], 1, _kernels(native))
     return out
 
 
@@ -380,7 +219,7 @@ def resize_crop_batch(
     Args:
         pictures: N arrays uint8 (H, W, 3), each with a size of its own; N may be 0.
         spec: sizes.
-        threads: C++ threads that share the pictures, the calling one included; at least 1.
+        threads: C++ threads that share the pictures, the calling one included; at least 1, cut to the machine's CPUs.
         out: where to write: uint8 (N, P, P, 3), C-contiguous, writable, no memory in common with a picture. None
             makes a new array.
 
@@ -399,7 +238,7 @@ def resize_crop_batch(
         raise UsageError("E-PIXELS-THREADS", f"got threads={threads!r}; expected a whole number of at least 1")
     arrays = check_pictures(pictures)
     squares = check_out(out, arrays, spec)
-    native.resize_crop_batch(arrays, spec.resize, squares, threads, _kernels(native))
+    native.resize_crop_batch(arrays, spec.resize, squares, min(threads, most_threads()), _kernels(native))
     return squares
 
 
@@ -418,7 +257,7 @@ def check_pictures(pictures: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uin
                 f"picture {place}: got {type(picture).__name__}; expected a decoded picture, uint8 (H, W, 3)",
             )
         try:
-            arrays.append(_check_array(picture))
+            arrays.append(check_array(picture))
         except InputError as error:
             raise InputError(error.code, f"picture {place}: {error.message}") from None
     return arrays

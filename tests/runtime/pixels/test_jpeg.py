@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from zsl_runtime.errors import InputError
-from zsl_runtime.pixels import jpeg, pixels
-from zsl_runtime.pixels.pixels import decode
+from zsl_runtime.pixels import decoding, jpeg
+from zsl_runtime.pixels.decoding import decode
 
 DATA = Path(os.environ.get("ZSL_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
 
@@ -55,7 +55,7 @@ def directly(data: bytes) -> np.ndarray | None:
 def by_pillow(data: bytes) -> np.ndarray | str:
     """What `decode` gives without the extra: pixels, or the code of its error."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pixels, "decode_jpeg", lambda *_: None)
+        patch.setattr(decoding, "decode_jpeg", lambda *_: None)
         return outcome(data)
 
 
@@ -94,7 +94,7 @@ def test_what_is_decoded_directly_is_what_pillow_gives(simplejpeg, options, size
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_is_applied(simplejpeg, orientation):
     exif = Image.Exif()
-    exif[pixels.ORIENTATION_TAG] = orientation
+    exif[decoding.ORIENTATION_TAG] = orientation
     data = encoded(picture(), exif=exif)
     assert directly(data) is not None
     assert np.array_equal(decode(data), by_pillow(data))

@@ -1,0 +1,291 @@
+"""From a file, its bytes, a PIL image or an array to RGB pixels: what is read, what is refused, and why."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import warnings
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from PIL import BmpImagePlugin, Image, ImagePalette, TiffImagePlugin, UnidentifiedImageError
+
+from zsl_runtime.errors import InputError
+from zsl_runtime.pixels import samples, tiff
+from zsl_runtime.pixels.jpeg import decode_jpeg
+from zsl_runtime.pixels.kinds import HEAD, RAW, UNREAD, read_kind, recognise
+from zsl_runtime.pixels.trim import significant_bits, trimmed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAX_PIXELS = 89_478_485  # Pillow's own warning limit; fixed here so that a user's Pillow settings cannot move it
+ORIENTATION_TAG = 0x0112
+# Raster formats only: Pillow would hand a PostScript file to Ghostscript, whatever the file is called.
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".gif", ".bmp"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc"),
+)
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8]"
+Stream: TypeAlias = "io.BytesIO | io.BufferedReader"
+LEVELS = {"1": 255, "L;2": 85, "L;4": 17}  # Pillow stretches these samples, but not the one that is transparent
+NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS"}  # libtiff has turned these bytes round already, and Pillow does again
+# We refuse what the first warning is about ourselves, and what else Pillow warns of (notes that it cannot read, a
+# palette that it has to convert) does not change the pixels. Appended, so that a program with an opinion of its own
+# (such as "error") keeps it; done once, because warnings.catch_warnings is not safe between threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.", append=True)
+
+
+def decode(source: ImageSource) -> NDArray[np.uint8]:
+    """Decode one picture.
+
+    EXIF orientation is applied, transparency is composited over white, grey of more than 8 bits is brought to 8 by the
+    range that the file tells (else by that of its type), and of an animation the first frame is taken (of an open PIL
+    image, its current frame).
+
+    Args:
+        source: a path, the bytes of a file, a PIL image, or a decoded uint8 array (H, W, 3) in RGB.
+
+    Returns:
+        uint8 (H, W, 3), RGB, C-contiguous. An array given as such is not copied.
+
+    Raises:
+        InputError: E-IMAGE-OPEN (missing, not a file, no permission), E-IMAGE-EMPTY (also transparent everywhere),
+            E-IMAGE-FORMAT (not a picture), E-IMAGE-KIND (a picture of a kind that is not read), E-IMAGE-PREVIEW (what
+            could be read is a preview or a mask), E-IMAGE-RANGE (which sample is white is unknown), E-IMAGE-DECODE
+            (truncated or damaged), E-IMAGE-HUGE (over MAX_PIXELS, refused before decoding), E-IMAGE-FLOAT
+            (floating-point grey), E-IMAGE-ARRAY (dtype or shape), E-IMAGE-TYPE (something else).
+
+    """
+    if isinstance(source, np.ndarray):
+        return check_array(source)
+    if isinstance(source, Image.Image):
+        return _decode_image(source, f"PIL image of mode {source.mode}")
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _decode_bytes(bytes(source))
+    if isinstance(source, (str, os.PathLike)):
+        return _decode_file(os.fspath(source))
+    raise InputError(
+        "E-IMAGE-TYPE", f"got {type(source).__name__}; expected a path, bytes, a PIL image or a uint8 array (H, W, 3)"
+    )
+
+
+def check_array(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """A decoded picture, C-contiguous.
+
+    Raises:
+        InputError: E-IMAGE-ARRAY, E-IMAGE-HUGE.
+
+    """
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
+        raise InputError(
+            "E-IMAGE-ARRAY",
+            f"got an array {array.dtype} {array.shape}; expected uint8 (H, W, 3), RGB, with at least one pixel",
+        )
+    _check_size(array.shape[1], array.shape[0], "array")
+    return np.ascontiguousarray(array)
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            "E-IMAGE-HUGE",
+            f"{name} has {width} x {height} pixels, at most {MAX_PIXELS:,} are decoded; make it smaller first",
+        )
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def _decode_bytes(data: bytes) -> NDArray[np.uint8]:
+    name = f"picture of {len(data)} bytes"
+    if not data:
+        raise InputError("E-IMAGE-EMPTY", "got zero bytes; expected the bytes of a picture file")
+    return _decode_stream(io.BytesIO(data), name)
+
+
+def _decode_file(path: str) -> NDArray[np.uint8]:
+    name = repr(path)
+    try:
+        status = os.stat(path)  # noqa: PTH116  # os.stat takes undecodable names as they are
+        # A pipe or a device could block for ever.
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise InputError("E-IMAGE-OPEN", f"{name} is {kind}; expected a picture file")
+        if status.st_size == 0:
+            raise InputError("E-IMAGE-EMPTY", f"{name} has zero bytes; copy it again from its source")
+        raw = UNREAD.get(os.path.splitext(path)[1].lower()) is RAW  # noqa: PTH122
+        with open(path, "rb") as stream:
+            return _decode_stream(stream, name, raw=raw)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            "E-IMAGE-OPEN", f"{name} cannot be read: {reason}; check the path and its permissions"
+        ) from None
+
+
+def _decode_stream(stream: Stream, name: str, *, raw: bool = False) -> NDArray[np.uint8]:
+    """`raw` says that the file is called as cameras' raw files are."""
+    try:
+        return _decode_opened(stream, name, raw=raw)
+    except InputError as error:
+        if error.code != "E-IMAGE-DECODE":
+            raise
+        rest = trimmed(stream)
+        if rest is None:
+            raise
+        damage = error
+    try:
+        return _decode_opened(io.BytesIO(rest), name, raw=raw)
+    except InputError:
+        raise damage from None
+
+
+def _decode_opened(stream: Stream, name: str, *, raw: bool) -> NDArray[np.uint8]:
+    try:
+        image = Image.open(stream, formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise InputError(
+            "E-IMAGE-HUGE", f"{name} has more than the {MAX_PIXELS:,} pixels that are decoded; make it smaller first"
+        ) from None
+    except Exception as error:
+        raise _unread(stream, name, error) from None
+    with image:
+        if image.format == "TIFF":
+            tiff.check_first_page(stream, name, raw=raw)
+        return _decode_image(image, name, stream)
+
+
+def _unread(stream: Stream, name: str, error: Exception) -> InputError:
+    """What a file is that Pillow does not open."""
+    stream.seek(0)
+    head = stream.read(HEAD)
+    kind, readable = recognise(head), read_kind(head)
+    if kind is not None and readable is None:
+        if kind.picture:
+            return InputError("E-IMAGE-KIND", f"{name} is {kind.one}, which is not read; {kind.remedy}")
+        return InputError("E-IMAGE-FORMAT", f"{name} is not a picture but {kind.one}; {kind.remedy}")
+    if not isinstance(error, UnidentifiedImageError):
+        return _damaged(name, error)
+    if layout := tiff.unread_layout(stream):
+        remedy = RAW.remedy if layout == RAW.one else tiff.REMEDY
+        return InputError("E-IMAGE-KIND", f"{name} is {layout}, which is not read; {remedy}")
+    if readable is not None:
+        return _damaged(name, ValueError(f"it begins like {readable} and does not go on like one"))
+    return InputError(
+        "E-IMAGE-FORMAT",
+        f"{name} is not a picture in a known format; expected JPEG, PNG, WebP, TIFF, GIF or the like",
+    )
+
+
+def _damaged(name: str, error: Exception) -> InputError:
+    reason = str(error) or type(error).__name__
+    return InputError("E-IMAGE-DECODE", f"{name} is damaged or truncated: {reason}; replace the file")
+
+
+# --- images ---------------------------------------------------------------------------------------------------------
+
+
+def _decode_image(image: Image.Image, name: str, stream: Stream | None = None) -> NDArray[np.uint8]:
+    """`stream` is what the image was opened from, when it was opened here and is not loaded yet."""
+    width, height = image.size
+    _check_size(width, height, name)
+    if width == 0 or height == 0:
+        raise InputError("E-IMAGE-EMPTY", f"{name} has {width} x {height} pixels; expected at least one")
+    if image.mode == "F":
+        raise InputError(
+            "E-IMAGE-FLOAT",
+            f"{name} is floating-point grey, whose white is unknown; save it with 8 or 16 bits a sample",
+        )
+    try:
+        rgb = None if stream is None else decode_jpeg(image, stream)
+        if rgb is None:
+            rgb = _load(image, name, stream)
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
+        raise _damaged(name, error) from None
+    return np.ascontiguousarray(_upright(rgb, _orientation(image)))
+
+
+def _load(image: Image.Image, name: str, stream: Stream | None) -> NDArray[np.uint8]:
+    """Let Pillow decode.
+
+    Raises:
+        InputError: E-IMAGE-PREVIEW, E-IMAGE-RANGE, E-IMAGE-EMPTY; Pillow raises others.
+
+    """
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _mend_tiff(image, name)
+    held = samples.stored(image)
+    image.load()
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        grey = samples.wide_grey(image, name, held, lambda: None if stream is None else significant_bits(stream))
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if held.wide and image.mode in ("RGB", "RGBA"):
+        samples.check_wide_colour(image, name)
+    return _to_rgb(image, name, held)
+
+
+def _mend_tiff(image: TiffImagePlugin.TiffImageFile, name: str) -> None:
+    """What an open PIL image tells of itself is looked at, too; and what Pillow gets wrong about samples is mended."""
+    if image.tell() == 0:
+        tiff.check_subfile(image.tag_v2, name)
+    tile = image.tile[0] if image.tile else None
+    if tile is not None and tile[0] == "libtiff" and isinstance(tile[3], tuple) and tile[3][0] in NATIVE:
+        image.tile = [tile._replace(args=(NATIVE[tile[3][0]], *tile[3][1:]))]
+    colours = image.tag_v2.get(tiff.COLOURS)
+    # As libtiff does: the numbers should have 16 bits, and Pillow takes the upper 8.
+    if tile is not None and image.mode in ("P", "PA") and colours and max(colours) < 256:
+        image.palette = ImagePalette.raw("RGB;L", bytes(colours))
+
+
+def _to_rgb(image: Image.Image, name: str, held: samples.Stored) -> NDArray[np.uint8]:
+    if not image.has_transparency_data:
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    clear = image.info.get("transparency")
+    if held.raw in LEVELS and isinstance(clear, int):
+        return _over_white(image.convert("L"), clear * LEVELS[held.raw])
+    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    alpha = rgba.getchannel("A")
+    if alpha.getextrema() == (0, 0):
+        if isinstance(
+            image, BmpImagePlugin.BmpImageFile
+        ):  # bytes that nobody filled in: shown as if they were not there
+            return np.asarray(rgba.convert("RGB"))
+        raise InputError(
+            "E-IMAGE-EMPTY", f"{name} is transparent everywhere: there is nothing to see; save it without transparency"
+        )
+    white = Image.new("RGB", image.size, (255, 255, 255))
+    white.paste(rgba, mask=alpha)
+    return np.asarray(white)
+
+
+def _over_white(image: Image.Image, clear: int) -> NDArray[np.uint8]:
+    """Grey, with one of its values transparent."""
+    grey = np.array(image)
+    grey[grey == clear] = 255
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8; a picture whose EXIF cannot be read is still a picture."""
+    try:
+        value = image.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _upright(rgb: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Undo EXIF orientation 1..8 (TIFF 6.0, tag 274: where row 0 and column 0 of the file are in the scene)."""
+    if orientation >= 5:  # rows and columns are swapped
+        rgb = rgb.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        rgb = rgb[::-1]
+    if orientation in (2, 3, 6, 7):
+        rgb = rgb[:, ::-1]
+    return rgb
