@@ -11,8 +11,8 @@ import numpy as np
 from zsl_runtime.bundle.manifest import (
     require,
 )
-from zsl_runtime.errors import ArtefactError, UsageError, from_os_error
-from zsl_runtime.head.class_table import ClassTable
+from zsl_runtime.errors import ArtefactError, UsageError, from_os_error, listed
+from zsl_runtime.head.class_table import ClassTable, check_holdable
 from zsl_runtime.head.gaussian import ClassMeans
 from zsl_runtime.head.head import Head, View
 from zsl_runtime.machine.storage import (
@@ -100,6 +100,7 @@ class Generation:
         tensors, metadata = parse_tensors(data, code=code, where=where)
         try:
             names, attributes = _names(metadata["names"]), _names(metadata["attributes"])
+            _check_writable(names, attributes)
             known = any(name.startswith("means.") for name in tensors)
             _check_tensors(tensors, _generation_layout(len(names), len(attributes), views, means=known))
             table = ClassTable(names, tensors["seen"].astype(np.bool_), tensors["raw"], attributes)
@@ -186,6 +187,14 @@ def _names(text: str) -> tuple[str, ...]:
     require(isinstance(names, list) and all(isinstance(name, str) for name in names), "names are not a list of strings")
     require(len(set(names)) == len(names), "names are not unique")
     return tuple(names)
+
+
+def _check_writable(names: Sequence[str], attributes: Sequence[str]) -> None:
+    """Hold names to what may be one: they go to terminals and files. UsageError, or ValueError for attributes."""
+    stored = [check_holdable(name) for name in names]
+    require(len(set(stored)) == len(stored), "names are not unique")
+    odd = [name for name in attributes if any(letter < " " and letter not in "\t\n\v\f\r" for letter in name)]
+    require(not odd, f"attributes are called {listed(odd)}")
 
 
 def _generation_layout(

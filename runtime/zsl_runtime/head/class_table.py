@@ -11,6 +11,7 @@ import numpy as np
 
 from zsl_runtime.errors import UsageError, listed, nearest
 from zsl_runtime.head.names import TURNING, difference, look, stored_form
+from zsl_runtime.head.numbers import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -142,12 +143,31 @@ def in_stored_form(given: Mapping[str, Given]) -> dict[str, Given]:
     """What is given for classes, by the stored forms of their names.
 
     Raises:
-        UsageError: E-CLASS-NAME; E-CLASS-DUPLICATE when two of the names are one.
+        UsageError: E-CLASS-DUPLICATE when two of the names are one.
 
     """
-    names = [check_class_name(name) for name in given]
+    names = [stored_form(name) for name in given]
     refuse_duplicates(names, code="E-CLASS-DUPLICATE", what="classes")
     return dict(zip(names, given.values(), strict=True))
+
+
+def check_numbers(table: ClassTable, where: str) -> None:
+    """UsageError E-ATTRIBUTE-VALUE for an attribute that is NaN, infinite or larger than float32 holds.
+
+    Args:
+        table: whose attributes.
+        where: they come from, for messages.
+
+    """
+    bad = np.argwhere(~(np.abs(table.raw) <= LARGEST))
+    if len(bad):
+        row, column = (int(one) for one in bad[0])
+        more = f" (and {len(bad) - 1} more such values)" if len(bad) > 1 else ""
+        raise UsageError(
+            "E-ATTRIBUTE-VALUE",
+            f"{where}: attribute {table.attributes[column]!r} of class {table.names[row]!r} is "
+            f"{table.raw[row, column]:g}; expected a finite number below 3.4e38, as models compute with{more}",
+        )
 
 
 def refuse_duplicates(names: Iterable[str], *, code: str, what: str) -> None:

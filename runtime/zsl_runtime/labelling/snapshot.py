@@ -74,7 +74,7 @@ class Snapshot:
             UsageError: E-FILTER (another word), E-CLASS-UNKNOWN, E-FILTER-EMPTY when no class is left.
 
         """
-        if classes == "all":
+        if isinstance(classes, str) and classes == "all":
             return self
         return replace(self, head=self.head.only(self._keep(classes)))
 
