@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from zsl_runtime.errors import GateError, InputError, UsageError, listed
-from zsl_runtime.pixels.pixels import SUFFIXES, PixelSpec, prepare
+from zsl_runtime.pixels.pixels import PixelSpec, prepare
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,17 +107,18 @@ def _find(directory: Path, table: ClassTable, seed: int) -> tuple[list[tuple[Pat
 
 
 def _folders(directory: Path, row_of: dict[str, int]) -> list[tuple[Path, int]]:
-    named = sorted(path for path in directory.iterdir() if path.is_dir() and path.name in row_of)
-    pairs = [
-        (path, row_of[folder.name])
-        for folder in named
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES and path.is_file()
-    ]
+    from zsl_runtime.inputs.item import Tally
+    from zsl_runtime.inputs.left_out import told
+    from zsl_train.data.image_set import pictures_below
+
+    named = sorted(path for path in directory.iterdir() if path.name in row_of and path.is_dir())
+    tally = Tally()
+    pairs = [(path, row_of[folder.name]) for folder in named for path in pictures_below(folder, tally)]
     if not pairs:
+        more = "".join(f"; {line}" for line in told(tally))
         raise UsageError(
             "E-DATA-LABELLED",
             f"{directory} is no data folder, and no subfolder with pictures is called like a class of this bundle; "
-            f"expected such as {listed(tuple(row_of))}",
+            f"expected such as {listed(tuple(row_of))}{more}",
         )
     return pairs

@@ -297,8 +297,8 @@ class _Pattern:
         litter = "" if self._all else _litter(path, is_folder=is_folder)
         if litter:
             suffixes = self._counting.suffixes
-            count = pictures_below(path, suffixes) if is_folder else int(has_suffix(path, suffixes))
-            self._counting.litter.update({litter: count} if count else {})
+            count = count_below(path, suffixes) if is_folder else int(has_suffix(path, suffixes))
+            self._counting.litter[litter] += count
         return bool(litter)
 
 
@@ -385,7 +385,7 @@ def _places(walked: Iterable[Seen], wanted: Callable[[str], bool], left_out: _Le
             left_out.skip(path)
 
 
-def pictures_below(folder: str, suffixes: Sequence[str]) -> int:
+def count_below(folder: str, suffixes: Sequence[str]) -> int:
     """How many files below a folder have one of the suffixes; of litter, which is counted and not read."""
     return sum(1 for seen in walk(folder) if seen.error is None and has_suffix(seen.path, suffixes))
 

@@ -29,10 +29,15 @@ def told(tally: Tally, unit: str = "pictures") -> Iterator[str]:
     """
     if unit != "rows":
         yield from _unread(tally.kinds)
-    if tally.litter:
-        each = ", ".join(f"{count} in {what}" for what, count in ordered(tally.litter))
-        yield f"{unit} left out because of where they lie: {each}; name such a folder itself to have it read"
+    if tally.litter.total():
+        each = ", ".join(f"{count} in {what}" for what, count in ordered(tally.litter) if count)
+        yield f"{unit} left out because of where they lie: {each}"
     yield from tally.notes
+
+
+def unread(tally: Tally) -> int:
+    """How many pictures of kinds that are not read were left out."""
+    return sum(count for suffix, count in tally.kinds.items() if suffix in UNREAD)
 
 
 def _unread(kinds: Mapping[str, int]) -> Iterator[str]:

@@ -21,12 +21,12 @@ from zsl_runtime.head.class_table import check_class_name, refuse_duplicates
 from zsl_runtime.head.fitting import silent
 from zsl_runtime.head.gaussian import Evidence
 from zsl_runtime.inputs.feature_rows import ROW_SUFFIXES, RowFiles
-from zsl_runtime.inputs.files import pictures_below, places
+from zsl_runtime.inputs.files import count_below, places
 from zsl_runtime.inputs.item import Item, Tally, has_suffix
 from zsl_runtime.inputs.left_out import told
 from zsl_runtime.inputs.litter import litter_folder
 from zsl_runtime.labelling.ahead import in_order
-from zsl_runtime.labelling.reading import BATCH_SIZE, BATCHES_AHEAD, check_counts
+from zsl_runtime.labelling.reading import BATCHES_AHEAD, batch_of, check_counts, reader_of
 from zsl_runtime.machine.threads import readers
 from zsl_runtime.pixels.pixels import SUFFIXES
 
@@ -91,7 +91,7 @@ def gather(
     check_teachable(model.bundle)
     skipped: list[tuple[str, InputError]] = []
     sums: dict[str, Evidence] = {}
-    for batch in _batches(model, pictures, batch_size or BATCH_SIZE):
+    for batch in _batches(model, pictures, batch_of(batch_size, reader_of(model.bundle))):
         skipped += [(name, value) for name, value in batch if isinstance(value, InputError)]
         readable = [(name, value) for name, value in batch if not isinstance(value, InputError)]
         if readable:
@@ -226,7 +226,7 @@ def _class_folders(folder: str, suffixes: Sequence[str]) -> tuple[dict[str, str]
         path = os.path.join(folder, name)  # noqa: PTH118
         litter = is_folder and litter_folder(name)
         if litter:
-            tally.litter.update({litter: count} if (count := pictures_below(path, suffixes)) else {})
+            tally.litter[litter] += count_below(path, suffixes)
         elif is_folder:
             folders.append(name)
         else:

@@ -92,6 +92,54 @@ def test_nested_files_odd_suffixes_and_hidden_files(folder):
     assert any("1 files below" in note and "no pictures" in note for note in data.notes)
 
 
+def test_thumbnails_of_a_nas_are_neither_trained_nor_tested_on(folder):
+    """In every folder there is one of them, that of the classes too; a picture's thumbnails may not straddle roles."""
+    (folder / "split.csv").unlink()
+    plain = open_image_set(folder)
+    for place in (folder / "images", folder / "images" / class_name(0)):
+        for photo in ("000.png", "001.png"):
+            (place / "@eaDir" / photo).mkdir(parents=True)
+            shutil.copy(folder / "images" / class_name(0) / photo, place / "@eaDir" / photo / "SYNOPHOTO_THUMB_M.jpg")
+    shutil.copy(folder / "images" / class_name(0) / "000.png", folder / "images" / class_name(0) / "._000.png")
+    data = open_image_set(folder)
+    assert data.paths == plain.paths
+    np.testing.assert_array_equal(data.role, plain.role)
+    assert [note for note in data.notes if "left out" in note] == [
+        "pictures left out because of where they lie: 4 in @eaDir (thumbnails of a NAS)"
+    ]
+
+
+def test_a_class_that_is_called_like_litter_is_a_class(folder):
+    """Whoever lists it means it."""
+    text = (folder / "classes.csv").read_text().replace(class_name(0), "RECYCLER")
+    (folder / "classes.csv").write_text(text)
+    (folder / "split.csv").unlink()
+    (folder / "images" / class_name(0)).rename(folder / "images" / "RECYCLER")
+    data = open_image_set(folder)
+    assert len(data) == 36
+    assert [path for path in data.paths if path.startswith("RECYCLER/")]
+
+
+def test_pictures_of_kinds_that_are_not_read_are_told_by_kind_and_class(folder):
+    (folder / "split.csv").unlink()
+    first, second = (folder / "images" / class_name(i) for i in range(2))
+    for number in range(3):
+        (first / f"IMG_{number}.HEIC").write_bytes(b"x")
+    (second / "raw.nef").write_bytes(b"x")
+    (second / "notes.txt").write_bytes(b"x")
+    notes = [note for note in open_image_set(folder).notes if "left out" in note or "lack" in note]
+    assert notes[0].startswith("5 files below ")
+    assert notes[1].startswith("HEIC pictures left out: 3 (.heic); save as JPEG")
+    assert notes[2].startswith("cameras' raw files left out: 1 (.nef); ")
+    assert notes[3] == f"classes that lack these pictures in training and test: {class_name(0)} 3, {class_name(1)} 1"
+    for file in first.glob("*.png"):
+        file.unlink()
+    refused(folder, "E-DATA-NO-PHOTOS", class_name(0), "HEIC pictures left out: 3 (.heic); save as JPEG")
+    for file in (folder / "images").rglob("*.png"):
+        file.unlink()
+    refused(folder, "E-DATA-NO-IMAGES", "HEIC pictures left out: 3 (.heic)", "raw files left out: 1 (.nef)")
+
+
 def test_links_to_folders_are_followed_once(folder):
     (folder / "split.csv").unlink()
     first = folder / "images" / class_name(0)

@@ -17,11 +17,12 @@ import numpy as np
 
 from zsl_runtime.errors import InputError, UsageError, from_os_error, listed
 from zsl_runtime.head.class_table import ClassTable, check_class_name, refuse_duplicates
+from zsl_runtime.inputs.item import Tally
 from zsl_runtime.machine.cache import needed_cache
 from zsl_runtime.machine.storage import replacing
-from zsl_runtime.pixels.pixels import SUFFIXES, decode
+from zsl_runtime.pixels.pixels import decode
 from zsl_train.data.att_splits import load_mat, read_split_file, texts
-from zsl_train.data.image_set import ImageSet, files_below
+from zsl_train.data.image_set import ImageSet, pictures_below
 from zsl_train.data.proposed_split import own_split, read_proposed_split, split_file
 from zsl_train.data.roles import check_photographs, check_roles
 from zsl_train.data.text_lists import damaged_list, read_lines, read_numbered
@@ -73,7 +74,7 @@ class Archive:
 def find_archive(directory: Path) -> tuple[Callable[[Path, Path | None], Archive], Path] | None:
     """Which archive `directory` or a folder directly in it is: its reader and its base; None when it is none."""
     try:
-        inside = sorted(entry for entry in directory.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        inside = sorted(entry for entry in directory.iterdir() if not entry.name.startswith("."))
     except OSError as error:
         raise from_os_error(error, "list the data folder") from error
     for base in (directory, *inside):
@@ -83,9 +84,17 @@ def find_archive(directory: Path) -> tuple[Callable[[Path, Path | None], Archive
             (APY_FILES, read_apy),
             ((FLO_LABELS,), read_flo),
         ):
-            if all((base / name).is_file() for name in files):
+            if all(_is_file(base / name) for name in files):
                 return reader, base
     return None
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is there; where nobody may look, such as in lost+found, there is none of ours."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def open_archive(
@@ -252,7 +261,9 @@ def _apy_objects(path: Path, count: int) -> list[_Object]:
 
 def _cut_objects(base: Path, objects: Sequence[_Object]) -> tuple[Path, tuple[str, ...]]:
     """The objects as pictures of their own in the cache folder; those that are there are not cut again."""
-    where = {file.name: file for folder in (base.parent, base) for file in sorted(files_below(folder))}
+    # Around the lists lie other people's folders, too; a picture that is missing for one of them is told by its name.
+    around = [sorted(pictures_below(folder, Tally(), whole=False)) for folder in (base.parent, base)]
+    where = {file.name: file for files in around for file in files}
     missing = sorted({one.picture for one in objects} - where.keys())
     if missing:
         raise UsageError(
@@ -331,7 +342,7 @@ def _pictures(root: Path) -> list[str]:
     """Pictures below `root`, relative to it."""
     if not root.is_dir():
         raise UsageError(CODE, f"there is no folder {root} with the archive's pictures; extract those, too")
-    return [file.relative_to(root).as_posix() for file in files_below(root) if file.suffix.lower() in SUFFIXES]
+    return [file.relative_to(root).as_posix() for file in pictures_below(root, Tally())]
 
 
 def _check_there(root: Path, wanted: Sequence[str], there: Sequence[str], source: Path) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 
 from zsl_runtime.errors import UsageError, listed
 from zsl_runtime.head.class_table import ClassTable, check_class_name
-from zsl_train.data.image_set import ImageSet, files_below
+from zsl_runtime.inputs.item import Tally
+from zsl_train.data.image_set import ImageSet, pictures_below
 from zsl_train.data.proposed_split import own_split, read_proposed_split, split_file
 from zsl_train.data.roles import check_photographs, check_roles
 from zsl_train.data.text_lists import damaged_list, read_lines, read_numbered
@@ -105,7 +106,7 @@ def _class_labels(path: Path, images: int, classes: int) -> NDArray[np.int64]:
 
 def _check_pictures(root: Path, paths: Sequence[str]) -> None:
     """UsageError when pictures of images.txt are not below `root`; one walk, not one question per picture."""
-    there = {file.relative_to(root).as_posix() for file in files_below(root)}
+    there = {file.relative_to(root).as_posix() for file in pictures_below(root, Tally())}
     missing = [path for path in paths if path not in there]
     if missing:
         raise UsageError(

@@ -18,15 +18,20 @@ import numpy as np
 from zsl_runtime.errors import UsageError, from_os_error, listed
 from zsl_runtime.head.class_file import read_class_csv
 from zsl_runtime.head.class_table import UNWRITABLE
+from zsl_runtime.head.names import doubtful, stored_form
+from zsl_runtime.inputs.files import count_below
+from zsl_runtime.inputs.item import Tally, has_suffix
+from zsl_runtime.inputs.left_out import told, unread
+from zsl_runtime.inputs.litter import litter_folder
 from zsl_runtime.machine.storage import write_whole
 from zsl_runtime.pixels.pixels import SUFFIXES
-from zsl_train.data.image_set import ImageSet, files_below
+from zsl_train.data.image_set import ImageSet, pictures_below
 from zsl_train.data.roles import ROLES, check_photographs, check_roles, seeded_roles
 from zsl_train.data.text_lists import read_columns
 from zsl_train.data.word_vectors import attribute_words, load_word_vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -40,6 +45,7 @@ class _Found:
     paths: tuple[str, ...]
     labels: NDArray[np.int64]
     notes: tuple[str, ...]
+    left_out: Mapping[int, Tally]  # by class, where something was left out
 
 
 def open_folder(directory: Path, splits: Path | None, seed: int) -> ImageSet:
@@ -64,7 +70,7 @@ def open_folder(directory: Path, splits: Path | None, seed: int) -> ImageSet:
         )
     root = directory / "images"
     found = _find_pictures(root, table)
-    check_photographs(found.labels, table)
+    _check_photographs(found, table)
     words, word_notes = _read_words(directory / "attributes.csv", table.attributes)
     vectors, vector_notes = _read_vectors(directory / "attribute_vectors.npy", words)
     split_file = splits if splits is not None else directory / "split.csv"
@@ -88,7 +94,7 @@ def open_folder(directory: Path, splits: Path | None, seed: int) -> ImageSet:
         words=words,
         word_vectors=vectors,
         split_version=version,
-        notes=(*found.notes, *split_notes, *word_notes, *vector_notes),
+        notes=(*table.notes, *doubtful(table.names), *found.notes, *split_notes, *word_notes, *vector_notes),
     )
 
 
@@ -121,20 +127,21 @@ def _find_pictures(root: Path, table: ClassTable) -> _Found:
     """Every picture below a class's folder; UsageError for folders that are no class and for an empty images/."""
     if not root.is_dir():
         raise UsageError("E-DATA-NO-IMAGES", f"there is no folder {root}; expected {root}/<class>/*.jpg")
-    folders, loose = _class_folders(root, table)
+    folders, loose, tally = _class_folders(root, table)
     pairs: list[tuple[str, int]] = []
-    others = 0
+    left_out: dict[int, Tally] = {}
     for folder, label in folders:
-        for file in files_below(folder):
-            if file.suffix.lower() in SUFFIXES:
-                pairs.append((file.relative_to(root).as_posix(), label))
-            else:
-                others += 1
+        own = left_out.setdefault(label, Tally())
+        pairs += [(file.relative_to(root).as_posix(), label) for file in pictures_below(folder, own)]
+    for own in left_out.values():
+        tally.add(own)
+    others = tally.skipped
     if not pairs:
+        more = "".join(f"; {line}" for line in told(tally))
         raise UsageError(
             "E-DATA-NO-IMAGES",
             f"no pictures below the class folders of {root} ({loose} pictures directly in it, {others} files that are "
-            f"no pictures); expected {root}/<class>/*.jpg",
+            f"no pictures); expected {root}/<class>/*.jpg{more}",
         )
     odd = [path for path, _ in pairs if any(unicodedata.category(letter) in UNWRITABLE for letter in path)]
     if odd:
@@ -149,23 +156,41 @@ def _find_pictures(root: Path, table: ClassTable) -> _Found:
         notes.append(f"{loose} pictures lie directly in {root}, belong to no class and are left out")
     if others:
         notes.append(f"{others} files below {root} are no pictures by their suffix and are left out")
+    notes += told(tally)
+    fewer = [f"{table.names[label]} {count}" for label, own in sorted(left_out.items()) if (count := unread(own))]
+    if fewer:
+        notes.append(f"classes that lack these pictures in training and test: {', '.join(fewer)}")
     paths = tuple(path for path, _ in pairs)
-    return _Found(paths, np.array([label for _, label in pairs], dtype=np.int64), tuple(notes))
+    return _Found(paths, np.array([label for _, label in pairs], dtype=np.int64), tuple(notes), left_out)
 
 
-def _class_folders(root: Path, table: ClassTable) -> tuple[list[tuple[Path, int]], int]:
-    """The class folders with their class, and how many pictures lie beside them."""
-    rows = {_nfc(name): row for row, name in enumerate(table.names)}
-    folders, unknown, loose = [], [], 0
+def _check_photographs(found: _Found, table: ClassTable) -> None:
+    """As `check_photographs`, which also says what lies in the folders of such classes in place of photographs."""
+    try:
+        check_photographs(found.labels, table)
+    except UsageError as error:
+        there = Tally()
+        for label in set(found.left_out) - set(found.labels.tolist()):
+            there.add(found.left_out[label])
+        more = "".join(f"; {line}" for line in told(there))
+        raise UsageError(error.code, f"{error.message}{more}") from None
+
+
+def _class_folders(root: Path, table: ClassTable) -> tuple[list[tuple[Path, int]], int, Tally]:
+    """The class folders with their class, how many pictures lie beside them, and what is litter."""
+    rows = {name: row for row, name in enumerate(table.names)}
+    folders, unknown, loose, tally = [], [], 0, Tally()
     try:
         entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
     except OSError as error:
         raise from_os_error(error, "list the pictures") from error
     for entry in entries:
         if not entry.is_dir():
-            loose += entry.suffix.lower() in SUFFIXES
-        elif _nfc(entry.name) in rows:
-            folders.append((entry, rows[_nfc(entry.name)]))
+            loose += has_suffix(entry.name, SUFFIXES)
+        elif stored_form(entry.name) in rows:
+            folders.append((entry, rows[stored_form(entry.name)]))
+        elif litter := litter_folder(entry.name):
+            tally.litter[litter] += count_below(str(entry), SUFFIXES)
         else:
             unknown.append(entry.name)
     if unknown:
@@ -176,7 +201,7 @@ def _class_folders(root: Path, table: ClassTable) -> tuple[list[tuple[Path, int]
             f"{root} has {len(unknown)} folders that classes.csv does not name: {listed(unknown)}{hint}; add a row for "
             "each, rename it as its class is called, or move it away",
         )
-    return folders, loose
+    return folders, loose, tally
 
 
 def _read_split(path: Path, found: _Found) -> tuple[NDArray[np.str_], tuple[str, ...]]:

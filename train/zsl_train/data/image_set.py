@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zsl_runtime.errors import from_os_error
 from zsl_runtime.inputs.files import walk
+from zsl_runtime.inputs.item import has_suffix
+from zsl_runtime.pixels.pixels import SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
     from zsl_runtime.arrays import Ints
     from zsl_runtime.head.class_table import ClassTable
+    from zsl_runtime.inputs.item import Tally
     from zsl_train.data.feature_file import FeatureFile
 
 
@@ -83,9 +87,29 @@ class ImageSet:
         return np.flatnonzero(chosen).astype(np.int64)
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """All files that are not hidden, links to folders followed, each folder once."""
-    return (Path(file) for file in walk(str(folder)) if not os.path.basename(file).startswith("."))  # noqa: PTH119
+def pictures_below(folder: Path, tally: Tally, *, whole: bool = True) -> Iterator[Path]:
+    """All pictures by their suffixes, links to folders followed, each folder once; hidden ones and litter left out.
+
+    Args:
+        folder: looked through to any depth.
+        tally: counts what is left out, but for hidden files.
+        whole: a folder that cannot be listed is an error, since a class would silently be smaller than it is; else it
+            is passed over, where whoever asks knows which pictures there must be.
+
+    Raises:
+        SystemProblem: E-SYSTEM, a folder cannot be listed.
+
+    """
+    for path, litter, error in walk(str(folder)):
+        picture = error is None and has_suffix(path, SUFFIXES)
+        if error is not None and whole:
+            raise from_os_error(OSError(error.errno, error.strerror, path), "list the folder") from error
+        if picture and not litter:
+            yield Path(path)
+        elif picture:
+            tally.litter[litter] += 1
+        elif error is None and not litter and not os.path.basename(path).startswith("."):  # noqa: PTH119
+            tally.skip(path)
 
 
 def alike(rows: NDArray[np.floating[Any]]) -> list[Ints]:
