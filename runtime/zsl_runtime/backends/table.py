@@ -22,6 +22,7 @@ class Kind(NamedTuple):
         device: `cpu` or `cuda`: where the model graph runs. The module of a backend of the CPU has `open_graphs(graphs,
             threads, precision)`, that of a card `open_on_card(bundle, threads, precision, card)` and `check(bundle,
             precision, card)`, which raises what stands against it and loads nothing onto the card.
+        library: its import name, where it is the only thing that the backend needs.
 
     """
 
@@ -31,6 +32,7 @@ class Kind(NamedTuple):
     precisions: tuple[str, ...]
     fast: bool
     device: str = "cpu"
+    library: str = ""
 
 
 ORT_PACKAGES = ("onnxruntime", "onnxruntime-gpu")  # never both: they overwrite each other's files
@@ -48,11 +50,25 @@ BACKENDS = {
     "ort-cuda": Kind(
         "zsl_runtime.backends.ort_cuda", ("onnxruntime-gpu",), "gpu", ("fp32", "fp16"), fast=True, device="cuda"
     ),
-    "ort": Kind("zsl_runtime.backends.ort", ORT_PACKAGES, "cpu", ("fp32", "fp16", "int8"), fast=True),
-    "openvino": Kind(
-        "zsl_runtime.backends.openvino", ("openvino",), "openvino", ("fp32", "fp16", "bf16", "int8"), fast=True
+    "ort": Kind(
+        "zsl_runtime.backends.ort", ORT_PACKAGES, "cpu", ("fp32", "fp16", "int8"), fast=True, library="onnxruntime"
     ),
-    "reference": Kind("zsl_runtime.backends.reference", ORT_PACKAGES, "cpu", ("fp32", "fp16", "int8"), fast=False),
+    "openvino": Kind(
+        "zsl_runtime.backends.openvino",
+        ("openvino",),
+        "openvino",
+        ("fp32", "fp16", "bf16", "int8"),
+        fast=True,
+        library="openvino",
+    ),
+    "reference": Kind(
+        "zsl_runtime.backends.reference",
+        ORT_PACKAGES,
+        "cpu",
+        ("fp32", "fp16", "int8"),
+        fast=False,
+        library="onnxruntime",
+    ),
 }
 
 
@@ -81,7 +97,7 @@ def fast_of(precision: str, device: str) -> list[str]:
 
 def installed_of(names: Iterable[str]) -> list[str]:
     """Those of these backends whose library is installed; it is not imported."""
-    return [name for name in names if version_of(BACKENDS[name].packages)]
+    return [name for name in names if version_of(BACKENDS[name].packages) or is_found(BACKENDS[name].library)]
 
 
 def version_of(packages: Iterable[str]) -> str | None:
@@ -90,7 +106,26 @@ def version_of(packages: Iterable[str]) -> str | None:
 
     for package in packages:
         try:
-            return f"{package} {version(package)}"
+            found: str | None = version(package)
         except PackageNotFoundError:
             continue
+        except Exception:  # whatever damaged metadata lead to: the package itself may be whole
+            found = None
+        return f"{package} {found or 'of unknown version'}"
     return None
+
+
+def is_found(library: str) -> bool:
+    """Whether a module is there, though no package manager knows of it: copied, or packed into a program.
+
+    A folder of that name without a module in it is what some uninstalled packages leave.
+    """
+    from importlib.util import find_spec
+
+    if not library:
+        return False
+    try:
+        spec = find_spec(library)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and spec.origin is not None

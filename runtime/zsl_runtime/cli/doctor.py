@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import os
 import platform
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from zsl_runtime.cli.command import Command
-from zsl_runtime.cli.finding import BROKEN, NOTE, OK, Finding
-from zsl_runtime.errors import ArtefactError, BackendError, UsageError, run_command
-from zsl_runtime.extras import install
+from zsl_runtime.cli.finding import BROKEN, FAILED, NOTE, OK, Finding, guarded, said
+from zsl_runtime.errors import ArtefactError, BackendError, SystemProblem, UsageError, run_command
+from zsl_runtime.extras import EXTRAS, install
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.bundle.generation import Generation
 
-FEATURE_TOLERANCE = 1e-3  # of the largest expected feature: other CPUs round other sums
-MEANS_TOLERANCE = 1e-3  # of the largest coordinate of a class's mean: likewise
-SCORE_TOLERANCE = 1e-3  # log-probability: a top-1 that was closer than this may change
+MEANS_TOLERANCE = 1e-3  # of the largest coordinate of a class's mean: other CPUs round other sums
 NO_CARDS = Finding(
     OK, "cards, CUDA and TensorRT are left out: there is no NVIDIA card here, nor a driver; --cards speaks of them"
 )
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+LOOKS = 3  # at a bundle that others change meanwhile
+# Distributions that all bring the module onnxruntime: with two of them its files are a mixture.
+ALL_ORT = (
+    *("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-training"),
+    *("onnxruntime-qnn", "onnxruntime-rocm", "onnxruntime-silicon", "ort-nightly", "ort-nightly-gpu"),
+)
+FORMATS = {"jpg": ".jpg", "zlib": ".png", "webp": ".webp", "libtiff": "compressed .tif", "jpg_2000": ".jp2"}
 
 
 @click.command("zsl-doctor", cls=Command)
@@ -35,7 +40,10 @@ CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limi
 @click.option("--cards", is_flag=True, help="Speak of cards, CUDA and TensorRT even if there is no NVIDIA card here.")
 @click.option("--explain", "word", metavar="WORD", help="Only say what a word of the commands' messages means.")
 def cli(bundle: str | None, *, cards: bool, word: str | None) -> int:
-    """Say what this machine can run, and examine BUNDLE. Exit code 5 when the bundle is broken."""
+    """Say what this machine can run, and examine BUNDLE: its files, its classes, and its answers in each precision.
+
+    Exit code 5 when the bundle is broken; 4 when it is whole, but something of it does not work on this machine.
+    """
     if word is not None:
         if bundle is not None or cards:
             raise click.UsageError("--explain only explains a word: leave BUNDLE and --cards out.")
@@ -43,15 +51,21 @@ def cli(bundle: str | None, *, cards: bool, word: str | None) -> int:
 
         click.echo(explain(word))
         return 0
-    from zsl_runtime.machine.cards import has_nvidia
+    from zsl_runtime.cli.doctor_trial import kept_out
 
-    cards = cards or has_nvidia()
-    broken = False
-    report = chain(machine(cards=cards), examine(bundle, cards=cards) if bundle is not None else ())
-    for finding in chain(report, () if cards else (NO_CARDS,)):
-        print(f"{finding.state:<6}  {finding.text}", flush=True)  # noqa: T201  # the report is the result
-        broken = broken or finding.state == BROKEN
-    return ArtefactError.exit_code if broken else 0
+    states: set[str] = set()
+    with kept_out() as findings:
+        cards = cards or _has_nvidia()
+        _show(findings)
+        _show(machine(cards=cards))
+        try:
+            if bundle is not None:
+                states = _show(examine(bundle, cards=cards))
+        finally:  # where nothing is there that could be examined, the report is whole all the same
+            _show(() if cards else (NO_CARDS,))
+    if BROKEN in states:
+        return ArtefactError.exit_code
+    return BackendError.exit_code if FAILED in states else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,43 +73,203 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(cli, argv)
 
 
+def _show(findings: Iterable[Finding]) -> set[str]:
+    """Print findings as they come; returns their states."""
+    states = set()
+    for finding in findings:
+        print(f"{finding.state:<6}  {finding.text}", flush=True)  # noqa: T201  # the report is the result
+        states.add(finding.state)
+    return states
+
+
+def _has_nvidia() -> bool:
+    from zsl_runtime.machine import cards
+
+    try:
+        return cards.has_nvidia()
+    except Exception:
+        return True  # why it cannot be told is said where cards are looked at
+
+
+# --- the machine ----------------------------------------------------------------------------------------------------
+
+
 def machine(*, cards: bool = True) -> Iterator[Finding]:
     """Python, platform, CPUs, memory, libraries and backends, with the install line for what is missing.
+
+    What breaks off is told, and the rest goes on.
 
     Args:
         cards: speak of cards, and of what runs on them.
 
     """
-    import numpy as np
-    import PIL
-
-    from zsl_runtime.machine.threads import usable_cpus
-
-    yield Finding(OK, f"Python {platform.python_version()} on {platform.platform()}, {platform.machine()}")
-    yield Finding(OK, f"{usable_cpus()} CPUs usable of {os.cpu_count()}, {memory_bytes() / 2**30:.1f} GiB of memory")
-    yield Finding(OK, f"Pillow {PIL.__version__}, NumPy {np.__version__}")
-    yield _core(cards=cards)
+    yield from guarded("Python and platform", _python)
+    yield from guarded("CPUs and memory", _cpus)
+    yield from guarded("the CPU's instructions", _instructions)
+    yield from guarded("NumPy and Pillow", _libraries)
+    yield from guarded("the compiled core", partial(_core, cards=cards))
     if cards:
         from zsl_runtime.cli import doctor_cards
 
-        yield from doctor_cards.cards()
-        yield from doctor_cards.libraries()
-    yield from _backends(cards=cards)
+        yield from guarded("cards", doctor_cards.cards)
+        yield from guarded("libraries for cards", doctor_cards.libraries)
+    yield from guarded("backends", partial(_backends, cards=cards))
+    yield from guarded("packages for training", _training)
 
 
-def memory_bytes(limits: Sequence[str] = CGROUP_LIMITS) -> int:
-    """Memory of the machine, or of this container where a cgroup file in `limits` says less."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+def _python() -> Iterator[Finding]:
+    yield Finding(OK, f"Python {platform.python_version()} on {platform.platform()}, {platform.machine()}")
+
+
+def _cpus() -> Iterator[Finding]:
+    from zsl_runtime.machine.threads import usable_cpus
+
+    memory = memory_bytes()
+    told = "memory of unknown size" if memory is None else f"{memory / 2**30:.1f} GiB of memory"
+    yield Finding(OK, f"{usable_cpus()} CPUs usable of {os.cpu_count() or 'an unknown number'}, {told}")
+
+
+def _instructions() -> Iterator[Finding]:
+    """What the CPU has for low precisions."""
+    from zsl_runtime.machine.processor import processor
+
+    cpu = processor()
+    kinds = {"int8": cpu.int8, "bf16": cpu.bf16} if cpu.flags else {}
+    has = (f"{kind} by {' and '.join(of)}" if of else f"no instructions for {kind}" for kind, of in kinds.items())
+    yield Finding(OK, ", ".join([cpu.name or "a CPU without a name", *has]))
+
+
+def memory_bytes(limits: Sequence[str] = CGROUP_LIMITS) -> int | None:
+    """Memory of the machine, or of this container where a cgroup file in `limits` says less; None if nothing says."""
+    found = []
+    try:
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):  # not on this system
+        found = []
     for path in limits:
         try:
             found.append(int(Path(path).read_text(encoding="ascii")))
         except (OSError, ValueError):  # no such cgroup version here, or "max"
             continue
-    return min(found)
+    return min((size for size in found if size > 0), default=None)
+
+
+def _libraries() -> Iterator[Finding]:
+    """NumPy and Pillow, without which nothing runs; and what this Pillow cannot read."""
+    told = []
+    for name, module in (("Pillow", "PIL"), ("NumPy", "numpy")):
+        try:
+            told.append(f"{name} {_version_of(module)}")
+        except (Exception, SystemExit) as error:
+            mend = f"pip install --force-reinstall {name.lower()}"
+            yield Finding(NOTE, f"{name} cannot be imported ({said(error)}), and nothing runs without it: {mend}")
+    if told:
+        yield Finding(OK, ", ".join(told))
+    if told and told[0].startswith("Pillow"):
+        from PIL import features
+
+        lacking = [suffix for feature, suffix in FORMATS.items() if not features.check(feature)]
+        if lacking:
+            mend = "pip install --force-reinstall pillow"
+            yield Finding(NOTE, f"this Pillow was built without what reads {', '.join(lacking)} files: {mend}")
+
+
+def _version_of(module: str) -> str:
+    """Version of NumPy or Pillow once its compiled part was imported, which is what fails."""
+    from importlib import import_module
+
+    import_module("PIL.Image" if module == "PIL" else module)
+    return str(getattr(import_module(module), "__version__", "of unknown version"))
+
+
+def _core(*, cards: bool) -> Iterator[Finding]:
+    from importlib.util import find_spec
+
+    if find_spec("zsl_runtime._native") is None:
+        yield Finding(NOTE, "the compiled core is missing, so pictures cannot be read: pip install zsl-deploy")
+        return
+    from zsl_runtime.machine.native import load_native
+
+    try:
+        native = load_native()
+    except BackendError as error:
+        yield Finding(NOTE, f"pictures cannot be read: {error.message}")
+        return
+    text = f"compiled core present, for {', '.join(native.kernels())}"
+    if cards:
+        kernels = "with" if native.has_cuda_kernels() else "without (built where nvcc was not found)"
+        text += f", {kernels} kernels for a card"
+    yield Finding(OK, text)
+
+
+def _backends(*, cards: bool) -> Iterator[Finding]:
+    """Each backend with its library and what it runs, or the line that installs it; of the CPU's alone one for all."""
+    from zsl_runtime.backends.table import BACKENDS, installed_of, version_of
+    from zsl_runtime.cli.doctor_cards import on_card
+
+    absent: dict[str, list[str]] = {}  # by what installs them
+    both = [found for package in ALL_ORT if (found := version_of([package]))]
+    if len(both) > 1:
+        yield Finding(NOTE, f"{' and '.join(both)} overwrite each other's files: uninstall all, then install one")
+    for name, kind in BACKENDS.items():
+        if kind.device == "cuda":
+            if cards:
+                yield from guarded(f"backend {name}", lambda name=name: [on_card(name)])  # type: ignore[misc]
+        elif not cards and not installed_of([name]):
+            absent.setdefault(kind.extra, []).append(name)
+        else:
+            yield from guarded(f"backend {name}", partial(_on_cpu, name))
+    if absent:
+        told = (f"{' and '.join(names)} ({install(extra)})" for extra, names in absent.items())
+        yield Finding(NOTE, f"backends that are not installed here: {', '.join(told)}")
+
+
+def _on_cpu(name: str) -> Iterator[Finding]:
+    """A backend of the CPU: the precisions that it runs, or why it cannot be used."""
+    from zsl_runtime.backends.opening import open_graphs
+    from zsl_runtime.backends.table import BACKENDS
+
+    able, library = [], ""
+    for precision in BACKENDS[name].precisions:
+        try:
+            library = open_graphs(name, {}, 1, precision).library
+            able.append(precision)
+        except BackendError as error:
+            if error.code != "E-PRECISION-CPU":
+                yield Finding(NOTE, f"no backend {name}: {error.message}")
+                return
+        except (Exception, SystemExit) as error:  # a library that is there and not whole fails in any way
+            mend = f"pip install --force-reinstall {BACKENDS[name].packages[0]}"
+            yield Finding(NOTE, f"no backend {name}: its library cannot be used ({said(error)}); mend it: {mend}")
+            return
+    yield Finding(OK, f"backend {name} on the CPU, by {library}: {', '.join(able)}")
+
+
+def _training() -> Iterator[Finding]:
+    """The packages of zsl-train and zsl-export, by their metadata: importing torch takes seconds."""
+    from zsl_runtime.backends.table import ORT_PACKAGES, version_of
+
+    packages = (package for package in EXTRAS["train"].values() if package not in ORT_PACKAGES)  # that is a backend's
+    found = {package: version_of([package]) for package in packages}
+    lacking = [package for package, version in found.items() if not version]
+    if not found["torch"]:
+        yield Finding(OK, f"training and export are left out: they need {', '.join(lacking)}; {install('train')}")
+        return
+    there = ", ".join(version for version in found.values() if version)
+    if lacking:
+        yield Finding(NOTE, f"training and export: {there}; not installed are {', '.join(lacking)}: {install('train')}")
+    else:
+        yield Finding(OK, f"training and export: {there}")
+
+
+# --- a bundle -------------------------------------------------------------------------------------------------------
 
 
 def examine(path: str, *, cards: bool = True) -> Iterator[Finding]:
-    """Everything that can be wrong with a bundle, one finding after the other.
+    """Everything that can be wrong with a bundle, one finding after the other; what breaks off is told.
+
+    A bundle that is replaced, or whose classes are changed, while it is looked at would seem broken: then it is looked
+    at once more.
 
     Args:
         path: of the bundle.
@@ -103,10 +277,38 @@ def examine(path: str, *, cards: bool = True) -> Iterator[Finding]:
 
     Raises:
         UsageError: E-BUNDLE-PATH when nothing is there.
-        BackendError: a whole bundle cannot be run here.
+        SystemProblem: the bundle cannot be read.
 
     """
+    for look in range(LOOKS):
+        before = _identity(path)
+        for finding in _examine(path, cards=cards):
+            if finding.state in {BROKEN, FAILED} and look + 1 < LOOKS and _identity(path) != before:
+                yield Finding(NOTE, f"{path} was changed while it was looked at, so it is looked at once more")
+                break
+            yield finding
+        else:
+            return
+
+
+def _identity(path: str) -> tuple[bytes | None, ...]:
+    """What changes with every export and every change of the classes."""
+    from zsl_runtime.bundle.manifest import CLASSES, CURRENT, MANIFEST
+
+    def content(file: Path) -> bytes | None:
+        try:
+            return file.read_bytes()
+        except OSError:
+            return None
+
+    folder = Path(path)
+    return content(folder / MANIFEST), content(folder / CLASSES / CURRENT)
+
+
+def _examine(path: str, *, cards: bool) -> Iterator[Finding]:
+    """What is there, and everything about it."""
     from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.cli.doctor_answers import answers
     from zsl_runtime.cli.doctor_cards import damaged_engines, engines
 
     try:
@@ -115,6 +317,28 @@ def examine(path: str, *, cards: bool = True) -> Iterator[Finding]:
     except ArtefactError as error:
         yield Finding(BROKEN, str(error))
         return
+    except (UsageError, SystemProblem):
+        raise
+    except (Exception, SystemExit) as error:
+        yield Finding(FAILED, f"{path} cannot be opened here, {said(error)}")
+        return
+    yield from guarded("what is in it", partial(_contents, bundle, current), FAILED)
+    yield from guarded("precisions", lambda: [_precisions(bundle, cards=cards)], FAILED)
+    yield from guarded("engines", partial(engines if cards else damaged_engines, bundle), FAILED)
+    whole = True
+    for finding in guarded("files", partial(_files, bundle), FAILED):
+        whole = whole and finding.state not in {BROKEN, FAILED}
+        yield finding
+    kept: list[Generation] = []
+    yield from guarded("states of the classes", partial(_generations, bundle, current, kept), FAILED)
+    yield from guarded("leftovers", partial(_leftovers, bundle), FAILED)
+    if whole:  # a graph that was changed is not loaded
+        yield from guarded("means", partial(_means, bundle, current), FAILED)
+        first = kept[0] if kept else None
+        yield from guarded("probe", partial(answers, bundle, first, cards=cards), FAILED)
+
+
+def _contents(bundle: Bundle, current: Generation) -> Iterator[Finding]:
     seen = int(current.table.seen.sum())
     yield Finding(OK, f"{bundle.path}: method {bundle.manifest['method']}, exported {bundle.manifest['created']}")
     yield Finding(
@@ -123,16 +347,6 @@ def examine(path: str, *, cards: bool = True) -> Iterator[Finding]:
         f"generation {current.number}",
     )
     yield Finding(OK, _takes(bundle))
-    yield _precisions(bundle, cards=cards)
-    yield from engines(bundle) if cards else damaged_engines(bundle)
-    files = list(_files(bundle))
-    yield from files
-    first, generations = _generations(bundle, current)
-    yield from generations
-    yield from _leftovers(bundle)
-    if all(finding.state != BROKEN for finding in files):  # a graph that was changed is not loaded
-        yield from _means(bundle, current)
-        yield from _probe(bundle, first)
 
 
 def _takes(bundle: Bundle) -> str:
@@ -144,55 +358,6 @@ def _takes(bundle: Bundle) -> str:
     file = made_by.get("file")
     like = f", features as in {file} (sha256 {str(made_by.get('sha256'))[:12]})" if file else ""
     return f"takes rows of features ({shape}){like}, and no pictures"
-
-
-def _core(*, cards: bool) -> Finding:
-    from importlib.util import find_spec
-
-    if find_spec("zsl_runtime._native") is None:
-        return Finding(NOTE, "the compiled core is missing, so pictures cannot be read: pip install zsl-deploy")
-    from zsl_runtime.machine.native import load_native
-
-    native = load_native()
-    if not cards:
-        return Finding(OK, "compiled core present")
-    kernels = "with" if native.has_cuda_kernels() else "without (built where nvcc was not found)"
-    return Finding(OK, f"compiled core present, {kernels} kernels for a card")
-
-
-def _backends(*, cards: bool) -> Iterator[Finding]:
-    """Each backend with its library and what it runs, or the line that installs it; of the CPU's alone one for all."""
-    from zsl_runtime.backends.opening import open_graphs
-    from zsl_runtime.backends.table import BACKENDS, ORT_PACKAGES, installed_of, version_of
-    from zsl_runtime.cli.doctor_cards import on_card
-
-    absent: dict[str, list[str]] = {}  # by what installs them
-    both = [found for package in ORT_PACKAGES if (found := version_of([package]))]
-    if len(both) == 2:
-        yield Finding(NOTE, f"{' and '.join(both)} overwrite each other's files: uninstall both, then install one")
-    for name, kind in BACKENDS.items():
-        if kind.device == "cuda":
-            if cards:
-                yield on_card(name)
-            continue
-        if not cards and not installed_of([name]):
-            absent.setdefault(kind.extra, []).append(name)
-            continue
-        try:
-            able = []
-            for precision in kind.precisions:
-                try:
-                    library = open_graphs(name, {}, 1, precision).library
-                    able.append(precision)
-                except BackendError as error:
-                    if error.code != "E-PRECISION-CPU":
-                        raise
-            yield Finding(OK, f"backend {name} on the CPU, by {library}: {', '.join(able)}")
-        except BackendError as error:
-            yield Finding(NOTE, f"no backend {name}: {error.message}")
-    if absent:
-        told = (f"{' and '.join(names)} ({install(extra)})" for extra, names in absent.items())
-        yield Finding(NOTE, f"backends that are not installed here: {', '.join(told)}")
 
 
 def _precisions(bundle: Bundle, *, cards: bool) -> Finding:
@@ -233,6 +398,8 @@ def _files(bundle: Bundle) -> Iterator[Finding]:
             intact += 1
         except ArtefactError as error:
             yield Finding(BROKEN, str(error))
+        except (SystemProblem, OSError) as error:
+            yield Finding(FAILED, str(error) if isinstance(error, SystemProblem) else f"{name}: {said(error)}")
     yield Finding(OK if intact == len(names) else NOTE, f"{intact} of {len(names)} files are as exported")
     if bundle.head_rule == "rows":
         yield Finding(OK, "head: rows are computed from attributes; no features of training pictures are kept")
@@ -281,11 +448,12 @@ def _means(bundle: Bundle, current: Generation) -> Iterator[Finding]:
     )
 
 
-def _generations(bundle: Bundle, current: Generation) -> tuple[Generation | None, list[Finding]]:
-    """Generation 1, when it is there and whole, and what is to be said about all generation files."""
+def _generations(bundle: Bundle, current: Generation, kept: list[Generation]) -> Iterator[Finding]:
+    """What is to be said about all generation files; Generation 1 goes to `kept`, when it is there and whole."""
     hashes = {entry.get("number"): entry.get("sha256") for entry in bundle.history()[0]}
-    first = current if current.number == 1 else None
-    back, unchecked, findings = current, [], []  # `back`: how far undo can go
+    if current.number == 1:
+        kept.append(current)
+    back, unchecked = current, []  # `back`: how far undo can go
     steps = 0
     older = [number for number in bundle.generation_numbers() if number < current.number]
     for number in reversed(older):
@@ -296,21 +464,16 @@ def _generations(bundle: Bundle, current: Generation) -> tuple[Generation | None
         try:
             generation = bundle.generation(number, digest)
         except ArtefactError as error:
-            findings.append(Finding(BROKEN, str(error)))
+            yield Finding(BROKEN, str(error))
             continue
         if number == back.parent:
             back, steps = generation, steps + 1
         if number == 1:
-            first = generation
-    findings.append(
-        Finding(OK, f"states of the classes kept: {len(older) + 1}; changes that undo can take back: {steps}")
-    )
+            kept.append(generation)
+    yield Finding(OK, f"states of the classes kept: {len(older) + 1}; changes that undo can take back: {steps}")
     if unchecked:
         listed = ", ".join(map(str, sorted(unchecked)))
-        findings.append(
-            Finding(NOTE, f"generations {listed} cannot be checked: history.jsonl does not know their hash")
-        )
-    return first, findings
+        yield Finding(NOTE, f"generations {listed} cannot be checked: history.jsonl does not know their hash")
 
 
 def _leftovers(bundle: Bundle) -> Iterator[Finding]:
@@ -326,49 +489,3 @@ def _leftovers(bundle: Bundle) -> Iterator[Finding]:
         yield Finding(
             NOTE, f"history.jsonl cannot be read in line {', '.join(map(str, broken))}; nothing depends on it"
         )
-
-
-def _probe(bundle: Bundle, first: Generation | None) -> Iterator[Finding]:
-    """Run the probe and compare with what the exported model gave."""
-    import numpy as np
-
-    from zsl_runtime.backends.opening import open_backend
-    from zsl_runtime.backends.table import fast
-    from zsl_runtime.graphs.precisions import held_precisions
-    from zsl_runtime.head.head import fold
-
-    try:
-        probe = bundle.probe()
-    except ArtefactError as error:
-        yield Finding(BROKEN, str(error))
-        return
-    inputs = probe.pixels if probe.pixels is not None else probe.inputs
-    kind = "pictures" if bundle.manifest["pixels"] is not None else "rows"
-    if inputs is None:
-        yield Finding(NOTE, f"probe: no {kind} were kept at export, so the model's answers cannot be checked")
-        return
-    if "fp32" not in held_precisions(bundle):
-        yield Finding(NOTE, "probe: its answers are those of fp32, which the bundle does not hold")
-        return
-    try:
-        backend = open_backend(fast("fp32")[0], bundle, precision="fp32")
-    except BackendError as error:
-        yield Finding(NOTE, f"probe: not run, {error.message}")
-        return
-    features = backend.features(inputs)
-    scale = float(np.abs(probe.features).max()) or 1.0
-    fits = features.shape == probe.features.shape
-    off = float(np.abs(features - probe.features).max()) / scale if fits else float("inf")
-    state = OK if off <= FEATURE_TOLERANCE else BROKEN
-    yield Finding(
-        state, f"probe: {len(inputs)} {kind} with recorded answers, features differ by {off:.1e} of their scale"
-    )
-    if first is None:
-        yield Finding(NOTE, "probe: the exported generation is gone or unchecked, so top-1 answers are not compared")
-        return
-    scores, _ = backend.run(inputs, fold(first.head, first.table.seen))
-    backend.close()
-    rows = np.arange(len(inputs))
-    top = scores.argmax(axis=1)
-    same = (top == probe.top1) | (probe.scores.max(axis=1) - probe.scores[rows, top] <= SCORE_TOLERANCE)
-    yield Finding(OK if same.all() else BROKEN, f"probe: {int(same.sum())} of {len(same)} top-1 answers are as shipped")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
 import subprocess
@@ -16,6 +14,7 @@ import PIL
 import pytest
 
 from support.drivers import pretend_driver
+from support.signed import change_file, change_probe
 from support.tiny_bundle import ATTRIBUTES
 from zsl_runtime.backends import ort, table
 from zsl_runtime.bundle.bundle import Bundle
@@ -86,7 +85,15 @@ CPU, OPENVINO = '(pip install "zsl-deploy[cpu]")', '(pip install "zsl-deploy[ope
 )
 def test_all_backends_that_are_not_installed_are_one_line_where_there_is_no_card(capsys, monkeypatch, there, line):
     pretend_driver(monkeypatch, NO_DRIVER)
-    monkeypatch.setattr(table, "version_of", lambda packages: next((name for name in packages if name in there), None))
+    real = table.version_of
+    pretended = {"onnxruntime", "onnxruntime-gpu", "openvino"}
+    monkeypatch.setattr(
+        table,
+        "version_of",
+        lambda packages: real([name for name in packages if name not in pretended or name in there]),
+    )
+    for module in {"onnxruntime", "openvino"} - set(there):
+        monkeypatch.setitem(sys.modules, module, None)
     assert main([]) == 0
     out = capsys.readouterr().out.splitlines()
     assert f"note    {line}" in out
@@ -157,8 +164,9 @@ def test_a_healthy_bundle(capsys, shared_bundle, options):
         f"{files} of {files} files",
         HEADS[options.get("rule", "fit")],
         "states of the classes kept: 1; changes that undo can take back: 0",
-        f"8 {unit} with recorded answers, features differ by",
-        "8 of 8 top-1",
+        f"probe: 8 {unit} with recorded answers",
+        "probe: fp32 by ort, features differ by ",
+        "; 8 of 8 top-1 answers are as shipped",
     ):
         assert fact in said
 
@@ -254,28 +262,19 @@ def test_litter_and_damaged_history_are_notes(capsys, path):
         assert word in notes
 
 
-def change_probe(path: Path, **changes) -> None:
-    """Put another probe into the bundle, signed as an export would."""
-    change_file(path, "probe.safetensors", Bundle.open(path).probe()._replace(**changes).to_bytes())
-
-
-def change_file(path: Path, name: str, content: bytes) -> None:
-    (path / name).write_bytes(content)
-    manifest = json.loads((path / "manifest.json").read_text())
-    manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    (path / "manifest.json").write_text(json.dumps(manifest))
-    pointer = json.loads((path / "classes/CURRENT").read_text())
-    pointer["manifest_sha256"] = hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()
-    (path / "classes/CURRENT").write_text(json.dumps(pointer) + "\n")
-
-
 def test_a_model_that_does_not_give_the_shipped_answers_is_broken(capsys, path):
     probe = Bundle.open(path).probe()
-    change_probe(path, features=probe.features + 0.01 * np.abs(probe.features).max())
+    length = np.sqrt((probe.features.astype(np.float64) ** 2).sum(axis=1).mean())
+    off = np.zeros_like(probe.features)
+    off[2, 5] = 0.02 * length
+    change_probe(path, features=probe.features + off)
     code, found = examine(capsys, path)
     assert code == 5
-    assert "features differ by 1.0e-02" in of(found, "BROKEN")
-    assert "8 of 8 top-1" in of(found, "ok")
+    for backend in ("ort", "reference"):
+        assert f"probe: fp32 by {backend}, features differ by 2.0e-02 of their length (at most 1.0e-03" in of(
+            found, "BROKEN"
+        )
+    assert "8 of 8 top-1 answers are as shipped; no backend gives what was recorded: export" in of(found, "BROKEN")
     change_probe(path, features=probe.features[:, :3])
     assert "differ by inf" in of(examine(capsys, path)[1], "BROKEN")
     change_probe(path, features=probe.features, top1=(probe.top1 + 1) % 8, scores=np.roll(probe.scores, 1, axis=1))
