@@ -9,6 +9,7 @@ from zsl_runtime.backends.table import BACKENDS, check_precision, fast, fast_of,
 from zsl_runtime.errors import BackendError, UsageError
 from zsl_runtime.graphs.parts import SMALL_PARTS
 from zsl_runtime.graphs.precisions import PRECISIONS, model_file, no_precision
+from zsl_runtime.machine.threads import checked_threads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +38,7 @@ def open_backend(
         device: `cpu`; `cuda:N` (`cuda` is `cuda:0`), which is used or is an error; or `auto`. With `auto` a backend
             that is named runs where it runs, on card 0 if that is a card; and the backend `auto` is chosen among those
             of the CPU and those of card 0 that can be used: a card that cannot be used is passed over.
-        threads: that one call may use; None for all CPUs this process may use.
+        threads: that one call may use, cut to the CPUs of the machine; None for all CPUs this process may use.
         precision: of the model graph, one of PRECISIONS; None for the bundle's default.
         trust_engine: load an engine of TensorRT, where that is named, though this user did not build it here; loading
             one runs its code.
@@ -53,7 +54,7 @@ def open_backend(
     from zsl_runtime.backends.devices import parse_device
 
     where = parse_device(device)
-    threads = _checked_threads(threads)
+    threads = checked_threads(threads)
     if name not in BACKENDS and name != "auto":
         raise UsageError("E-BACKEND-NAME", f"there is no backend {name!r}; choose auto, {', '.join(BACKENDS)}")
     precision = bundle.default_precision if precision is None else precision
@@ -143,7 +144,7 @@ def open_small_graphs(bundle: Bundle, *, threads: int | None = None) -> Backend:
     # Opened rather than looked up: the packages' metadata take longer to read than a class takes to add.
     for name in fast_of("fp32", "cpu"):
         try:
-            return open_graphs(name, _small_graphs(bundle), _checked_threads(threads), "fp32")
+            return open_graphs(name, _small_graphs(bundle), checked_threads(threads), "fp32")
         except BackendError as error:
             if error.code != "E-BACKEND-MISSING":
                 raise
@@ -159,14 +160,3 @@ def open_graphs(name: str, graphs: Mapping[str, Path | None], threads: int, prec
 
 def _small_graphs(bundle: Bundle) -> dict[str, Path | None]:
     return {part: bundle.graph(part) for part in SMALL_PARTS}
-
-
-def _checked_threads(threads: int | None) -> int:
-    """As given, at least 1 (UsageError E-THREADS), or all CPUs that this process may use."""
-    if threads is None:
-        from zsl_runtime.machine.threads import usable_cpus
-
-        return usable_cpus()
-    if threads < 1:
-        raise UsageError("E-THREADS", f"{threads} threads were asked for; give at least 1")
-    return threads

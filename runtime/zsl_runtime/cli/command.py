@@ -39,6 +39,14 @@ class Command(click.Command):
             if place and type(parameter.type) is click.types.StringParamType:
                 parameter.type = _Place(place)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it, with no more threads than the machine has CPUs; before any library is imported that starts some."""
+        from zsl_runtime.machine.threads import limit_environment
+
+        for note in limit_environment():
+            click.echo(note, err=True)
+        return super().invoke(ctx)
+
 
 class Group(click.Group):
     """A command of commands, each of which has all that they have in common, too."""

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 import click
 
 from zsl_runtime.cli.command import Command
-from zsl_runtime.cli.options import BACKEND, BATCH_SIZE, DEVICE, PRECISION, THREADS, TRUST_ENGINE, of_engine, together
+from zsl_runtime.cli.options import (
+    BACKEND,
+    BATCH_SIZE,
+    DEVICE,
+    PRECISION,
+    THREADS,
+    TRUST_ENGINE,
+    batch_told,
+    of_engine,
+    together,
+)
 from zsl_runtime.errors import InputError, UsageError, run_command
 
 if TYPE_CHECKING:
@@ -93,7 +103,7 @@ def command(
     from zsl_runtime.cli.progress import Progress
     from zsl_runtime.labelling.classifier import Classifier
     from zsl_runtime.labelling.evaluation import Labels, compare
-    from zsl_runtime.labelling.reading import BATCH_SIZE, read_ahead, reader_of
+    from zsl_runtime.labelling.reading import read_ahead, reader_of
     from zsl_runtime.labelling.report import encode_confusion
     from zsl_runtime.labelling.results import open_output
     from zsl_runtime.labelling.truth import find_truth
@@ -101,12 +111,13 @@ def command(
 
     # What Pillow has to say about odd metadata is no concern of whoever measures a model.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    threads, batch_size = threads or usable_cpus(), batch_size or BATCH_SIZE
+    threads = threads or usable_cpus()
     backend, precision = of_engine(place, backend, precision)
     bundle = Bundle.open(place, verify=False)
     with ExitStack() as stack, Stop() as stop:
         with bundle.verifying(threads):  # hashing goes on while photographs are found and the first ones are read
             reader, table = reader_of(bundle), bundle.current().table
+            batch_size = batch_told(batch_size, reader)
             truth = _find(find_truth(truth_path, reader), table, split, role, known_only=known_only)
             out = stack.enter_context(open_output(output))
             matrix = stack.enter_context(open_output(confusion, "--confusion")) if confusion else None

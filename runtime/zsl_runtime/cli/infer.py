@@ -21,7 +21,17 @@ from zsl_runtime.cli.infer_steps import (
     tell_the_end,
     write_answers,
 )
-from zsl_runtime.cli.options import BACKEND, BATCH_SIZE, DEVICE, PRECISION, THREADS, TRUST_ENGINE, of_engine, together
+from zsl_runtime.cli.options import (
+    BACKEND,
+    BATCH_SIZE,
+    DEVICE,
+    PRECISION,
+    THREADS,
+    TRUST_ENGINE,
+    batch_told,
+    of_engine,
+    together,
+)
 from zsl_runtime.errors import InputError, UsageError, run_command
 
 if TYPE_CHECKING:
@@ -160,7 +170,7 @@ def command(
     from zsl_runtime.cli.progress import Progress
     from zsl_runtime.labelling.classifier import CONFIDENT, Classifier
     from zsl_runtime.labelling.profiling import NO_PROFILE, Profile
-    from zsl_runtime.labelling.reading import BATCH_SIZE
+    from zsl_runtime.labelling.reading import reader_of
     from zsl_runtime.labelling.results import csv_header, encode_csv, encode_jsonl
     from zsl_runtime.labelling.scoring import label
     from zsl_runtime.machine.stop import Stop, stopping
@@ -176,7 +186,7 @@ def command(
         raise UsageError(
             "E-REBUILD", "--rebuild builds TensorRT engines; give --backend tensorrt, too, or leave it out"
         )
-    batch_size = batch_size or BATCH_SIZE
+    batch_size = batch_told(batch_size, reader_of(bundle))
     with ExitStack() as stack, Stop() as stop:
         with bundle.verifying(threads):  # hashing goes on while inputs are counted and the first ones are read
             job = find_inputs(

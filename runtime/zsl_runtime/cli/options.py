@@ -12,6 +12,8 @@ from zsl_runtime.graphs.precisions import PRECISIONS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from zsl_runtime.labelling.reading import Reader
+
     Command = Callable[..., Any]
 
 DEVICE = click.option(
@@ -38,11 +40,30 @@ TRUST_ENGINE = click.option(
     is_flag=True,
     help="Load a TensorRT engine that you did not build on this machine; loading one runs its code.",
 )
+
+
+def _cut(_: click.Context, __: click.Parameter, value: int | None) -> int | None:
+    """As many threads as the machine has CPUs, where more are asked for; that is told."""
+    if value is None:
+        return None
+    from zsl_runtime.machine.threads import checked_threads, cpus, shown
+
+    threads = checked_threads(value)
+    if threads < value:
+        click.echo(f"note: --threads {shown(value)}: this machine has {cpus(threads)}, so it is {threads}", err=True)
+    return threads
+
+
 THREADS = click.option(
-    "--threads", type=click.IntRange(min=1), help="CPU threads [default: all that this process may use]."
+    "--threads",
+    type=click.IntRange(min=1),
+    callback=_cut,
+    help="CPU threads, at most as many as the machine has CPUs [default: all that this process may use].",
 )
 BATCH_SIZE = click.option(
-    "--batch-size", type=click.IntRange(min=1), help="Pictures in the model at once [default: 8]."
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Pictures in the model at once, as far as memory goes [default: 8].",
 )
 
 
@@ -69,6 +90,20 @@ def of_engine(place: str, backend: str, precision: str | None) -> tuple[str, str
     from zsl_runtime.trt.store import read_sidecar
 
     return "tensorrt", precision or read_sidecar(Path(place).with_suffix(".json")).facts.precision
+
+
+def batch_told(batch_size: int | None, reader: Reader) -> int:
+    """The batch size to use; where memory is not enough for what was asked for, that is told."""
+    from zsl_runtime.labelling.reading import batch_of
+    from zsl_runtime.machine.threads import shown
+
+    size = batch_of(batch_size, reader)
+    if batch_size is not None and size < batch_size:
+        click.echo(
+            f"note: --batch-size {shown(batch_size)}: that is more than there may be memory for, so it is {size}",
+            err=True,
+        )
+    return size
 
 
 def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:

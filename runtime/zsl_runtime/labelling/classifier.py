@@ -21,11 +21,11 @@ from zsl_runtime.head.class_file import read_class_csv
 from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.head.head import fold
 from zsl_runtime.labelling.ahead import in_order
-from zsl_runtime.labelling.reading import BATCH_SIZE, BATCHES_AHEAD, ReadItem, check_counts, reader_of
+from zsl_runtime.labelling.reading import BATCHES_AHEAD, ReadItem, batch_of, check_counts, reader_of
 from zsl_runtime.labelling.scoring import label, score, score_ahead
 from zsl_runtime.labelling.snapshot import Classes, Prediction, Snapshot
 from zsl_runtime.machine.processes import OfThisProcess
-from zsl_runtime.machine.threads import readers, usable_cpus
+from zsl_runtime.machine.threads import checked_threads, readers
 from zsl_runtime.pixels.pixels import PixelSpec
 
 if TYPE_CHECKING:
@@ -97,7 +97,8 @@ class Classifier(OfThisProcess):
                 remembered.
             device: `cpu`, `cuda:N` for the card N, or `auto`, which looks at the CPU and at card 0. A card that is
                 named is used or is an error; with `auto`, one that cannot be used is passed over.
-            threads: for the graph, and as many that decode pictures; None for all CPUs this process may use.
+            threads: for the graph, and as many that decode pictures, cut to the CPUs of the machine (`threads` says how
+                many they are); None for all CPUs this process may use.
             precision: `fp32`, `fp16`, `bf16` or `int8`, as far as the bundle holds it; None for the bundle's default.
                 `backend.precision` says which it is.
             trust_engine: load a TensorRT engine that was not built here by this user; loading one runs its code.
@@ -110,11 +111,12 @@ class Classifier(OfThisProcess):
             ArtefactError: E-BUNDLE-..., when the bundle is damaged or does not fit together.
 
         """
+        threads = checked_threads(threads)
         bundle = path if isinstance(path, Bundle) else Bundle.open(path)
         opened = open_backend(
             backend, bundle, device=device, threads=threads, precision=precision, trust_engine=trust_engine
         )
-        return cls(bundle, opened, threads or usable_cpus())
+        return cls(bundle, opened, threads)
 
     @property
     def generation(self) -> int:
@@ -186,7 +188,8 @@ class Classifier(OfThisProcess):
                 vectors: float arrays (R, V), or (V,) where R is 1.
             topk: how many classes to give for each; more than there are gives all.
             classes: `all`, `seen`, `unseen` or class names: only these compete.
-            batch_size: pictures in memory and in the graph at once; None for BATCH_SIZE.
+            batch_size: pictures in memory and in the graph at once, cut to what memory is enough for; None for
+                BATCH_SIZE.
             errors: `raise` ends the call with the first picture that cannot be read; `skip` goes on, and that
                 picture's Prediction has no names and says why in `error`. What `images` itself raises ends the call.
 
@@ -200,7 +203,7 @@ class Classifier(OfThisProcess):
 
         """
         _check_call(images, topk, batch_size, errors)
-        snapshot, size = self.snapshot(classes), batch_size or BATCH_SIZE
+        snapshot, size = self.snapshot(classes), batch_of(batch_size, self._reader)
         with closing(self._rows(images, size, errors)) as rows:
             scored = score_ahead(self, snapshot, rows, batch_size=size, topk=topk)
             return [one.prediction() for block in label(snapshot, scored, topk=topk) for one in block]
@@ -240,7 +243,7 @@ class Classifier(OfThisProcess):
 
         """
         _check_call(images, topk, batch_size, errors)
-        snapshot, size = self.snapshot(classes), batch_size or BATCH_SIZE
+        snapshot, size = self.snapshot(classes), batch_of(batch_size, self._reader)
         with self.open_cascade(snapshot, confident) as cascade, closing(self._rows(images, size, errors)) as rows:
             for batch in score(self, snapshot, rows, batch_size=size):
                 cascade.add(batch)
@@ -441,18 +444,16 @@ class Classifier(OfThisProcess):
             What was committed (`zsl_runtime.classes.changes.Change`).
 
         Raises:
-            UsageError: E-CLASS-NAME, E-CLASS-UNKNOWN; E-CLASSES-EMPTY when none is named or none would be left;
+            UsageError: E-CLASS-UNKNOWN; E-CLASSES-EMPTY when none is named or none would be left;
                 E-CLOSED. Nothing was changed.
             ArtefactError: the bundle is damaged.
             SystemProblem: it cannot be written; it is unchanged then.
 
         """
         from zsl_runtime.classes.changes import remove_classes
-        from zsl_runtime.head.class_table import check_class_name
 
         self._check_open()
-        given = [names] if isinstance(names, str) else names
-        return self._changed(remove_classes(self._bundle, [check_class_name(name) for name in given]))
+        return self._changed(remove_classes(self._bundle, [names] if isinstance(names, str) else names))
 
     def undo(self) -> Change:
         """Take the last change of the bundle back, whoever made it; again, and it goes one change further.
@@ -561,18 +562,19 @@ class Classifier(OfThisProcess):
 
         """
         self._check_open()
+        threads = self._threads if threads is None else checked_threads(threads)
         opened = open_backend(
             backend,
             self._bundle,
             device=device,
-            threads=threads or self._threads,
+            threads=threads,
             precision=precision,
             trust_engine=trust_engine,
         )
         _pixels(self._bundle, opened.input_port())
         with self._reloading:
             before, self._backend = self._backend, opened
-            self._threads = threads or self._threads
+            self._threads = threads
         before.close()
 
     def warmup(self) -> None:

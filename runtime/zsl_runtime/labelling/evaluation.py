@@ -32,7 +32,7 @@ from zsl_runtime.errors import InputError, UsageError
 from zsl_runtime.head.fitting import silent
 from zsl_runtime.head.head import best_columns
 from zsl_runtime.inputs.item import Item
-from zsl_runtime.labelling.reading import BATCH_SIZE, check_counts, read_ahead, reader_of
+from zsl_runtime.labelling.reading import batch_of, check_counts, read_ahead, reader_of
 from zsl_runtime.labelling.scoring import score, score_ahead
 from zsl_runtime.machine.stop import Stop
 from zsl_runtime.machine.threads import readers
@@ -184,20 +184,20 @@ def evaluate(
 
     """
     check_counts(1, batch_size)
-    size = batch_size or BATCH_SIZE
+    reader = reader_of(classifier.bundle)
+    size = batch_of(batch_size, reader)
     snapshot = classifier.snapshot()
     labels = Labels()
 
     def named() -> Iterator[tuple[str, Item]]:
         for number, (source, name) in enumerate(pairs):
-            snapshot.table.index(name)
+            stored = snapshot.table.names[snapshot.table.index(name)]
             path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
-            yield name, Item(f"photograph {number}", source) if path is None else Item(path, path)
+            yield stored, Item(f"photograph {number}", source) if path is None else Item(path, path)
 
     with ExitStack() as stack:
         stop = stack.enter_context(Stop())
         items = labels.noted(named())
-        reader = reader_of(classifier.bundle)
         rows = stack.enter_context(
             read_ahead(reader, items, workers=readers(classifier.threads), batch_size=size, stop=stop)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -10,6 +11,8 @@ from zsl_runtime.errors import InputError, UsageError
 from zsl_runtime.inputs.feature_rows import check_row
 from zsl_runtime.labelling.ahead import Ahead, in_order
 from zsl_runtime.labelling.profiling import DECODE, FIND, NO_PROFILE, PIXELS, NoProfile
+from zsl_runtime.machine.memory import memory_bytes
+from zsl_runtime.machine.threads import shown, whole
 from zsl_runtime.pixels.pixels import PixelSpec, decode, prepare, resize_crop
 
 if TYPE_CHECKING:
@@ -26,16 +29,36 @@ if TYPE_CHECKING:
 # On a CPU larger batches are not faster, and they take memory: EfficientNet-Lite2 at 260 px gave 59 pictures a second
 # on one thread at 4 and at 8 (0.3 GB), 54 at 32 and 34 at 64 (1.6 GB).
 BATCH_SIZE = 8
+# For each byte of a picture that goes in: 24 MB a picture of 203 kB, by the same measurement.
+BYTES_AT_WORK = 128
+MOST_AT_ONCE = 4096  # as of engines
 # Read and waiting for the model: one batch that it takes next, and one so that a slow picture does not make it wait.
 BATCHES_AHEAD = 2
 
 
 def check_counts(topk: int, batch_size: int | None) -> None:
-    """UsageError E-TOPK or E-BATCH unless both are at least 1 (None is a batch size too)."""
-    if topk < 1:
-        raise UsageError("E-TOPK", f"topk is {topk}; ask for at least 1 class")
-    if batch_size is not None and batch_size < 1:
-        raise UsageError("E-BATCH", f"batch_size is {batch_size}; give at least 1")
+    """UsageError E-TOPK or E-BATCH unless both are whole numbers of at least 1 (None is a batch size too)."""
+    if (whole(topk) or 0) < 1:
+        raise UsageError("E-TOPK", f"topk is {shown(topk)}; ask for a whole number of classes, at least 1")
+    if batch_size is not None and (whole(batch_size) or 0) < 1:
+        raise UsageError("E-BATCH", f"batch_size is {shown(batch_size)}; give a whole number of at least 1")
+
+
+def batch_of(batch_size: int | None, reader: Reader) -> int:
+    """How many pictures or rows go through the graph at once; the one rule for every option and argument of a batch.
+
+    What is asked for is cut to MOST_AT_ONCE, and to what takes half of the memory; less than BATCH_SIZE never for that.
+
+    Args:
+        batch_size: asked for, a whole number of at least 1; None for BATCH_SIZE.
+        reader: of the model.
+
+    """
+    if batch_size is None:
+        return BATCH_SIZE
+    memory = memory_bytes()
+    enough = MOST_AT_ONCE if memory is None else memory // 2 // (reader.bytes * BYTES_AT_WORK)
+    return min(batch_size, MOST_AT_ONCE, max(enough, BATCH_SIZE))
 
 
 def reader_of(bundle: Bundle) -> Reader:
@@ -71,6 +94,12 @@ class Reader:
     pixels: PixelSpec | None
     shape: tuple[int, ...]
     like: str = ""
+
+    @property
+    def bytes(self) -> int:
+        """Of one thing as the model takes it."""
+        numbers = math.prod(self.shape) if self.pixels is None else 3 * self.pixels.crop**2
+        return max(numbers * (4 if self.pixels is None else 1), 1)
 
     def __call__(self, source: Source) -> NDArray[np.generic]:
         """uint8 (P, P, 3), or float32 (R, V).

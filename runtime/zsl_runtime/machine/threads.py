@@ -6,9 +6,12 @@ pool sized for the machine then runs slower than a single thread, because the ke
 
 from __future__ import annotations
 
+import operator
 import os
 import sys
 from pathlib import Path
+
+from zsl_runtime.errors import UsageError
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
@@ -21,6 +24,52 @@ def usable_cpus() -> int:
     limit = cgroup_cpu_limit(OWN_CGROUPS, CGROUP_ROOT)
     affinity = _affinity()
     return affinity if limit is None else max(1, min(affinity, int(limit)))
+
+
+def most_threads() -> int:
+    """More threads than this are never started, whatever is asked for: as many as the machine has CPUs.
+
+    Thousands of them would take the machine's memory and processes from everybody; beyond one for each CPU they only
+    wait for each other.
+    """
+    return max(os.cpu_count() or 1, usable_cpus())
+
+
+def checked_threads(threads: object) -> int:
+    """How many threads to use; the one rule for every option and argument that counts threads.
+
+    Args:
+        threads: asked for; what is beyond `most_threads` is cut. None for all CPUs that this process may use.
+
+    Raises:
+        UsageError: E-THREADS for anything but a whole number of at least 1.
+
+    """
+    if threads is None:
+        return usable_cpus()
+    count = whole(threads)
+    if count is None or count < 1:
+        raise UsageError("E-THREADS", f"threads is {shown(threads)}; give a whole number of at least 1")
+    return min(count, most_threads())
+
+
+def whole(value: object) -> int | None:
+    """A whole number as int, also one of NumPy; None for anything else, True and False included."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]  # that is the question
+    except TypeError:
+        return None
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not print numbers of thousands of digits
+        return "a huge number"
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _affinity() -> int:
@@ -88,6 +137,30 @@ def readers(threads: int) -> int:
     More than READERS would only wait for Python's lock.
     """
     return max(1, min(threads, READERS))
+
+
+def limit_environment() -> list[str]:
+    """Cut what the environment asks of the libraries' threads to `most_threads`, and say so, a line each.
+
+    For the beginning of a command: the libraries read their environment when they are imported. Where NumPy is there
+    already, the process is another program's, and so is its environment.
+    """
+    if "numpy" in sys.modules:
+        return []
+    notes = []
+    most = most_threads()
+    for name in BLAS_VARIABLES:
+        first, *inner = os.environ.get(name, "").split(",")  # OpenMP's has one number for each level of nesting
+        if first.strip().isdecimal() and float(first) > most:
+            asked = shown(first.strip()).strip("'")
+            notes.append(f"note: {name} asks for {asked} threads; this machine has {cpus(most)}, so it is {most}")
+            os.environ[name] = ",".join([str(most), *inner])
+    return notes
+
+
+def cpus(count: int) -> str:
+    """A number of CPUs in words."""
+    return "1 CPU" if count == 1 else f"{count} CPUs"
 
 
 def limit_blas(threads: int | None) -> None:

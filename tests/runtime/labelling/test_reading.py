@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zsl_runtime.errors import InputError
+from zsl_runtime.errors import InputError, UsageError
 from zsl_runtime.inputs.item import Item
+from zsl_runtime.labelling import reading
+from zsl_runtime.labelling.classifier import Classifier
+from zsl_runtime.labelling.evaluation import evaluate
+from zsl_runtime.labelling.photographs import gather
 from zsl_runtime.labelling.profiling import Profile
-from zsl_runtime.labelling.reading import Reader
+from zsl_runtime.labelling.reading import Reader, batch_of, check_counts
 from zsl_runtime.pixels.pixels import PixelSpec
 
 NUMBERS = Reader(None, (1, 1))
@@ -27,3 +31,57 @@ def test_a_profiled_reader_reads_the_same(tmp_path):
     assert np.array_equal(NUMBERS.profiled(np.ones((1, 1)), profile), [[1]])
     with pytest.raises(InputError):
         reader.profiled(b"", profile)
+
+
+# --- how many at once -----------------------------------------------------------------------------------------------
+
+GIB = 2**30
+PICTURES_260 = Reader(PixelSpec(260, 260), (260, 260, 3))  # 202,800 bytes each
+ROWS_2048 = Reader(None, (1, 2048))  # 8,192 bytes each
+
+
+@pytest.mark.parametrize(
+    ("reader", "memory", "asked", "used"),
+    [
+        (PICTURES_260, 8 * GIB, None, 8),
+        (PICTURES_260, 8 * GIB, 1, 1),
+        (PICTURES_260, 8 * GIB, 64, 64),
+        (PICTURES_260, 8 * GIB, 10_000_000, 165),  # 4 GiB / (128 * 202,800) = 165.4
+        (PICTURES_260, 64 * GIB, 10**30, 1323),  # eight times that: 1323.6
+        (PICTURES_260, 512 * GIB, 10**9, 4096),
+        (PICTURES_260, GIB // 16, 10**9, 8),  # what is taken by default is never cut
+        (PICTURES_260, GIB // 16, 5, 5),
+        (PICTURES_260, None, 10**9, 4096),
+        (ROWS_2048, 2 * GIB, 10**9, 1024),  # 1 GiB / (128 * 8,192)
+        (NUMBERS, GIB, 10**9, 4096),
+    ],
+)
+def test_a_batch_is_cut_to_what_there_is_memory_for(monkeypatch, reader, memory, asked, used):
+    monkeypatch.setattr(reading, "memory_bytes", lambda: memory)
+    assert batch_of(asked, reader) == used
+
+
+@pytest.mark.parametrize("number", [0, -3, 1.5, True, "8", [8]])
+def test_counts_are_whole_numbers(number):
+    with pytest.raises(UsageError, match=r"^E-TOPK: topk is .*; ask for a whole number of classes, at least 1$"):
+        check_counts(number, None)
+    with pytest.raises(UsageError, match=r"^E-BATCH: batch_size is .*; give a whole number of at least 1$"):
+        check_counts(1, number)
+    check_counts(np.int64(3), np.uint8(8))
+
+
+def test_every_call_that_takes_a_batch_cuts_it(own_bundle, monkeypatch):
+    """No more than MOST_AT_ONCE, here 2, are in the graph at once."""
+    path = own_bundle(rule="gaussian")
+    monkeypatch.setattr(reading, "MOST_AT_ONCE", 2)
+    pictures = [np.full((8, 8, 3), shade, np.uint8) for shade in range(0, 250, 50)]
+    sizes = []
+    with Classifier.open(path, backend="ort", threads=1) as classifier:
+        run, features = classifier.backend.run, classifier.backend.features
+        monkeypatch.setattr(classifier.backend, "run", lambda x, head: sizes.append(len(x)) or run(x, head))
+        monkeypatch.setattr(classifier.backend, "features", lambda x: sizes.append(len(x)) or features(x))
+        name = classifier.class_table.names[0]
+        assert len(classifier.predict(pictures, batch_size=10**9, topk=10**9)) == 5
+        assert evaluate(classifier, [(one, name) for one in pictures], batch_size=10**9).photographs == 5
+        assert gather(classifier, {name: pictures}, batch_size=10**9).evidence[name].count == 5
+    assert sizes == [2, 2, 1] * 3

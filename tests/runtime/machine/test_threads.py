@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from zsl_runtime.errors import UsageError
 from zsl_runtime.machine import threads
-from zsl_runtime.machine.threads import cgroup_cpu_limit, readers, usable_cpus
+from zsl_runtime.machine.threads import cgroup_cpu_limit, checked_threads, readers, usable_cpus
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,3 +119,125 @@ def test_as_many_threads_read_as_the_engine_has_within_reason(given, wanted):
 
 def test_this_machine_gives_between_one_and_all_cpus():
     assert 1 <= usable_cpus() <= (os.cpu_count() or 1)
+
+
+# --- no more than the machine has CPUs ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def four(monkeypatch) -> None:
+    """A machine with four CPUs, of which this process may use two."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(threads, "usable_cpus", lambda: 2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "used"),
+    [(None, 2), (1, 1), (3, 3), (4, 4), (5, 4), (10_000, 4), (10**30, 4), (np.int64(10_000), 4), (np.uint8(3), 3)],
+)
+def test_threads_are_cut_to_the_cpus_of_the_machine(four, asked, used):
+    assert checked_threads(asked) == used
+    assert type(checked_threads(asked)) is int
+
+
+@pytest.mark.parametrize(
+    "asked", [0, -1, -(10**9), pytest.param(-(10**5000), id="huge"), 1.5, 2.0, True, "4", b"4", [4], float("nan")]
+)
+def test_what_is_no_number_of_threads_is_refused(four, asked):
+    with pytest.raises(UsageError, match=r"^E-THREADS: threads is .*; give a whole number of at least 1$"):
+        checked_threads(asked)
+
+
+@given(st.one_of(st.integers(), st.floats(), st.booleans(), st.text(), st.none()))
+def test_any_number_of_threads_is_refused_or_one_the_machine_can_bear(asked):
+    if asked is not None and not (type(asked) is int and asked >= 1):
+        with pytest.raises(UsageError, match="E-THREADS"):
+            checked_threads(asked)
+    else:
+        assert 1 <= checked_threads(asked) <= max(os.cpu_count() or 1, usable_cpus())
+
+
+def test_a_machine_that_does_not_say_how_many_cpus_it_has_gets_what_may_be_used(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    monkeypatch.setattr(threads, "usable_cpus", lambda: 3)
+    assert threads.most_threads() == 3
+
+
+def test_what_the_environment_asks_of_libraries_is_cut_and_told(four, monkeypatch):
+    monkeypatch.delitem(sys.modules, "numpy")
+    wanted = {
+        "OMP_NUM_THREADS": ("10000,2", "4,2"),
+        "MKL_NUM_THREADS": ("9" * 400, "4"),
+        "OPENBLAS_NUM_THREADS": ("4", "4"),
+        "VECLIB_MAXIMUM_THREADS": ("many", "many"),
+    }
+    for name, (asked, _) in wanted.items():
+        monkeypatch.setenv(name, asked)
+    notes = threads.limit_environment()
+    assert {name: os.environ[name] for name in wanted} == {name: used for name, (_, used) in wanted.items()}
+    assert "note: OMP_NUM_THREADS asks for 10000 threads; this machine has 4 CPUs, so it is 4" in notes
+    assert len(notes) == 2
+    assert max(map(len, notes)) < 120
+
+
+def test_the_environment_of_a_program_around_us_stays(four, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "10000")
+    assert threads.limit_environment() == []
+    assert os.environ["OMP_NUM_THREADS"] == "10000"
+
+
+MEASURED = """
+import os, sys, threading, time
+most = [0]
+def watch():
+    while True:
+        most[0] = max(most[0], len(os.listdir("/proc/self/task")))
+        time.sleep(0.002)
+threading.Thread(target=watch, daemon=True).start()
+from zsl_runtime.cli.infer import main
+code = main()
+print("MOST", most[0], file=sys.stderr)
+sys.exit(code)
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="no /proc here")  # noqa: PTH112
+@pytest.mark.parametrize("backend", ["ort", "openvino"])
+def test_a_command_that_is_asked_for_10000_threads_starts_a_handful(own_bundle, tmp_path, backend):
+    from PIL import Image
+
+    for number in range(64):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number:02d}.png")
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "OMP_NUM_THREADS": "10000",
+    }
+    words = [
+        tmp_path,
+        "--engine",
+        own_bundle("b"),
+        "--backend",
+        backend,
+        "--threads",
+        "10000",
+        "--batch-size",
+        "10000000",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *map(str, words), "--topk", "1000000000"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1 + 64 * 8
+    *lines, most = done.stderr.splitlines()
+    has = f"this machine has {threads.cpus(threads.most_threads())}, so it is {threads.most_threads()}"
+    assert lines[:3] == [
+        f"note: --threads 10000: {has}",
+        f"note: OMP_NUM_THREADS asks for 10000 threads; {has}",
+        "note: --batch-size 10000000: that is more than there may be memory for, so it is 4096",
+    ]
+    assert int(most.split()[1]) < 20 + 5 * threads.most_threads()
