@@ -168,7 +168,7 @@ def _unread(stream: Stream, name: str, error: Exception) -> InputError:
         if kind.picture:
             return InputError("E-IMAGE-KIND", f"{name} is {kind.one}, which is not read; {kind.remedy}")
         return InputError("E-IMAGE-FORMAT", f"{name} is not a picture but {kind.one}; {kind.remedy}")
-    if not isinstance(error, UnidentifiedImageError):
+    if not (isinstance(error, UnidentifiedImageError) or head.startswith(tiff.UNREAD_MARK)):
         return _damaged(name, error)
     if layout := tiff.unread_layout(stream):
         remedy = RAW.remedy if layout == RAW.one else tiff.REMEDY
@@ -225,8 +225,8 @@ def _load(image: Image.Image, name: str, stream: Stream | None) -> NDArray[np.ui
     if image.mode == "I" or image.mode.startswith("I;16"):
         grey = samples.wide_grey(image, name, held, lambda: None if stream is None else significant_bits(stream))
         return np.repeat(grey[:, :, None], 3, axis=2)
-    if held.wide and image.mode in ("RGB", "RGBA"):
-        samples.check_wide_colour(image, name)
+    if held.dark and image.mode in ("RGB", "RGBA"):
+        samples.check_wide_colour(image, name, held)
     return _to_rgb(image, name, held)
 
 

@@ -31,6 +31,7 @@ class Range(NamedTuple):
 
 
 SIXTEEN = Range(0, 0xFFFF)
+QUARTER = 64  # of 256 levels
 
 
 class Stored(NamedTuple):
@@ -38,13 +39,14 @@ class Stored(NamedTuple):
 
     Attributes:
         raw: Pillow's raw mode, such as `RGB;16B`; '' where it is not known.
-        wide: 16 bits a sample, with nothing said of their range.
+        dark: of colour of 16 bits a sample of which nothing is said, the level of 8 bits that the brightest sample must
+            reach; 0 for all else.
         stretched: the file told its white, and Pillow has stretched the samples to 16 bits.
 
     """
 
     raw: str
-    wide: bool
+    dark: int
     stretched: bool
 
 
@@ -95,23 +97,27 @@ def stored(image: Image.Image) -> Stored:
     raw = args[0] if args and isinstance(args[0], str) else ""
     netpbm = image.format == "PPM"
     full = netpbm and (args[-1] == SIXTEEN.white or raw == "I;16B")
-    return Stored(raw, wide=";16" in raw or full, stretched=netpbm and not full)
+    dark = (
+        QUARTER if ";16" in raw else QUARTER + 1 if full else 0
+    )  # of Netpbm's colours Pillow rounds, of others it cuts
+    return Stored(raw, dark, stretched=netpbm and not full)
 
 
-def check_wide_colour(image: Image.Image, name: str) -> None:
+def check_wide_colour(image: Image.Image, name: str, held: Stored) -> None:
     """Refuse colour of 16 bits a sample, of which Pillow keeps the upper 8, where that is dark.
 
     Args:
         image: of mode RGB or RGBA, loaded.
         name: for messages.
+        held: of the image before it was loaded.
 
     Raises:
         InputError: E-IMAGE-RANGE.
 
     """
     top = max(int(high) for _, high in image.getextrema()[:3])  # type: ignore[misc]
-    if top < 64:
-        raise _dark(name, "colour of 16 bits a sample", 256 * top + 255)
+    if top < held.dark:
+        raise _dark(name, "colour of 16 bits a sample", min(256 * top + 255, 256 * QUARTER - 1))
 
 
 def _bits(image: Image.Image, tags: Any) -> int:

@@ -33,6 +33,7 @@ LETTERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # whole numbers w
 MOST_VALUES = 4096  # of a field
 MOST_PAGES, MOST_SUB, MOST_ENTRIES = 256, 64, 4096  # that are looked at
 CANON = b"CR"
+UNREAD_MARK = b"MM\0+"  # BigTIFF with the highest byte first, which Pillow takes for something else
 REMEDY = "save it with 8 bits a sample, or as PNG"
 
 
