@@ -39,7 +39,7 @@ from zsl_runtime.machine.storage import (
     stage,
     sync_folder,
 )
-from zsl_runtime.machine.threads import usable_cpus
+from zsl_runtime.machine.threads import checked_threads
 
 if TYPE_CHECKING:
     import os
@@ -183,7 +183,7 @@ class Bundle:
         """
         names = list(self.manifest["files"])
         largest_first = sorted(names, key=lambda name: -self.manifest["files"][name]["bytes"])
-        pool = ThreadPoolExecutor(max(1, min(threads or usable_cpus(), len(names))), thread_name_prefix="zsl-hash")
+        pool = ThreadPoolExecutor(max(1, min(checked_threads(threads), len(names))), thread_name_prefix="zsl-hash")
         try:
             checks = {name: pool.submit(self.verify_file, name) for name in largest_first}
             yield

@@ -32,7 +32,7 @@ from zsl_runtime.errors import ArtefactError, InputError, SystemProblem, UsageEr
 from zsl_runtime.labelling.ahead import in_order
 from zsl_runtime.machine.cache import needed_cache
 from zsl_runtime.machine.storage import ABSENT, LOCK, hold, sync_file
-from zsl_runtime.machine.threads import usable_cpus
+from zsl_runtime.machine.threads import checked_threads
 from zsl_runtime.pixels.pixels import prepare
 from zsl_train.data.roles import check_roles
 
@@ -157,7 +157,7 @@ def extract(
         if files.is_complete():
             print(f"features: {shape[0]} pictures reused from {files.folder}", file=stream)
         else:
-            _fill(files, image_set, backbone, stream, batch_size=batch_size, threads=threads or usable_cpus())
+            _fill(files, image_set, backbone, stream, batch_size=batch_size, threads=checked_threads(threads))
         store = files.open(key, image_set)
     except OSError as error:
         raise _refusal(error, files) from error
