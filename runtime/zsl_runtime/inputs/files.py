@@ -88,8 +88,9 @@ def find_files(
     A file named in full is taken whatever its suffix. Folders are walked recursively, links to folders included, each
     real folder once; hidden files, litter (`litter.py`) and other suffixes are skipped, and so are shards: an archive
     that happens to lie beside pictures is not opened unless it is named. A pattern (`*`, `?`, `[...]`, `**` for any
-    depth) that is not itself a name stands for its matches, shards included. A folder that cannot be listed is an Item
-    with an InputError E-FOLDER in its place, and the rest is found all the same.
+    depth) that is not itself a name stands for its matches, shards included. Litter that is named is read; but beside
+    other things of the same folder it is left out, for then a shell made the names of a `*`. A folder that cannot be
+    listed is an Item with an InputError E-FOLDER in its place, and the rest is found all the same.
 
     Args:
         paths: as typed; names that are not valid UTF-8 hold surrogate escapes.
@@ -106,13 +107,18 @@ def find_files(
 
     """
     counting = _Counting(tuple(suffixes), tuple(shards))
+    among = _litter_among(paths)
     parts: list[Callable[[], Iterable[Place]]] = []
     for path in paths:
         if path == LIST and entries is not None:
             counting.total = None
             parts.append(entries)
-        else:
+        elif path not in among:
             parts += [_files_of(root, counting.wanted) for root in _roots(path, counting)]
+        else:
+            counting.litter[among[path]] += (
+                count_below(path, suffixes) if os.path.isdir(path) else has_suffix(path, suffixes)  # noqa: PTH112
+            )
     left_out = counting.left_out
     if counting.total == 0:
         from zsl_runtime.inputs.left_out import told
@@ -127,6 +133,20 @@ def find_files(
     return Found(
         tuple(counting.named), counting.total, left_out, counting.shards, tuple(counting.archives), tuple(parts)
     )
+
+
+def _litter_among(paths: Sequence[str]) -> dict[str, str]:
+    """Those of the paths that are litter and have others beside them that are none, with what they are."""
+    places: dict[str, set[str]] = {}
+    own = {}
+    for path in paths:
+        folder, name = os.path.split(os.path.abspath(path))  # noqa: PTH100
+        litter = litter_folder(name, os.path.basename(folder)) or litter_file(name)  # noqa: PTH119
+        if litter:
+            own[path] = (folder, litter)
+        else:
+            places.setdefault(folder, set()).add(path)
+    return {path: litter for path, (folder, litter) in own.items() if folder in places}
 
 
 class _Counting:
@@ -175,13 +195,11 @@ class _Counting:
 def _roots(path: str, counting: _Counting) -> list[Place]:
     """The files and folders that one path stands for, counted."""
     status, hindered = _status(path, os.stat)  # plain strings keep undecodable names and the user's spelling
-    if hindered is not None:
-        counting.take(hindered)
-        return [hindered]
     if status is not None and stat.S_ISDIR(status.st_mode):
         counting.walk(path)
         return [path]
-    if status is not None or os.path.islink(path):  # noqa: PTH114  # a link to nowhere is told when it is opened
+    # A link to nowhere and what nobody may look at are told when they are opened.
+    if status is not None or hindered is not None or os.path.islink(path):  # noqa: PTH114
         counting.named.append(path)
         counting.take(path)
         return [path]

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.forked import allow_fork, become_nobody, forked, public_folder
 from zsl_runtime.errors import UsageError
 from zsl_runtime.inputs.files import _Counting, _Pattern, find_files, list_entries, read_list, walk
 from zsl_runtime.inputs.item import Item, Tally
@@ -20,6 +21,7 @@ from zsl_runtime.inputs.litter import litter_file, litter_folder
 from zsl_runtime.machine.stop import Stop
 
 SUFFIXES = (".png", ".jpg")
+assert public_folder  # a fixture
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -147,8 +149,8 @@ def test_a_folder_that_is_named_and_cannot_be_listed_is_told_and_the_others_are_
 def test_a_name_behind_a_folder_that_may_not_be_searched_is_not_called_missing(tmp_path, broken):
     touch(tmp_path, "a.png", "b.png")
     broken("a.png", errno.EACCES, "stat")
-    item, other = find_files([str(tmp_path / "a.png"), str(tmp_path / "b.png")], SUFFIXES)
-    assert (item.source.code, other) == ("E-FOLDER", str(tmp_path / "b.png"))
+    paths = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert list(find_files(paths, SUFFIXES)) == paths  # which is told when it is opened
 
 
 def test_a_folder_that_breaks_off_gives_what_was_listed(tmp_path, monkeypatch):
@@ -292,6 +294,30 @@ def test_litter_that_is_named_is_read_and_that_of_a_pattern_is_not(tmp_path, mon
         files = find_files([pattern], SUFFIXES)
         assert list(files) == ["a.jpg"]
         assert dict(files.left_out.litter) == {"@eaDir (thumbnails of a NAS)": 2}
+
+
+def test_litter_among_the_names_that_a_shell_made_of_a_pattern_is_left_out(tmp_path, monkeypatch):
+    touch(tmp_path, "a.jpg", "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "b/c.png", "SYNOFILE_THUMB_M.jpg")
+    monkeypatch.chdir(tmp_path)
+    files = find_files(["@eaDir", "SYNOFILE_THUMB_M.jpg", "a.jpg", "b"], SUFFIXES)
+    assert list(files) == ["a.jpg", "b/c.png"]
+    assert files.left_out.litter.total() == 2
+    assert found(["@eaDir", "b/c.png"])[0] == ["@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "b/c.png"]
+
+
+@allow_fork
+def test_real_permissions(public_folder):
+    touch(public_folder, "a.png", "locked/b.png", "shut/c.png", "z.png")
+    (public_folder / "locked").chmod(0)
+    (public_folder / "shut").chmod(0o444)  # may be listed and not be searched
+    walk(str(public_folder))
+
+    def look() -> None:
+        for place in find_files([str(public_folder)], SUFFIXES):
+            print(place if isinstance(place, str) else f"{place.name}: {place.source.code}")
+
+    lines = forked(look, **become_nobody()).stdout.replace(f"{public_folder}/", "").splitlines()
+    assert lines == ["a.png", "locked: E-FOLDER", "shut/c.png", "z.png"]
 
 
 def test_litter_that_nobody_may_look_at_is_no_error(tmp_path, broken):
