@@ -164,7 +164,7 @@ def _unread(stream: Stream, name: str, error: Exception) -> InputError:
     stream.seek(0)
     head = stream.read(HEAD)
     kind, readable = recognise(head), read_kind(head)
-    if kind is not None and readable is None:
+    if kind is not None:
         if kind.picture:
             return InputError("E-IMAGE-KIND", f"{name} is {kind.one}, which is not read; {kind.remedy}")
         return InputError("E-IMAGE-FORMAT", f"{name} is not a picture but {kind.one}; {kind.remedy}")

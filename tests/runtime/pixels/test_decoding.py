@@ -113,6 +113,40 @@ def test_a_transparent_colour_becomes_white(mode, colour, clear):
     assert result.tolist() == [[[255, 255, 255], [200, 200, 200]]]
 
 
+def png_of(depth: int, rows: bytes, notes: bytes) -> bytes:
+    body = png_chunk(b"IDAT", zlib.compress(b"\0" + rows)) + png_chunk(b"IEND", b"")
+    return png_header(4, 1, depth, 0) + notes + body
+
+
+@pytest.mark.parametrize(("depth", "rows", "levels"), [(1, b"\xa0", 1), (2, b"\x1b", 3), (4, b"\x01\x23", 15)])
+def test_a_transparent_grey_of_few_bits_becomes_white(depth, rows, levels):
+    """tRNS names the sample as it is stored, in 1, 2 or 4 bits; clear is the second sample, whatever it is."""
+    bits = "".join(f"{byte:08b}" for byte in rows)
+    samples = [int(bits[at : at + depth], 2) for at in range(0, 4 * depth, depth)]
+    clear = samples[1]
+    data = png_of(depth, rows, png_chunk(b"tRNS", struct.pack(">H", clear)))
+    assert decode(data)[0, :, 0].tolist() == [255 if one == clear else one * 255 // levels for one in samples]
+
+
+def bmp(samples: bytes, alpha: int) -> bytes:
+    """2 x 1 with 32 bits a pixel and a mask for alpha."""
+    head = struct.pack("<IiiHHIIiiII", 108, 2, 1, 1, 32, 3, len(samples), 0, 0, 0, 0)
+    head += struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, alpha) + b"BGRs" + bytes(48)
+    return b"BM" + struct.pack("<IHHI", 14 + len(head) + len(samples), 0, 0, 14 + len(head)) + head + samples
+
+
+def test_alpha_that_nobody_filled_in_does_not_turn_a_bmp_white():
+    assert decode(bmp(bytes([1, 2, 3, 0, 4, 5, 6, 0]), 0xFF000000))[0].tolist() == [[3, 2, 1], [6, 5, 4]]
+    assert decode(bmp(bytes([1, 2, 3, 0, 4, 5, 6, 255]), 0xFF000000))[0].tolist() == [[255] * 3, [6, 5, 4]]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_a_picture_without_anything_to_see_is_refused(kind):
+    image = Image.new("RGBA", (4, 4), (200, 0, 0, 0))
+    assert code_of(image) == "E-IMAGE-EMPTY"
+    assert code_of(encoded(image, kind)) == "E-IMAGE-EMPTY"
+
+
 def test_16_bit_grey_is_divided_by_256():
     samples = np.array([[0, 255, 256, 511, 512, 32768, 65535]], dtype=np.uint16)
     data = encoded(Image.fromarray(samples), "PNG")
