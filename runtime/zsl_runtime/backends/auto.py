@@ -25,7 +25,7 @@ from zsl_runtime.graphs.precisions import file_key
 from zsl_runtime.head.head import fold
 from zsl_runtime.machine import cards
 from zsl_runtime.machine.cache import cache_folder
-from zsl_runtime.machine.storage import stage, sync_folder
+from zsl_runtime.machine.storage import stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -373,7 +373,7 @@ def _remember(bundle: Bundle, choice: Choice, facts: dict[str, Any], threads: in
 
 
 def _put(path: Path, data: bytes, facts: dict[str, Any]) -> None:
-    """Give `path` this content, whole, unless it has a readable choice by now."""
+    """Give `path` this content, whole, unless it has a readable choice by now; one that the power takes is found anew."""
     partial = stage(path.parent, data)
     try:
         try:
@@ -385,4 +385,3 @@ def _put(path: Path, data: bytes, facts: dict[str, Any]) -> None:
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    sync_folder(path.parent)
