@@ -364,19 +364,22 @@ def _items(found: Found, reader: Reader, tally: Tally) -> tuple[Generator[Item],
     """What to label, one after the other, and how many that is, where it can be known."""
     from zsl_runtime.inputs.feature_rows import RowFiles
     from zsl_runtime.inputs.files import pictures
+    from zsl_runtime.inputs.item import Tally
+    from zsl_runtime.inputs.left_out import told
     from zsl_runtime.pixels.pixels import SUFFIXES
 
     if reader.pixels is None:
         files = RowFiles(reader.shape, reader.like)
         return files.items(found), None if found.count is None else files.count(found)
-    total = found.count
+    total, others = found.count, Tally()
     for path in found.archives:
         from zsl_runtime.inputs.shards import count_members
 
-        members = count_members(path, SUFFIXES)
+        members = count_members(path, SUFFIXES, others)
         total = None if total is None or members is None else total - 1 + members
     if total == 0:
+        more = "".join(f"; {line}" for line in told(others))
         raise UsageError(
-            "E-NO-IMAGES", f"there are no pictures in {listed(found.archives)}; expected {' '.join(SUFFIXES)}"
+            "E-NO-IMAGES", f"there are no pictures in {listed(found.archives)}; expected {' '.join(SUFFIXES)}{more}"
         )
     return pictures(found, SUFFIXES, tally), total

@@ -46,7 +46,7 @@ def _unread(kinds: Mapping[str, int]) -> Iterator[str]:
         group = _group(suffix)
         if group is not None:
             groups.setdefault(group, Counter())[suffix] += count
-    for (many, remedy), counts in sorted(groups.items(), key=lambda pair: -pair[1].total()):
+    for (many, remedy), counts in sorted(groups.items(), key=lambda pair: (-pair[1].total(), pair[0])):
         yield f"{many} left out: {counts.total()} ({_each(counts)}); {remedy}"
 
 

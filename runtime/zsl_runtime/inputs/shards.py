@@ -52,14 +52,14 @@ DEVICES = "devices and pipes in archives"
 SPARSE_CONTINUES = 482, 504  # where a sparse member's header, and each block after it, say whether one more follows
 
 
-def count_members(path: str, suffixes: Sequence[str]) -> int | None:
-    """How many items `members` will give, None when only reading all of it would tell (tar)."""
+def count_members(path: str, suffixes: Sequence[str], tally: Tally | None = None) -> int | None:
+    """How many items `members` will give, None when only reading all of it would tell (tar); `tally` as there."""
     if not path.lower().endswith(".zip"):
         return None
     readable = encrypted = 0
     try:
         with _opened(path) as stream, _contents(stream) as archive:
-            for _, info in _zip_pictures(archive, suffixes, Tally()):
+            for _, info in _zip_pictures(archive, suffixes, tally or Tally()):
                 encrypted += _is_encrypted(info)
                 readable += not _is_encrypted(info)
     except Exception:  # as of `members`, which gives what came before, and says what is wrong

@@ -267,6 +267,36 @@ def test_unreadable_photographs_are_told_left_out_and_end_with_6(run, bundle, bi
     assert found["accuracy"] == pytest.approx(per_class_accuracy(predicted(bundle), LABELS))
 
 
+def test_a_folder_that_cannot_be_listed_is_told_and_litter_and_other_kinds_are_counted(
+    run, bundle, birds, tmp_path, monkeypatch
+):
+    wanted = json.loads(run(bundle, birds, "--format", "json")[1])
+    split = split_of(birds, tmp_path / "split.csv", lambda _: "test")
+    for folder in (birds / "tit" / "locked", birds / "@eaDir" / "x", birds / "tit" / "@eaDir" / "x"):
+        folder.mkdir(parents=True)
+        Image.fromarray(PICTURES[0]).save(folder / "SYNOPHOTO_THUMB_M.jpg")
+    (birds / "tit" / "a.heic").write_bytes(b"x")
+    real = os.scandir
+
+    def scandir(path):
+        if os.fspath(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    for options in ((), ("--split", split)):
+        code, out, err = run(bundle, birds, "--format", "json", *options)
+        assert code == 6
+        (line,) = [line for line in err if line.startswith("error: ")]
+        assert line.startswith(f"error: E-FOLDER: {str(birds / 'tit' / 'locked')!r} cannot be looked into")
+        found = json.loads(out)
+        assert [one["path"] for one in found["unreadable"]] == [str(birds / "tit" / "locked")]
+        assert found["accuracy"] == wanted["accuracy"]
+        notes = found["protocol"]["notes"]
+        assert "pictures left out because of where they lie: 2 in @eaDir (thumbnails of a NAS)" in notes
+        assert any(note.startswith("HEIC pictures left out: 1 (.heic); save as JPEG") for note in notes)
+
+
 def test_where_nothing_can_be_read_there_is_no_result(run, bundle, tmp_path):
     (tmp_path / "birds" / "wren").mkdir(parents=True)
     (tmp_path / "birds" / "wren" / "bad.png").write_bytes(b"x")

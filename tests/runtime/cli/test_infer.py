@@ -29,6 +29,7 @@ import zsl_runtime
 from support.forked import allow_fork, become_nobody, forked
 from support.tiny_bundle import SEEN, UNSEEN, as_regions, class_table, draw_pictures, make_tiny_bundle
 from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.cli import infer_steps
 from zsl_runtime.cli.infer import main
 from zsl_runtime.errors import BackendError
 from zsl_runtime.labelling.classifier import Classifier
@@ -639,6 +640,108 @@ def test_a_zip_file_without_pictures_and_a_shard_for_a_model_of_features(infer, 
     assert (code, out) == (2, "")
     assert "E-NO-IMAGES: there are no pictures in" in error_line(err)
     assert "E-INPUT-KIND" in error_line(infer(shard, "--engine", row_bundle)[2])
+
+
+# --- folders that cannot be listed, litter, kinds that are not read ---------------------------------------------------
+
+
+@pytest.fixture
+def locked(photos, monkeypatch) -> Path:
+    """A folder between the pictures that the system does not list."""
+    folder = photos / "3-locked"
+    folder.mkdir()
+    shutil.copy(photos / "0.png", folder / "inside.png")
+    real = os.scandir
+
+    def scandir(path):
+        if os.fspath(path) == str(folder):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    return folder
+
+
+def test_a_folder_that_cannot_be_listed_is_told_and_the_rest_is_labelled(infer, bundle, photos, locked):
+    code, out, err = infer(photos, "--engine", bundle, "--topk", 1, counts=True)
+    assert code == 6
+    assert [row["path"] for row in rows_of(out)] == [str(photos / f"{i}.png") for i in range(8)]
+    (line,) = [line for line in err if line.startswith("error: ")]
+    assert line.startswith(f"error: E-FOLDER: {str(locked)!r} cannot be looked into: Permission denied; ")
+    assert "not readable: 1 a folder that cannot be looked into (E-FOLDER)" in err
+    lines = infer(photos, "--engine", bundle, "--format", "jsonl")[1].splitlines()
+    assert [json.loads(line)["error"]["code"] for line in lines if "error" in line] == ["E-FOLDER"]
+    code, out, err = infer(locked, photos / "0.png", "--engine", bundle, "--topk", 1)
+    assert (code, [row["path"] for row in rows_of(out)]) == (6, [str(photos / "0.png")])
+    assert infer(locked, "--engine", bundle)[0] == 6
+
+
+def test_rows_beside_a_folder_that_cannot_be_listed_are_labelled(infer, row_bundle, photos, locked, tmp_path):
+    np.save(photos / "a.npy", as_regions(PICTURES))
+    code, out, _ = infer(photos, "--engine", row_bundle, "--topk", 1)
+    assert (code, len(rows_of(out))) == (6, 8)
+
+
+def test_a_run_with_such_a_folder_is_gone_on_with(infer, bundle, photos, locked, tmp_path, interrupt):
+    out = tmp_path / "out.csv"
+    arguments = (photos, "--engine", bundle, "--output", out, "--batch-size", 2)
+    assert infer(*arguments)[0] == 6
+    wanted = out.read_bytes()
+    out.unlink()
+    interrupt(3)
+    assert infer(*arguments)[0] == 130
+    assert infer(*arguments, "--resume")[0] == 6
+    assert out.read_bytes() == wanted
+
+
+def test_pictures_that_are_gone_when_their_turn_comes_are_told(infer, bundle, photos, monkeypatch):
+    """As when a share is unmounted between the count and the labelling: what is left is an empty folder."""
+    counted = []
+    real = infer_steps._items
+
+    def items(*arguments):
+        found = real(*arguments)
+        counted.append(found[1])
+        for file in list(photos.iterdir())[:3]:
+            file.unlink()
+        return found
+
+    monkeypatch.setattr(infer_steps, "_items", items)
+    code, out, err = infer(photos, "--engine", bundle, "--topk", 1)
+    assert (code, counted, len(rows_of(out))) == (6, [8], 5)
+    assert any(line.startswith("error: E-FOLDER: 3 of 8 pictures that were counted") for line in err)
+
+
+def test_what_a_user_may_miss_is_told_even_when_it_is_to_be_quiet(infer, bundle, photos, tmp_path):
+    (photos / "@eaDir" / "0.png").mkdir(parents=True)
+    for size in "XL", "M":
+        shutil.copy(photos / "0.png", photos / "@eaDir" / "0.png" / f"SYNOPHOTO_THUMB_{size}.jpg")
+    for name in ("a.HEIC", "b.heic", "c.heif", "d.CR2", "e.jpg_large", "f.zip", "notes.txt"):
+        (photos / name).write_bytes(b"x")
+    code, out, err = infer(photos, "--engine", bundle, "--topk", 1)
+    assert (code, len(rows_of(out))) == (0, 8)
+    heic, *others = err[1:-1]
+    assert heic.startswith("HEIC pictures left out: 3 (2 .heic, 1 .heif); save as JPEG first")
+    assert others[0].startswith("archives left out: 1 (.zip); zsl-infer reads .zip, .tar")
+    assert others[1].startswith("cameras' raw files left out: 1 (.cr2); ")
+    assert others[2] == (
+        "files whose names go on behind the suffix of a picture left out: 1 (.jpg_large); rename them to end in .jpg"
+    )
+    assert others[3:] == ["pictures left out because of where they lie: 2 in @eaDir (thumbnails of a NAS)"]
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(photos.rglob("*.*")):
+            archive.write(file, file.relative_to(photos))
+    code, out, inside = infer(path, "--engine", bundle, "--topk", 1)
+    assert (code, len(rows_of(out))) == (0, 8)
+    assert [line for line in inside if "left out" in line] == [line for line in err if "left out" in line]
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.heic", b"x")
+    code, _, err = infer(path, "--engine", bundle)
+    assert code == 2
+    assert "HEIC pictures left out: 1 (.heic); save as JPEG" in error_line(err)
+    code, _, err = infer(photos / "@eaDir", "--engine", bundle, "--topk", 1)
+    assert (code, [line for line in err if "left out" in line]) == (0, [])
 
 
 # --- resume ---------------------------------------------------------------------------------------------------------
