@@ -12,8 +12,9 @@ import numpy as np
 from zsl_runtime.errors import UsageError, listed
 from zsl_runtime.head.class_table import ClassTable, check_class_name, refuse_duplicates
 from zsl_runtime.head.names import alike, look, visible_form
-from zsl_runtime.head.numbers import LARGEST, SMALLEST, instead, numbers, with_decimal_commas
-from zsl_runtime.head.table import COMMENT, read_table
+from zsl_runtime.head.numbers import DATE, LARGEST, SMALLEST, instead, numbers, with_decimal_commas
+from zsl_runtime.head.table import SEPARATORS, read_table
+from zsl_runtime.head.workbook import COMMENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 SPLITS = ("seen", "unseen")
 PLACEHOLDER = "NEW CLASS"  # what the template calls a class that nobody has named yet
-# How pandas calls a column without a name.
-UNNAMED = re.compile(r"Unnamed: \d+")
+TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?")  # of a date in a workbook
+UNNAMED = re.compile(r"Unnamed: \d+")  # how pandas calls a column without a name
 
 
 def read_class_csv(
@@ -69,7 +70,9 @@ def read_class_csv(
     _check_attributes([column for column in columns if column not in {"name", "split", ""}], wanted, where)
     if not rows:
         raise UsageError("E-CLASSES-EMPTY", f"{where} has a line of column names and no classes; add one row per class")
-    names = tuple(_class_name(cells[name_column], table.at(line, name_column)) for line, cells in rows)
+    if name_column in table.padded:
+        raise UsageError("E-CLASS-NAME", table.padded[name_column])
+    names = tuple(_class_name(cells[name_column], table, line, name_column) for line, cells in rows)
     if not need_split and PLACEHOLDER in names:
         raise UsageError(
             "E-CLASS-NAME",
@@ -84,7 +87,7 @@ def read_class_csv(
             at = f"{table.at(line, column)}, class {names[row]!r}"
             seen[row] = _is_seen(cells[column], at, need_split=need_split)
     raw, notes = _attribute_values(rows, [columns.index(name) for name in wanted], names, wanted, table)
-    return ClassTable(names, seen, raw, wanted, (*table.notes, *notes))
+    return ClassTable(names, seen, raw, wanted, (*table.notes, *notes, *_date_note(names, table)))
 
 
 def _name_column(table: Table, attributes: Sequence[str] | None) -> int:
@@ -94,7 +97,9 @@ def _name_column(table: Table, attributes: Sequence[str] | None) -> int:
         found = [k for k in found if table.header[k].strip() not in set(attributes or ())] or found
     if not found:
         header = [cell.strip() for cell in table.header]
-        hint = "; the cells seem to be separated by ';', use commas" if any(";" in cell for cell in header) else ""
+        hint = "" if table.book else f"; cells are separated by {SEPARATORS[table.separator]}"
+        if hint and len(header) == 1 and table.separator in header[0]:
+            hint += ", and the first line is one cell: leave out quotes around whole lines"
         raise UsageError("E-CSV-COLUMNS", f"{table.name} has no column 'name' (it begins {listed(header)}){hint}")
     if len(found) > 1:
         called = listed([table.header[k].strip() for k in found])
@@ -185,13 +190,26 @@ def _check_attributes(given: Sequence[str], wanted: Sequence[str], where: str) -
         )
 
 
-def _class_name(cell: str, where: str) -> str:
+def _class_name(cell: str, table: Table, line: int, column: int) -> str:
+    where = table.at(line, column)
+    if table.book and TIME.fullmatch(cell):
+        raise UsageError(
+            "E-CLASS-NAME",
+            f"{where} holds a date, {cell!r}, as spreadsheet programs make of some names; format it as text, then "
+            "enter the name",
+        )
     if not cell.strip():
         raise UsageError("E-CLASS-NAME", f"{where}: the name is empty; give every class a name")
     try:
         return check_class_name(cell)
     except UsageError as error:
         raise UsageError(error.code, f"{where}: {error.message}") from None
+
+
+def _date_note(names: Sequence[str], table: Table) -> tuple[str, ...]:
+    dates = tuple(name for name in names if DATE.fullmatch(name))
+    made = "spreadsheet programs make dates of some names"
+    return (f"{table.name} has classes that are called as dates are: {listed(dates)}; {made}",) if dates else ()
 
 
 def _is_seen(cell: str, where: str, *, need_split: bool) -> bool:

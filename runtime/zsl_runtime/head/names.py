@@ -108,6 +108,12 @@ def _odd(name: str) -> list[str]:
     hidden = sorted({f"U+{ord(letter):04X}" for letter in name if letter in NEVER_NEEDED})
     if hidden:
         return [f"class {name!r} holds letters that cannot be seen: {', '.join(hidden)}; was it copied from somewhere?"]
+    try:
+        meant = name.encode("cp1252").decode("utf-8")
+    except UnicodeError:
+        meant = name
+    if meant != name:
+        return [f"class {name!r} seems to be {meant!r}, read with another encoding than it was written with"]
     if LOST in name:
         return [f"class {name!r} holds U+FFFD, which stands for a letter that a program could not read"]
     kinds = {unicodedata.name(letter, "").partition(" ")[0] for letter in name if letter.isalpha()}

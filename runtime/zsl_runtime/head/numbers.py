@@ -21,7 +21,7 @@ COMMA = re.compile(r"\s*[+\-\u2212]?\d+,\d+([eE][+-]?\d+)?\s*")
 THOUSANDS = re.compile(r"\s*[+\-\u2212]?[1-9]\d{0,2}(,\d{3})+\s*")
 GROUPED = re.compile(r"[+\-\u2212]?\d{1,3}([ \u00a0\u202f.,'\u2019]\d{3})+([.,]\d+)?")
 DATE = re.compile(
-    r"\d{1,4}[-/.]\d{1,2}([-/.]\d{1,4})?( \d\d:.*)?"
+    r"\d{1,4}[-/]\d{1,2}([-/]\d{1,4})?( \d\d:.*)?|\d{1,2}\.\d{1,2}\.\d{2,4}|\d{1,2}:\d\d(:\d\d)?"
     r"|(\d{1,2}[-. ])?(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?[- ]\d{1,4}",
     re.IGNORECASE,
 )
@@ -69,7 +69,8 @@ def instead(cell: str) -> str:
     In brackets, with a space in front, for the middle of a message.
     """
     text = cell.strip()
-    if math.isfinite(_number(cell)) or re.fullmatch(r"[+-]?\d+(\.\d*)?[eE]\+?\d+", text):
+    number = _number(cell)
+    if not math.isnan(number) and any(letter.isdecimal() for letter in text):
         return " (beyond 3.4e38, the largest number that a model can hold)"
     if text.startswith("#") and text[1:2].isalpha():
         return " (an error of the spreadsheet program: mend the formula)"

@@ -11,30 +11,31 @@ import codecs
 import csv
 import io
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NoReturn
 
 from zsl_runtime.errors import UsageError, from_os_error, listed
 from zsl_runtime.head.names import alike
 from zsl_runtime.head.workbook import (
     ARCHIVE,
+    COMMENT,
     FIRST_BYTES,
     MOST_BYTES,
     OLD,
+    TITLES,
     cell_name,
     is_workbook,
     no_workbook,
+    read_sheet,
     workbook_inside,
-    workbook_rows,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from os import PathLike
 
     Row = tuple[int, list[str]]
 
-COMMENT = "# "  # a row whose name begins so is none
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 # What spreadsheet programs write and read in the first line; the same separator may follow, where one filled the line.
 DECLARED = re.compile(r'^"?sep=(?P<sep>\\t|[^"\r\n])"?(?P<rest>[^\r\n]*)(\r\n|\r|\n|$)', re.IGNORECASE)
@@ -45,6 +46,7 @@ MARKS = (  # those of 4 bytes first: the one of UTF-16 is the beginning of the o
     (codecs.BOM_UTF16_LE, "utf-16-le", "UTF-16"),
     (codecs.BOM_UTF16_BE, "utf-16-be", "UTF-16"),
 )
+TWICE = "\u00ef\u00bb\u00bf"  # what the mark of UTF-8 becomes where it is taken for letters
 SAVE = "save it as 'CSV UTF-8'"
 # Files of other kinds by their first bytes, and what to do about them.
 OTHERS = (
@@ -65,7 +67,7 @@ OTHERS = (
     (b"\x89PNG", "a picture; give the table"),
     (b"\xff\xd8\xff", "a picture; give the table"),
 )
-TITLES = 20  # rows among which the one of column names is looked for, to be told
+FIRST_LETTERS = 1 << 20  # among which the rows of column names are looked for
 NULS = 4  # text has fewer NUL bytes than one in so many
 CONTEXT = 12  # letters around one that is not UTF-8
 
@@ -81,6 +83,7 @@ class Table:
         rows: (line or row number, cells) of every row that is not blank; the first names the columns, all have its
             width. Empty where nothing is there.
         notes: what the user should know, a line each.
+        padded: of a workbook, column -> the first of its numbers that are shown with zeros in front, in words.
 
     """
 
@@ -89,6 +92,7 @@ class Table:
     separator: str
     rows: list[Row]
     notes: tuple[str, ...] = ()
+    padded: Mapping[int, str] = field(default_factory=dict)
 
     def at(self, line: int, column: int | None = None) -> str:
         """Where a line is, or a cell of it; columns count from 0."""
@@ -152,10 +156,9 @@ def read_table(path: str | PathLike[str], columns: Sequence[str], *, comments: b
     except OSError as error:
         raise from_os_error(error, "read the table") from error
     if data.startswith(ARCHIVE) or is_workbook(path):
-        if not is_workbook(path):
-            workbook_inside(data, where)
-        rows, notes = workbook_rows(data, where)
-        table = Table(where, True, "", rows, notes)
+        workbook_inside(data, where, called=is_workbook(path))
+        sheet = read_sheet(data, where, lambda cells: _fits(cells, columns))
+        table = Table(where, True, "", sheet.rows, sheet.notes, sheet.padded)
     else:
         table = _text_table(_decoded(data, where), where, columns, comments=comments)
     table = replace(table, rows=_below_comments(table.rows, columns) if comments else table.rows)
@@ -211,6 +214,12 @@ def _decoded(data: bytes, where: str) -> str:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:
             _refuse_letters(data, error, where)
+    if text.startswith(TWICE):
+        if not text[len(TWICE) :].isascii():
+            raise UsageError(
+                "E-CSV", f"{where} was made UTF-8 twice (it begins {text[:20]!r}); {SAVE} once, from its source"
+            )
+        text = text[len(TWICE) :]
     text = text.lstrip("\ufeff")
     whole = text.rstrip()
     return whole[:-1] if whole.endswith("\x1a") else text  # Ctrl-Z, by which old programs ended a text
@@ -218,14 +227,16 @@ def _decoded(data: bytes, where: str) -> str:
 
 def _refuse_nuls(data: bytes, where: str) -> None:
     """UsageError E-CSV for what is no text of bytes."""
+    text = data.rstrip(b"\0")
+    if text and len(text) < len(data) and 0 not in text:
+        raise UsageError("E-CSV", f"{where} ends in NUL bytes, as files do that were not written whole; copy it again")
     count = data.count(0)
     if count * NULS > len(data):
         state = "holds NUL bytes and no text"
-        if any(data[k::2].count(0) * 2 > len(data[k::2]) for k in (0, 1)) and data.strip(b"\0"):
-            state = "seems to be UTF-16 without a byte-order mark"
+        if data.strip(b"\0"):
+            kind = "UTF-32" if count * 3 >= len(data) * 2 else "UTF-16"
+            state = f"seems to be {kind} without a byte-order mark"
         raise UsageError("E-CSV", f"{where} {state}; {SAVE}")
-    if data.endswith(b"\0"):
-        raise UsageError("E-CSV", f"{where} ends in NUL bytes, as files do that were not written whole; copy it again")
 
 
 def _refuse_letters(data: bytes, error: UnicodeDecodeError, where: str) -> NoReturn:
@@ -267,6 +278,8 @@ def _text_table(text: str, where: str, columns: Sequence[str], *, comments: bool
         raise UsageError(
             "E-CSV", f"{where} can be read with {kinds} between its cells; say which in a first line such as sep=,"
         )
+    if not fitting and text.lstrip()[:1] in {"[", "{"}:
+        raise UsageError("E-CSV", f"{where} seems to be JSON; {SAVE}")
     separator = fitting[0] if fitting else ","
     return Table(where, False, separator, _rows(text, separator, where))
 
@@ -284,7 +297,7 @@ def _first_rows(text: str, separator: str) -> list[list[str]]:
     """At most TITLES rows that are not blank, as far as they can be read."""
     found: list[list[str]] = []
     try:
-        for cells in csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True):
+        for cells in csv.reader(io.StringIO(text[:FIRST_LETTERS], newline=""), delimiter=separator, strict=True):
             if any(cell.strip() for cell in cells):
                 found.append(cells)
             if len(found) == TITLES:

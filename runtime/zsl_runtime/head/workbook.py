@@ -9,19 +9,22 @@ import io
 import re
 import unicodedata
 import warnings
+from itertools import islice
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zsl_runtime.errors import UsageError, ZslError, listed
 from zsl_runtime.extras import wanting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from os import PathLike
 
 SUFFIX = ".xlsx"
 # A cell of 17 digits takes some 45 bytes, so these are about 5 million cells: 16,000 classes of 312 attributes.
 MOST_BYTES = 256 << 20  # of all parts of a workbook, unpacked
+COMMENT = "# "  # a row whose name begins so is none
+TITLES = 20  # rows among which the one of column names is looked for, to be told
 MOST_ROWS = 1 << 20  # what spreadsheet programs have at most; most of them may be blank
 MOST_CELLS = 8_000_000
 LONGEST = 32_767  # letters of a cell
@@ -49,20 +52,34 @@ def library() -> Any:
     return openpyxl
 
 
-def workbook_rows(data: bytes, where: str) -> tuple[list[tuple[int, list[str]]], tuple[str, ...]]:
+class Sheet(NamedTuple):
+    """What a workbook holds.
+
+    Attributes:
+        rows: (row number, cells as text) of every row that is not blank, all of the width of the first, which names the
+            columns. A number is the shortest text that gives it back.
+        notes: what the user should know, a line each.
+        padded: column -> the first of its numbers that are shown with zeros in front, in words.
+
+    """
+
+    rows: list[tuple[int, list[str]]]
+    notes: tuple[str, ...]
+    padded: dict[int, str]
+
+
+def read_sheet(data: bytes, where: str, named: Callable[[Sequence[str]], bool]) -> Sheet:
     """Read the first sheet of a workbook that is not hidden, values in place of formulas.
 
     Args:
         data: the .xlsx file, of which no more than MOST_BYTES and some are needed.
         where: its name, quoted, for messages.
-
-    Returns:
-        (row number, cells as text) of every row that is not blank, all of the width of the first, which names the
-        columns; and notes. A number is the shortest text that gives it back.
+        named: whether these cells name the columns. If the first row does not, and one further below does, what lies
+            between is of any width, and that row is the last.
 
     Raises:
-        UsageError: E-XLSX when it is no workbook, is damaged or too large, has a cell beyond the named columns, or a
-            number that is shown as another one in the first column; E-XLSX-MISSING.
+        UsageError: E-XLSX when it is no workbook, is damaged or too large, has a cell beyond the named columns, or its
+            table in another sheet; E-XLSX-MISSING.
 
     """
     openpyxl = library()
@@ -71,9 +88,11 @@ def workbook_rows(data: bytes, where: str) -> tuple[list[tuple[int, list[str]]],
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what a sheet has besides its cells
             book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
-            sheet = _sheet(book, where)
-            rows, percent = _rows(sheet, where)
-            return rows, (*_percent_note(rows, percent, where), *_hidden_note(data, sheet, rows, where))
+            sheet = _sheet(book, where, named)
+            formats = _Formats(set(), {})
+            rows = _rows(sheet, where, named, formats)
+            notes = (*_percent_note(rows, formats.percent, where), *_hidden_note(data, sheet, rows, where))
+            return Sheet(rows, notes, formats.padded)
     except (ZslError, MemoryError):
         raise
     except Exception as error:  # damaged files fail in as many ways as the format has parts
@@ -83,8 +102,16 @@ def workbook_rows(data: bytes, where: str) -> tuple[list[tuple[int, list[str]]],
         ) from error
 
 
-def workbook_inside(data: bytes, where: str) -> None:
-    """UsageError E-CSV when an archive whose name is no workbook's is none: what it is, and what to do."""
+def workbook_inside(data: bytes, where: str, *, called: bool) -> None:
+    """UsageError when an archive is something else than a workbook: what it is, and what to do.
+
+    Args:
+        data: the archive.
+        where: its name, quoted.
+        called: whether its name is that of a workbook: then E-XLSX, and what is no archive is for others to say; else
+            E-CSV.
+
+    """
     import zipfile
 
     try:
@@ -95,7 +122,7 @@ def workbook_inside(data: bytes, where: str) -> None:
         names, kind = [], b""
     if "xl/workbook.xml" in names:
         return
-    what = "a zip archive; unpack it and give the table"
+    what = "" if called else "a zip archive; unpack it and give the table"
     if b"opendocument" in kind:
         what = "an OpenDocument file (.ods); save it as .xlsx or as 'CSV UTF-8'"
     elif "xl/workbook.bin" in names:
@@ -104,7 +131,8 @@ def workbook_inside(data: bytes, where: str) -> None:
         what = "a Numbers document; export it as .xlsx or as CSV"
     elif any(name.startswith("word/") for name in names):
         what = "a Word document; save its table as .xlsx or as 'CSV UTF-8'"
-    raise UsageError("E-CSV", f"{where} is {what}")
+    if what:
+        raise UsageError("E-XLSX" if called else "E-CSV", f"{where} is {what}")
 
 
 def no_workbook(where: str, what: str) -> UsageError:
@@ -129,43 +157,51 @@ def _refused(problem: str) -> UsageError:
     return UsageError("E-XLSX", problem)
 
 
-def _sheet(book: Any, where: str) -> Any:
-    """The first sheet of cells that is not hidden; UsageError E-XLSX when it is blank and another one is not."""
+class _Formats(NamedTuple):
+    """How numbers are shown: columns with some as percent, and of columns with zeros in front the first, in words."""
+
+    percent: set[int]
+    padded: dict[int, str]
+
+
+def _sheet(book: Any, where: str, named: Callable[[Sequence[str]], bool]) -> Any:
+    """The first sheet of cells that is not hidden; UsageError E-XLSX when the columns are named in another one only."""
     shown = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"] or list(book.worksheets)
     if not shown:
         raise _refused(f"{where} has no sheet of cells; put the table into the first sheet")
     for sheet in shown:
         sheet.reset_dimensions()  # what the file says of its size may be wrong, and huge
-    others = [sheet.title for sheet in shown[1:] if next(_filled(sheet.iter_rows(values_only=True), where), None)]
-    if others and next(_filled(shown[0].iter_rows(values_only=True), where), None) is None:
+    tables = [sheet for sheet in shown if _names_columns(sheet, where, named)] if len(shown) > 1 else []
+    if tables and tables[0] is not shown[0]:
         raise _refused(
-            f"{where}: the first sheet, {shown[0].title[:40]!r}, is blank; the table seems to be in "
-            f"{others[0][:40]!r}: move that to the front, or save it by itself"
+            f"{where}: the table seems to be in the sheet {tables[0].title[:40]!r}, and the first one, "
+            f"{shown[0].title[:40]!r}, is read; move the table's sheet to the front"
         )
     return shown[0]
 
 
-def _rows(sheet: Any, where: str) -> tuple[list[tuple[int, list[str]]], set[int]]:
-    """The rows of a sheet that are not blank, and which columns show numbers as percent."""
+def _names_columns(sheet: Any, where: str, named: Callable[[Sequence[str]], bool]) -> bool:
+    first = islice(_filled(sheet.iter_rows(values_only=True), where), TITLES)
+    return any(named(cells) for _, cells in first)
+
+
+def _rows(
+    sheet: Any, where: str, named: Callable[[Sequence[str]], bool], formats: _Formats
+) -> list[tuple[int, list[str]]]:
+    """The rows of a sheet that are not blank; `formats` is told how numbers are shown."""
     rows: list[tuple[int, list[str]]] = []
-    styles: dict[int, str] = {}
-    percent: set[int] = set()
-
-    def values() -> Iterator[tuple[object, ...]]:
-        for row in sheet.iter_rows():
-            for cell in row:
-                if cell.value is not None and cell.has_style and isinstance(cell.value, (int, float)):
-                    number = cell._style_id  # noqa: SLF001  # its formats by number: a look at each cell takes long
-                    if number not in styles:
-                        styles[number] = cell.number_format
-                    if "%" in styles[number]:
-                        percent.add(cell.column - 1)
-                    elif ZEROS.match(styles[number]):
-                        raise _padded(cell, styles[number], where)
-            yield tuple(cell.value for cell in row)
-
-    for number, cells in _filled(values(), where):
+    headed = False
+    for number, cells in _filled(_values(sheet, where, formats), where):
+        if not rows:
+            headed = named(cells)
+            if not headed and cells[0].lstrip().startswith(COMMENT):
+                continue
+        elif not headed and len(rows) < TITLES and named(cells):
+            return [*rows, (number, cells)]
         if rows and len(cells) > len(rows[0][1]):
+            if not headed and len(rows) < TITLES:
+                rows.append((number, cells))
+                continue
             raise _refused(
                 f"{where}, cell {cell_name(number, len(cells) - 1)} holds {cells[-1][:40]!r}, and the row of column "
                 f"names ends at {cell_name(rows[0][0], len(rows[0][1]) - 1)}; name that column or clear the cell"
@@ -173,14 +209,26 @@ def _rows(sheet: Any, where: str) -> tuple[list[tuple[int, list[str]]], set[int]
         rows.append((number, cells + [""] * (len(rows[0][1]) - len(cells) if rows else 0)))
         if len(rows) * len(rows[0][1]) > MOST_CELLS:
             raise _refused(f"{where} has more than {MOST_CELLS} cells; split the table, or save it as 'CSV UTF-8'")
-    return rows, percent
+    return rows
 
 
-def _padded(cell: Any, form: str, where: str) -> UsageError:
-    return _refused(
-        f"{where}, cell {cell_name(cell.row, cell.column - 1)} holds the number {cell.value!r} and shows it with zeros "
-        f"in front (format {form[:20]!r}); enter it as text, with its zeros, or give it the format General"
-    )
+def _values(sheet: Any, where: str, formats: _Formats) -> Iterator[tuple[object, ...]]:
+    """The values of each row; `formats` is told how numbers are shown."""
+    styles: dict[int, str] = {}
+    for row in sheet.iter_rows():
+        for cell in row:
+            if isinstance(cell.value, (int, float)) and cell.has_style:
+                number = cell._style_id  # noqa: SLF001  # formats by number: to look each up takes long
+                if number not in styles:
+                    styles[number] = cell.number_format
+                column = cell.column - 1
+                if "%" in styles[number]:
+                    formats.percent.add(column)
+                elif ZEROS.match(styles[number]):
+                    where_it_is = f"{where}, cell {cell_name(cell.row, column)}"
+                    shown = f"holds the number {cell.value!r} and shows zeros in front of it"
+                    formats.padded.setdefault(column, f"{where_it_is} {shown}; enter it as text, with its zeros")
+        yield tuple(cell.value for cell in row)
 
 
 def _percent_note(rows: list[tuple[int, list[str]]], percent: set[int], where: str) -> tuple[str, ...]:

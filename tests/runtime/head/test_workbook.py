@@ -21,7 +21,7 @@ from support.sheets import MAIN, sheet, text_row, write_book
 from zsl_runtime.errors import SystemProblem, UsageError, ZslError
 from zsl_runtime.head import workbook
 from zsl_runtime.head.class_file import read_class_csv
-from zsl_runtime.head.workbook import cell_name, check_writable, workbook_rows
+from zsl_runtime.head.workbook import cell_name, check_writable, read_sheet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,7 +82,7 @@ def test_values_stand_in_for_formulas_and_styled_blank_cells_are_none(tmp_path, 
         '<row r="5"><c r="A5"/><c r="D5"/></row>',
     )
     path = write_book(tmp_path / "a.xlsx", sheet("".join(rows), dimension=dimension))
-    assert workbook_rows(path.read_bytes(), "a") == ([(1, ["name", "a"]), (3, ["crow", "0.125"])], ())
+    assert read_sheet(path.read_bytes(), "a", bool) == ([(1, ["name", "a"]), (3, ["crow", "0.125"])], (), {})
     assert read(path, "a").raw.tolist() == [[0.125]]
 
 
