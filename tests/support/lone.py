@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-# ONNX Runtime keeps quiet by itself where one of these is set, and a test that cannot fail is none.
 IMPORTS = os.pathsep.join(path for path in sys.path if path)
 
 

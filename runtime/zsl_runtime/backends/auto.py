@@ -373,7 +373,7 @@ def _remember(bundle: Bundle, choice: Choice, facts: dict[str, Any], threads: in
 
 
 def _put(path: Path, data: bytes, facts: dict[str, Any]) -> None:
-    """Give `path` this content, whole, unless it has a readable choice by now; one that the power takes is found anew."""
+    """Give `path` this content, whole, unless it has a readable choice by now. If it gets lost, it is found anew."""
     partial = stage(path.parent, data)
     try:
         try:

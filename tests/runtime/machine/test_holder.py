@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,6 +21,9 @@ from zsl_runtime.machine import holder
 from zsl_runtime.machine.holder import PATIENCE, try_to_hold
 from zsl_runtime.machine.notes import forget_notes
 from zsl_runtime.machine.storage import hold
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 COUNTS = """
 import sys, time
