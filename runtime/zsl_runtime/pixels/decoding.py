@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import stat
 import warnings
+from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -37,6 +40,7 @@ NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS"}  # libtiff has turned these by
 # (such as "error") keeps it; done once, because warnings.catch_warnings is not safe between threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.", append=True)
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else what it logs goes to stderr in a program without logs
 
 
 def decode(source: ImageSource) -> NDArray[np.uint8]:
@@ -155,8 +159,23 @@ def _decode_opened(stream: Stream, name: str, *, raw: bool) -> NDArray[np.uint8]
         raise _unread(stream, name, error) from None
     with image:
         if image.format == "TIFF":
-            tiff.check_first_page(stream, name, raw=raw)
+            _hush_libtiff()
+            tiff.check_first_page(stream, name, raw=raw, mode=image.mode)
         return _decode_image(image, name, stream)
+
+
+@lru_cache(maxsize=1)
+def _hush_libtiff() -> None:
+    """Libtiff prints what is wrong with a file to stderr, beside our error; Pillow has no word for "do not"."""
+    with suppress(Exception):  # a Pillow that was built in another way goes on printing
+        import ctypes
+
+        from PIL import _imaging
+
+        library = ctypes.CDLL(_imaging.__file__)
+        for setter in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
+            setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
+            setter(None)
 
 
 def _unread(stream: Stream, name: str, error: Exception) -> InputError:

@@ -27,6 +27,7 @@ READ = (
 )
 REDUCED, MASK = 1, 4  # bits of KIND
 OLD_REDUCED = 2  # value of OLD_KIND
+YCBCR = 6
 RAW_PHOTOMETRIC = (32803, 34892)  # a colour filter's samples; linear raw
 MUCH_LARGER = 4  # times the pixels of the first page: less may be another sheet on the scanner
 LETTERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # whole numbers without a sign, by the type of a field
@@ -116,13 +117,14 @@ class _Layout:
         return self._unpack(f"{count}{letter}", inline[:size]) if len(inline) >= size else ()
 
 
-def check_first_page(stream: BinaryIO, name: str, *, raw: bool) -> None:
+def check_first_page(stream: BinaryIO, name: str, *, raw: bool, mode: str) -> None:
     """Refuse a file whose first picture is not the photograph, or is one that Pillow misreads.
 
     Args:
         stream: of a file that Pillow takes for a TIFF; its position may be anywhere afterwards.
         name: for messages.
         raw: the file is called as raw files are.
+        mode: what Pillow takes its first picture for.
 
     Raises:
         InputError: E-IMAGE-PREVIEW, E-IMAGE-KIND.
@@ -150,7 +152,7 @@ def check_first_page(stream: BinaryIO, name: str, *, raw: bool) -> None:
             f"{name} has a first picture of {_told(size)} and a larger one, of {_told(largest)}, behind it: the first "
             "is a preview, by the looks of it; save the one you mean as a file of its own",
         )
-    if reason := _misread(first):
+    if reason := _misread(first, mode):
         raise InputError("E-IMAGE-KIND", f"{name} is a TIFF picture {reason}, which is not read; {REMEDY}")
 
 
@@ -203,7 +205,7 @@ def unread_layout(stream: BinaryIO) -> str | None:
     )
 
 
-def _misread(first: Tags) -> str | None:
+def _misread(first: Tags, mode: str) -> str | None:
     """What is special about a picture that Pillow opens and decodes to something else than is in it."""
     bits = max(first.get(BITS, (1,)))
     if first_number(first, FORMAT, 1) == 2 and bits <= 8:
@@ -212,9 +214,11 @@ def _misread(first: Tags) -> str | None:
         return None  # libtiff decodes it
     if first_number(first, PLANES, 1) == 2 and bits > 8:
         return "of more than 8 bits a sample in planes"
+    if first_number(first, PHOTOMETRIC) != YCBCR:
+        return None
     whole = _area(_size(first)) * 3
     subsampled = first.get(SUBSAMPLING, (2, 2)) != (1, 1) and sum(first.get(COUNTS, (whole,))) < whole
-    return "in subsampled YCbCr" if first_number(first, PHOTOMETRIC) == 6 and subsampled else None
+    return "in subsampled YCbCr" if subsampled else "in YCbCr" if mode == "RGB" else None  # so before Pillow 12
 
 
 def first_number(tags: Mapping[int, object], tag: int, default: int = 0) -> int:
