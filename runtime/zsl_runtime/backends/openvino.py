@@ -54,7 +54,9 @@ def import_openvino() -> Any:
     try:
         with _importing, _without(_TOOLS):
             import openvino
-    except ImportError as error:
+
+            openvino.Core  # noqa: B018  # an uninstalled package may leave a module without it
+    except (Exception, SystemExit) as error:  # a damaged library raises anything
         raise BackendError(
             "E-BACKEND-MISSING", f"running the model needs {wanting('openvino', error, EXTRA)}"
         ) from None

@@ -36,7 +36,9 @@ def import_onnxruntime() -> Any:
     """The module onnxruntime; BackendError E-BACKEND-MISSING, with the install line, when it cannot be imported."""
     try:
         import onnxruntime
-    except ImportError as error:
+
+        onnxruntime.InferenceSession  # noqa: B018  # two builds that overwrote each other may leave a module without it
+    except (Exception, SystemExit) as error:  # a damaged library raises anything
         raise BackendError(
             "E-BACKEND-MISSING", f"running the model needs {wanting('onnxruntime', error, EXTRA)}"
         ) from None

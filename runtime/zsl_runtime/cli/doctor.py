@@ -14,6 +14,8 @@ from zsl_runtime.cli.command import Command
 from zsl_runtime.cli.finding import BROKEN, FAILED, NOTE, OK, Finding, guarded, said
 from zsl_runtime.errors import ArtefactError, BackendError, SystemProblem, UsageError, run_command
 from zsl_runtime.extras import EXTRAS, install
+from zsl_runtime.machine.memory import memory_bytes
+from zsl_runtime.streams import print_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +27,6 @@ MEANS_TOLERANCE = 1e-3  # of the largest coordinate of a class's mean: other CPU
 NO_CARDS = Finding(
     OK, "cards, CUDA and TensorRT are left out: there is no NVIDIA card here, nor a driver; --cards speaks of them"
 )
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 LOOKS = 3  # at a bundle that others change meanwhile
 # Distributions that all bring the module onnxruntime: with two of them its files are a mixture.
 ALL_ORT = (
@@ -77,7 +78,7 @@ def _show(findings: Iterable[Finding]) -> set[str]:
     """Print findings as they come; returns their states."""
     states = set()
     for finding in findings:
-        print(f"{finding.state:<6}  {finding.text}", flush=True)  # noqa: T201  # the report is the result
+        print_line(f"{finding.state:<6}  {finding.text}")
         states.add(finding.state)
     return states
 
@@ -137,21 +138,6 @@ def _instructions() -> Iterator[Finding]:
     kinds = {"int8": cpu.int8, "bf16": cpu.bf16} if cpu.flags else {}
     has = (f"{kind} by {' and '.join(of)}" if of else f"no instructions for {kind}" for kind, of in kinds.items())
     yield Finding(OK, ", ".join([cpu.name or "a CPU without a name", *has]))
-
-
-def memory_bytes(limits: Sequence[str] = CGROUP_LIMITS) -> int | None:
-    """Memory of the machine, or of this container where a cgroup file in `limits` says less; None if nothing says."""
-    found = []
-    try:
-        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):  # not on this system
-        found = []
-    for path in limits:
-        try:
-            found.append(int(Path(path).read_text(encoding="ascii")))
-        except (OSError, ValueError):  # no such cgroup version here, or "max"
-            continue
-    return min((size for size in found if size > 0), default=None)
 
 
 def _libraries() -> Iterator[Finding]:

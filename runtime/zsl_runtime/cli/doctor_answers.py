@@ -21,7 +21,7 @@ from zsl_runtime.backends.auto import TOLERANCES
 from zsl_runtime.backends.devices import find_card, trouble
 from zsl_runtime.backends.opening import open_backend
 from zsl_runtime.backends.table import BACKENDS, installed_of
-from zsl_runtime.bundle.bundle import read_whole
+from zsl_runtime.bundle.generation import read_whole
 from zsl_runtime.cli.finding import BROKEN, FAILED, NOTE, OK, Finding, said
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError, ZslError
 from zsl_runtime.graphs.precisions import PRECISIONS, file_key, held_precisions
@@ -163,14 +163,19 @@ def _judge(bundle: Bundle, name: str, precision: str, asked: Asked, exact: Float
         return Judged(precision, name, f"probe: {about} cannot be opened, {said(error)}", None)
     try:
         with closing(backend):
-            found = (backend.features(asked.inputs), None)
-            if asked.head is not None:
-                found = backend.run(asked.inputs, asked.head)[::-1]
-        passed, text = compare(asked.probe, *found, asked.bounds[precision], exact)
+            scores, features = _run(backend, asked)
+        passed, text = compare(asked.probe, features, scores, asked.bounds[precision], exact)
     except (Exception, SystemExit) as error:
         state = BROKEN if isinstance(error, ArtefactError) else FAILED
         return Judged(precision, name, f"probe: {about} cannot be run, {said(error)}", None, state)
-    return Judged(precision, name, f"probe: {about}, {text}", passed, features=found[0] if name == REFERENCE else None)
+    return Judged(precision, name, f"probe: {about}, {text}", passed, features=features if name == REFERENCE else None)
+
+
+def _run(backend: Backend, asked: Asked) -> tuple[Floats | None, Floats]:
+    """Scores (n, C), if there is a head to compare them under, and features (n, F)."""
+    if asked.head is None:
+        return None, backend.features(asked.inputs)
+    return backend.run(asked.inputs, asked.head)
 
 
 def _opened(bundle: Bundle, name: str, precision: str) -> Backend:

@@ -102,7 +102,7 @@ def _no_module(name: str) -> Iterator[None]:
 def _no_driver(problem: str) -> Iterator[None]:
     """Let NVIDIA's driver show no card, for this reason."""
     real = cards.driver
-    found = cards.Driver(cards.driver_version(), "", (), f"{problem}; {cards.INSTALL_DRIVER}")
+    found = cards.Driver(cards.driver_version(), "", (), f"{problem}; {cards.INSTALL_DRIVER}", damaged=True)
     cards.driver = lambda: found  # type: ignore[assignment]  # asked by all rooms
     try:
         yield

@@ -56,6 +56,7 @@ class Driver:
         cuda: the newest CUDA it runs, such as `13.0`; '' without a driver.
         cards: those it shows.
         problem: why there is no card, with what to do; '' when there is one.
+        damaged: its library is there and cannot be loaded.
 
     """
 
@@ -63,11 +64,12 @@ class Driver:
     cuda: str
     cards: tuple[Card, ...]
     problem: str
+    damaged: bool = False
 
     @property
     def there(self) -> bool:
         """Whether there is a driver at all, whatever cards it shows."""
-        return bool(self.version or self.cuda or self.cards)
+        return bool(self.version or self.cuda or self.cards or self.damaged)
 
     def card(self, index: int) -> Card | None:
         """Card `index`, or None."""
@@ -91,8 +93,12 @@ def driver() -> Driver:
     """What the driver of this machine says, asked once a process."""
     try:
         library = ctypes.CDLL(LIBRARY)
-    except OSError:
-        return Driver("", "", (), f"there is no NVIDIA driver ({LIBRARY} is not found): {INSTALL_DRIVER}")
+    except OSError as error:
+        said = " ".join(str(error).split())
+        if "cannot open shared object file" in said and said.startswith(f"{LIBRARY}:"):
+            return Driver("", "", (), f"there is no NVIDIA driver ({LIBRARY} is not found): {INSTALL_DRIVER}")
+        problem = f"NVIDIA's driver cannot be loaded, though {LIBRARY} is there ({said}): {INSTALL_DRIVER}"
+        return Driver(driver_version(), "", (), problem, damaged=True)
     return ask(library, driver_version())
 
 
@@ -109,7 +115,7 @@ def has_nvidia(devices: Path = DEVICES) -> bool:
 def _is_nvidia_card(device: Path) -> bool:
     try:
         vendor, kind = ((device / name).read_text(encoding="ascii").strip() for name in ("vendor", "class"))
-    except OSError:
+    except (OSError, ValueError):
         return False
     return vendor == NVIDIA and kind.startswith(DISPLAY)
 

@@ -117,15 +117,17 @@ def _quota_v1(folder: Path) -> float | None:
 
 
 def _ratio(words: list[str]) -> float | None:
-    if len(words) != 2 or not all(word.isdigit() for word in words) or int(words[1]) == 0:
+    try:
+        quota, period = (int(word) for word in words)
+        return quota / period if quota >= 0 and period > 0 else None
+    except (ValueError, OverflowError):  # "max", another number of words, or no such thing at all
         return None
-    return int(words[0]) / int(words[1])
 
 
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+    except (OSError, ValueError):  # the latter: a path with a zero byte
         return ""
 
 

@@ -140,7 +140,7 @@ def _import(known: _Known) -> Library | str:
             if error.name != name:
                 why = f"{name} needs {error.name}, which is not installed here"
             continue
-        except (ImportError, OSError) as error:  # a shared library of it is missing, or of another version
+        except Exception as error:  # a shared library of it is missing, or of another version; or it is damaged
             why = f"{name} is installed here but cannot be imported ({reason(error)})"
             continue
         version = str(getattr(module, "__version__", ""))

@@ -131,6 +131,21 @@ def test_without_a_driver_the_answer_is_one_line(monkeypatch):
         driver.cache_clear()
 
 
+def test_a_driver_library_that_is_damaged_is_not_one_that_is_absent(monkeypatch, tmp_path):
+    (tmp_path / "libcuda.so.1").write_text("not a library\n")
+    monkeypatch.setattr(cards, "LIBRARY", str(tmp_path / "libcuda.so.1"))
+    driver.cache_clear()
+    try:
+        found = driver()
+        assert found.damaged
+        assert found.there
+        assert found.cards == ()
+        assert "NVIDIA's driver cannot be loaded, though" in found.problem
+        assert has_nvidia(tmp_path / "none")  # so that zsl-doctor speaks of it
+    finally:
+        driver.cache_clear()
+
+
 @pytest.mark.gpu
 def test_the_driver_of_this_machine():
     found = driver()

@@ -241,3 +241,12 @@ def test_a_command_that_is_asked_for_10000_threads_starts_a_handful(own_bundle, 
         "note: --batch-size 10000000: that is more than there may be memory for, so it is 4096",
     ]
     assert int(most.split()[1]) < 20 + 5 * threads.most_threads()
+
+
+@pytest.mark.parametrize("rubbish", ["²² 100000", "100000", "1 2 3", "max max", "-1 100000", f"{'9' * 400} 1", "9" * 5000])
+def test_rubbish_in_a_cgroup_is_no_quota(system, rubbish):
+    write(system / "own", "0::/app\n")
+    write(system / "fs/app/cpu.max", rubbish)
+    assert limit(system) is None
+    write(system / "own", "0::/a\0pp\n:::\n\n3:cpu\n")
+    assert limit(system) is None
