@@ -36,6 +36,9 @@ class Recipe:
         probe_pictures: pictures kept in the bundle to prove that an engine computes what it should; at least 1.
         clamp_negative: semantic rule: negative attributes (AWA's "missing") become 0.
         unit_l2: semantic rule: class vectors of unit L2 norm.
+        attribute_scale: semantic rule: `range` divides every attribute by its range over the seen classes, `none`
+            leaves them as they are; `auto` divides where they seem to be in different units, such as 0/1 and
+            millimetres.
         words: a word-vector file (GloVe or word2vec text); empty: attribute_vectors.npy of the data, or learned ones.
         word_width: width of word vectors learned from scratch.
         attributes: of a feature file: `att`, `original_att`, or a file with the attribute vectors.
@@ -60,6 +63,7 @@ class Recipe:
     probe_pictures: int = 4
     clamp_negative: bool = True
     unit_l2: bool = True
+    attribute_scale: Literal["auto", "none", "range"] = "auto"
     words: str = ""
     word_width: int = 300
     attributes: str = "att"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zsl_runtime.errors import ArtefactError, UsageError
 from zsl_runtime.head.head import RULES, View
-from zsl_runtime.head.semantic_rule import SemanticRule
+from zsl_runtime.head.semantic_rule import SCALE, SemanticRule
 from zsl_runtime.machine.storage import LOCK, TEMPORARY
 
 if TYPE_CHECKING:
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # The newest format. A bundle carries the oldest one that describes it (`format_for`), so that a runtime in the field
-# reads every bundle that it can run: 1 is the rule `fit`; 2 adds the rule `rows`, 3 the rule `gaussian`.
+# reads every bundle that it can run: 1 is the rule `fit`; 2 adds the rule `rows`, 3 the rule `gaussian`; 4 adds, for
+# each of them, attributes that are scaled, which who does not know of it would turn into other vectors.
 FORMATS = {"fit": 1, "rows": 2, "gaussian": 3}
-FORMAT_VERSION = max(FORMATS.values())
+SCALED_FORMAT = 4
+FORMAT_VERSION = SCALED_FORMAT
 PARTS = {  # graphs by the rule of the head
     "fit": ("model", "synthesizer", "lift"),
     "rows": ("model", "rows", "lift"),
@@ -52,6 +54,8 @@ MANIFEST_TYPES: dict[str, tuple[type, ...]] = {
 
 def format_for(manifest: Mapping[str, Any]) -> int:
     """The format version under which a manifest is written."""
+    if SCALE in manifest.get("semantic_rule", {}):
+        return SCALED_FORMAT
     return FORMATS.get(manifest.get("head", {}).get("rule"), FORMAT_VERSION)
 
 
@@ -83,12 +87,19 @@ def check_manifest(manifest: Mapping[str, Any], folder: Path) -> tuple[tuple[Vie
         _check_sizes(manifest)
         views = _check_head(manifest)
         rule = SemanticRule.from_dict(manifest["semantic_rule"])
+        _check_scale(rule, manifest["dims"]["A"])
     except (ContentError, UsageError) as error:
         reason = error.message if isinstance(error, UsageError) else str(error)
         raise ArtefactError(
             "E-BUNDLE-MANIFEST", f"{folder / MANIFEST} does not describe a bundle: {reason}; export the model again"
         ) from None
     return views, rule
+
+
+def _check_scale(rule: SemanticRule, attributes: int) -> None:
+    """One range for each of the A attributes, where they are scaled."""
+    given = attributes if rule.scale is None else len(rule.scale.low)
+    require(given == attributes, f"`semantic_rule` scales {given} attributes, there are {attributes}")
 
 
 class ContentError(ValueError):

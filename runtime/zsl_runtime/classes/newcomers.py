@@ -1,4 +1,4 @@
-"""What is worth saying about a class at the moment it is added: whom it will be mixed up with, and odd attributes.
+"""What is worth saying about a class at the moment it is added: whom it will be mixed up with.
 
 By the rule `gaussian` the mix-ups are known before there is a single photograph, in closed form: in canonical
 coordinates a picture of class a is m_a plus noise plus what is not known of m_a, and the scores are linear. In training
@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from zsl_runtime.classes.odd_attributes import outside, training_ranges
 from zsl_runtime.errors import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from zsl_runtime.arrays import Doubles
-    from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.bundle.generation import Generation
     from zsl_runtime.head.class_table import ClassTable
     from zsl_runtime.head.gaussian import Gaussian
     from zsl_runtime.head.semantic_rule import SemanticRule
 
+
+__all__ = ["Neighbour", "confusable", "neighbours", "outside", "training_ranges", "twins"]
 
 CANDIDATES = 8  # the nearest classes, among which the worst mix-ups are looked for
 SHOWN = 3  # neighbours of each newcomer
@@ -129,50 +131,3 @@ def twins(new: ClassTable, old: ClassTable, rule: SemanticRule) -> dict[str, str
                 "table, or teach it with photographs"
             )
     return lines
-
-
-def training_ranges(bundle: Bundle, table: ClassTable) -> Doubles:
-    """(A, 2) least and largest value of every attribute in training.
-
-    Bundles of older versions do not say it: then of the seen classes of `table`.
-    """
-    given = bundle.manifest.get("attribute_ranges")
-    if given is not None:
-        return np.array(given, dtype=np.float64)
-    known = table.raw[table.seen] if table.seen.any() else table.raw
-    return np.stack([known.min(axis=0), known.max(axis=0)], axis=1)
-
-
-def outside(new: ClassTable, ranges: Doubles) -> dict[str, str]:
-    """A line for each new class with attributes far outside what training saw: a slip of the pen, or another unit.
-
-    Far is more than the whole width of the range away; of an attribute that was constant, the usual width of the
-    others.
-
-    Args:
-        new: the classes.
-        ranges: (A, 2) of training.
-
-    """
-    low, high = ranges[:, 0], ranges[:, 1]
-    # In widths of the range; a huge number divided by a tiny width is infinitely far, which is far, and nothing is far
-    # from a range that is itself beyond what a float holds.
-    with np.errstate(over="ignore", invalid="ignore"):
-        width = high - low
-        usual = float(np.median(width[width > 0])) if (width > 0).any() else 1.0
-        width = np.where(width > 0, width, usual)
-        away = np.maximum(low - new.raw, new.raw - high) / width  # (n, A)
-    return dict(_outside_lines(new, ranges, away))
-
-
-def _outside_lines(new: ClassTable, ranges: Doubles, away: Doubles) -> Iterator[tuple[str, str]]:
-    for name, row, values in zip(new.names, away, new.raw, strict=True):
-        odd = np.flatnonzero(row > 1)
-        if odd.size:
-            worst = int(odd[row[odd].argmax()])
-            more = f", and {odd.size - 1} more" if odd.size > 1 else ""
-            line = (
-                f"attribute {new.attributes[worst]!r} of {name!r} is {values[worst]:g}, in training it went from "
-                f"{ranges[worst, 0]:g} to {ranges[worst, 1]:g}{more}; check the cell and its unit"
-            )
-            yield name, line

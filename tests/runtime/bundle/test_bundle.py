@@ -29,6 +29,7 @@ from support.tiny_bundle import SEED, class_table, fit_tiny, make_tiny_bundle, t
 from zsl_runtime.bundle import bundle as bundle_module
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.bundle.generation import Generation, Probe
+from zsl_runtime.bundle.manifest import format_for
 from zsl_runtime.errors import ArtefactError, SystemProblem, UsageError, ZslError
 from zsl_runtime.head.fitting import Replay
 from zsl_runtime.head.head import FitSettings
@@ -199,11 +200,11 @@ def test_verify_false_reads_no_graph_but_still_checks_the_classes(path):
 
 
 def test_a_newer_format_is_named_with_ours(path):
-    edit_manifest(path, lambda manifest: manifest.update(format_version=4))
+    edit_manifest(path, lambda manifest: manifest.update(format_version=5))
     error = broken(path)
     assert error.code == "E-BUNDLE-VERSION"
-    assert "format 4" in error.message
-    assert "up to 3" in error.message
+    assert "format 5" in error.message
+    assert "up to 4" in error.message
 
 
 @pytest.mark.parametrize(("rule", "version"), [("fit", 1), ("rows", 2), ("gaussian", 3)])
@@ -981,3 +982,26 @@ def test_what_fails_while_files_are_verified_comes_first(own_bundle):
     (bundle.path / "model.onnx").write_bytes(b"changed")
     with pytest.raises(KeyError), bundle.verifying():
         raise KeyError
+
+
+def scaled_manifest(manifest: dict, count: int = 6) -> None:
+    manifest["semantic_rule"]["attribute_scale"] = {"low": [0.0] * count, "width": [9.0] * count}
+
+
+@pytest.mark.parametrize("rule", ["fit", "rows", "gaussian"])
+def test_scaled_attributes_are_a_format_of_their_own_whatever_the_head(own_bundle, rule):
+    """A runtime that does not know of them would make other vectors, so it must refuse the bundle by its version."""
+    path = own_bundle(rule=rule)
+    edit_manifest(path, lambda manifest: scaled_manifest(manifest) or manifest.update(format_version=4))
+    bundle = Bundle.open(path)
+    assert format_for(bundle.manifest) == 4
+    raw = bundle.current().table.raw
+    plain = np.maximum(raw, 0) / 9
+    np.testing.assert_allclose(bundle.rule.apply(raw), plain / np.linalg.norm(plain, axis=1, keepdims=True), rtol=1e-6)
+
+
+def test_a_scale_for_another_number_of_attributes_is_refused(path):
+    edit_manifest(path, lambda manifest: scaled_manifest(manifest, 5))
+    error = broken(path)
+    assert error.code == "E-BUNDLE-MANIFEST"
+    assert "`semantic_rule` scales 5 attributes, there are 6" in error.message

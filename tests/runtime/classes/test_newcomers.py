@@ -1,4 +1,4 @@
-"""What is said of a newcomer: mix-ups against a seeded draw, twins, and attributes that training never saw."""
+"""What is said of a newcomer: mix-ups against a seeded draw, and twins."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from zsl_runtime.classes.newcomers import (
     Neighbour,
     confusable,
     neighbours,
-    outside,
-    training_ranges,
     twins,
 )
 from zsl_runtime.head.class_table import ClassTable
@@ -159,40 +157,3 @@ def test_a_copy_of_a_row_is_told_whoever_has_it():
     assert lines["n0"].startswith("'n0' has the very attributes of 'c0'")
     assert lines["n2"].startswith("'n2' has the very attributes of 'c1'")
     assert lines["n3"].startswith("'n3' has the very attributes of 'n1'")
-
-
-def test_a_slip_of_the_pen_and_another_unit_are_told():
-    ranges = np.array([[0, 1], [0.2, 0.8], [0, 0], [0, 2]], dtype=float)
-    fine = [1.9, 1.3, 0.9, -1.9]
-    slip = [11, 0.5, 0, 1]
-    percent = [60, 40, 0, 100]
-    constant = [0.5, 0.5, 7, 1]
-    lines = outside(table_of([fine, slip, percent, constant]), ranges)
-    assert list(lines) == ["c1", "c2", "c3"]
-    assert list(lines.values()) == [
-        "attribute 'a0' of 'c1' is 11, in training it went from 0 to 1; check the cell and its unit",
-        "attribute 'a1' of 'c2' is 40, in training it went from 0.2 to 0.8, and 2 more; check the cell and its unit",
-        "attribute 'a2' of 'c3' is 7, in training it went from 0 to 0; check the cell and its unit",
-    ]
-
-
-def test_huge_numbers_and_columns_without_any_width_raise_no_warning_of_a_library():
-    table = table_of([[1e308, -1e308, 0.5]])
-    lines = outside(table, np.array([[0, 1e-300], [-1, 1], [0, 1]]))
-    assert "1e+308" in lines["c0"]
-    constant = np.array([[0.0, 0.0], [3.0, 3.0], [0.5, 0.5]])
-    assert len(outside(table, constant)) == 1
-    assert outside(table_of([[0.0, 3.0, 0.5]]), constant) == {}
-    assert len(outside(table, np.array([[-1e308, 1e308], [-1e308, 1e308], [0.1, 0.2]]))) == 1
-
-
-class Stub:
-    def __init__(self, **manifest):
-        self.manifest = manifest
-
-
-def test_ranges_are_those_of_the_manifest_or_of_the_seen_classes():
-    table = table_of([[0, 1], [4, 2], [9, 9]], seen=2)
-    assert training_ranges(Stub(attribute_ranges=[[0, 1], [2, 3]]), table).tolist() == [[0, 1], [2, 3]]
-    assert training_ranges(Stub(), table).tolist() == [[0, 4], [1, 2]]
-    assert training_ranges(Stub(), table_of([[0, 1], [4, 2]])).tolist() == [[0, 4], [1, 2]]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HERON = [0, 7, 1, 1, 7, 1]
-CUCKOO = [5, 0, 5, 0, 0, 5]  # size 5, in training 0 to 2
+CUCKOO = [5, 0, 5, 0, 0, 25]  # size 25, in training 0 to 2, and no attribute above 9
 TWIN = [6, 6, 0, 0, 1, 1]  # of the wren
 NEARLY = [6, 6, 0.1, 0, 1, 1]
 

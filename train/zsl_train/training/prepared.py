@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zsl_runtime.head.semantic_rule import SemanticRule
+from zsl_train.data.attributes import odd_notes, rule_notes, semantic_rule
 from zsl_train.data.feature_store import extract, given_store
 from zsl_train.data.given import GivenFeatures
-from zsl_train.data.image_set import MANY_NEGATIVE, in_turns
+from zsl_train.data.image_set import in_turns
 from zsl_train.data.pictures import Pictures
 from zsl_train.data.word_vectors import learned_word_vectors, load_word_vectors
 from zsl_train.methods import find_method
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from zsl_runtime.arrays import Floats, Ints
     from zsl_runtime.head.class_table import ClassTable
+    from zsl_runtime.head.semantic_rule import SemanticRule
     from zsl_train.backbones.base import Backbone
     from zsl_train.data.feature_store import FeatureStore
     from zsl_train.data.image_set import ImageSet
@@ -74,25 +75,19 @@ def prepare(images: ImageSet, backbone: Backbone | GivenFeatures, recipe: Recipe
         store = given_store(images.features)
     else:
         store = extract(images, backbone)
-    rule = SemanticRule(clamp_negative=recipe.clamp_negative, unit_l2=recipe.unit_l2)
+    rule = semantic_rule(
+        images.table,
+        clamp_negative=recipe.clamp_negative,
+        unit_l2=recipe.unit_l2,
+        attribute_scale=recipe.attribute_scale,
+    )
     words, notes = _word_vectors(images, recipe)
     used = getattr(find_method(recipe.method), "WORDS", False)
     of_words = notes if used else ()
-    notes = (*images.notes, *rule_notes(rule, images.table), *fit_notes(images, recipe), *of_words)
+    table = images.table
+    notes = (*odd_notes(rule, table), *images.notes, *rule_notes(rule, table), *fit_notes(images, recipe), *of_words)
     pictures = None if isinstance(backbone, GivenFeatures) else Pictures(images, backbone)
-    return Prepared(images, store, rule, rule.apply(images.table.raw), words, notes, pictures)
-
-
-def rule_notes(rule: SemanticRule, table: ClassTable) -> tuple[str, ...]:
-    """A warning where the semantic rule would throw away half of vectors that are negative by nature."""
-    negative = float((table.raw < 0).mean())
-    if not rule.clamp_negative or negative <= MANY_NEGATIVE:
-        return ()
-    note = (
-        f"{negative:.0%} of the attributes are negative and become 0 by the semantic rule; for sentence vectors, which "
-        "are negative by nature, add --set clamp_negative=false"
-    )
-    return (note,)
+    return Prepared(images, store, rule, rule.apply(table.raw), words, notes, pictures)
 
 
 def fit_notes(images: ImageSet, recipe: Recipe) -> tuple[str, ...]:

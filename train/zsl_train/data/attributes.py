@@ -1,0 +1,102 @@
+"""What is odd about the attributes of a data set: one value among all others, or one attribute in another unit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from zsl_runtime.classes.odd_attributes import odd_attributes, outliers, ranges_of
+from zsl_runtime.errors import listed
+from zsl_runtime.head.semantic_rule import AttributeScale, SemanticRule, by_nature, mixed_units
+from zsl_train.data.image_set import MANY_NEGATIVE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from zsl_runtime.arrays import Doubles
+    from zsl_runtime.head.class_table import ClassTable
+
+MOST_ODD = 5  # classes that are told of; beyond that the table as a whole is odd
+MIXED = "attributes seem to be in different units"
+
+
+def semantic_rule(table: ClassTable, *, clamp_negative: bool, unit_l2: bool, attribute_scale: str) -> SemanticRule:
+    """The rule for a table of classes.
+
+    Args:
+        table: what attributes are divided by is of its seen classes alone.
+        clamp_negative: as of the rule.
+        unit_l2: as of the rule.
+        attribute_scale: `none`, `range`, or `auto`: `range` where attributes seem to be in different units.
+
+    """
+    known = table.raw[table.seen]
+    scaled = attribute_scale == "range"
+    if attribute_scale == "auto":
+        scaled = mixed_units(known, clamp_negative=clamp_negative)
+    scale = AttributeScale.of(known, clamp_negative=clamp_negative) if scaled else None
+    return SemanticRule(clamp_negative=clamp_negative, unit_l2=unit_l2, scale=scale)
+
+
+def odd_notes(rule: SemanticRule, table: ClassTable) -> tuple[str, ...]:
+    """Attributes of a class that are far from those of the others: a slip of the pen, or another unit."""
+    unseen = table.take(np.flatnonzero(~table.seen))
+    known = table.take(np.flatnonzero(table.seen))
+    odd = odd_attributes(unseen, known, ranges_of(known.raw), rule)
+    lines = [*outliers(known).values(), *odd.values()]
+    more = len(lines) - MOST_ODD
+    return (*lines[:MOST_ODD], *([f"and {more} more classes with odd attributes"] if more > 0 else []))
+
+
+def rule_notes(rule: SemanticRule, table: ClassTable) -> tuple[str, ...]:
+    """What the semantic rule does to attributes, where that is more than usual."""
+    return (*_unit_notes(rule, table), *_negative_notes(rule, table))
+
+
+def _unit_notes(rule: SemanticRule, table: ClassTable) -> Iterator[str]:
+    """Which attributes are in another unit, and what is done about it."""
+    known = table.raw[table.seen]
+    if not mixed_units(known, clamp_negative=rule.clamp_negative):
+        return
+    units = f"{MIXED} ({extremes(known, table.attributes)})"
+    if rule.scale is not None:
+        yield (
+            f"{units}: each is divided by its range over the seen classes; --set attribute_scale=none leaves them as "
+            "they are"
+        )
+        return
+    squares = (SemanticRule(rule.clamp_negative, unit_l2=True).apply(known).astype(np.float64) ** 2).mean(axis=0)
+    most = int(squares.argmax())
+    yield (
+        f"{units}: {table.attributes[most]!r} alone makes {squares[most] / max(squares.sum(), 1e-300):.0%} of the "
+        "squared length of class vectors, and the others count for what is left; --set attribute_scale=auto divides "
+        "each by its range"
+    )
+
+
+def extremes(known: Doubles, attributes: Sequence[str]) -> str:
+    """The attribute of the widest range and that of the narrowest one that is none of a single value."""
+    low, high = known.min(axis=0), known.max(axis=0)
+    with np.errstate(over="ignore"):
+        width = high - low
+    widest, narrowest = int(width.argmax()), int(np.where(width > 0, width, np.inf).argmin())
+    return " and ".join(f"{attributes[j]!r} {low[j]:g} to {high[j]:g}" for j in dict.fromkeys((widest, narrowest)))
+
+
+def _negative_notes(rule: SemanticRule, table: ClassTable) -> Iterator[str]:
+    """Negative numbers that are set to 0, where they may be meant."""
+    if not rule.clamp_negative:
+        return
+    negative = table.raw < 0
+    if rule.scale is None and negative.mean() > MANY_NEGATIVE:
+        yield (
+            f"{negative.mean():.0%} of the attributes are negative and become 0 by the semantic rule; for sentence "
+            "vectors, which are negative by nature, add --set clamp_negative=false"
+        )
+    marked = np.flatnonzero(negative[table.seen].any(axis=0) & ~by_nature(table.raw[table.seen]))
+    if rule.scale is not None and marked.size:
+        yield (
+            f"the one negative number of {listed(tuple(table.attributes[j] for j in marked))} is taken for a mark of "
+            "what is missing and becomes 0; --set clamp_negative=false keeps it"
+        )
