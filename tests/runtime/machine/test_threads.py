@@ -243,7 +243,9 @@ def test_a_command_that_is_asked_for_10000_threads_starts_a_handful(own_bundle, 
     assert int(most.split()[1]) < 20 + 5 * threads.most_threads()
 
 
-@pytest.mark.parametrize("rubbish", ["²² 100000", "100000", "1 2 3", "max max", "-1 100000", f"{'9' * 400} 1", "9" * 5000])
+@pytest.mark.parametrize(
+    "rubbish", ["²² 100000", "100000", "1 2 3", "max max", "-1 100000", f"{'9' * 400} 1", "9" * 5000]
+)
 def test_rubbish_in_a_cgroup_is_no_quota(system, rubbish):
     write(system / "own", "0::/app\n")
     write(system / "fs/app/cpu.max", rubbish)
