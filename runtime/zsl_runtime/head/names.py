@@ -19,13 +19,14 @@ INVISIBLE = re.compile(
 # Of these, such as no writing needs inside a name; joiners, selectors and the like make other letters of some.
 NEVER_NEEDED = frozenset("\u00ad\u200b\u2060\ufeff")
 LOST = "\ufffd"  # what programs put for a letter that they could not read
-# Small letters of other scripts that look like Latin ones. (Unicode Technical Standard 39, confusables.txt.)
+# Letters of other scripts that look like Latin ones. (Unicode Technical Standard 39, confusables.txt.)
 LOOKS_LATIN = str.maketrans(
-    "\u0430\u0435\u043e\u0440\u0441\u0445\u0443\u0456\u0458\u0455\u0501\u04bb\u051b\u051d\u03bf\u03b1\u03bd\u03c1\u0131",
-    "aeopcxyijsdhqwoavpi",
+    "\u0430\u0435\u043e\u0440\u0441\u0445\u0443\u0456\u0458\u0455\u0501\u04bb\u051b\u051d\u03bf\u03b1\u03bd\u03c1\u0131"
+    "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425\u0406\u0408\u0405"
+    "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7",
+    "aeopcxyijsdhqwoavpi" + "ABEKMHOPCTXIJS" + "ABEZHIKMNOPTYX",
 )
 SCRIPTS = ("LATIN", "CYRILLIC", "GREEK")
-MOST_NOTES = 20
 
 
 def stored_form(name: str) -> str:
@@ -53,31 +54,32 @@ def _words(text: str) -> str:
 STEPS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("letters that cannot be seen", lambda text: INVISIBLE.sub("", text)),
     ("spaces of another kind or number", lambda text: " ".join(text.split())),
+    ("the form or width of letters", lambda text: unicodedata.normalize("NFKC", text)),
+    ("letters of another script", lambda text: text.translate(LOOKS_LATIN)),
     ("case", lambda text: unicodedata.normalize("NFC", text.casefold())),
     ("underscores, spaces or dots", _words),
-    ("the form or width of letters", lambda text: unicodedata.normalize("NFKC", text).casefold()),
-    ("letters of another script", lambda text: text.translate(LOOKS_LATIN)),
 )
 
 
 def look(name: str) -> str:
     """What names that look alike have in common."""
-    for _, step in STEPS:
-        name = step(name)
+    return _after(name, range(len(STEPS)))
+
+
+def _after(name: str, steps: Iterable[int]) -> str:
+    for step in steps:
+        name = STEPS[step][1](name)
     return name
 
 
 def difference(one: str, other: str) -> str:
-    """In what two names differ that have one look."""
-    differ = []
-    for what, step in STEPS:
-        if one == other:
-            break
-        after = step(one), step(other)
-        if after != (one, other):
-            differ.append(what)
-        one, other = after
-    return ", ".join(differ)
+    """In what two names differ that have one look: no more than is needed to tell them apart."""
+    needed = list(range(len(STEPS)))
+    for step in reversed(range(len(STEPS))):
+        without = [k for k in needed if k != step]
+        if _after(one, without) == _after(other, without):
+            needed = without
+    return ", ".join(STEPS[step][0] for step in needed)
 
 
 def doubtful(new: Sequence[str], old: Iterable[str] = ()) -> tuple[str, ...]:
@@ -116,8 +118,9 @@ def _odd(name: str) -> list[str]:
         return [f"class {name!r} seems to be {meant!r}, read with another encoding than it was written with"]
     if LOST in name:
         return [f"class {name!r} holds U+FFFD, which stands for a letter that a program could not read"]
-    kinds = {unicodedata.name(letter, "").partition(" ")[0] for letter in name if letter.isalpha()}
-    mixed = [script for script in SCRIPTS if script in kinds]
+    scripts = {unicodedata.name(letter, "").partition(" ")[0] for letter in name if letter.isalpha()}
+    mixed = [script for script in SCRIPTS if script in scripts]
     if len(mixed) > 1 and look(name).isascii():
-        return [f"class {name!r} mixes letters of the scripts {' and '.join(mixed).title()} that look alike"]
+        kinds = " and ".join(script.capitalize() for script in mixed)
+        return [f"class {name!r} mixes letters of the scripts {kinds} that look alike"]
     return []

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from zsl_runtime.errors import UsageError
-from zsl_runtime.head.class_table import ClassTable, check_class_name
+from zsl_runtime.head.class_table import (
+    ClassTable,
+    check_class_name,
+    check_holdable,
+    check_numbers,
+    in_stored_form,
+)
+from zsl_runtime.head.names import TURNING
 
 
 @given(name=st.text(max_size=20))
@@ -36,3 +45,54 @@ def test_tables_append_take_and_find():
         first.append(ClassTable(("c",), np.array([False]), np.ones((1, 2)), ("q", "p")))
     with pytest.raises(UsageError, match="E-CLASSES-SHAPE"):
         ClassTable(("a",), np.array([True]), np.eye(2), ("p", "q"))
+
+
+NFC, NFD = "Übersee-Ente", unicodedata.normalize("NFD", "Übersee-Ente")
+
+
+def one_class(name: str, value: float = 1.0) -> ClassTable:
+    return ClassTable((name,), np.array([False]), np.array([[value]]), ("a",))
+
+
+@pytest.mark.parametrize("stored", [NFC, NFD])
+@pytest.mark.parametrize("asked", [NFC, NFD, f"  {NFD}\t"])
+def test_a_class_is_found_in_whatever_form_its_name_is_given(stored, asked):
+    table = one_class(stored)
+    assert table.names == (NFC,)
+    assert table.index(asked) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("Fish Crow", "(did you mean 'Fish\\xa0Crow'? They differ in spaces of another kind or number)"),
+        ("fish\u00a0crow", "(did you mean Fish\u00a0Crow?)"),
+        (5, "class 5 is no text (int); names are, also those of digits"),
+        (b"Crow", "is no text (bytes)"),
+    ],
+)
+def test_a_class_that_is_not_there_is_told_with_the_one_that_looks_like_it(name, told):
+    with pytest.raises(UsageError) as caught:
+        one_class("Fish\u00a0Crow").index(name)
+    assert caught.value.code == "E-CLASS-UNKNOWN"
+    assert " ".join(told.split()) in caught.value.message
+
+
+@pytest.mark.parametrize("letter", sorted(TURNING))
+def test_letters_that_turn_others_are_no_part_of_a_new_name_and_may_be_of_one_that_is_there(letter):
+    with pytest.raises(UsageError, match=rf"E-CLASS-NAME: .*U\+{ord(letter):04X}, which cannot be seen and turns"):
+        check_class_name(f"cod{letter}exe")
+    assert check_holdable(f"cod{letter}exe") == f"cod{letter}exe"
+
+
+def test_what_is_given_by_name_is_found_by_the_stored_name():
+    assert in_stored_form({f" {NFD}": 1, "x": 2}) == {NFC: 1, "x": 2}
+    with pytest.raises(UsageError, match="E-CLASS-DUPLICATE"):
+        in_stored_form({NFD: 1, NFC: 2})
+
+
+@pytest.mark.parametrize("value", [1e300, -1e39, 3.5e38, float("inf"), float("nan")])
+def test_numbers_that_no_model_can_hold_are_refused(value):
+    with pytest.raises(UsageError, match="E-ATTRIBUTE-VALUE: here: attribute 'a' of class 'x' is"):
+        check_numbers(one_class("x", value), "here")
+    check_numbers(one_class("x", -3.4e38), "here")

@@ -114,6 +114,106 @@ def test_cells_are_called_as_a_spreadsheet_calls_them(row, column):
     assert cell_name(row, column) == f"{openpyxl.utils.get_column_letter(column + 1)}{row}"
 
 
+def changed(path: Path, rows: list[list[object]], change) -> Path:
+    """A workbook that somebody went on with."""
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.active.append(row)
+    change(book)
+    book.save(path)
+    return path
+
+
+TABLE = [["name", "a", "b"], ["x", 1, 0.5], ["y", 2, 3]]
+
+
+def test_how_numbers_are_shown_is_told_where_it_misleads(tmp_path):
+    def percent(book):
+        book.active["C2"].number_format = "0.00%"
+        book.active["B2"].number_format = "#,##0.00"
+        book.active["H9"].number_format = "0%"  # blank
+
+    table = read(changed(tmp_path / "a.xlsx", TABLE, percent), "a", "b")
+    assert table.raw.tolist() == [[1, 0.5], [2, 3]]
+    assert [note.partition("a.xlsx' ")[2] for note in table.notes] == [
+        "shows numbers as percent in 'b': what it shows as 50% is read as 0.5"
+    ]
+
+
+def test_rows_and_columns_that_are_hidden_are_read_and_told(tmp_path):
+    def hide(book):
+        book.active.row_dimensions[3].hidden = True
+        book.active.row_dimensions[9].hidden = True  # below the table
+        book.active.column_dimensions["B"].hidden = True
+
+    table = read(changed(tmp_path / "a.xlsx", TABLE, hide), "a", "b")
+    assert table.names == ("x", "y")
+    assert [note.partition("a.xlsx': ")[2] for note in table.notes] == [
+        "row 3 and column B of the table cannot be seen (hidden), and is read as well"
+    ]
+
+
+def test_the_first_sheet_that_can_be_seen_is_read(tmp_path):
+    def hide(book):
+        book.active.sheet_state = "hidden"
+        for row in (["name", "a", "b"], ["shown", 7, 8]):
+            book.create_sheet("two").append(row) if "two" not in book.sheetnames else book["two"].append(row)
+        book.active = 1
+
+    assert read(changed(tmp_path / "a.xlsx", TABLE, hide), "a", "b").names == ("shown",)
+
+
+@pytest.mark.parametrize("first", [[], [["Notes on birds"]], [["Notes", "x"], ["a", 1, 2]]])
+def test_a_table_in_another_sheet_or_below_a_title_is_told(tmp_path, first):
+    def second(book):
+        for row in TABLE:
+            (book["Data"] if "Data" in book.sheetnames else book.create_sheet("Data")).append(row)
+
+    error = refused(changed(tmp_path / "a.xlsx", first, second), "a", "b")
+    assert "the table seems to be in the sheet 'Data', and the first one, 'Sheet', is read" in error.message
+    error = refused(save(tmp_path / "a.xlsx", [*first, [], *TABLE]), "a", "b") if first else error
+    assert not first or f"row {len(first) + 2} seems to name the columns" in error.message
+
+
+def test_comments_above_the_column_names_are_passed_over(tmp_path):
+    assert read(save(tmp_path / "a.xlsx", [["# birds"], ["# of", "2026", "x", "y"], *TABLE]), "a", "b").names == (
+        "x",
+        "y",
+    )
+
+
+def test_columns_without_a_name_and_the_index_of_pandas(tmp_path):
+    rows = [[None, "name", None, "a"], [0, "x", None, 1], [1, "y", " ", 2]]
+    assert read(save(tmp_path / "a.xlsx", rows), "a").raw.tolist() == [[1], [2]]
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "told"),
+    [
+        (7, "000", "cell A2 holds the number 7 and shows zeros in front of it; enter it as text, with its zeros"),
+        (dt.date(2026, 3, 1), "d-mmm", "cell A2 holds a date, '2026-03-01 00:00:00', as spreadsheet programs make of"),
+    ],
+)
+def test_a_name_that_the_program_made_a_number_or_a_date_of_is_told(tmp_path, name, form, told):
+    def change(book):
+        book.active["A2"].value = name
+        book.active["A2"].number_format = form
+
+    error = refused(changed(tmp_path / "a.xlsx", TABLE, change), "a", "b")
+    assert error.code == "E-CLASS-NAME"
+    assert told in error.message
+
+
+def test_merged_cells_are_told_where_they_leave_something_out(tmp_path):
+    path = changed(tmp_path / "a.xlsx", TABLE, lambda book: book.active.merge_cells("A2:A3"))
+    assert "cell A3: the name is empty" in refused(path, "a", "b").message
+    path = changed(tmp_path / "a.xlsx", TABLE, lambda book: book.active.merge_cells("B2:C2"))
+    assert (
+        "cell C2, class 'x', column 'b' is empty, or a formula that was saved without its value, or merged"
+        in refused(path, "a", "b").message
+    )
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
