@@ -9,6 +9,7 @@ import numpy as np
 from zsl_runtime.errors import InputError
 from zsl_runtime.inputs.item import Item
 from zsl_runtime.inputs.matfile import MatError, read_matrix
+from zsl_runtime.inputs.npyfile import NUMBERS, NpyError, open_array
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -47,7 +48,7 @@ class RowFiles:
         """The rows, named FILE#ROW; a file that cannot be read is one item.
 
         Args:
-            files: .npy files of floats (N, R, V), or (N, V) where R is 1; then also .mat files with `features` (V, N).
+            files: .npy files of numbers (N, R, V), or (N, V) where R is 1; then also .mat files with `features` (V, N).
 
         """
         for path in files:
@@ -81,15 +82,15 @@ class RowFiles:
 def _open_array(path: str, shape: tuple[int, ...], like: str) -> Opened:
     """The rows of an .npy file."""
     try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        rows = open_array(path)
+    except (OSError, NpyError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         return InputError("E-ROW-FILE", f"{path!r} is not a readable .npy file ({reason}); save it with numpy.save")
     allowed = [shape] + ([shape[1:]] if shape[0] == 1 else [])
-    if not isinstance(rows, np.ndarray) or rows.ndim < 2 or rows.shape[1:] not in allowed or rows.dtype.kind != "f":
-        given = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else "an archive"
+    if rows.ndim < 2 or rows.shape[1:] not in allowed or rows.dtype.kind not in NUMBERS:
         wanted = " or ".join(f"(N, {', '.join(map(str, axes))})" for axes in allowed)
-        return InputError("E-ROW-SHAPE", f"{path!r} holds {given}; this model takes floats {wanted}{_as_in(like)}")
+        given = f"{rows.dtype} {rows.shape}"
+        return InputError("E-ROW-SHAPE", f"{path!r} holds {given}; this model takes numbers {wanted}{_as_in(like)}")
     return rows
 
 
@@ -101,13 +102,13 @@ def _open_matrix(path: str, shape: tuple[int, ...], like: str) -> Opened:
         reason = getattr(error, "strerror", None) or str(error) or "too large for the memory here"
         wanted = f"expected a matrix {MATRIX} (V, N), as MATLAB or scipy.io.savemat writes it"
         return InputError("E-ROW-FILE", f"{path!r} cannot be read: {reason}; {wanted}")
-    if shape[0] != 1 or matrix.ndim != 2 or matrix.shape[0] != shape[1] or matrix.dtype.kind != "f":
+    if shape[0] != 1 or matrix.ndim != 2 or matrix.shape[0] != shape[1]:
         turned = "; it is transposed" if matrix.ndim == 2 and matrix.shape[1] == shape[1] else ""
         given = f"{matrix.dtype} {matrix.shape}{turned}"
         wanted = f"({shape[1]}, N)" if shape[0] == 1 else f"(N, {shape[0]}, {shape[1]}) in an .npy file"
         return InputError(
             "E-ROW-SHAPE",
-            f"{path!r}: {MATRIX} is {given}; this model takes floats {wanted}{_as_in(like)}",
+            f"{path!r}: {MATRIX} is {given}; this model takes numbers {wanted}{_as_in(like)}",
         )
     rows: NDArray[np.floating[Any]] = matrix.T
     return rows
@@ -121,7 +122,7 @@ def check_row(row: object, shape: tuple[int, ...], like: str = "") -> Floats:
     """One row of features as the graph takes it.
 
     Args:
-        row: a float array (R, V), or (V,) where R is 1.
+        row: an array of numbers (R, V), or (V,) where R is 1; whole numbers and truth values are numbers, too.
         shape: (R, V).
         like: as of `RowFiles`.
 
@@ -133,9 +134,9 @@ def check_row(row: object, shape: tuple[int, ...], like: str = "") -> Floats:
 
     """
     fits = isinstance(row, np.ndarray) and (row.shape == shape or (shape[0] == 1 and row.shape == shape[1:]))
-    if not isinstance(row, np.ndarray) or not fits or row.dtype.kind != "f":
+    if not isinstance(row, np.ndarray) or not fits or row.dtype.kind not in NUMBERS:
         given = f"{row.dtype} {row.shape}" if isinstance(row, np.ndarray) else type(row).__name__
-        raise InputError("E-ROW-SHAPE", f"got {given}; this model takes float rows {shape}{_as_in(like)}")
+        raise InputError("E-ROW-SHAPE", f"got {given}; this model takes rows of numbers {shape}{_as_in(like)}")
     with np.errstate(over="ignore"):
         values = np.asarray(row, dtype=np.float32).reshape(shape)
     if not np.isfinite(values).all():

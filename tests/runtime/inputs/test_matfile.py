@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from zsl_runtime.errors import BackendError
-from zsl_runtime.inputs.matfile import MatError, read_matrix
+from zsl_runtime.inputs.matfile import MatError, read_matrix, read_variables, variable_names
 
 DTYPES = (*(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)), "f4", "f8")
 QUIET = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -94,7 +94,8 @@ def test_without_its_library_the_extra_is_named(path, monkeypatch, library):
         ({"features": np.array(["a", "b"], dtype=object)}, "no matrix of real numbers"),
         ({"features": "text"}, "no matrix of real numbers"),
         ({"features": {"a": 1}}, "no matrix of real numbers"),
-        ({"features": scipy.sparse.eye(3).tocsc()}, "no matrix of real numbers"),
+        ({"features": np.eye(2) * 1j}, "no matrix of real numbers"),
+        ({"features": scipy.sparse.csc_matrix(([1.0], ([0], [0])), (10**5, 10**5))}, "holds 1 numbers; save it as"),
     ],
 )
 @pytest.mark.parametrize("compressed", [False, True])
@@ -122,6 +123,44 @@ def test_version_4_is_read(path):
     np.testing.assert_array_equal(
         read_matrix(written(path, {"features": np.eye(3)}, format="4"), "features"), np.eye(3)
     )
+
+
+def test_a_sparse_matrix_is_filled_up(path):
+    """MATLAB saves features behind a ReLU so."""
+    array = np.where(np.random.default_rng(0).random((7, 9)) < 0.3, np.arange(63.0).reshape(7, 9), 0)
+    written(path, {"features": scipy.sparse.csc_matrix(array)})
+    np.testing.assert_array_equal(read_matrix(path, "features"), array)
+    sparse = scipy.sparse.csc_matrix(array)
+    with h5py.File(path, "w") as file:  # as MATLAB writes version 7.3
+        group = file.create_group("features")
+        group.attrs["MATLAB_sparse"] = np.uint64(7)
+        group["data"], group["ir"], group["jc"] = sparse.data, sparse.indices.astype("u8"), sparse.indptr.astype("u8")
+    np.testing.assert_array_equal(read_matrix(path, "features"), array)
+
+
+def test_all_variables_of_version_7_3_are_read_as_those_of_version_7(path):
+    names = ["ant/0.jpg", "größe/1.jpg", ""]
+    with h5py.File(path, "w") as file:
+        references = file.create_group("#refs#")
+        cell = file.create_dataset("image_files", (1, 3), h5py.ref_dtype)
+        for number, name in enumerate(names):
+            letters = np.array([*map(ord, name)], "u2").reshape(-1, 1) if name else np.zeros(2, "u8")
+            references[str(number)] = letters
+            cell[0, number] = references[str(number)].ref
+        cell.attrs["MATLAB_class"] = np.bytes_("cell")
+        file["flags"] = np.array([[1, 0]], "u1")
+        file["flags"].attrs["MATLAB_class"] = np.bytes_("logical")
+        file["none"] = np.array([0, 5], "u8")
+        file["none"].attrs["MATLAB_empty"] = np.uint8(1)
+        file["word"] = np.array([[104], [105]], "u2")
+        file["word"].attrs["MATLAB_class"] = np.bytes_("char")
+        file.create_group("struct")
+    found = read_variables(path)
+    assert variable_names(path) == ["flags", "image_files", "none", "struct", "word"]
+    assert found["image_files"].tolist() == names
+    assert found["flags"].tolist() == [[1], [0]]
+    assert (found["none"].shape, str(found["word"]), found["struct"]) == ((0, 5), "hi", None)
+    assert list(read_variables(path, ["flags", "other"])) == ["flags"]
 
 
 @QUIET

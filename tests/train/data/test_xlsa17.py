@@ -247,7 +247,7 @@ def test_files_that_are_not_there_or_not_of_their_kind(tmp_path):
     refused("E-SPLITS", "no file", tmp_path, splits=tmp_path / "nowhere")
     refused("E-ATTRIBUTES", "neither att nor original_att nor a file", tmp_path, attributes="attt")
     (tmp_path / "new.mat").write_bytes(b"MATLAB 7.3 MAT-file, Platform: GLNXA64" + bytes(500))
-    refused("E-FEATURES-FILE", "save it again with '-v7'", tmp_path, "new.mat")
+    refused("E-FEATURES-FILE", "cannot be read as a MATLAB file", tmp_path, "new.mat")
     (tmp_path / "text.npy").write_text("1 2 3")
     refused("E-FEATURES-FILE", "save it with numpy.save", tmp_path, "text.npy")
     np.save(tmp_path / "pickled.npy", np.array([{}, {}]), allow_pickle=True)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from zsl_runtime.errors import SystemProblem, UsageError, from_os_error, listed
+from zsl_runtime.errors import UsageError, from_os_error, listed
+from zsl_runtime.inputs.matfile import MatError, read_variables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 FILE = "att_splits.mat"
 PARTS = {"trainval_loc": "train", "test_seen_loc": "test", "test_unseen_loc": "test"}
 TUNING = ("train_loc", "val_loc")
-HDF5_MARKS = (b"MATLAB 7.3", b"\x89HDF")
 NEVER_USED = (
     "train_loc and val_loc are not used: validation folds are drawn from trainval_loc, so that no picture of "
     "test_seen_loc is ever looked at before the test"
@@ -189,7 +189,7 @@ def torn_classes(lists: Mapping[str, Ints], labels: Ints) -> list[int]:
 
 
 def load_mat(path: Path, wanted: Sequence[str] | None = None, *, code: str) -> dict[str, Any]:
-    """Variables of a MATLAB file up to version 7, by name.
+    """Variables of a MATLAB file of any version, by name, as labelling reads them (`zsl_runtime.inputs.matfile`).
 
     Args:
         path: the file.
@@ -197,32 +197,21 @@ def load_mat(path: Path, wanted: Sequence[str] | None = None, *, code: str) -> d
         code: of the error.
 
     Raises:
-        UsageError: `code` for a file of version 7.3, a damaged one, or something else.
+        UsageError: `code` for a damaged file, or something else.
         SystemProblem: E-SYSTEM when it cannot be opened.
+        BackendError: E-MAT-MISSING for version 7.3 where h5py is not installed.
 
     """
-    import scipy.io
-
     try:
-        with path.open("rb") as file:
-            beginning = file.read(10)
+        return read_variables(path, wanted)
     except OSError as error:
         raise from_os_error(error, "read the MATLAB file") from error
-    if beginning.startswith(HDF5_MARKS):
+    except MemoryError:
+        raise UsageError(code, f"{path} is too large for the memory here; save its features as .npy") from None
+    except MatError as error:
         raise UsageError(
-            code, f"{path} is a MATLAB 7.3 file (HDF5), which is not read; in MATLAB, save it again with '-v7'"
-        )
-    try:
-        content = scipy.io.loadmat(path, variable_names=None if wanted is None else list(wanted))
-    except SystemProblem:
-        raise
-    except Exception as error:  # damaged files fail in as many ways as the format has parts
-        raise UsageError(
-            code,
-            f"{path} cannot be read as a MATLAB file ({type(error).__name__}: {error}); it is damaged or cut off: "
-            "get it again",
+            code, f"{path} cannot be read as a MATLAB file ({error}); it is damaged or cut off: get it again"
         ) from error
-    return {name: value for name, value in content.items() if not name.startswith("__")}
 
 
 def variables(content: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zsl_runtime.errors import UsageError, from_os_error, listed
+from zsl_runtime.errors import BackendError, UsageError, from_os_error, listed
+from zsl_runtime.inputs.matfile import MatError, variable_names
+from zsl_runtime.inputs.npyfile import NUMBERS, NpyError, open_array
 from zsl_train.data.att_splits import load_mat, texts, variables
 
 if TYPE_CHECKING:
@@ -82,13 +84,11 @@ def find_feature_file(given: Path, directory: Path) -> Path:
 
 def feature_files(directory: Path) -> list[Path]:
     """Files in `directory` that hold feature rows by their content: .mat with `features` and `labels`, sorted."""
-    import scipy.io
-
     found = []
     for path in sorted(directory.glob("*.mat")):
         try:
-            held = {name for name, _, _ in scipy.io.whosmat(path)}
-        except Exception:  # noqa: S112  # damaged ones are told about when they are opened by name
+            held = set(variable_names(path))
+        except (MatError, BackendError, OSError):  # damaged ones are told about when they are opened by name
             continue
         if {"features", "labels"} <= held:
             found.append(path)
@@ -123,7 +123,7 @@ def _read_mat(path: Path) -> tuple[NDArray[Any], NDArray[np.int64], tuple[str, .
             "features (V, N), labels (N,) and perhaps image_files, as in res101.mat",
         )
     features, labels = content["features"], _labels(path, content["labels"])
-    if getattr(features, "ndim", 0) != 2 or features.dtype.kind not in "fiu":
+    if getattr(features, "ndim", 0) != 2 or features.dtype.kind not in NUMBERS:
         raise UsageError(CODE, f"{path}: features is {_shape(features)}, expected numbers (V, N)")
     if features.shape[1] != len(labels):
         hint = (
@@ -146,7 +146,7 @@ def _read_npy(
     path: Path, directory: Path
 ) -> tuple[NDArray[Any], NDArray[np.int64], tuple[str, ...] | None, tuple[str, ...]]:
     values = _open_npy(path)
-    if values.ndim not in {2, 3} or values.dtype.kind not in "fiu":
+    if values.ndim not in {2, 3} or values.dtype.kind not in NUMBERS:
         raise UsageError(CODE, f"{path} holds {_shape(values)}; expected numbers (N, V), or (N, R, V) for regions")
     labels, files, note = _labels_beside(path, directory, values.shape)
     return (values if values.ndim == 3 else values[:, None, :]), labels, files, (note,)
@@ -154,13 +154,10 @@ def _read_npy(
 
 def _open_npy(path: Path) -> NDArray[Any]:
     try:
-        # Mapped, not read: a damaged header that promises terabytes is then an error and not an allocation.
-        return np.lib.format.open_memmap(path, mode="r")
+        return open_array(path)
     except OSError as error:
-        if error.errno is not None:
-            raise from_os_error(error, "read the feature file") from error
-        raise UsageError(CODE, f"{path} cannot be read as .npy ({error}); save it with numpy.save") from error
-    except Exception as error:  # the header is parsed as Python text and fails in many ways
+        raise from_os_error(error, "read the feature file") from error
+    except NpyError as error:
         raise UsageError(
             CODE, f"{path} cannot be read as .npy ({error}); it is damaged or cut off: save it with numpy.save"
         ) from error
@@ -228,7 +225,7 @@ def _half(path: Path, given: NDArray[Any]) -> tuple[NDArray[np.float16], int]:
                 f"{path}: {int(bad.sum())} numbers are NaN or infinite, the first in row {where[0]}; extract those "
                 "pictures again, or leave them out",
             )
-        largest = float(np.abs(part).max())
+        largest = max(float(part.max()), -float(part.min()))  # the smallest whole number has no positive one
         if largest > LARGEST:
             raise UsageError(
                 CODE, f"{path}: numbers go up to {largest:.4g}, half precision holds {LARGEST:.0f}; divide the features"

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zsl_runtime.errors import UsageError, listed
+from zsl_runtime.errors import UsageError, from_os_error, listed
 from zsl_runtime.head.class_table import ClassTable, check_class_name, refuse_duplicates
+from zsl_runtime.inputs.npyfile import NpyError, open_array
 from zsl_train.data.att_splits import (
     FILE,
     NEVER_USED,
@@ -180,12 +181,13 @@ def _attribute_file(path: Path, split: SplitFile) -> Any:
     """(A, C) of a file of its own, the classes in the order of the split."""
     if path.suffix.lower() == ".npy":
         try:
-            array = np.load(path, allow_pickle=False)
-        except Exception as error:  # damaged files fail in many ways
+            return open_array(path).T
+        except OSError as error:
+            raise from_os_error(error, "read the attributes") from error
+        except NpyError as error:
             raise UsageError(
                 "E-ATTRIBUTES", f"{path} cannot be read as .npy ({error}); save it with numpy.save"
             ) from error
-        return array.T if isinstance(array, np.ndarray) else array
     content = load_mat(path, code="E-ATTRIBUTES")
     if "att" not in content:
         raise UsageError("E-ATTRIBUTES", f"{path} holds {listed(variables(content))}; expected att (A, C)")

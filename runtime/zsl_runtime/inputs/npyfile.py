@@ -1,0 +1,48 @@
+"""One array out of an .npy file, and which arrays hold numbers: the rule of training and of labelling alike."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+# Floats, whole numbers and truth values (0 and 1) of any size and byte order; no complex ones, dates, texts or records.
+NUMBERS = "fiub"
+
+
+class NpyError(ValueError):
+    """What is wrong with the file, without its name."""
+
+
+def open_array(path: str | Path) -> NDArray[Any]:
+    """The array of an .npy file, memory-mapped: rows are read when they are asked for.
+
+    A damaged header that promises terabytes is an error and no allocation; what would run as a program is not read.
+
+    Raises:
+        NpyError: it is no .npy file, damaged or cut off, or holds Python objects.
+        OSError: it cannot be opened.
+
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  # a pipe would be waited for
+        raise NpyError("it is no file")
+    try:
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise NpyError(_first_line(error)) from error
+    except Exception as error:  # the header is parsed as Python text and fails in as many ways as that has
+        raise NpyError(_first_line(error)) from error
+    return array
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
