@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from zsl_runtime.backends.opening import open_small_graphs
-from zsl_runtime.classes.newcomers import confusable, neighbours, outside, training_ranges, twins
+from zsl_runtime.classes.newcomers import confusable, neighbours, twins
+from zsl_runtime.classes.odd_attributes import odd_attributes, training_ranges
 from zsl_runtime.errors import UsageError, listed, nearest
+from zsl_runtime.head.class_table import check_class_name, check_numbers, in_stored_form, refuse_duplicates
 from zsl_runtime.head.fitting import append_rows, fit_head, fitting_rows, rows_head, silent
 from zsl_runtime.head.gaussian import ClassMeans, gaussian_head, grown_head, prior_means, taught_head
+from zsl_runtime.head.names import doubtful, stored_form
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -124,7 +127,7 @@ def add_classes(
 
     """
     seed = _checked_seed(bundle, seed)
-    photographs = photographs or {}
+    photographs = in_stored_form(photographs or {})
     check_new(bundle, table, photographs)
     with bundle.lock():
         started = time.perf_counter()
@@ -132,7 +135,9 @@ def add_classes(
         check_absent(table, old.table)
         generation = grown(bundle, old, digest, table, photographs=photographs, seed=seed, advance=advance)
         notes = (
-            *outside(table, training_ranges(bundle, old.table)).values(),
+            *table.notes,
+            *doubtful(table.names, old.table.names),
+            *odd_attributes(table, old.table, training_ranges(bundle, old.table), bundle.rule).values(),
             *twins(table, old.table, bundle.rule).values(),
         )
         columns = range(len(old.table), len(generation.table))
@@ -197,6 +202,7 @@ def teach_classes(bundle: Bundle, photographs: Evidences) -> Change:
     check_teachable(bundle)
     if not photographs:
         raise UsageError("E-CLASSES-EMPTY", "there is nothing to learn; give photographs of at least one class")
+    photographs = in_stored_form(photographs)
     with bundle.lock():
         started = time.perf_counter()
         old, digest = _current(bundle)
@@ -240,7 +246,7 @@ def check_taught(bundle: Bundle, names: Iterable[str]) -> None:
 def _check_known(names: Iterable[str], known: Sequence[str], instead: str) -> None:
     """UsageError E-CLASS-UNKNOWN when there are photographs of a class that is none of the `known` ones."""
     there = set(known)
-    strangers = tuple(name for name in names if name not in there)
+    strangers = tuple(name for name in map(stored_form, names) if name not in there)
     if strangers:
         hint = nearest(strangers[0], known) if len(strangers) == 1 else ""
         raise UsageError(
@@ -276,8 +282,7 @@ def remove_classes(bundle: Bundle, names: Sequence[str]) -> Change:
     with bundle.lock():
         started = time.perf_counter()
         old, digest = _current(bundle)
-        column = {name: j for j, name in enumerate(old.table.names)}
-        gone = {column[name] if name in column else old.table.index(name) for name in names}
+        gone = {old.table.index(name): None for name in names}  # in the order given
         rows = np.array([j for j in range(len(old.table)) if j not in gone], dtype=np.int64)
         if not gone or not rows.size:
             raise UsageError(
@@ -293,7 +298,7 @@ def remove_classes(bundle: Bundle, names: Sequence[str]) -> Change:
             seed=old.seed,
             action="remove",
         )
-        return _commit(bundle, generation, tuple(dict.fromkeys(names)), started)
+        return _commit(bundle, generation, tuple(old.table.names[j] for j in gone), started)
 
 
 def undo(bundle: Bundle) -> Change:
@@ -385,19 +390,24 @@ def check_new(bundle: Bundle, table: ClassTable, photographs: Iterable[str]) -> 
     """What can be refused without reading the generation in force; `photographs` are names of classes."""
     if not len(table):
         raise UsageError("E-CLASSES-EMPTY", "there are no classes to add; give at least one")
+    refuse_duplicates(map(check_class_name, table.names), code="E-CLASS-DUPLICATE", what="new classes")
     if table.attributes != bundle.attributes:
         raise UsageError("E-ATTRIBUTES", "the attribute columns of the new classes are not the model's, in its order")
     if table.seen.any():
         raise UsageError("E-CLASSES-SPLIT", "classes added on site are unseen; a given one is marked seen")
+    check_numbers(table, "the new classes")
     semantic = bundle.rule.apply(table.raw)
     endless = np.flatnonzero(~np.isfinite(semantic).all(axis=1))
     if endless.size:
+        row = int(endless[0])
+        worst = int(np.abs(np.nan_to_num(table.raw[row], nan=np.inf)).argmax())
         raise UsageError(
             "E-ATTRIBUTE-VALUE",
-            f"an attribute of class {table.names[int(endless[0])]!r} is NaN, infinite or beyond float32; expected "
-            "numbers of the kind that the model was trained on",
+            f"attribute {table.attributes[worst]!r} of class {table.names[row]!r} is {table.raw[row, worst]:g}: NaN, "
+            "infinite or beyond float32; expected numbers of the kind that the model was trained on",
         )
-    empty = np.flatnonzero(~semantic.any(axis=1))
+    # Where attributes are scaled, 0 is the smallest of training, which describes a class like any other number.
+    empty = np.flatnonzero(~semantic.any(axis=1)) if bundle.rule.scale is None else np.empty(0, np.int64)
     if empty.size:
         raise UsageError(
             "E-ATTRIBUTE-ZERO",

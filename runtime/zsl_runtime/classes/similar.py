@@ -14,11 +14,11 @@ from zsl_runtime.classes.newcomers import (
     Neighbour,
     confusable,
     neighbours,
-    outside,
-    training_ranges,
     twins,
 )
+from zsl_runtime.classes.odd_attributes import odd_attributes, training_ranges
 from zsl_runtime.errors import listed
+from zsl_runtime.head.names import doubtful
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,9 +53,10 @@ class Similar:
         neighbours: new class -> at most SHOWN classes, old or new, that it would be mixed up with most, worst first:
             Neighbours where mix-ups are known, else Alikes. The first MOST_TOLD new classes are worked out.
         newcomers: the same among the new classes alone; empty where there is one.
-        odd: new class -> a line about attributes far outside what training saw.
+        odd: new class -> a line about attributes unlike those of training, the worst first.
         twins: new class -> a line about the class before it with the very same attributes.
         confusable: new class -> a line about the classes that it can hardly be told from.
+        doubtful: lines about the file and about names that look like others.
 
     """
 
@@ -67,11 +68,12 @@ class Similar:
     odd: Mapping[str, str]
     twins: Mapping[str, str]
     confusable: Mapping[str, str]
+    doubtful: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """The notes that adding these classes would give."""
-        return (*self.odd.values(), *self.twins.values(), *self.confusable.values())
+        return (*self.doubtful, *self.odd.values(), *self.twins.values(), *self.confusable.values())
 
     @property
     def advice(self) -> str:
@@ -129,9 +131,10 @@ def similar_classes(bundle: Bundle, table: ClassTable) -> Similar:
         old.means is not None,
         near,
         among,
-        outside(table, training_ranges(bundle, old.table)),
+        odd_attributes(table, old.table, training_ranges(bundle, old.table), bundle.rule),
         twins(table, old.table, bundle.rule),
         mixed,
+        (*table.notes, *doubtful(table.names, old.table.names)),
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zsl_runtime.classes.newcomers import training_ranges
+from zsl_runtime.classes.odd_attributes import training_ranges
 from zsl_runtime.classes.similar import unit_rows
 from zsl_runtime.errors import UsageError, listed
 from zsl_runtime.head.class_file import COMMENT, PLACEHOLDER
@@ -168,7 +168,7 @@ def class_template(bundle: Bundle, names: Sequence[str] = (), like: str | None =
             f"{listed(known)} of the names given are in the model already; leave them out, or take their values with "
             "--like",
         )
-    alike = None if like is None else table.index(check_class_name(like))
+    alike = None if like is None else table.index(like)
     return Template(
         bundle.attributes,
         training_ranges(bundle, table),

@@ -196,9 +196,8 @@ def remove_command(engine: str, names: tuple[str, ...]) -> None:
     """Take classes out. A name that begins with a dash goes after `--`."""
     from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.classes.changes import remove_classes
-    from zsl_runtime.head.class_table import check_class_name
 
-    change = remove_classes(Bundle.open(engine), [check_class_name(name) for name in names])
+    change = remove_classes(Bundle.open(engine), names)
     _report(change, [f"removed {name}" for name in change.names])
 
 

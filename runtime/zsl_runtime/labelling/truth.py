@@ -13,9 +13,9 @@ import unicodedata
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from zsl_runtime.errors import UsageError, listed, nearest
-from zsl_runtime.head.class_file import csv_rows
+from zsl_runtime.errors import InputError, UsageError, listed, nearest
 from zsl_runtime.head.class_table import check_class_name
+from zsl_runtime.head.table import read_table
 from zsl_runtime.inputs.feature_rows import RowFiles
 from zsl_runtime.inputs.item import Item
 from zsl_runtime.labelling.photographs import class_folders
@@ -23,6 +23,7 @@ from zsl_runtime.labelling.photographs import class_folders
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+    from zsl_runtime.head.table import Table
     from zsl_runtime.labelling.reading import Reader
 
 ROLES = ("train", "val", "test")  # of a training's split.csv
@@ -143,9 +144,7 @@ def _of_folder(folder: str, reader: Reader) -> Truth:
     images = os.path.join(folder, "images")  # noqa: PTH118
     training = os.path.isdir(images) and os.path.isfile(os.path.join(folder, "classes.csv"))  # noqa: PTH112, PTH113, PTH118
     found = class_folders(images if training else folder, reader, may_be_empty=True)
-    notes = []
-    if found.left_out:
-        notes.append(f"files of other kinds, or in no class folder, left out: {found.left_out}")
+    notes = [*found.notes]
     if found.empty:
         notes.append(f"class folders without a photograph: {listed(found.empty)}")
     return Truth(folder, TRAINING_DATA if training else FOLDERS, found.pictures, found.counts, tuple(notes))
@@ -159,7 +158,9 @@ def _of_table(path: str, reader: Reader) -> Truth:
     paths: dict[str, list[str]] = {}
     lines: dict[str, int] = {}
     unlabelled = 0
-    for line, (cell, given) in _two_columns(path, COLUMNS):
+    table = read_table(path, COLUMNS)
+    _refuse_answers(table, path)
+    for line, (cell, given) in table.columns(COLUMNS):
         if not given:
             unlabelled += 1
             continue
@@ -229,23 +230,14 @@ def _check_there(table: str, photographs: Iterable[str]) -> None:
         )
 
 
-def _two_columns(path: str, names: tuple[str, str]) -> Iterator[tuple[int, tuple[str, str]]]:
-    """(line number, the two named cells, stripped) of every row; other columns are ignored. UsageError E-CSV."""
-    rows = csv_rows(path)
-    header = [cell.strip() for cell in rows[0][1]] if rows else []
-    if any(header.count(name) != 1 for name in names):
-        begins = f"its first line is {listed(header)}" if header else "it is empty"
-        raise UsageError(
-            "E-CSV", f"{path!r} must have one column {names[0]!r} and one {names[1]!r}, separated by commas; {begins}"
-        )
-    if names == COLUMNS and {"rank", "probability"} <= set(header):
+def _refuse_answers(table: Table, path: str) -> None:
+    """UsageError E-TRUTH for what zsl-infer wrote."""
+    if all(table.find(name) for name in (*COLUMNS, "rank", "probability")):
         raise UsageError(
             "E-TRUTH",
             f"{path!r} has the columns rank and probability: it is what zsl-infer said, not the truth; give a table of "
             "paths with the class that each photograph really shows",
         )
-    first, second = (header.index(name) for name in names)
-    return ((line, (cells[first].strip(), cells[second].strip())) for line, cells in rows[1:])
 
 
 # --- splits ---------------------------------------------------------------------------------------------------------
@@ -272,21 +264,23 @@ def with_role(truth: Truth, split: str | os.PathLike[str], role: str) -> Truth:
     counts: dict[str, int] = {}
     for name, item in truth.pairs():
         image = roles.image(item)
-        if image is None:
+        if image is None and isinstance(item.source, InputError):  # a folder: nobody knows what is in it
+            counts[name] = counts.get(name, 0) + 1
+        elif image is None:
             unlisted += 1
         elif roles.of[image] != role:
             others += 1
         else:
             found.add(image)
             counts[name] = counts.get(name, 0) + 1
-    if not counts:
+    if not found:
         raise UsageError(
             "E-SPLIT-MISSING",
             f"none of the {truth.count} photographs in {truth.path!r} has the role {role} in {os.fspath(split)!r} "
             f"({others} have another one, {unlisted} are not listed); give the photographs of that training",
         )
     pictures = {name: _Chosen(truth.pictures[name], roles, role) for name in counts}
-    notes = [f"photographs with the role {role} in {os.fspath(split)}: {sum(counts.values())}; with another: {others}"]
+    notes = [f"photographs with the role {role} in {os.fspath(split)}: {len(found)}; with another: {others}"]
     if unlisted:
         notes.append(f"photographs left out because the split does not list them: {unlisted}")
     absent = sorted(image for image, own in roles.of.items() if own == role and image not in found)
@@ -327,18 +321,22 @@ class _Chosen:
         self._items, self._roles, self._role = items, roles, role
 
     def __iter__(self) -> Iterator[Item]:
-        images = ((item, self._roles.image(item)) for item in self._items)
-        return (item for item, image in images if image is not None and self._roles.of[image] == self._role)
+        return (item for item in self._items if self._chosen(item, self._roles.image(item)))
+
+    def _chosen(self, item: Item, image: str | None) -> bool:
+        if image is None:
+            return isinstance(item.source, InputError)
+        return self._roles.of[image] == self._role
 
 
 def _read_split(path: str) -> _Roles:
     """The roles of a split.csv; UsageError E-CSV, E-SPLIT-ROLE, E-SPLIT-TWICE."""
     roles: dict[str, str] = {}
-    for line, (cell, role) in _two_columns(path, SPLIT_COLUMNS):
-        image = _path(cell)
+    for line, (cell, given) in read_table(path, SPLIT_COLUMNS).columns(SPLIT_COLUMNS):
+        image, role = _path(cell), given.casefold()
         if role not in ROLES:
             raise UsageError(
-                "E-SPLIT-ROLE", f"{path!r}, line {line}: the role of {cell!r} is {role!r}; expected {', '.join(ROLES)}"
+                "E-SPLIT-ROLE", f"{path!r}, line {line}: the role of {cell!r} is {given!r}; expected {', '.join(ROLES)}"
             )
         if image in roles:
             raise UsageError(
