@@ -26,9 +26,7 @@ class Unread(NamedTuple):
     picture: bool = True
 
 
-HEIC = Unread(
-    "a HEIC picture", "HEIC pictures", "save as JPEG first (iPhone: Settings, Camera, Formats, Most Compatible)"
-)
+HEIC = Unread("a HEIC picture", "HEIC pictures", "save as JPEG first, with sips (macOS), heif-dec or ImageMagick")
 RAW = Unread("a camera's raw file", "cameras' raw files", "export as JPEG or TIFF first")
 JXL = Unread("a JPEG XL picture", "JPEG XL pictures", "save as JPEG or PNG first (djxl does it without loss)")
 JXR = Unread("a JPEG XR picture", "JPEG XR pictures", "save as JPEG or PNG first")
@@ -77,13 +75,13 @@ UNREAD = {
         (
             *(".nef", ".nrw", ".dng", ".cr2", ".cr3", ".crw", ".arw", ".sr2", ".srf", ".srw", ".raf", ".rw2", ".rwl"),
             *(".orf", ".ori", ".pef", ".ptx", ".3fr", ".fff", ".erf", ".kdc", ".dcr", ".dcs", ".k25", ".mrw", ".mef"),
-            *(".mos", ".iiq", ".x3f", ".gpr", ".raw", ".rwz", ".cap", ".eip", ".bay", ".mdc", ".r3d"),
+            *(".mos", ".iiq", ".x3f", ".gpr", ".raw", ".eip", ".r3d"),
         ),
         RAW,
     ),
     ".jxl": JXL,
     **dict.fromkeys((".jxr", ".wdp", ".hdp"), JXR),
-    **dict.fromkeys((".psd", ".psb", ".xcf", ".kra", ".ora", ".pdn", ".afphoto", ".clip", ".procreate"), LAYERS),
+    **dict.fromkeys((".psd", ".psb", ".xcf", ".kra", ".ora", ".pdn", ".afphoto", ".procreate"), LAYERS),
     **dict.fromkeys((".svg", ".svgz", ".eps", ".ps", ".ai", ".wmf", ".emf", ".cdr"), DRAWING),
     **dict.fromkeys((".ico", ".cur", ".icns"), ICON),
     **dict.fromkeys((".exr", ".hdr", ".rgbe", ".pfm"), HDR),

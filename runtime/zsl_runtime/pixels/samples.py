@@ -6,6 +6,7 @@ its picture is black.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-BLOCK = 1 << 20  # samples that are computed at once where a table of all values would be too long
+BLOCK = 1 << 18  # samples that are computed at once, in 8 bytes each
 
 
 class Range(NamedTuple):
@@ -186,14 +187,20 @@ def _dark(name: str, what: str, top: int) -> InputError:
 
 
 def _to_bytes(samples: NDArray[Any], known: Range) -> NDArray[np.uint8]:
-    """Integers to uint8 of the same shape."""
-    if samples.dtype.itemsize == 2:
-        return np.take(_scaled(np.arange(1 << 16, dtype=np.int64), known), samples)
+    """Integers (H, W) to uint8 of the same shape."""
     grey = np.empty(samples.shape, dtype=np.uint8)
     rows = max(1, BLOCK // max(1, samples.shape[1]))
     for begin in range(0, samples.shape[0], rows):
-        grey[begin : begin + rows] = _scaled(samples[begin : begin + rows].astype(np.int64), known)
+        block = samples[begin : begin + rows]
+        short = samples.dtype.itemsize == 2
+        grey[begin : begin + rows] = _table(known)[block] if short else _scaled(block.astype(np.int64), known)
     return grey
+
+
+@lru_cache(maxsize=4)
+def _table(known: Range) -> NDArray[np.uint8]:
+    """The byte of each sample of 16 bits."""
+    return _scaled(np.arange(1 << 16, dtype=np.int64), known)
 
 
 def _scaled(values: NDArray[np.int64], known: Range) -> NDArray[np.uint8]:
