@@ -16,7 +16,7 @@ import click
 from zsl_export.precisions import LARGEST_DROP, parse_precisions
 from zsl_runtime.cli.command import Command
 from zsl_runtime.errors import run_command
-from zsl_runtime.streams import reporting
+from zsl_runtime.streams import print_line, reporting
 from zsl_runtime.trt.library import CHOICES
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def cli(
             raise click.UsageError(f"{' and '.join(wrong) or _flags(given)}: --verify makes nothing; leave it out.")
         from zsl_export.verify import verify_command
 
-        verify_command(run, data=data, device=device or "auto", max_drop=max_drop, say=click.echo, tell=_tell)
+        verify_command(run, data=data, device=device or "auto", max_drop=max_drop, say=print_line, tell=_tell)
         return
     if device is not None:
         raise click.UsageError("--device: only for the comparison; add --verify.")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -191,11 +192,28 @@ def _exit_code(command: click.Command, arguments: list[str]) -> int:
         lacking = _lacking(error, command.name or "")
         if lacking is not None:
             return _told(f"error: {lacking}", lacking.exit_code)
-        if isinstance(error, OSError):
-            return _told(f"error: {from_os_error(error, 'finish: the system refused')}", SystemProblem.exit_code)
+        refused = _refusal(error)
+        if refused is not None:
+            return _told(f"error: {refused}", refused.exit_code)
         report = "error: E-BUG: this is a bug in zsl-deploy; please report the lines above"
         return _told(f"{traceback.format_exc()}{report}", EXIT_BUG)
     return int(result) if isinstance(result, int) else EXIT_DONE
+
+
+def _refusal(error: Exception) -> SystemProblem | None:
+    """What to say where the system gives no more of something; None for any other error."""
+    if isinstance(error, OSError):
+        return from_os_error(error, "finish: the system refused")
+    said = str(error)
+    if isinstance(error, MemoryError) or "can't allocate memory" in said:  # as torch says
+        needed = re.search(r"[\d.,]+ (?:bytes|[KMGT]iB)", said)
+        more = f" ({needed[0]} more were wanted)" if needed else ""
+        return SystemProblem("E-SYSTEM", f"the memory is not enough for this{more}; do less at once, or give it more")
+    if isinstance(error, RuntimeError) and "can't start new thread" in said:
+        return SystemProblem(
+            "E-SYSTEM", "the system allows this process no more threads; take fewer (--threads 1), or raise the limit"
+        )
+    return None
 
 
 def _lacking(error: Exception, name: str) -> BackendError | None:

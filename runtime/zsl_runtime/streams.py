@@ -109,6 +109,14 @@ def reporting(what: str) -> Iterator[None]:
         print(f"warning: {what}; the report of it could not be printed ({problem})", file=sys.stderr)  # noqa: T201
 
 
+def print_line(line: str) -> None:
+    """Print a line of a report whose verdict is the exit code: it is found also where the reader has gone away."""
+    try:
+        print(line, flush=True)  # noqa: T201
+    except BrokenPipeError:
+        drop_unwritable(sys.stdout)
+
+
 def drop_unwritable(stream: TextIO | None) -> None:
     """Let go of what a stream cannot write: Python would try once more at its end, fail, and change the exit code."""
     if stream is None:

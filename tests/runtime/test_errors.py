@@ -137,6 +137,30 @@ def test_a_bug_shows_its_traceback_and_asks_for_a_report(capsys, error):
     assert err.splitlines()[-1] == "error: E-BUG: this is a bug in zsl-deploy; please report the lines above"
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError(), "the memory is not enough for this; do less at once, or give it more"),
+        (
+            MemoryError("Unable to allocate 7.45 GiB for an array with shape (1000000000,)"),
+            "the memory is not enough for this (7.45 GiB more were wanted); do less at once, or give it more",
+        ),
+        (
+            RuntimeError(
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000 bytes. Error code 12"
+            ),
+            "the memory is not enough for this (4000000 bytes more were wanted); do less at once, or give it more",
+        ),
+        (
+            RuntimeError("can't start new thread"),
+            "the system allows this process no more threads; take fewer (--threads 1), or raise the limit",
+        ),
+    ],
+)
+def test_what_the_system_has_no_more_of_is_no_bug(capsys, error, line):
+    assert outcome(raising(error), capsys) == (2, "", f"error: E-SYSTEM: {line}\n")
+
+
 def test_ctrl_c_is_one_word(capsys):
     assert outcome(raising(KeyboardInterrupt), capsys) == (130, "", "interrupted\n")
 
@@ -371,6 +395,25 @@ def closed_pipe():
 def test_a_reader_that_went_away_ends_every_command_quietly(closed_pipe, bundle, module, argv):
     done = start(module, argv, bundle, stdout=closed_pipe, stderr=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_verdict_is_found_though_nobody_reads_the_report(closed_pipe, own_bundle):
+    """`zsl-doctor BUNDLE | head -1` in a script that looks at its exit code."""
+    bundle = own_bundle()
+    (bundle / "model.onnx").write_bytes(b"damaged")
+    done = start("zsl_runtime.cli.doctor", ["BUNDLE"], bundle, stdout=closed_pipe, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (5, b"")
+
+
+def test_a_change_is_told_though_nobody_reads_the_report(closed_pipe, own_bundle):
+    bundle = own_bundle()
+    argv = ["remove", "robin", "--engine", "BUNDLE"]
+    done = start("zsl_runtime.cli.classes", argv, bundle, stdout=closed_pipe, stderr=subprocess.PIPE)
+    assert done.returncode == 0
+    assert done.stderr == (
+        b"warning: the change was made: generation 2 is in force, with 7 classes; "
+        b"the report of it could not be printed (stdout: Broken pipe)\n"
+    )
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")  # noqa: PTH110

@@ -13,7 +13,7 @@ import click
 
 from zsl_runtime.cli.command import Command
 from zsl_runtime.errors import run_command
-from zsl_runtime.streams import reporting
+from zsl_runtime.streams import print_line, reporting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,7 +114,7 @@ def check(options: dict[str, Any]) -> int:
     )
     broken = False
     for finding in found:
-        click.echo(f"{finding.state:<6}  {finding.text}")
+        print_line(f"{finding.state:<6}  {finding.text}")
         broken = broken or finding.state == BROKEN
     return UsageError.exit_code if broken else 0
 
