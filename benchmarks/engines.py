@@ -46,10 +46,11 @@ from zsl_runtime.bundle.generation import Generation  # noqa: E402
 from zsl_runtime.bundle.writing import write_bundle  # noqa: E402
 from zsl_runtime.classes.changes import add_classes  # noqa: E402
 from zsl_runtime.graphs.parts import SMALL_PARTS  # noqa: E402
-from zsl_runtime.head.class_table import ClassTable, SemanticRule  # noqa: E402
+from zsl_runtime.head.class_table import ClassTable  # noqa: E402
 from zsl_runtime.head.fitting import Replay  # noqa: E402
 from zsl_runtime.head.gaussian import ClassMeans, Gaussian  # noqa: E402
 from zsl_runtime.head.head import Head  # noqa: E402
+from zsl_runtime.head.semantic_rule import SemanticRule  # noqa: E402
 from zsl_runtime.machine.threads import usable_cpus  # noqa: E402
 from zsl_runtime.trt.build import Shape, build_for_bundle, card_at_hand, choose_capabilities  # noqa: E402
 from zsl_runtime.trt.library import find_library  # noqa: E402
