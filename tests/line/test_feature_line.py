@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import h5py
 import numpy as np
 import pytest
 import scipy.io
@@ -29,6 +30,7 @@ from support.tiny_xlsa17 import (
 )
 from zsl_export import cli
 from zsl_export.bundle_of_run import make_probe
+from zsl_export.cli import main as zsl_export
 from zsl_runtime.backends.opening import open_backend
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.cli.classes import main as zsl_classes
@@ -127,6 +129,23 @@ def test_rows_of_npy_and_mat_files_get_the_same_labels(line, rows, tmp_path):
         assert [row["class"] for row in found] == [row["class"] for row in wanted]
     together = read_csv(label(line.bundle, [tmp_path], "--topk", 1))
     assert len(together) == 4 * len(ROWS)
+
+
+def test_a_file_of_whole_numbers_that_trains_is_labelled_by_its_own_bundle(tmp_path):
+    """mat7.3#28: features as uint8 trained, and their bundle refused them. The answers are those of the same floats."""
+    data, run, bundle = make_pair(tmp_path / "data"), tmp_path / "run", tmp_path / "bundle"
+    numbers = np.clip(np.round(feature_rows() * 100 + 60), 0, 255).astype(np.uint8)
+    (data / FEATURES).unlink()
+    with h5py.File(data / "whole.mat", "w") as file:  # version 7.3, too
+        file["features"], file["labels"] = numbers, labels_of_rows()[None] + 1.0
+    succeed(
+        zsl_train, "--data", data, "--features", "whole.mat", "--out", run, "--set", "method=gfzsl", "--set", "folds=2"
+    )
+    succeed(zsl_export, run, "--out", bundle)
+    np.save(tmp_path / "floats.npy", numbers.astype(np.float32))
+    found, wanted = (label(bundle, [path], "--topk", 3) for path in (data / "whole.mat", tmp_path / "floats.npy"))
+    assert found.decode().replace(str(data / "whole.mat"), str(tmp_path / "floats.npy")) == wanted.decode()
+    assert len(read_csv(found)) == 3 * len(numbers)
 
 
 def test_zsl_eval_gives_the_scores_again_from_a_table_of_the_rows_of_the_file(line, tmp_path):
