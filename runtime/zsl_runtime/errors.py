@@ -40,19 +40,25 @@ REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _SPACE),
 }
 
+PRINTED = re.compile(r"(?:^|: )(E-[A-Z0-9-]+): (.+)$", re.MULTILINE)
+
 
 class ZslError(Exception):
     """Base of all errors we raise on purpose.
 
     Args:
         code: short stable name such as ``E-BUNDLE-HASH``; users search for it.
-        message: one line: what was given, what was expected, what to do.
+        message: one line: what was given, what was expected, what to do. Without it `code` is a text that ends with a
+            printed error of ours: some (torch's DataLoader) make an error of a worker again of its traceback alone.
 
     """
 
     exit_code = EXIT_BUG
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str | None = None) -> None:
+        if message is None:
+            told = PRINTED.findall(code)
+            code, message = told[-1] if told else ("E-BUG", code)
         super().__init__(code, message)  # as `args`, of which a copy is made in another process
         self.code = code
         self.message = " ".join(message.split())

@@ -254,6 +254,23 @@ def test_a_copy_of_an_error_says_the_same(kind):
     assert (str(copied), copied.exit_code) == (str(error), kind.exit_code)
 
 
+def test_an_error_that_is_made_again_of_a_traceback_is_the_same():
+    """As torch does with that of a worker of its DataLoader, which would be a RuntimeError otherwise."""
+    from torch._utils import ExceptionWrapper
+
+    error = InputError("E-IMAGE-DECODE", "'a.jpg': E-BUG: it is damaged; replace it")
+    raised = ExceptionWrapper((InputError, error, error.__traceback__), where="in DataLoader worker process 0")
+    wrapped = pickle.loads(pickle.dumps(raised))
+    with pytest.raises(InputError) as told:
+        wrapped.reraise()
+    assert (told.value.code, told.value.exit_code) == ("E-IMAGE-DECODE", 6)
+    assert told.value.message == "'a.jpg': E-BUG: it is damaged; replace it"
+
+
+def test_a_text_without_a_code_is_kept():
+    assert str(InputError("lost in\nthe post")) == "E-BUG: lost in the post"
+
+
 # --- what the system said -------------------------------------------------------------------------------------------
 
 REFUSALS = [

@@ -11,6 +11,7 @@ import numpy as np
 
 from zsl_runtime.backends.ort import OrtBackend
 from zsl_runtime.graphs.ports import check_head
+from zsl_runtime.machine.processes import OfThisProcess
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +29,7 @@ def open_graphs(graphs: Mapping[str, Path | None], threads: int, precision: str)
     return ReferenceBackend(graphs, threads, precision)
 
 
-class ReferenceBackend:
+class ReferenceBackend(OfThisProcess):
     """Features from the unoptimised ONNX graphs, scores from the formula.
 
     Args:
@@ -45,6 +46,7 @@ class ReferenceBackend:
     device = "cpu"
 
     def __init__(self, graphs: Mapping[str, Path | None], threads: int, precision: str = "fp32") -> None:
+        super().__init__()
         self.precision = precision
         self._graphs = OrtBackend(graphs, threads, precision, optimize=False)
         self.library = f"NumPy {np.__version__} over unoptimised graphs in {self._graphs.library}"

@@ -16,6 +16,7 @@ from zsl_runtime.errors import ArtefactError, UsageError
 from zsl_runtime.graphs.ports import HEAD_INPUTS, check_array, check_head
 from zsl_runtime.head.head import FoldedHead, fold
 from zsl_runtime.machine.native import has_kernels
+from zsl_runtime.machine.processes import OfThisProcess, only_here
 from zsl_runtime.trt.cuda import Cuda
 from zsl_runtime.trt.dispatcher import LIMITS, OVERLAP, Dispatcher, DispatcherClosedError, Limits
 from zsl_runtime.trt.engine import Engine
@@ -151,7 +152,7 @@ def open_on_card(
     return TensorRtBackend(bundle, stored, library, cuda, threads, precision, graphs=graphs, limits=limits)
 
 
-class TensorRtBackend:
+class TensorRtBackend(OfThisProcess):
     """Runs the model graph of a bundle from a stored plan on one card.
 
     The plan is loaded by the first call that needs it. One that was built without a card must give the probe's answers
@@ -184,6 +185,7 @@ class TensorRtBackend:
         graphs: bool = True,
         limits: Limits = LIMITS,
     ) -> None:
+        super().__init__()
         self.precision = precision
         self.library = f"{library} on {cuda.name}"
         self.device = f"cuda:{cuda.index}"
@@ -257,7 +259,12 @@ class TensorRtBackend:
         return features if self._bundle.graph("lift") is None else self._small().lift(features)
 
     def close(self) -> None:
-        """Let go of the engine and of everything on the card; batches that were begun are finished first."""
+        """Let go of the engine and of everything on the card; batches that were begun are finished first.
+
+        In a forked child nothing is done: what is on the card is the parent's.
+        """
+        if not self.is_at_home:
+            return
         with self._lock:
             self._dispatcher = None
             finalizer, self._finalizer = self._finalizer, None
@@ -294,6 +301,7 @@ class TensorRtBackend:
             return self._on_cpu
 
     def _opened(self) -> Dispatcher:
+        self.check_at_home()
         dispatcher = self._dispatcher
         if dispatcher is not None:
             return dispatcher
@@ -301,7 +309,7 @@ class TensorRtBackend:
             if self._dispatcher is None:
                 dispatcher = self._open()
                 # Whoever forgets to close gives the card's memory back when the backend is gone, or Python ends.
-                self._finalizer = weakref.finalize(self, dispatcher.close)
+                self._finalizer = weakref.finalize(self, only_here(dispatcher.close))
                 self._dispatcher = dispatcher
             return self._dispatcher
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
-from typing import NoReturn, SupportsIndex
+from typing import TYPE_CHECKING, NoReturn, SupportsIndex
 
 from zsl_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WHAT_TO_DO = "open the bundle in each process instead, such as in the initializer of a pool: Classifier.open(path)"
 _kept: weakref.WeakSet[OfThisProcess] = weakref.WeakSet()
@@ -45,6 +48,17 @@ class OfThisProcess:
             f"a {type(self).__name__} holds a loaded model and cannot be copied or sent to another process; "
             f"{WHAT_TO_DO}",
         )
+
+
+def only_here(action: Callable[[], None]) -> Callable[[], None]:
+    """The same, for what is called at the end of the process: a forked child has such an end, too, and does nothing."""
+    home = os.getpid()
+
+    def act() -> None:
+        if os.getpid() == home:
+            action()
+
+    return act
 
 
 def _keep_in_the_child() -> None:

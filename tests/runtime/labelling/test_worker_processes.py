@@ -22,7 +22,7 @@ from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.errors import InputError, UsageError
 from zsl_runtime.labelling.ahead import Ahead, in_order
 from zsl_runtime.labelling.classifier import Classifier
-from zsl_runtime.machine.processes import OfThisProcess
+from zsl_runtime.machine.processes import OfThisProcess, only_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -201,6 +201,16 @@ def test_a_child_lets_go_of_threads_that_it_does_not_have(monkeypatch):
     reading.close()
 
 
+@allow_fork
+def test_what_is_done_at_the_end_of_a_process_is_not_done_by_its_children(tmp_path):
+    done = tmp_path / "done"
+    act = only_here(done.touch)
+    assert ends(lambda: act() or 7) == 7
+    assert not done.exists()
+    act()
+    assert done.exists()
+
+
 def test_a_loaded_model_is_neither_copied_nor_sent(shared_bundle):
     with Classifier.open(shared_bundle(), threads=1) as classifier:
         for one in (classifier, classifier.predict, classifier.backend, {"model": classifier}):
@@ -214,9 +224,10 @@ def test_a_loaded_model_is_neither_copied_nor_sent(shared_bundle):
 
 def test_everything_that_is_loaded_belongs_to_its_process():
     """Backends of cards, too: their libraries do not live through a fork either."""
-    from zsl_runtime.backends import onnx_graphs, ort, ort_cuda
+    from zsl_runtime.backends import onnx_graphs, ort_cuda, reference, tensorrt
 
-    for kind in (Classifier, onnx_graphs.GraphBackend, ort.OrtBackend, ort_cuda.OrtCudaBackend):
+    loaded = (onnx_graphs.GraphBackend, reference.ReferenceBackend, ort_cuda.OrtCudaBackend, tensorrt.TensorRtBackend)
+    for kind in (Classifier, *loaded):
         assert issubclass(kind, OfThisProcess)
 
 
