@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zsl_runtime.errors import InputError, UsageError, from_os_error, listed
-from zsl_runtime.head.class_table import ClassTable, check_class_name, refuse_duplicates
+from zsl_runtime.head.class_table import ClassTable, check_class_name, check_numbers, refuse_duplicates
 from zsl_runtime.inputs.item import Tally
 from zsl_runtime.machine.cache import needed_cache
 from zsl_runtime.machine.storage import replacing
@@ -122,6 +122,7 @@ def open_archive(
         split = read_proposed_split(found, paths, labels, names, by_name=archive.data_set != "APY")
         role, seen, version, notes = split.role, split.seen, split.version, split.notes
     table = ClassTable(names, seen, archive.raw, archive.attributes)
+    check_numbers(table, str(base))
     check_photographs(labels, table)
     keep = np.flatnonzero(role != "")
     check_roles(labels[keep], role[keep], table)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zsl_runtime.errors import UsageError, listed
-from zsl_runtime.head.class_table import ClassTable, check_class_name
+from zsl_runtime.head.class_table import ClassTable, check_class_name, check_numbers
 from zsl_runtime.inputs.item import Tally
 from zsl_train.data.image_set import ImageSet, pictures_below
 from zsl_train.data.proposed_split import own_split, read_proposed_split, split_file
@@ -69,6 +69,7 @@ def open_cub(base: Path, splits: Path | None, seed: int) -> ImageSet:
         proposed = read_proposed_split(chosen, paths, labels, names)
         role, seen, version, notes = proposed.role, proposed.seen, proposed.version, proposed.notes
     table = ClassTable(names, seen, raw, attributes)
+    check_numbers(table, str(base))
     check_photographs(labels, table)
     keep = np.flatnonzero(role != "")
     check_roles(labels[keep], role[keep], table)

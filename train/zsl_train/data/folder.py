@@ -218,7 +218,7 @@ def _read_split(path: Path, found: _Found) -> tuple[NDArray[np.str_], tuple[str,
                 "E-SPLIT-PATH",
                 f"{path}, line {line}: {name!r} leads out of {'images/'!r}; give paths relative to images/",
             )
-        if given not in ROLES:
+        if given.casefold() not in ROLES:
             raise UsageError(
                 "E-SPLIT-ROLE", f"{path}, line {line}: the role of {name!r} is {given!r}; expected train, val or test"
             )
@@ -228,7 +228,7 @@ def _read_split(path: Path, found: _Found) -> tuple[NDArray[np.str_], tuple[str,
         elif role[row]:
             raise UsageError("E-SPLIT-TWICE", f"{path}, line {line}: {name!r} is listed twice; remove one of the lines")
         else:
-            role[row] = given
+            role[row] = given.casefold()
     if missing:
         raise UsageError(
             "E-SPLIT-MISSING",

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zsl_runtime.errors import UsageError, from_os_error, listed
-from zsl_runtime.head.class_table import ClassTable, check_class_name, refuse_duplicates
+from zsl_runtime.head.class_table import ClassTable, check_class_name, check_numbers, refuse_duplicates
+from zsl_runtime.head.names import stored_form
 from zsl_runtime.inputs.npyfile import NpyError, open_array
 from zsl_train.data.att_splits import (
     FILE,
@@ -96,6 +97,7 @@ def open_xlsa17(directory: Path, features: Path, splits: Path | None, attributes
     seen = np.isin(np.arange(len(names)), labels[lists["trainval_loc"]])
     attribute_names, words, word_notes = attribute_wordings(directory, described)
     table = ClassTable(names, seen, described.raw, attribute_names)
+    check_numbers(table, str(split.path))
     used = role != ""
     check_roles(labels[used], role[used], table)
     vectors, vector_notes = _word_vectors(directory / VECTORS, words, described)
@@ -193,12 +195,13 @@ def _attribute_file(path: Path, split: SplitFile) -> Any:
         raise UsageError("E-ATTRIBUTES", f"{path} holds {listed(variables(content))}; expected att (A, C)")
     if "allclasses_names" not in content or split.names is None:
         return content["att"]
-    names = texts(content["allclasses_names"])
-    if set(names) != set(split.names) or np.shape(content["att"])[1:] != (len(names),):
+    names = [stored_form(name) for name in texts(content["allclasses_names"])]
+    wanted = [stored_form(name) for name in split.names]
+    if set(names) != set(wanted) or np.shape(content["att"])[1:] != (len(names),):
         raise UsageError(
             "E-ATTRIBUTES", f"{path} is about other classes than {split.path}; give those of the same data"
         )
-    return content["att"][:, [names.index(name) for name in split.names]]
+    return content["att"][:, [names.index(name) for name in wanted]]
 
 
 def _check_values(raw: NDArray[np.float64], names: Sequence[str] | None, where: str) -> None:
