@@ -193,7 +193,11 @@ def _unread(stream: Stream, name: str, error: Exception) -> InputError:
         remedy = RAW.remedy if layout == RAW.one else tiff.REMEDY
         return InputError("E-IMAGE-KIND", f"{name} is {layout}, which is not read; {remedy}")
     if readable is not None:
-        return _damaged(name, ValueError(f"it begins like {readable} and does not go on like one"))
+        return InputError(
+            "E-IMAGE-DECODE",
+            f"{name} begins like {readable} and cannot be read: it is damaged, truncated or of a rare sort; "
+            "replace the file, or save it anew",
+        )
     return InputError(
         "E-IMAGE-FORMAT",
         f"{name} is not a picture in a known format; expected JPEG, PNG, WebP, TIFF, GIF or the like",

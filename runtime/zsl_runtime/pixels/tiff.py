@@ -138,12 +138,8 @@ def check_first_page(stream: BinaryIO, name: str, *, raw: bool, mode: str) -> No
     first, later, inner = pages[0], _photographs(pages[1:]), _photographs(inner)
     others = [*later, *inner]
     size, largest = _size(first), max(map(_size, others), key=_area, default=(0, 0))
-    if raw or canon or DNG in first or any(first_number(page, PHOTOMETRIC) in RAW_PHOTOMETRIC for page in others):
-        raise InputError(
-            "E-IMAGE-PREVIEW",
-            f"{name} is {RAW.one}: the raw picture in it is not read, and what could be, of {_told(size)}, is only a "
-            f"preview; {RAW.remedy}",
-        )
+    if raw or canon or any(first_number(page, PHOTOMETRIC) in RAW_PHOTOMETRIC for page in others):
+        raise _raw(name, size)
     check_subfile(first, name, largest)
     nested = any(_area(_size(page)) > _area(size) for page in inner)
     if nested or _area(largest) >= MUCH_LARGER * _area(size):
@@ -157,7 +153,7 @@ def check_first_page(stream: BinaryIO, name: str, *, raw: bool, mode: str) -> No
 
 
 def check_subfile(first: Mapping[int, object], name: str, larger: tuple[int, int] = (0, 0)) -> None:
-    """Refuse a picture that is marked as a preview or as a mask.
+    """Refuse a picture that is marked as a preview, also by standing in a DNG file, or as a mask.
 
     Args:
         first: its tags.
@@ -168,8 +164,9 @@ def check_subfile(first: Mapping[int, object], name: str, larger: tuple[int, int
         InputError: E-IMAGE-PREVIEW.
 
     """
-    marks, old = first_number(first, KIND), first_number(first, OLD_KIND)
-    size = first_number(first, WIDTH), first_number(first, HEIGHT)
+    marks, old, size = first_number(first, KIND), first_number(first, OLD_KIND), _size(first)
+    if DNG in first:
+        raise _raw(name, size)
     if marks & REDUCED or old == OLD_REDUCED:
         of = f" of one of {_told(larger)}" if _area(larger) > _area(size) else ""
         raise InputError(
@@ -183,6 +180,14 @@ def check_subfile(first: Mapping[int, object], name: str, larger: tuple[int, int
             f"{name} begins with a picture that is marked as a transparency mask; save the photograph as "
             "a file of its own",
         )
+
+
+def _raw(name: str, size: tuple[int, int]) -> InputError:
+    return InputError(
+        "E-IMAGE-PREVIEW",
+        f"{name} is {RAW.one}: the raw picture in it is not read, and what could be, of {_told(size)}, is only a "
+        f"preview; {RAW.remedy}",
+    )
 
 
 def _photographs(pages: list[Tags]) -> list[Tags]:
@@ -228,7 +233,7 @@ def first_number(tags: Mapping[int, object], tag: int, default: int = 0) -> int:
     return value if isinstance(value, int) else default
 
 
-def _size(tags: Tags) -> tuple[int, int]:
+def _size(tags: Mapping[int, object]) -> tuple[int, int]:
     return first_number(tags, WIDTH), first_number(tags, HEIGHT)
 
 

@@ -123,6 +123,9 @@ def test_directories_in_a_circle_end():
 def test_an_open_pil_image_tells_of_itself():
     with Image.open(io.BytesIO(tiff([small(t254=1), LARGE]))) as image:
         assert refused(image).code == "E-IMAGE-PREVIEW"
+    with Image.open(io.BytesIO(tiff([small(t50706=(BYTE, [1, 4, 0, 0]))]))) as image:
+        assert "a camera's raw file" in refused(image).message
+    with Image.open(io.BytesIO(tiff([small(t254=1), LARGE]))) as image:
         image.seek(1)
         assert decode(image)[..., 0].ravel().tolist() == list(range(64))
 
