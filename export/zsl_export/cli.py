@@ -184,6 +184,9 @@ def _export(
 
     `lower` is what `export_run` takes of precisions, `engine` what was said of engines; None for no engine.
     """
+    from zsl_runtime.machine.libraries import check_place_for_torch
+
+    check_place_for_torch()
     from pathlib import Path
 
     from zsl_export.bundle_of_run import export_run

@@ -131,6 +131,9 @@ def train(options: dict[str, Any]) -> int:
     """
     began = time.monotonic()
     wait_quietly()
+    from zsl_runtime.machine.libraries import check_place_for_torch
+
+    check_place_for_torch()
     from zsl_runtime.errors import InputError, UsageError
     from zsl_runtime.machine.storage import write_whole
     from zsl_runtime.machine.threads import usable_cpus

@@ -330,6 +330,7 @@ def _on_disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        where = repr(tempfile.tempdir) if tempfile.tempdir else "a folder for temporary files"  # there may be none
         raise from_os_error(
-            error, f"keep the features of the first pass in {tempfile.gettempdir()!r} (set TMPDIR to change this):"
+            error, f"keep the features of the first pass in {where} (set TMPDIR to change this):"
         ) from error

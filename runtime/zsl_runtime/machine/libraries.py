@@ -42,7 +42,30 @@ def tame_torch() -> None:
     while there is not None and not there.is_dir() and there != there.parent:
         there = there.parent
     if folder is not None and there is not None and os.access(there, os.W_OK | os.X_OK):
-        _default("TORCHINDUCTOR_CACHE_DIR", str(folder.absolute() / "torch"))
+        _default("TORCHINDUCTOR_CACHE_DIR", str(folder / "torch"))
+
+
+def check_place_for_torch() -> None:
+    """Refuse to begin where torch could not be imported, or would end the process: for commands that are about to.
+
+    Raises:
+        SystemProblem: E-SYSTEM, the current folder was removed, or there is no folder for temporary files.
+
+    """
+    import tempfile
+
+    from zsl_runtime.errors import from_os_error
+
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError as error:
+        raise from_os_error(
+            error, "begin: the folder that this was started in is gone; change to another one:"
+        ) from error
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        raise from_os_error(error, "begin: torch needs a folder for temporary files; let TMPDIR name one:") from error
 
 
 def _default(name: str, value: str) -> None:
