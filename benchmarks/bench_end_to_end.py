@@ -3,16 +3,16 @@
 All in one process run. The folder is $ZSL_BENCH_PHOTOS (such as the 800 photographs of cub20), the
 bundle $ZSL_BENCH_BUNDLE; without them, JPEG photographs of 500 x 375 pixels and EfficientNet-Lite2 at 260 px. The
 result says which. The sum of work is what decoding, pixels, engine, head and output take of the CPUs at hand when each
-is measured alone: no order of the work can be quicker.
+is measured alone: no order of the work can be quicker. Parts and whole are measured in turns.
 """
 
 from __future__ import annotations
 
 import os
-import time
 
 import numpy as np
 import pytest
+from turns import Contender, in_turns
 
 from support.line import call
 from zsl_runtime import Classifier
@@ -25,7 +25,7 @@ from zsl_runtime.machine.threads import usable_cpus
 from zsl_runtime.pixels.pixels import SUFFIXES, decode, resize_crop
 
 SAMPLE = 64  # photographs that decoding and pixels are measured alone on
-TIMES = 3  # that each part is measured; the quickest counts
+TIMES = 5  # rounds, in each of which every part and all of it are measured once
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +45,6 @@ def squares(classifier, files):
     return np.stack([classifier.read(path) for path in files[:SAMPLE]])
 
 
-def quickest(call) -> float:
-    """Seconds of the quickest of some calls."""
-    times = []
-    for _ in range(TIMES):
-        begin = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begin)
-    return min(times)
-
-
 def batches(count: int, squares) -> list:
     """Full batches for `count` pictures, and a last one of what is left."""
     sizes = [BATCH_SIZE] * (count // BATCH_SIZE) + [count % BATCH_SIZE] * (count % BATCH_SIZE > 0)
@@ -63,8 +53,11 @@ def batches(count: int, squares) -> list:
 
 
 @pytest.fixture(scope="module")
-def alone(classifier, files, squares):
-    """Seconds of each stage on its own, for all photographs: the engine with all CPUs, the others with one."""
+def parts(classifier, files, squares):
+    """Each stage on its own, as a call, and how many such calls all photographs take.
+
+    The engine takes all CPUs, the others one.
+    """
     snapshot, sample = classifier.snapshot(), files[:SAMPLE]
     decoded = [decode(path) for path in sample]
     scores = classifier.score_with(snapshot, squares[:BATCH_SIZE])[0]
@@ -72,11 +65,11 @@ def alone(classifier, files, squares):
     ready = batches(len(files), squares)
     per_sample, per_batch = len(files) / len(sample), len(files) / BATCH_SIZE
     return {
-        "decode": per_sample * quickest(lambda: [decode(path) for path in sample]),
-        "pixels": per_sample * quickest(lambda: [resize_crop(picture, classifier.pixels) for picture in decoded]),
-        "engine": quickest(lambda: [classifier.score_with(snapshot, batch) for batch in ready]),
-        "head": per_batch * quickest(lambda: snapshot.best(scores, 5)),
-        "output": per_batch * quickest(lambda: encode_csv(answers, 0.0)),
+        "decode": (lambda: [decode(path) for path in sample], per_sample),
+        "pixels": (lambda: [resize_crop(picture, classifier.pixels) for picture in decoded], per_sample),
+        "engine": (lambda: [classifier.score_with(snapshot, batch) for batch in ready], 1),
+        "head": (lambda: snapshot.best(scores, 5), per_batch),
+        "output": (lambda: encode_csv(answers, 0.0), per_batch),
     }
 
 
@@ -89,19 +82,8 @@ def checked(classifier, files, shipped_bundle):
     return shipped_bundle, files
 
 
-def bench_engine_alone(benchmark, classifier, files, squares):
-    """As many ready tensors as there are photographs, in full batches."""
-    snapshot, ready = classifier.snapshot(), batches(len(files), squares)
-    benchmark.pedantic(
-        lambda: [classifier.score_with(snapshot, batch) for batch in ready], rounds=TIMES, warmup_rounds=1
-    )
-    benchmark.extra_info["pictures"] = len(files)
-    if not benchmark.disabled:
-        benchmark.extra_info["pictures_per_second"] = round(len(files) / benchmark.stats.stats.min, 2)
-
-
-def bench_end_to_end(benchmark, alone, checked, photograph_folder, tmp_path):
-    """`zsl-infer FOLDER --output FILE --profile`, graph loading left out as the profile does."""
+def bench_end_to_end(benchmark, parts, checked, photograph_folder, tmp_path):
+    """`zsl-infer FOLDER --output FILE --profile`, graph loading left out as the profile does, in turns with its parts."""
     bundle, files = checked
     out, said = tmp_path / "labels.csv", []
 
@@ -110,20 +92,28 @@ def bench_end_to_end(benchmark, alone, checked, photograph_folder, tmp_path):
         assert ended.code in (0, 6), ended.err
         said.append(ended.err.splitlines())
 
-    benchmark.pedantic(label, rounds=TIMES)
+    contenders = {name: Contender(part) for name, (part, _) in parts.items()} | {"all of it": Contender(label)}
+    found = benchmark.pedantic(
+        in_turns, args=(contenders,), kwargs={"seconds": 0.0, "rounds": (TIMES, TIMES)}, rounds=1
+    )
     assert len({line.split(",")[0] for line in out.read_text().splitlines()[1:]}) >= 0.9 * len(files)
-    seconds = min(float(lines[-1].split(" in ")[1].split(" s,")[0]) for lines in said)
+    # One of each for every round: what the stages took alone, and what all of it took.
+    alone = {name: count * np.array(found.seconds[name]) for name, (_, count) in parts.items()}
+    whole = np.array([float(lines[-1].split(" in ")[1].split(" s,")[0]) for lines in said[-TIMES:]])
     bound = alone["engine"] + sum(spent for name, spent in alone.items() if name != "engine") / usable_cpus()
-    benchmark.extra_info.update({f"{name}_alone_s": round(spent, 3) for name, spent in alone.items()})
+    seconds = float(np.median(whole))
+    benchmark.extra_info.update({f"{name}_alone_s": round(float(np.median(spent)), 3) for name, spent in alone.items()})
     benchmark.extra_info.update(
         {
             "pictures": len(files),
             "photographs": "given" if os.environ.get("ZSL_BENCH_PHOTOS") else "drawn",
+            "rounds": TIMES,
             "end_to_end_s": round(seconds, 3),
             "pictures_per_second": round(len(files) / seconds, 2),
-            "sum_of_work_s": round(bound, 3),
-            "share_of_bound": round(bound / seconds, 3),
-            "share_of_engine_alone": round(alone["engine"] / seconds, 3),
+            "engine_alone_per_second": round(len(files) / float(np.median(alone["engine"])), 2),
+            "sum_of_work_s": round(float(np.median(bound)), 3),
+            "share_of_bound": round(float(np.median(bound / whole)), 3),
+            "share_of_engine_alone": round(float(np.median(alone["engine"] / whole)), 3),
             "profile": said[-1][-9:],
         }
     )

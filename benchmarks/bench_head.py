@@ -12,6 +12,7 @@ import shutil
 
 import numpy as np
 import pytest
+from turns import Contender
 
 from support.big_bundle import Sizes, make_big_bundle, random_table
 from support.line import succeed
@@ -100,17 +101,23 @@ def bench_scores_of_ten_thousand_classes(measure, many):
     measure(lambda: folded.scores(x), things=PICTURES, unit="pictures")
 
 
-@pytest.mark.parametrize("how", ["partition", "whole sort"])
-def bench_top_5_of_ten_thousand_classes(measure, many, how):
+def bench_top_5_of_ten_thousand_classes(measure_in_turns, many):
     _, folded, x = many
     scores = folded.scores(x)
 
     def whole_sort():
         return np.argsort(-scores, axis=1, kind="stable")[:, :TOPK]
 
-    call = whole_sort if how == "whole sort" else lambda: best_columns(scores, TOPK)
-    np.testing.assert_array_equal(call(), whole_sort())
-    measure(call, things=PICTURES, unit="pictures")
+    def check(columns):
+        np.testing.assert_array_equal(columns, whole_sort())
+
+    measure_in_turns(
+        {"partition": Contender(lambda: best_columns(scores, TOPK), check), "whole sort": Contender(whole_sort)},
+        things=PICTURES,
+        unit="pictures",
+        against="whole sort",
+        named=lambda name: f"bench_top_5_of_ten_thousand_classes[{folded.weight.shape[1]}-{name}]",
+    )
 
 
 def bench_fold_ten_thousand_classes(measure, many):

@@ -1,7 +1,8 @@
 """Where does the time of labelling a photograph go: decoding, pixels, network, head? And what is it in all?
 
-JPEG photographs of 500 x 375 pixels, EfficientNet-Lite2 at 260 px on ONNX Runtime, 11 classes. The stages run one after
-the other, decoding and pixels on one thread; `predict` reads ahead in threads. Network and `predict` use all CPUs.
+JPEG photographs of 500 x 375 pixels, EfficientNet-Lite2 at 260 px on ONNX Runtime, 11 classes. The stages are timed in
+turns, each alone, decoding and pixels on one thread; `predict` reads ahead in threads. Network and `predict` use all
+CPUs.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
+from turns import Contender
 
 from zsl_runtime import Classifier
 from zsl_runtime.backends.opening import open_backend
@@ -16,7 +18,6 @@ from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.pixels.pixels import decode, resize_crop
 
 PICTURES = 32
-BATCHES = pytest.mark.parametrize("batch", [1, 8, 32])
 
 
 @pytest.fixture(scope="module")
@@ -54,34 +55,23 @@ def stages(line, classifier, photographs):
     return {"decoded": decoded, "squares": squares, "lifted": lifted}
 
 
-@BATCHES
-def bench_1_decode(measure, photographs, batch):
-    measure(lambda: [decode(path) for path in photographs[:batch]], things=batch, unit="pictures")
-
-
-@BATCHES
-def bench_2_pixels(measure, classifier, stages, batch):
-    decoded = stages["decoded"][:batch]
-    measure(
-        lambda: np.stack([resize_crop(picture, classifier.pixels) for picture in decoded]),
+@pytest.mark.parametrize("batch", [1, 8, 32])
+def bench_stages(measure_in_turns, classifier, stages, photographs, batch):
+    """All stages in turns, and `predict` with them: what takes how much of it is a matter of ratios."""
+    paths, decoded = photographs[:batch], stages["decoded"][:batch]
+    squares, lifted = stages["squares"][:batch], stages["lifted"][:batch]
+    snapshot = classifier.snapshot()
+    calls = {
+        "1_decode": lambda: [decode(path) for path in paths],
+        "2_pixels": lambda: np.stack([resize_crop(picture, classifier.pixels) for picture in decoded]),
+        "3_network": lambda: classifier.score_with(snapshot, squares),
+        "4_head": lambda: snapshot.best(snapshot.head.scores(lifted), 5),
+        "5_predict": lambda: classifier.predict(paths, batch_size=batch),
+    }
+    measure_in_turns(
+        {name: Contender(call) for name, call in calls.items()},
         things=batch,
         unit="pictures",
+        against="5_predict",
+        named=lambda name: f"bench_{name}[{batch}]",
     )
-
-
-@BATCHES
-def bench_3_network(measure, classifier, stages, batch):
-    squares, snapshot = stages["squares"][:batch], classifier.snapshot()
-    measure(lambda: classifier.score_with(snapshot, squares), things=batch, unit="pictures")
-
-
-@BATCHES
-def bench_4_head(measure, classifier, stages, batch):
-    lifted, snapshot = stages["lifted"][:batch], classifier.snapshot()
-    measure(lambda: snapshot.best(snapshot.head.scores(lifted), 5), things=batch, unit="pictures")
-
-
-@BATCHES
-def bench_5_predict(measure, classifier, stages, photographs, batch):
-    paths = photographs[:batch]
-    measure(lambda: classifier.predict(paths, batch_size=batch), things=batch, unit="pictures")

@@ -5,16 +5,20 @@ Pictures of 500 x 375 pixels, decoded, become one uint8 batch (N, P, P, 3). `nat
 CPUs that this process may use, `pillow` and `numpy` what one writes without us. `torch` is the call that
 torchvision.transforms.v2.Resize makes for tensors, on one thread; `torchvision` needs an environment of its own
 (README.md here). Neither promises our bytes: they are held to a mean difference, which goes into the results.
+All ways are timed in turns.
 """
 
 from __future__ import annotations
 
 import io
-import warnings
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from PIL import Image
+from turns import Contender
 
 from zsl_runtime import _native
 from zsl_runtime.machine.threads import usable_cpus
@@ -107,34 +111,60 @@ def pictures():
     return made
 
 
-@pytest.mark.parametrize("spec", SPECS)
-@pytest.mark.parametrize("way", EXACT)
-def bench_resize_and_crop(measure, pictures, way, spec):
-    np.testing.assert_array_equal(EXACT[way](pictures, SPECS[spec]), by_numpy(pictures, SPECS[spec]))
-    measure(lambda: EXACT[way](pictures, SPECS[spec]), things=BATCH, unit="pictures")
+def exact(wanted):
+    return lambda squares: np.testing.assert_array_equal(squares, wanted)
 
 
+def near(wanted):
+    def check(squares):
+        assert np.abs(squares.astype(int) - wanted).mean() <= MEAN_DIFFERENCE
+
+    return check
+
+
+@pytest.mark.filterwarnings("ignore")  # torch and torchvision deprecate what they use
 @pytest.mark.parametrize("spec", SPECS)
-@pytest.mark.parametrize("way", NEAR)
-def bench_resize_and_crop_by_others(measure, benchmark, pictures, way, spec):
-    torch = pytest.importorskip("torch")
-    if way == "torchvision":
-        pytest.importorskip("torchvision", exc_type=(ImportError, RuntimeError))
+def bench_resize_and_crop(measure_in_turns, pictures, spec):
+    wanted = by_numpy(pictures, SPECS[spec])
+    found = {name: Contender(partial(way, pictures, SPECS[spec]), exact(wanted)) for name, way in EXACT.items()}
+    notes, missing = {}, {}
+    for name, way in NEAR.items():
+        try:
+            apart = np.abs(way(pictures, SPECS[spec]).astype(int) - wanted)
+        except (ImportError, RuntimeError) as error:  # torchvision beside a torch it was not built with
+            missing[name] = " ".join(str(error).split())
+            continue
+        notes[name] = {"mean_difference": round(float(apart.mean()), 4), "most": int(apart.max())}
+        found[name] = Contender(partial(way, pictures, SPECS[spec]), near(wanted))
+    with torch_on_one_thread():
+        measure_in_turns(
+            found,
+            things=BATCH,
+            unit="pictures",
+            against="pillow",
+            named=lambda name: f"bench_resize_and_crop[{name}-{spec}]",
+            missing=missing,
+            notes=notes,
+        )
+
+
+@contextmanager
+def torch_on_one_thread():
+    """Where torch is installed; the others' threads are asked for in each call."""
+    if find_spec("torch") is None:
+        yield
+        return
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            apart = np.abs(NEAR[way](pictures, SPECS[spec]).astype(int) - by_numpy(pictures, SPECS[spec]))
-            assert apart.mean() <= MEAN_DIFFERENCE
-            benchmark.extra_info |= {"mean_difference": round(float(apart.mean()), 4), "most": int(apart.max())}
-            measure(lambda: NEAR[way](pictures, SPECS[spec]), things=BATCH, unit="pictures")
+        yield
     finally:
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("way", ["pillow", "direct"])
-def bench_decode_jpeg(measure, monkeypatch, pictures, way):
+def bench_decode_jpeg(measure_in_turns, pictures):
     """`decode` of JPEG bytes with and without the extra `jpeg`."""
     files = []
     for picture in pictures:
@@ -142,10 +172,26 @@ def bench_decode_jpeg(measure, monkeypatch, pictures, way):
         Image.fromarray(picture).save(stream, "JPEG", quality=90, subsampling=2)
         files.append(stream.getvalue())
     expected = [np.asarray(Image.open(io.BytesIO(file))) for file in files]
-    if way == "pillow":
-        monkeypatch.setattr(jpeg, "_trusted_library", lambda: None)
-    elif jpeg._trusted_library() is None:
-        pytest.skip("the extra `jpeg` is not installed, or does not give Pillow's bytes here")
-    for file, picture in zip(files, expected, strict=True):
-        np.testing.assert_array_equal(decode(file), picture)
-    measure(lambda: [decode(file) for file in files], things=BATCH, unit="pictures")
+
+    def check(decoded):
+        for picture, wanted in zip(decoded, expected, strict=True):
+            np.testing.assert_array_equal(picture, wanted)
+
+    def by_pillow():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jpeg, "_trusted_library", lambda: None)
+            return [decode(file) for file in files]
+
+    found, missing = {"pillow": Contender(by_pillow, check)}, {}
+    if jpeg._trusted_library() is None:
+        missing["direct"] = "the extra `jpeg` is not installed, or does not give Pillow's bytes here"
+    else:
+        found["direct"] = Contender(lambda: [decode(file) for file in files], check)
+    measure_in_turns(
+        found,
+        things=BATCH,
+        unit="pictures",
+        against="pillow",
+        named=lambda name: f"bench_decode_jpeg[{name}]",
+        missing=missing,
+    )

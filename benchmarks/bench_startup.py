@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+from turns import Contender
 
 import zsl_runtime
 
@@ -43,18 +44,23 @@ def picture(photograph_folder):
     return str(min(photograph_folder.rglob("*.jpg")))
 
 
-def bench_0_python_alone(measure):
-    """What no program in Python can do without."""
-    words = [sys.executable, "-c", "pass"]
-    measure(lambda: subprocess.run(words, check=True), things=1, unit="starts")
+def bench_1_help(measure_in_turns):
+    """Each command, and what no program in Python can do without."""
 
+    def says(words):
+        def check(done):
+            assert b"Usage" in done.stdout
 
-@pytest.mark.parametrize("name", COMMANDS)
-def bench_1_help(measure, name):
-    words = [*program(COMMANDS[name]), "--help"]
-    assert b"Usage" in subprocess.run(words, check=True, capture_output=True, env=environment()).stdout
-    measure(
-        lambda: subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env=environment()), things=1, unit="starts"
+        return Contender(lambda: subprocess.run(words, check=True, capture_output=True, env=environment()), check)
+
+    alone = [sys.executable, "-c", "pass"]
+    found = {"python alone": Contender(lambda: subprocess.run(alone, check=True, capture_output=True))}
+    found |= {name: says([*program(module), "--help"]) for name, module in COMMANDS.items()}
+    measure_in_turns(
+        found,
+        things=1,
+        unit="starts",
+        named=lambda name: f"bench_1_help[{name}]" if name in COMMANDS else "bench_0_python_alone",
     )
 
 
@@ -70,11 +76,19 @@ def first_label(words: list[str]) -> float:
     return seconds
 
 
-@pytest.mark.parametrize("pictures", [1, 8])
-def bench_2_first_label(measure, shipped_bundle, picture, pictures):
+def bench_2_first_label(measure_in_turns, shipped_bundle, picture):
     """One picture, and a whole batch: all eight are labelled before the first line is out."""
-    words = [*program("zsl_runtime.cli.infer"), *[picture] * pictures, "--engine", str(shipped_bundle)]
-    measure(lambda: first_label(words), things=1, unit="starts")
+
+    def contender(pictures):
+        words = [*program("zsl_runtime.cli.infer"), *[picture] * pictures, "--engine", str(shipped_bundle)]
+        return Contender(lambda: first_label(words))
+
+    measure_in_turns(
+        {str(pictures): contender(pictures) for pictures in (1, 8)},
+        things=1,
+        unit="starts",
+        named=lambda name: f"bench_2_first_label[{name}]",
+    )
 
 
 def bench_3_resident_memory(benchmark, shipped_bundle, picture):

@@ -1,32 +1,40 @@
-"""How every benchmark here measures and reports: percentiles, things a second, and no name of the machine."""
+"""How every benchmark here measures and reports: percentiles, things a second, and no name of the machine.
+
+Contenders that are compared are timed in turns (turns.py); what stands for itself, one benchmark after the other.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 import os
 import platform
+import sys
 import time
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import zsl_runtime
+from zsl_runtime.machine.processor import processor
 from zsl_runtime.machine.threads import usable_cpus
 
+sys.path.insert(0, str(Path(__file__).parent))  # for the modules that benchmarks share
+from turns import Clock, Contender, in_turns
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 ROUNDS = (3, 300)  # at least and at most
-SECONDS = 1.0  # that one benchmark measures, where ROUNDS allow it
+SECONDS = 1.0  # that one benchmark, or one contender, measures, where ROUNDS allow it
 QUANTILES = {"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99}
 PACKAGES = ("numpy", "pillow", "onnxruntime")
 PHOTOGRAPHS = 160  # that are drawn where none are given
-LINES = pytest.StashKey[list[str]]()
+LINES, MISSING = pytest.StashKey[list[str]](), pytest.StashKey[list[str]]()
 
 
 @pytest.fixture
@@ -59,9 +67,55 @@ def measure(benchmark, request):
     return run
 
 
+@pytest.fixture
+def measure_in_turns(benchmark, request):
+    """A function that checks contenders, times them in turns, and notes for each what `measure` notes.
+
+    It takes the contenders by name, how many `things` one call of each does, and the `unit`. `against` names the one
+    that the others are compared with: they get the median and the quartiles of the rounds' ratios. `named` gives what a
+    contender is called among the results, `missing` says why others are not here, `notes` adds to what is noted.
+    """
+
+    def run(
+        contenders: Mapping[str, Contender],
+        *,
+        things: int,
+        unit: str,
+        named: Callable[[str], str],
+        against: str | None = None,
+        pause: float = 0.0,
+        missing: Mapping[str, str] | None = None,
+        notes: Mapping[str, dict[str, float]] | None = None,
+    ) -> None:
+        said = request.config.stash.setdefault(MISSING, [])
+        said += [f"skipped {named(name)}: {why}" for name, why in (missing or {}).items()]
+        if benchmark.disabled:  # it is to be seen that answers are right
+            in_turns(contenders, seconds=0.0, rounds=(1, 1))
+            return
+        settings = {"seconds": SECONDS * len(contenders), "rounds": ROUNDS, "pause": pause, "clock": Clock()}
+        found = benchmark.pedantic(in_turns, args=(contenders,), kwargs=settings, rounds=1)
+        noted = {}
+        for name in found.seconds:
+            figures = dict((notes or {}).get(name, {})) | found.figures(name, things, unit)
+            if against in found.seconds and name != against:
+                figures["times_as_fast"] = {"as": named(against), **found.times_as_fast(name, against).to_dict()}
+            noted[named(name)] = figures
+            shown = "  ".join(f"{key} {value:g}" for key, value in figures.items() if not isinstance(value, dict))
+            if "times_as_fast" in figures:
+                shown += "  {median:.2f} ({low:.2f} to {high:.2f}) times as fast as {as}".format(
+                    **figures["times_as_fast"]
+                )
+            request.config.stash.setdefault(LINES, []).append(f"{named(name):<44}{shown}")
+        benchmark.extra_info["in_turns"] = noted
+
+    return run
+
+
 def pytest_terminal_summary(terminalreporter, config):
     """The table: times of one call in milliseconds. Then what was skipped, by name: a missing line is not a zero."""
     for line in config.stash.get(LINES, []):
+        terminalreporter.write_line(line)
+    for line in config.stash.get(MISSING, []):
         terminalreporter.write_line(line)
     for report in terminalreporter.stats.get("skipped", []):
         why = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
@@ -73,11 +127,17 @@ def pytest_benchmark_update_json(config, benchmarks, output_json):
     """What a result file holds: the kind of machine, versions and figures; no host, no user, no folder."""
     machine = output_json["machine_info"]
     entries = output_json["benchmarks"]
-    figures = {entry["fullname"].removeprefix("benchmarks/"): entry["extra_info"] for entry in entries}
+    figures: dict[str, Any] = {}
+    for entry in entries:
+        name, noted = entry["fullname"].removeprefix("benchmarks/"), entry["extra_info"]
+        file = name.partition("::")[0]
+        turns = noted.get("in_turns")
+        figures |= {name: noted} if turns is None else {f"{file}::{one}": of for one, of in turns.items()}
     output_json.clear()
     output_json["date"] = dt.datetime.now(dt.UTC).date().isoformat()
     output_json["machine"] = {
         "processor": machine["cpu"].get("brand_raw", platform.machine()),
+        "instructions": {"int8": processor().int8, "bf16": processor().bf16},
         "usable_cpus": usable_cpus(),
         "system": platform.system(),
         "load_average": [round(load, 1) for load in os.getloadavg()],  # above usable_cpus: others were at work
