@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from zsl_runtime.classes.odd_attributes import outside, training_ranges
 from zsl_runtime.errors import listed
 
 if TYPE_CHECKING:
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from zsl_runtime.head.gaussian import Gaussian
     from zsl_runtime.head.semantic_rule import SemanticRule
 
-
-__all__ = ["Neighbour", "confusable", "neighbours", "outside", "training_ranges", "twins"]
 
 CANDIDATES = 8  # the nearest classes, among which the worst mix-ups are looked for
 SHOWN = 3  # neighbours of each newcomer

@@ -379,13 +379,19 @@ def _like(change: Change, name: str) -> str:
 
 
 def _report(change: Change, lines: Iterable[str]) -> None:
-    """What happened to single classes, then the state that is now in force; what is odd goes to stderr."""
+    """What is odd, on stderr; what happened to single classes, then the state that is now in force."""
     number, count = change.generation.number, len(change.generation.table)
+    _warn(change.notes)
     with reporting(f"the change was made: generation {number} is in force, with {_classes(count)}"):
         for line in lines:
             _say(line)
         _say(f"generation {number}: {_classes(count)}, {change.seconds:.1f} s")
-    _warn(change.notes)
+    if change.notes:
+        click.echo(f"{_warned(len(change.notes))} above; zsl-classes undo takes the change back", err=True)
+
+
+def _warned(count: int) -> str:
+    return "1 warning" if count == 1 else f"{count} warnings"
 
 
 def _warn(notes: Sequence[str]) -> None:

@@ -93,6 +93,7 @@ def test_add_says_what_it_added_and_what_is_in_force_and_warns_of_odd_attributes
     assert err.splitlines() == [
         f"adding 2 classes to {engine} ...",
         ODD,
+        "1 warning above; zsl-classes undo takes the change back",
     ]
     assert names(engine)[8:] == ["heron", "cuckoo, common"]
 
