@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import errno
 import os
 import signal
 from pathlib import Path
@@ -10,7 +12,18 @@ import numpy as np
 import pytest
 
 from support.forked import allow_fork, forked, killed_at_every_step
-from zsl_runtime.machine.storage import parse_tensors, replacing, tensor_bytes, write_whole
+from zsl_runtime.machine.notes import forget_notes
+from zsl_runtime.machine.storage import (
+    copy_synced,
+    exchange,
+    parse_tensors,
+    replacing,
+    sync_folder,
+    temporary_name,
+    tensor_bytes,
+    write_synced,
+    write_whole,
+)
 
 
 @pytest.mark.parametrize("before", [None, b"old"])
@@ -84,6 +97,165 @@ def test_the_rename_is_made_durable_after_the_content(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda *names: (steps.append("rename"), real[1](*names)))
     write_whole(tmp_path / "file.bin", b"new")
     assert steps == [("sync", False), "rename", ("sync", True)]
+
+
+# --- what a file system may lack ------------------------------------------------------------------------------------
+
+
+def refuse_fsync(monkeypatch, *, of_folders: bool, number: int) -> None:
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        if Path(f"/proc/self/fd/{handle}").is_dir() == of_folders:
+            raise OSError(number, os.strerror(number))
+        real(handle)
+
+    forget_notes()
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("error", ["EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EIO", "EBADF", "EACCES", "EPERM"])
+def test_a_folder_that_cannot_be_flushed_is_told_once_and_everything_is_written(tmp_path, monkeypatch, capfd, error):
+    refuse_fsync(monkeypatch, of_folders=True, number=getattr(errno, error))
+    for content in (b"first", b"second"):
+        write_whole(tmp_path / "file.bin", content)
+        assert (tmp_path / "file.bin").read_bytes() == content
+    err = capfd.readouterr().err
+    assert err.startswith(f"note: the file system of {tmp_path} does not say when something is on the disk (")
+    assert os.strerror(getattr(errno, error)) in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT", "ENOMEM"])
+def test_a_full_disk_is_no_lack_of_the_file_system(tmp_path, monkeypatch, error):
+    refuse_fsync(monkeypatch, of_folders=True, number=getattr(errno, error))
+    with pytest.raises(OSError, match=os.strerror(getattr(errno, error))):
+        sync_folder(tmp_path)
+
+
+def test_a_folder_that_is_gone_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        sync_folder(tmp_path / "gone")
+
+
+def test_a_folder_that_can_be_written_to_and_not_read_takes_files(tmp_path, monkeypatch):
+    """It cannot be opened, and so not be flushed."""
+    real = os.open
+
+    def opened(path: object, *more: object) -> int:
+        if Path(os.fspath(path)) == tmp_path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path, *more)
+
+    monkeypatch.setattr(os, "open", opened)
+    write_whole(tmp_path / "file.bin", b"new")
+    assert (tmp_path / "file.bin").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("error", ["EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS"])
+def test_files_are_written_where_none_can_be_flushed(tmp_path, monkeypatch, capfd, error):
+    refuse_fsync(monkeypatch, of_folders=False, number=getattr(errno, error))
+    write_whole(tmp_path / "whole.bin", b"new")
+    write_synced(tmp_path / "synced.bin", b"new")
+    copy_synced(tmp_path / "synced.bin", tmp_path / "copy.bin")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == dict.fromkeys(
+        ("whole.bin", "synced.bin", "copy.bin"), b"new"
+    )
+    assert capfd.readouterr().err.count("does not say when something is on the disk") == 1
+
+
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC", "EDQUOT", "EBADF"])
+def test_a_file_whose_data_may_be_lost_does_not_take_the_old_ones_place(tmp_path, monkeypatch, error):
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"old")
+    refuse_fsync(monkeypatch, of_folders=False, number=getattr(errno, error))
+    with pytest.raises(OSError, match=os.strerror(getattr(errno, error))):
+        write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("error", "times", "code"), [("EBUSY", 2, 0), ("ETXTBSY", 2, 0), ("EBUSY", 99, 1), ("EXDEV", 1, 1)]
+)
+def test_a_share_that_is_busy_for_a_moment_is_asked_again(tmp_path, monkeypatch, error, times, code):
+    """Some refuse to replace a file that somebody reads."""
+    path, left, real = tmp_path / "file.bin", [times], os.replace
+    path.write_bytes(b"old")
+
+    def replace(*names: object) -> None:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise OSError(getattr(errno, error), os.strerror(getattr(errno, error)))
+        real(*names)
+
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr("zsl_runtime.machine.storage.BUSY_PAUSE", 0.0)
+    if code:
+        with pytest.raises(OSError, match=os.strerror(getattr(errno, error))):
+            write_whole(path, b"new")
+    else:
+        write_whole(path, b"new")
+    assert path.read_bytes() == (b"old" if code else b"new")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", ["EINVAL", "ENOSYS", "EPERM", "EOPNOTSUPP", "EXDEV"])
+def test_names_that_cannot_be_exchanged_stay_as_they_are(tmp_path, monkeypatch, error):
+    import ctypes
+
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    number = getattr(errno, error)
+
+    class Refusing:
+        def renameat2(self, *_arguments: object) -> int:
+            ctypes.set_errno(number)
+            return -1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_names, **_more: Refusing())
+    assert exchange(first, second) is False
+
+
+@pytest.mark.parametrize("length", [1, 100, 101, 200, 255])
+def test_names_of_any_length_have_temporary_ones(tmp_path, length):
+    """Even where names may have 143 bytes only, as in encrypted home folders."""
+    path = tmp_path / ("ü" * (length // 2) + "x" * (length % 2))
+    for mark in ("", "old-"):
+        name = temporary_name(path, mark).name
+        assert len(os.fsencode(name)) <= 143
+        assert name.startswith(".tmp-")
+        assert name != temporary_name(path, mark).name
+    write_whole(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_nothing_but_storage_asks_for_the_disk_or_a_lock():
+    """What file systems lack is dealt with in one place."""
+    root = Path(__file__).parents[3]
+    found = set()
+    for source in (path for package in ("runtime", "train", "export") for path in (root / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            attribute = isinstance(node, ast.Attribute) and node.attr in {"fsync", "fdatasync", "flock", "lockf"}
+            imports = isinstance(node, ast.Import) and any(name.name == "fcntl" for name in node.names)
+            if attribute or imports:
+                found.add(source.relative_to(root).as_posix())
+    assert found == {"runtime/zsl_runtime/machine/storage.py"}
+
+
+def test_a_copy_needs_no_fast_way(tmp_path, monkeypatch):
+    """sendfile and copy_file_range are refused by some shares."""
+
+    def refused(*_arguments: object) -> int:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    (tmp_path / "from").write_bytes(bytes(range(256)) * 1000)
+    monkeypatch.setattr(os, "sendfile", refused)
+    if hasattr(os, "copy_file_range"):
+        monkeypatch.setattr(os, "copy_file_range", refused)
+    copy_synced(tmp_path / "from", tmp_path / "to")
+    assert (tmp_path / "to").read_bytes() == (tmp_path / "from").read_bytes()
 
 
 def test_the_same_tensors_and_metadata_give_the_same_bytes():
