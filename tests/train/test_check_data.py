@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,59 @@ def test_photographs_are_checked_too(tmp_path):
     code, found = check(folder)
     assert code == 2
     assert "E-DATA-CLASS-FOLDER" in found["BROKEN"]
+
+
+def test_pictures_that_lie_there_twice_are_told_by_what_they_do(tmp_path):
+    folder = make_tiny_data(tmp_path / "d", seen=3, unseen=2, per_class=6, split=True)
+    assert "byte for byte" not in check(folder)[1]["note"]
+    roles = dict(line.split(",") for line in (folder / "split.csv").read_text().splitlines()[1:])
+    of: dict[str, dict[str, list[str]]] = {}
+    for path, role in roles.items():
+        of.setdefault(path.split("/")[0], {}).setdefault(role, []).append(path)
+    first, second, _ = (one for one in of.values() if "train" in one)
+
+    def copy(one: str, other: str) -> str:
+        shutil.copy(folder / "images" / one, folder / "images" / other)
+        return check(folder)[1]["note"]
+
+    found = copy(first["train"][0], first["test"][0])
+    pair = " = ".join(sorted((first["train"][0], first["test"][0])))
+    assert f"1 pictures are trained on and tested, byte for byte, so that the test is too easy: '{pair}'; " in found
+    found = copy(second["train"][0], second["train"][1])
+    pair = " = ".join(sorted(second["train"][:2]))
+    assert f"1 pictures lie there more than once and count as often: '{pair}'" in found
+    found = copy(first["train"][1], second["train"][1])
+    pair = " = ".join(sorted((first["train"][1], second["train"][1])))
+    assert f"1 pictures lie in more than one class, byte for byte: '{pair}'" in found
+    assert "count as often" not in found
+
+
+def test_a_folder_that_cannot_be_listed_is_broken_and_litter_and_other_kinds_are_notes(tmp_path, monkeypatch):
+    folder = make_tiny_data(tmp_path / "d", seen=3, unseen=2, per_class=4)
+    first = min(path for path in (folder / "images").iterdir())
+    (first / "@eaDir" / "000.png").mkdir(parents=True)
+    shutil.copy(first / "000.png", first / "@eaDir" / "000.png" / "SYNOPHOTO_THUMB_M.jpg")
+    (first / "a.heic").write_bytes(b"x")
+    code, found = check(folder)
+    assert code == 0
+    assert "20, 3 seen and 2 unseen classes" in found["ok"]
+    assert "pictures left out because of where they lie: 1 in @eaDir (thumbnails of a NAS)" in found["note"]
+    assert "HEIC pictures left out: 1 (.heic); save as JPEG" in found["note"]
+    real = os.scandir
+
+    def scandir(path):
+        if os.fspath(path) == str(first):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    code, found = check(folder)
+    assert code == 2
+    assert f"could not list the folder '{first}': Permission denied" in found["BROKEN"]
+    said = call(zsl_train, "--data", folder, "--out", tmp_path / "run")
+    assert said.code == 2
+    assert f"could not list the folder '{first}': Permission denied" in said.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_wrong_commands_are_one_line(tmp_path):

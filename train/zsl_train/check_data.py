@@ -25,6 +25,7 @@ from zsl_train.data.att_splits import (
     read_split_file,
 )
 from zsl_train.data.attributes import odd_notes, rule_notes, semantic_rule
+from zsl_train.data.doubles import double_notes
 from zsl_train.data.feature_file import feature_files
 from zsl_train.data.image_set import MANY_NEGATIVE, alike
 from zsl_train.data.open import open_image_set
@@ -268,6 +269,7 @@ def image_findings(images: ImageSet) -> Iterator[Finding]:
     yield from _class_findings(images)
     if file is None:
         yield Finding(OK, "pictures are found by name and were not decoded; zsl-train names those that cannot be read")
+        yield from (Finding(NOTE, note) for note in double_notes(images))
         yield from attribute_findings("attributes", table.raw, table.names)
     rule = semantic_rule(table, clamp_negative=True, unit_l2=True, attribute_scale="auto")
     odd = (*odd_notes(rule, table), *(note for note in rule_notes(rule, table) if "by the semantic rule" not in note))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +17,6 @@ from support.tiny_xlsa17 import cells
 from zsl_runtime.errors import UsageError
 from zsl_train.cli import main as zsl_train
 from zsl_train.data.open import open_image_set
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PER_CLASS = 4
 ANIMALS = ("grizzly+bear", "antelope", "seal", "rat")  # in the order of the list, which is not the alphabet's
@@ -174,6 +172,39 @@ def test_pictures_are_matched_by_name_where_names_are_there(tmp_path, kind):
     data = open_image_set(folder)
     np.testing.assert_array_equal(data.role, plain.role)
     assert any("matched by the names in res101.mat" in note for note in data.notes)
+
+
+def test_litter_and_folders_of_others_do_not_disturb_an_archive(tmp_path, monkeypatch):
+    """Thumbnails of a NAS beside and among the classes; the archive lies at the top of a disk, with its lost+found."""
+    plain = open_image_set(make_awa2(tmp_path / "awa2"))
+    pictures = tmp_path / "awa2" / "Animals_with_Attributes2" / "JPEGImages"
+    for place in (pictures, pictures / "seal"):
+        draw(place / "@eaDir" / "seal_10001.jpg" / "SYNOPHOTO_THUMB_XL.jpg")
+    (tmp_path / "awa2" / "lost+found").mkdir()
+    real = Path.is_file
+
+    def is_file(path):
+        if "lost+found" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    assert open_image_set(tmp_path / "awa2").paths == plain.paths
+
+
+def test_objects_of_apy_are_found_beside_folders_that_nobody_may_look_into(tmp_path, monkeypatch):
+    folder = make_apy(tmp_path / "apy")
+    count = len(open_image_set(folder))
+    (folder / "private").mkdir()
+    real = os.scandir
+
+    def scandir(path):
+        if os.fspath(path).endswith("private"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert len(open_image_set(folder)) == count
 
 
 def test_attributes_of_awa2_are_as_they_stand_in_the_file(tmp_path):
