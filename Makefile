@@ -13,7 +13,7 @@ SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE docs/glossary.md $(sh
 	! -name '*.so' ! -path '*/__pycache__/*' | sed 's/ /\\ /g') \
 	$(wildcard $(shell git rev-parse --git-path logs/HEAD 2>/dev/null))
 
-.PHONY: help setup wheel demo test test-slow lint docs format stubs bench bench-gpu clean
+.PHONY: help setup wheel demo test test-slow lint docs format stubs bench bench-cpu bench-gpu clean
 
 help:
 	@echo "make demo       train, export, label, add a class, label again, on the drawn demo set"
@@ -23,6 +23,7 @@ help:
 	@echo "make docs       the pages of docs/ into build/site"
 	@echo "make stubs      the types of the compiled core, after a change of its bindings"
 	@echo "make bench      latency report of this machine"
+	@echo "make bench-cpu  networks on its CPU, ours and others in turns: benchmarks/results/cpu.json, 8 minutes"
 	@echo "make bench-gpu  the report of its NVIDIA card: build/gpu.json"
 
 setup: $(BIN)/.dependencies $(BIN)/.wheel
@@ -61,8 +62,12 @@ bench: setup
 	$(BIN)/python -m pytest benchmarks -m "" -o "python_files=bench_*.py" -o "python_functions=bench_*" \
 		--benchmark-only --benchmark-quiet --benchmark-json=build/bench.json
 
-# With another environment, such as one that has torch for CUDA and TensorRT: make bench-gpu BENCH_PYTHON=/path/to/python
+# Both bench-cpu and bench-gpu run in another environment with BENCH_PYTHON, such as one that has torch for CUDA and TensorRT:
+# make bench-gpu BENCH_PYTHON=/path/to/python
 BENCH_PYTHON ?= $(BIN)/python
+bench-cpu: $(if $(filter $(BIN)/python,$(BENCH_PYTHON)),setup)
+	$(BENCH_PYTHON) benchmarks/cpu.py $(BENCH_CPU)
+
 bench-gpu: $(if $(filter $(BIN)/python,$(BENCH_PYTHON)),setup)
 	$(BENCH_PYTHON) benchmarks/gpu.py --out build/gpu.json $(BENCH_GPU)
 

@@ -83,7 +83,7 @@ def checked(classifier, files, shipped_bundle):
 
 
 def bench_end_to_end(benchmark, parts, checked, photograph_folder, tmp_path):
-    """`zsl-infer FOLDER --output FILE --profile`, graph loading left out as the profile does, in turns with its parts."""
+    """`zsl-infer FOLDER --output FILE --profile` in turns with its parts; what graphs take to load is left out."""
     bundle, files = checked
     out, said = tmp_path / "labels.csv", []
 
@@ -93,9 +93,8 @@ def bench_end_to_end(benchmark, parts, checked, photograph_folder, tmp_path):
         said.append(ended.err.splitlines())
 
     contenders = {name: Contender(part) for name, (part, _) in parts.items()} | {"all of it": Contender(label)}
-    found = benchmark.pedantic(
-        in_turns, args=(contenders,), kwargs={"seconds": 0.0, "rounds": (TIMES, TIMES)}, rounds=1
-    )
+    settings = {"seconds": 0.0, "rounds": (TIMES, TIMES)}
+    found = benchmark.pedantic(in_turns, args=(contenders,), kwargs=settings, rounds=1)
     assert len({line.split(",")[0] for line in out.read_text().splitlines()[1:]}) >= 0.9 * len(files)
     # One of each for every round: what the stages took alone, and what all of it took.
     alone = {name: count * np.array(found.seconds[name]) for name, (_, count) in parts.items()}

@@ -97,15 +97,14 @@ def measure_in_turns(benchmark, request):
         noted = {}
         for name in found.seconds:
             figures = dict((notes or {}).get(name, {})) | found.figures(name, things, unit)
-            if against in found.seconds and name != against:
-                figures["times_as_fast"] = {"as": named(against), **found.times_as_fast(name, against).to_dict()}
+            shown = ""
+            if against is not None and against in found.seconds and name != against:
+                ratio = found.times_as_fast(name, against).to_dict()
+                figures["times_as_fast"] = {"as": named(against), **ratio}
+                shown = "  {median:.2f} ({low:.2f} to {high:.2f}) times as fast as ".format(**ratio) + against
             noted[named(name)] = figures
-            shown = "  ".join(f"{key} {value:g}" for key, value in figures.items() if not isinstance(value, dict))
-            if "times_as_fast" in figures:
-                shown += "  {median:.2f} ({low:.2f} to {high:.2f}) times as fast as {as}".format(
-                    **figures["times_as_fast"]
-                )
-            request.config.stash.setdefault(LINES, []).append(f"{named(name):<44}{shown}")
+            plain = "  ".join(f"{key} {value:g}" for key, value in figures.items() if not isinstance(value, dict))
+            request.config.stash.setdefault(LINES, []).append(f"{named(name):<56}  {plain}{shown}")
         benchmark.extra_info["in_turns"] = noted
 
     return run

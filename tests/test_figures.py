@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,26 @@ def test_a_figure_written_by_hand_is_found(figures):
     changed = text.replace(table, table.replace(cell, " 99.9 ", 1), 1)
     assert changed != text
     assert figures.written(changed) == text
+
+
+def test_networks_that_were_measured_in_turns_have_their_ratios(figures, tmp_path, monkeypatch):
+    """The file of `make bench-cpu` takes the place of the one before, as soon as it is there."""
+    peer = {"name": "plain openvino fp32", "times_as_fast": {"median": 0.994, "low": 0.98, "high": 1.01}}
+    of = {
+        "torch eager": {"pictures_per_second": 19.8},
+        "plain openvino fp32": {"pictures_per_second": 31.0},
+        "ours openvino fp32": {"pictures_per_second": 30.8, "best_peer": peer},
+    }
+    content = {"networks": {"resnet101": {"contenders": of, "missing": {}}}}
+    (tmp_path / figures.IN_TURNS).write_text(json.dumps(content))
+    monkeypatch.setattr(figures, "RESULTS", tmp_path)
+    assert figures.network().splitlines() == [
+        "| pictures a second, batches of 8 | ResNet-101, 224 px | times the best peer |",
+        "|---|---|---|",
+        "| torch, eager | 19.8 | - |",
+        "| fp32: plain OpenVINO | 31.0 | - |",
+        "| fp32: ours, `openvino` | 30.8 | 0.99 (0.98 to 1.01) |",
+    ]
 
 
 def test_cells(figures):

@@ -24,8 +24,23 @@ RESULTS = ROOT / "benchmarks" / "results"
 BLOCK = re.compile(r"(<!-- figures: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SCORES = ("T1", "T1_czsl", "U", "S", "H", "AUSUC")
 SPEED = "2026-11-21-cpu.json"
+IN_TURNS = "cpu.json"  # of `make bench-cpu`
 CARD = "2026-11-26-h200.json"
 BACKBONES = {"resnet101": "ResNet-101, 224 px", "efficientnet_lite2": "EfficientNet-Lite2, 260 px"}
+RUNS = {
+    "torch, eager": "torch eager",
+    "torch, compiled": "torch compile",
+    "fp32: plain ONNX Runtime": "plain ort fp32",
+    "fp32: plain OpenVINO": "plain openvino fp32",
+    "fp32: ours, `ort`": "ours ort fp32",
+    "fp32: ours, `openvino`": "ours openvino fp32",
+    "bf16: plain OpenVINO": "plain openvino bf16",
+    "bf16: ours, `openvino`": "ours openvino bf16",
+    "int8: plain ONNX Runtime": "plain ort int8",
+    "int8: plain OpenVINO": "plain openvino int8",
+    "int8: ours, `ort`": "ours ort int8",
+    "int8: ours, `openvino`": "ours openvino int8",
+}
 METHODS = {"sc-egg": "SC-EGG", "dcr-gan": "DCR-GAN", "acmr": "ACMR", "lisgan": "LisGAN", "sp-aen": "SP-AEN"}
 
 
@@ -116,22 +131,36 @@ def scalings() -> str:
 
 
 def network() -> str:
-    """The network alone, by whom it is run."""
-    runs = {
-        "torch, eager": "torch eager",
-        "torch, compiled": "torch compile",
-        "fp32: plain ONNX Runtime": "plain ort fp32",
-        "fp32: plain OpenVINO": "plain openvino fp32",
-        "fp32: ours, `ort`": "ours ort fp32",
-        "fp32: ours, `openvino`": "ours openvino fp32",
-        "int8: plain ONNX Runtime": "plain ort int8",
-        "int8: plain OpenVINO": "plain openvino int8",
-        "int8: ours, `ort`": "ours ort int8",
-        "int8: ours, `openvino`": "ours openvino int8",
-    }
+    """The network alone, by whom it is run; with the ratios within rounds, once `make bench-cpu` has left its file."""
+    if not (RESULTS / IN_TURNS).is_file():
+        return network_one_after_the_other()
+    found = read(IN_TURNS)["networks"]
+    headings = ["pictures a second, batches of 8"]
+    for backbone in found:
+        headings += [BACKBONES[backbone], "times the best peer"]
+    lines = []
+    for title, run in RUNS.items():
+        if any(run in of["contenders"] for of in found.values()):
+            lines.append((title, *(cell for of in found.values() for cell in pair(of["contenders"].get(run)))))
+    return rows(headings, lines)
+
+
+def pair(found: dict[str, Any] | None) -> tuple[str, str]:
+    """Pictures a second of a contender, and how many times as fast as the best peer it is: median and quartiles."""
+    if found is None:
+        return "-", "-"
+    peer = found.get("best_peer")
+    ratio = "{median:.2f} ({low:.2f} to {high:.2f})".format(**peer["times_as_fast"]) if peer else "-"
+    return one(found["pictures_per_second"]), ratio
+
+
+def network_one_after_the_other() -> str:
+    """As it was measured before contenders ran in turns."""
     figures = read(SPEED)["figures"]
     lines = []
-    for title, run in runs.items():
+    for title, run in RUNS.items():
+        if "bf16" in run:
+            continue  # that machine had none
         cells = []
         for backbone in BACKBONES:
             name = f"bench_engine.py::bench_engine[{backbone}-{run}]"
@@ -148,11 +177,12 @@ def pixels() -> str:
         "ours, AVX2, one thread": "bench_resize_and_crop[native-avx2",
         "ours, plain C++, one thread": "bench_resize_and_crop[native-scalar",
         "ours, AVX-512, two threads": "bench_resize_and_crop[native-threads",
-        "torch's antialiased resize": "bench_resize_and_crop_by_others[torch",
+        "torch's antialiased resize": "bench_resize_and_crop[torch",
         "Pillow and NumPy": "bench_resize_and_crop[pillow",
         "NumPy, the definition": "bench_resize_and_crop[numpy",
     }
-    figures = read(SPEED)["figures"]
+    # In files from before they ran in turns, others than ours had a benchmark of their own.
+    figures = {name.replace("_by_others", ""): of for name, of in read(SPEED)["figures"].items()}
     lines = []
     for title, run in runs.items():
         found = [figures[f"bench_pixels.py::{run}-{size}]"]["pictures_per_second"] for size in ("224 of 256", "260")]
