@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from zsl_runtime.errors import GateError, InputError, UsageError, listed
+from zsl_runtime.head.names import stored_form
 from zsl_runtime.pixels.pixels import PixelSpec, prepare
 
 if TYPE_CHECKING:
@@ -111,9 +112,9 @@ def _folders(directory: Path, row_of: dict[str, int]) -> list[tuple[Path, int]]:
     from zsl_runtime.inputs.left_out import told
     from zsl_train.data.image_set import pictures_below
 
-    named = sorted(path for path in directory.iterdir() if path.name in row_of and path.is_dir())
+    named = sorted(path for path in directory.iterdir() if stored_form(path.name) in row_of and path.is_dir())
     tally = Tally()
-    pairs = [(path, row_of[folder.name]) for folder in named for path in pictures_below(folder, tally)]
+    pairs = [(path, row_of[stored_form(folder.name)]) for folder in named for path in pictures_below(folder, tally)]
     if not pairs:
         more = "".join(f"; {line}" for line in told(tally))
         raise UsageError(

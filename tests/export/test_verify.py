@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -243,6 +244,15 @@ def test_pictures_that_cannot_be_read_or_are_of_nothing(path, shared_bundle, tmp
     with pytest.raises(UsageError, match="E-DATA-FEATURES"):
         read_labelled(rows, tmp_path / "d", TABLE)
     assert verify_bundle(rows).passed
+
+
+def test_folders_are_called_like_classes_in_whatever_form(path, tmp_path):
+    folder = tmp_path / unicodedata.normalize("NFD", "übersee-ente ")
+    folder.mkdir()
+    for number, picture in enumerate(draw_pictures(TABLE, np.full(2, TABLE.index("übersee-ente")), seed=1)):
+        Image.fromarray(picture).save(folder / f"{number}.png")
+    found = read_labelled(Bundle.open(path), tmp_path, TABLE)
+    assert found.labels.tolist() == [TABLE.names.index("übersee-ente")] * 2
 
 
 def test_a_data_folder_gives_its_test_pictures(path, tmp_path):

@@ -66,7 +66,7 @@ def read_class_csv(
     columns = _check_columns(table, rows, attributes, need_split=need_split)
     given = tuple(column for column in columns if column not in {"name", "split", ""})
     wanted = given if attributes is None else tuple(attributes)
-    columns = _as_called(columns, wanted)
+    columns = as_called(columns, wanted)
     _check_attributes([column for column in columns if column not in {"name", "split", ""}], wanted, where)
     if not rows:
         raise UsageError("E-CLASSES-EMPTY", f"{where} has a line of column names and no classes; add one row per class")
@@ -155,7 +155,7 @@ def _numbers_rows(cells: Sequence[str]) -> bool:
     )
 
 
-def _as_called(columns: Sequence[str], wanted: Sequence[str]) -> list[str]:
+def as_called(columns: Sequence[str], wanted: Sequence[str]) -> list[str]:
     """The columns, called as the wanted ones where they differ from one in nothing that can be seen."""
     there = set(columns)
     hidden: dict[str, list[str]] = {}
@@ -180,14 +180,19 @@ def _check_attributes(given: Sequence[str], wanted: Sequence[str], where: str) -
     if missing or extra:
         parts = [f"{len(missing)} missing: {listed(missing)}"] if missing else []
         parts += [f"{len(extra)} unknown: {listed(extra)}"] if extra else []
-        looks = {look(name): name for name in missing}
-        meant = [f"{name!r} as {looks[look(name)]!r}" for name in extra if look(name) in looks]
-        parts += [f"call {', '.join(meant[:5])}"] if meant else []
+        parts += meant(missing, extra)
         raise UsageError(
             "E-ATTRIBUTES",
             f"the attribute columns of {where} are not the model's {len(wanted)} ({'; '.join(parts)}); "
             "columns are matched by name, in any order",
         )
+
+
+def meant(missing: Sequence[str], extra: Sequence[str]) -> list[str]:
+    """What to call the unknown names by, of which some look like missing ones; in words, or nothing."""
+    looks = {look(name): name for name in missing}
+    pairs = [f"{name!r} as {looks[look(name)]!r}" for name in extra if look(name) in looks]
+    return [f"call {', '.join(pairs[:5])}"] if pairs else []
 
 
 def _class_name(cell: str, table: Table, line: int, column: int) -> str:

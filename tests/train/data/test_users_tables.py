@@ -92,6 +92,18 @@ def test_a_table_that_is_none_is_told_what_it_is(folder, name):
     assert "is an old Excel workbook (.xls)" in refused(folder, "E-CSV")
 
 
+def test_attributes_that_differ_in_nothing_that_is_seen_are_one_and_others_are_told(folder):
+    before = open_image_set(folder)
+    rows = rows_of(folder / "attributes.csv")
+    rows[1][0] = f"\u200b{rows[1][0]} "
+    (folder / "attributes.csv").write_text("\n".join(map(",".join, rows)), encoding="utf-8")
+    assert open_image_set(folder).words == before.words
+    rows[2][0] = rows[2][0].replace("_", " ").upper()
+    (folder / "attributes.csv").write_text("\n".join(map(",".join, rows)), encoding="utf-8")
+    told = refused(folder, "E-ATTRIBUTES")
+    assert f"missing {ATTRIBUTES[1]!r}; unknown {rows[2][0]!r}; call {rows[2][0]!r} as {ATTRIBUTES[1]!r}; give" in told
+
+
 def renamed(folder: Path, old: str, in_table: str, on_disk: str) -> None:
     for table in ("classes.csv", "split.csv"):
         text = (folder / table).read_text(encoding="utf-8")

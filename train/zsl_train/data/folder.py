@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zsl_runtime.errors import UsageError, from_os_error, listed
-from zsl_runtime.head.class_file import read_class_csv
+from zsl_runtime.head.class_file import as_called, meant, read_class_csv
 from zsl_runtime.head.class_table import UNWRITABLE
 from zsl_runtime.head.names import doubtful, stored_form
 from zsl_runtime.inputs.files import count_below
@@ -247,17 +247,20 @@ def _read_words(path: Path, attributes: Sequence[str]) -> tuple[tuple[str, ...],
     if not path.exists():
         return tuple(attribute_words(name) for name in attributes), ()
     given: dict[str, str] = {}
-    for line, (name, words) in read_columns(path, ("name", "words")):
-        if _nfc(name) in given:
-            raise UsageError("E-ATTRIBUTES", f"{path}, line {line}: attribute {name!r} is there twice; remove one")
-        given[_nfc(name)] = " ".join(words.split()) or attribute_words(name)
+    rows = read_columns(path, ("name", "words"))
+    names = as_called([_nfc(name) for _, (name, _) in rows], attributes)
+    for name, (line, (cell, words)) in zip(names, rows, strict=True):
+        if name in given:
+            raise UsageError("E-ATTRIBUTES", f"{path}, line {line}: attribute {cell!r} is there twice; remove one")
+        given[name] = " ".join(words.split()) or attribute_words(name)
     missing = [name for name in attributes if name not in given]
     extra = sorted(given.keys() - set(attributes))
     if missing or extra:
         raise UsageError(
             "E-ATTRIBUTES",
             f"{path} does not name the attributes of classes.csv: missing {listed(missing) or 'none'}; unknown "
-            f"{listed(extra) or 'none'}; give one row per attribute column, in any order",
+            f"{'; '.join([listed(extra) or 'none', *meant(missing, extra)])}; give one row per attribute column, in "
+            "any order",
         )
     ordered = tuple(given[name] for name in attributes)
     if tuple(given) == tuple(attributes) or not (path.parent / "attribute_vectors.npy").exists():
