@@ -70,8 +70,7 @@ def test_the_attribute_that_drowns_the_others_is_named_where_they_are_left_as_th
     (line,) = rule_notes(rule_of(table, "none"), table)
     squares = TICKS[:4] * [1, 120, 1, 1]
     squares = squares**2 / (squares**2).sum(axis=1, keepdims=True)
-    share = squares.mean(axis=0)[1] / squares.mean(axis=0).sum()
-    assert f"'a1' alone makes {share:.0%} of the squared length of class vectors" in line
+    assert f"'a1' alone makes up to {squares[:, 1].max():.0%} of the squared length of a class vector" in line
     assert "--set attribute_scale=auto" in line
 
 

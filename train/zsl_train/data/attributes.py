@@ -66,12 +66,11 @@ def _unit_notes(rule: SemanticRule, table: ClassTable) -> Iterator[str]:
             "they are"
         )
         return
-    squares = (SemanticRule(rule.clamp_negative, unit_l2=True).apply(known).astype(np.float64) ** 2).mean(axis=0)
-    most = int(squares.argmax())
+    squares = SemanticRule(rule.clamp_negative, unit_l2=True).apply(known).astype(np.float64) ** 2
+    most = int(squares.mean(axis=0).argmax())
     yield (
-        f"{units}: {table.attributes[most]!r} alone makes {squares[most] / max(squares.sum(), 1e-300):.0%} of the "
-        "squared length of class vectors, and the others count for what is left; --set attribute_scale=auto divides "
-        "each by its range"
+        f"{units}: {table.attributes[most]!r} alone makes up to {squares[:, most].max():.0%} of the squared length of "
+        "a class vector, and the others count for what is left; --set attribute_scale=auto divides each by its range"
     )
 
 
