@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import itertools
 import json
 import os
 import platform
@@ -31,7 +32,7 @@ import sys
 import tempfile
 import traceback
 import xml.etree.ElementTree as ET
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -48,6 +49,7 @@ from gpu_contenders import (  # noqa: E402
     contenders,
     head_of,
     time_call,
+    time_in_turns,
 )
 
 from support.smooth_pictures import draw_smooth  # noqa: E402
@@ -59,6 +61,8 @@ from zsl_runtime.machine.threads import usable_cpus  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from gpu_contenders import Opened
+
     from zsl_runtime.bundle.bundle import Bundle
     from zsl_train.training.run_folder import Run
 
@@ -66,6 +70,7 @@ SECTIONS = ("tests", "rtx", "backbones", "latency", "end_to_end", "reload", "pix
 BATCHES = (1, 8, 64, 256)
 PHOTOGRAPHS = 512
 PHOTOGRAPH = (500, 375)
+PREDICT_ROUNDS = 3  # of all photographs
 RELOAD_BATCH, ADDITIONS, RELOAD_SECONDS = 8, 5, 3.0
 KERNEL_BATCHES, KERNEL_ROUNDS = (1, 8, 64, 256), 20
 PACKAGES = (
@@ -334,7 +339,7 @@ class Bench:
         return found
 
     def latency(self) -> dict[str, Any]:
-        """Every contender at every batch size."""
+        """All contenders in turns, at every batch size."""
         bundle, head = self.bundle(), head_of(self.bundle())
         found: dict[str, Any] = {"lines": {}, "skipped": {}, "wrong": {}}
         if self.card is not None:
@@ -344,27 +349,34 @@ class Bench:
                 found["engines"] = {"skipped": str(error)}
         few = self.pictures(8)
         wanted = self.expected(few)
-        for one in contenders(bundle, self._run, self.card, self.precisions()):
-            if not fnmatch(one.name, self.asked.only):
-                continue
-            try:
-                with one.open() as opened:
+        ready: dict[str, Opened] = {}
+        with ExitStack() as stack:
+            for one in contenders(bundle, self._run, self.card, self.precisions()):
+                if not fnmatch(one.name, self.asked.only):
+                    continue
+                try:
+                    opened = stack.enter_context(one.open())
                     check(opened, one.precision, few, wanted, head)
-                    lines = {}
-                    for batch in self.asked.batches:
-                        lines[str(batch)] = time_call(opened, self.pictures(batch), seconds=self.asked.seconds)
-                        tell(f"{one.name:<34}batch {batch:<5}{words_of(lines[str(batch)])}")
-                    found["lines"][one.name] = {"library": opened.library, "batches": lines}
-            except NotHereError as why:
-                found["skipped"][one.name] = str(why)
-                tell(f"skipped {one.name}: {why}")
-            except WrongAnswerError as why:
-                found["wrong"][one.name] = str(why)
-                self.wrong.append(one.name)
-                tell(f"WRONG {one.name}: {why}")
-            except Exception as error:  # out of memory at one batch, say; the other contenders go on
-                found["skipped"][one.name] = f"failed: {type(error).__name__}: {error}"[:500]
-                tell(f"failed {one.name}: {error}")
+                    ready[one.name] = opened
+                    found["lines"][one.name] = {"library": opened.library, "batches": {}}
+                except NotHereError as why:
+                    found["skipped"][one.name] = str(why)
+                    tell(f"skipped {one.name}: {why}")
+                except WrongAnswerError as why:
+                    found["wrong"][one.name] = str(why)
+                    self.wrong.append(one.name)
+                    tell(f"WRONG {one.name}: {why}")
+                except Exception as error:  # out of memory, say; the other contenders go on
+                    found["skipped"][one.name] = f"failed: {type(error).__name__}: {error}"[:500]
+                    tell(f"failed {one.name}: {error}")
+            for batch in self.asked.batches:
+                lines, failed = time_in_turns(ready, self.pictures(batch), seconds=self.asked.seconds)
+                for name, line in lines.items():
+                    found["lines"][name]["batches"][str(batch)] = line
+                    tell(f"{name:<34}batch {batch:<5}{words_of(line)}")
+                for name, why in failed.items():
+                    found["skipped"][f"{name}, batch {batch}"] = f"failed: {why}"[:500]
+                    tell(f"failed {name}, batch {batch}: {why}")
         if not found["lines"]:
             said = "; ".join(f"{name}: {why}" for name, why in {**found["skipped"], **found["wrong"]}.items())
             raise Skipped(f"nothing ran: {said}" if said else "no contender has such a name")
@@ -380,53 +392,67 @@ class Bench:
         files, found, skipped = self.photographs(), {}, {}
         with Classifier.open(self.bundle(), backend="ort", device="cpu", precision="fp32") as classifier:
             wanted = [one.names[0] for one in classifier.predict(files[:: PHOTOGRAPHS // 32], topk=1)]
-        for name in (name for name, one in BACKENDS.items() if one.device == kind and one.fast):
-            for precision in (one for one in self.precisions() if one in BACKENDS[name].precisions):
-                about = f"{name} {precision}"
-                if not fnmatch(about, self.asked.only):
-                    continue
-                try:
-                    with Classifier.open(
-                        self.bundle(), backend=name, device=self.device, precision=precision
-                    ) as classifier:
+        ready: dict[str, Any] = {}
+        with ExitStack() as stack:
+            for name in (name for name, one in BACKENDS.items() if one.device == kind and one.fast):
+                for precision in (one for one in self.precisions() if one in BACKENDS[name].precisions):
+                    about = f"{name} {precision}"
+                    if not fnmatch(about, self.asked.only):
+                        continue
+                    try:
+                        classifier = stack.enter_context(
+                            Classifier.open(self.bundle(), backend=name, device=self.device, precision=precision)
+                        )
                         labels = [one.names[0] for one in classifier.predict(files[:: PHOTOGRAPHS // 32], topk=1)]
-                        same = sum(a == b for a, b in zip(labels, wanted, strict=True)) / len(wanted)
-                        if same < (1.0 if precision == "fp32" else 0.9):
-                            self.wrong.append(f"end to end {about}")
-                            skipped[about] = f"wrong: only {same:.0%} of the labels are those of fp32 on the CPU"
-                            continue
-                        found[about] = {
-                            str(batch): self.predict_speed(classifier, files, batch) for batch in self.asked.batches
-                        }
-                        for batch, line in found[about].items():
-                            tell(f"{about:<34}batch {batch:<5}{words_of(line)}")
-                except ZslError as error:
-                    skipped[about] = str(error)
-                    tell(f"skipped {about}: {error}")
+                    except ZslError as error:
+                        skipped[about] = str(error)
+                        tell(f"skipped {about}: {error}")
+                        continue
+                    same = sum(a == b for a, b in zip(labels, wanted, strict=True)) / len(wanted)
+                    if same < (1.0 if precision == "fp32" else 0.9):
+                        self.wrong.append(f"end to end {about}")
+                        skipped[about] = f"wrong: only {same:.0%} of the labels are those of fp32 on the CPU"
+                    else:
+                        ready[about], found[about] = classifier, {}
+            for batch in self.asked.batches:
+                for about, line in self.predict_speeds(ready, files, batch).items():
+                    found[about][str(batch)] = line
+                    tell(f"{about:<34}batch {batch:<5}{words_of(line)}")
         if not found:
             raise Skipped("; ".join(f"{name}: {why}" for name, why in skipped.items()) or "nothing matches --only")
         return {"photographs": f"{len(files)} JPEG of {PHOTOGRAPH[0]} x {PHOTOGRAPH[1]}", "lines": found} | (
             {"skipped_contenders": skipped} if skipped else {}
         )
 
-    def predict_speed(self, classifier: Any, files: list[str], batch: int) -> dict[str, float]:
-        """Photographs a second of one long call; and of single photographs, one call after the other, percentiles."""
-        import time
-
+    def predict_speeds(self, classifiers: dict[str, Any], files: list[str], batch: int) -> dict[str, dict[str, float]]:
+        """In turns, photographs a second of long calls; and of single photographs, call by call, percentiles."""
         from gpu_contenders import PERCENTILES
+        from turns import Contender, in_turns
 
-        classifier.predict(files[: 2 * batch], batch_size=batch)
-        started = time.perf_counter()
-        classifier.predict(files, batch_size=batch)
-        line = {"photographs_per_second": round(len(files) / (time.perf_counter() - started), 1)}
-        if batch == 1:
-            times = []
-            for file in files[:100]:
-                started = time.perf_counter()
-                classifier.predict([file], batch_size=1)
-                times.append(time.perf_counter() - started)
-            line |= {name: round(1000 * float(np.quantile(times, at)), 4) for name, at in PERCENTILES.items()}
-        return line
+        def long_call(classifier: Any) -> Contender:
+            return Contender(lambda: classifier.predict(files, batch_size=batch))
+
+        found = in_turns(
+            {about: long_call(one) for about, one in classifiers.items()},
+            seconds=0.0,
+            rounds=(PREDICT_ROUNDS, PREDICT_ROUNDS),
+            warm_up=1,
+        )
+        lines = {about: {"photographs_per_second": round(len(files) / found.median(about), 1)} for about in classifiers}
+        if batch == 1 and classifiers:
+
+            def single_call(classifier: Any) -> Contender:
+                given = itertools.cycle(files[:100])
+                return Contender(lambda: classifier.predict([next(given)], batch_size=1))
+
+            found = in_turns(
+                {about: single_call(one) for about, one in classifiers.items()}, seconds=0.0, rounds=(100, 100)
+            )
+            for about, times in found.seconds.items():
+                lines[about] |= {
+                    name: round(1000 * float(np.quantile(times, at)), 4) for name, at in PERCENTILES.items()
+                }
+        return lines
 
     def reload(self) -> dict[str, Any]:
         """Add classes under load, on the first backend of the device that can be used."""

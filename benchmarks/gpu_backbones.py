@@ -78,31 +78,40 @@ def check(found: torch.Tensor, wanted: np.ndarray, precision: str) -> None:
 def _speeds(module: torch.nn.Module, given: torch.Tensor, wanted: np.ndarray, precision: str) -> dict[str, float]:
     """Milliseconds of a call, and pictures a second."""
     on_card = given.device.type == "cuda"
-    found = {"eager": _median_ms(lambda: module(given), on_card)}
+    ways: dict[str, Callable[[], Any]] = {"eager": lambda: module(given)}
     if on_card:
         graph, result = _record(module, given)
         graph.replay()
         check(result, wanted, precision)
-        found["graph"] = _median_ms(graph.replay, on_card)
+        ways["graph"] = graph.replay
+    found = _median_ms(ways) if on_card else {"eager": _once_ms(ways["eager"])}
     line = {f"{how}_ms": round(ms, 4) for how, ms in found.items()}
     return line | {f"{how}_pictures_per_second": round(1000 * len(given) / ms, 1) for how, ms in found.items()}
 
 
-def _median_ms(call: Callable[[], Any], on_card: bool) -> float:
-    """By the card's own events, where there is one."""
-    for _ in range(WARM_UP if on_card else 1):
-        call()
-    if not on_card:
-        began = time.perf_counter()
-        call()
-        return 1000 * (time.perf_counter() - began)
-    marks = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(ROUNDS)]
-    for begin, end in marks:
-        begin.record()
-        call()
-        end.record()
+def _median_ms(ways: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """In turns, by the card's own events."""
+    for call in ways.values():
+        for _ in range(WARM_UP):
+            call()
+    marks: dict[str, list[Any]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, call in ways.items():
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            call()
+            end.record()
+            marks[name].append((begin, end))
     torch.cuda.synchronize()
-    return float(np.median([begin.elapsed_time(end) for begin, end in marks]))
+    return {name: float(np.median([begin.elapsed_time(end) for begin, end in of])) for name, of in marks.items()}
+
+
+def _once_ms(call: Callable[[], Any]) -> float:
+    """Where there is no card: to try the script."""
+    call()
+    began = time.perf_counter()
+    call()
+    return 1000 * (time.perf_counter() - began)
 
 
 def _record(module: torch.nn.Module, given: torch.Tensor) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from turns import Clock, in_turns
+from turns import Contender as Turn
 
 from zsl_runtime.head.head import fold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.head.head import FoldedHead
@@ -152,7 +156,7 @@ def _torch(bundle: Bundle, run: Run, card: int | None, precision: str, *, compil
             raise NotHereError(f"torch {torch.__version__} does not see a card; install its CUDA build")
         device = torch.device("cpu" if card is None else f"cuda:{card}")
         make = model_graph if precision == "fp32" else half_graph
-        module = make(run.backbone, run.trained).module.to(device)
+        module = copy.deepcopy(make(run.backbone, run.trained).module).to(device)  # the others are open beside it
         head = head_of(bundle)
         arrays = (head.weight, head.bias, head.class_bias)
         with ExitStack() as stack:
@@ -216,33 +220,73 @@ def check(opened: Opened, precision: str, pictures: np.ndarray, wanted: np.ndarr
             raise WrongAnswerError(f"scores are off by {np.abs(scores - by_hand).max():.1e}")
 
 
-def time_call(
-    opened: Opened, pictures: np.ndarray, *, seconds: float = SECONDS, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, float]:
-    """Percentiles of one call in milliseconds, one after the other; and pictures a second, two batches in flight.
+def time_in_turns(
+    opened: Mapping[str, Opened],
+    pictures: np.ndarray,
+    *,
+    seconds: float = SECONDS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """Of each contender: percentiles of one call in milliseconds; and pictures a second with two batches in flight.
 
-    A call ends when its scores are in host memory, so that nothing is left to wait for.
+    The contenders run in turns. A call ends when its scores are in host memory, so that nothing is left to wait for.
+    What overlaps batches does so in a stretch of its own behind that.
+
+    Args:
+        opened: by name; they have been checked.
+        pictures: one batch.
+        seconds: for each contender.
+        clock: another one than the system's.
+
+    Returns:
+        The figures by name, and why a contender has none: out of memory, say.
+
     """
-    for _ in range(WARM_UP):
-        started = clock()
-        opened.call(pictures)
-        last = clock() - started
-    rounds = int(np.clip(seconds / max(last, 1e-6), *ROUNDS))
-    times = np.empty(rounds)
-    for at in range(rounds):
-        started = clock()
-        opened.call(pictures)
-        times[at] = clock() - started
-    found = {name: round(1000 * float(np.quantile(times, at)), 4) for name, at in PERCENTILES.items()}
-    found |= {"rounds": rounds, "one_after_the_other_per_second": round(len(pictures) * rounds / times.sum(), 1)}
-    if opened.begin is None:
-        return found
+    found = in_turns(
+        {name: Turn(partial(one.call, pictures)) for name, one in opened.items()},
+        seconds=seconds * len(opened),
+        rounds=ROUNDS,
+        warm_up=WARM_UP,
+        keep_going=(Exception,),
+        clock=Clock(clock),
+    )
+    first = next(iter(found.seconds), None)
+    lines = {}
+    for name, times in found.seconds.items():
+        line = {key: round(1000 * float(np.quantile(times, at)), 4) for key, at in PERCENTILES.items()}
+        line |= {
+            "rounds": found.rounds,
+            "one_after_the_other_per_second": round(len(pictures) * len(times) / sum(times), 1),
+        }
+        if name != first and first is not None:
+            line["times_as_fast_as_the_first"] = round(found.times_as_fast(name, first).median, 4)
+        begin = opened[name].begin
+        if begin is not None:
+            line["overlapped_per_second"] = _overlapped(begin, pictures, found.rounds, clock)
+        lines[name] = line
+    return lines, found.failed
+
+
+def _overlapped(
+    begin: Callable[[np.ndarray], Any], pictures: np.ndarray, rounds: int, clock: Callable[[], float]
+) -> float:
+    """Pictures a second, two batches in flight."""
     pending = []
     started = clock()
     for _ in range(rounds):
-        pending.append(opened.begin(pictures))
+        pending.append(begin(pictures))
         if len(pending) == 2:
             pending.pop(0).result()
     for one in pending:
         one.result()
-    return found | {"overlapped_per_second": round(len(pictures) * rounds / (clock() - started), 1)}
+    return round(len(pictures) * rounds / (clock() - started), 1)
+
+
+def time_call(
+    opened: Opened, pictures: np.ndarray, *, seconds: float = SECONDS, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """The figures of a contender that is alone; raises what it failed with as RuntimeError."""
+    lines, failed = time_in_turns({"": opened}, pictures, seconds=seconds, clock=clock)
+    if failed:
+        raise RuntimeError(failed[""])
+    return lines[""]

@@ -98,6 +98,7 @@ def in_turns(
     *,
     seconds: float,
     rounds: tuple[int, int] = ROUNDS,
+    warm_up: int = WARM_UP,
     pause: float = 0.0,
     keep_going: tuple[type[Exception], ...] = (),
     clock: Clock | None = None,
@@ -108,6 +109,7 @@ def in_turns(
         contenders: by name, in the order of each round.
         seconds: that the rounds take together, where `rounds` allows it.
         rounds: at least and at most.
+        warm_up: rounds that do not count, at least 1: in the first of them results are checked.
         pause: seconds before each call. Threads of some libraries go on spinning for some 50 ms after a call, which the
             next contender would pay for.
         keep_going: what a contender may raise without ending the others: it is left out from then on.
@@ -140,7 +142,7 @@ def in_turns(
 
     for name, one in contenders.items():
         take(name, one.check)
-    for _ in range(WARM_UP - 1):
+    for _ in range(warm_up - 1):
         for name in list(times):
             take(name)
     for of in times.values():

@@ -156,6 +156,28 @@ def test_percentiles_are_of_single_calls_and_throughput_is_overlapped(gpu):
     assert flying == []
 
 
+def test_contenders_run_in_turns_and_one_without_room_does_not_end_the_others(gpu):
+    tools = sys.modules["gpu_contenders"]
+    now, order = [0.0], []
+
+    def takes(name, seconds, most=10**6):
+        def call(pictures):
+            order.append(name)
+            now[0] += seconds * 1.01 ** len(order)  # a machine that becomes slower
+            if order.count(name) > most:
+                raise MemoryError("no room")
+
+        return opened(gpu, call)
+
+    ways = {"a": takes("a", 1e-6), "b": takes("b", 0.5e-6), "c": takes("c", 1e-6, most=20)}
+    lines, failed = tools.time_in_turns(ways, np.zeros((4, 1)), seconds=0.0, clock=lambda: now[0])
+    assert order[:30] == ["a", "b", "c"] * 10
+    assert failed == {"c": "MemoryError: no room"}
+    assert set(lines) == {"a", "b"}
+    assert lines["b"]["times_as_fast_as_the_first"] == pytest.approx(2.0, rel=0.011)
+    assert lines["a"]["rounds"] == 40
+
+
 def test_what_pytest_reported_is_read(gpu, tmp_path):
     path = tmp_path / "t.xml"
     case = '<testcase classname="a" name="{}">{}</testcase>'
