@@ -28,6 +28,7 @@ def standard_streams() -> Iterator[None]:
     number, and with it what anybody prints.
     """
     fill_handles()
+    hurried = unhurried()
     before = sys.stdout, sys.stderr
     ours = sys.stdout, sys.stderr = results_stream(before[0]), forgiving_stream(before[1])
     try:
@@ -43,6 +44,9 @@ def standard_streams() -> Iterator[None]:
             sys.stderr = before[1]
         for old in before:
             drop_unwritable(old)
+        for number in hurried:
+            with suppress(OSError):
+                os.set_blocking(number, False)
 
 
 def fill_handles() -> None:
@@ -57,6 +61,20 @@ def fill_handles() -> None:
                 os.close(handle)
             else:
                 os.set_inheritable(number, True)
+
+
+def unhurried() -> list[int]:
+    """Let writing to the handles 1 and 2 wait for a slow reader; returns those that would have failed instead.
+
+    A pipe may have been made so by whoever has its other end (POSIX's O_NONBLOCK belongs to both).
+    """
+    found = []
+    for number in (1, 2):
+        with suppress(OSError, AttributeError):  # of a handle, or of a system, that knows no such thing
+            if not os.get_blocking(number):
+                os.set_blocking(number, True)
+                found.append(number)
+    return found
 
 
 def results_stream(stream: TextIO | None) -> TextIO:

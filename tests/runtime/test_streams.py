@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -76,7 +77,7 @@ def test_a_change_that_was_made_is_exit_0_and_told_where_it_still_can_be(own_bun
     code, out, err = shell("zsl-classes", redirect, "add", "--engine", bundle, "--attributes", newcomer)
     assert (code, state(bundle)) == (0, (2, 9))
     assert out.startswith("added newcomer") if redirect.startswith("2>") else out == ""
-    told = [line for line in err.splitlines() if "the change" in line]
+    told = [line for line in err.splitlines() if line.startswith("warning: the change")]
     assert told == ([f"warning: {MADE}; the report of it could not be printed ({reason})"] if reason else [])
 
 
@@ -144,6 +145,28 @@ def test_results_that_go_nowhere_are_told(shared_bundle, command, argv):
         assert (code, err.splitlines()[-1]) == (0, "note: stdout is closed: what was to be printed there is lost")
     else:
         assert (code, err.splitlines()) == (2, [line for line in err.splitlines() if "E-USAGE" in line])
+
+
+def test_a_slow_reader_gets_everything_from_a_pipe_that_would_not_wait():
+    """As programs of Node.js leave their pipes: the write fails once 64 KiB are under way."""
+    program = (
+        "import sys, click\nfrom zsl_runtime.errors import run_command\n"
+        "@click.command('zsl-something')\ndef command():\n"
+        "    click.echo('x' * 300_000)\n    click.echo('y', err=True)\n"
+        "sys.exit(run_command(command))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, env=environment
+    ) as run:
+        time.sleep(0.5)  # now it has begun to write
+        os.close(writer)
+        with open(reader, "rb") as pipe:
+            assert pipe.read() == b"x" * 300_000 + b"\n"
+        assert run.stderr.read() == b"y\n"
+    assert run.returncode == 0
 
 
 def test_completion_with_everything_closed(shared_bundle):

@@ -7,6 +7,7 @@ import sys
 import click
 
 from zsl_runtime.errors import run_command
+from zsl_runtime.streams import reporting
 
 
 @click.command("python -m zsl_train.data.field_guide")
@@ -18,7 +19,9 @@ def draw(out: str, seed: int, per_class: int) -> None:
     from zsl_train.data.field_guide.folder import draw_field_guide
 
     shown = _show if sys.stderr.isatty() else None
-    click.echo(draw_field_guide(out, seed=seed, per_class=per_class, progress=shown))
+    folder = draw_field_guide(out, seed=seed, per_class=per_class, progress=shown)
+    with reporting(f"the field guide is in {folder}"):
+        click.echo(folder)
 
 
 def _show(done: int, total: int) -> None:
