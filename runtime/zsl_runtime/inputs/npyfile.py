@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zsl_runtime.machine.storage import mapped_or_read
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -22,7 +24,7 @@ class NpyError(ValueError):
 
 
 def open_array(path: str | Path) -> NDArray[Any]:
-    """The array of an .npy file, memory-mapped: rows are read when they are asked for.
+    """The array of an .npy file, memory-mapped where that can be: rows are read when they are asked for.
 
     A damaged header that promises terabytes is an error and no allocation; what would run as a program is not read.
 
@@ -34,7 +36,10 @@ def open_array(path: str | Path) -> NDArray[Any]:
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  # a pipe would be waited for
         raise NpyError("it is no file")
     try:
-        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+        # Where it cannot be mapped, its size was compared with the header already.
+        array: NDArray[Any] = mapped_or_read(
+            lambda: np.lib.format.open_memmap(path, mode="r"), lambda: np.load(path, allow_pickle=False)
+        )
     except OSError as error:
         if error.errno is not None:
             raise

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tempfile
 from array import array
 from contextlib import ExitStack, contextmanager
@@ -31,6 +32,7 @@ from zsl_runtime.errors import InputError, UsageError, from_os_error
 from zsl_runtime.head.fitting import fit_head, silent
 from zsl_runtime.head.head import fold
 from zsl_runtime.labelling.snapshot import Scored
+from zsl_runtime.machine.storage import mapped_or_read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -298,7 +300,20 @@ class _FloatFile(_Nameless):
         if start >= stop or not self._width:
             return np.empty((0, self._width), dtype=np.float32)
         shape = stop - start, self._width
-        return np.memmap(self._file, np.float32, mode="r", offset=4 * start * self._width, shape=shape)
+        first = 4 * start * self._width
+        return mapped_or_read(
+            lambda: np.memmap(self._file, np.float32, mode="r", offset=first, shape=shape),
+            lambda: self._copy(first, shape),
+        )
+
+    def _copy(self, first: int, shape: tuple[int, int]) -> Floats:
+        """Rows from byte `first` on, in memory; where the file is written to next stays as it was."""
+        rows = np.empty(shape, dtype=np.float32)
+        left, at = rows.data.cast("B"), first
+        while left:
+            read = os.preadv(self._file.fileno(), [left], at)
+            left, at = left[read:], at + read
+        return rows
 
 
 class _Entries(_Nameless):

@@ -11,11 +11,13 @@ import secrets
 import shutil
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from zsl_runtime.errors import ArtefactError, from_os_error
 from zsl_runtime.machine.holder import SUFFIX, is_held, try_to_hold
 from zsl_runtime.machine.notes import note_once
+
+Mapped = TypeVar("Mapped")
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +33,7 @@ ABSENT = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS,
 NO_FSYNC = ABSENT
 NO_FOLDER_FSYNC = ABSENT | {errno.EIO, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR, errno.EROFS}
 NO_LOCK = ABSENT | {errno.ENOLCK, errno.EIO, errno.EBADF, errno.EACCES, errno.EPERM}
+NO_MAP = ABSENT | {errno.ENODEV, errno.EACCES, errno.EPERM}
 NO_EXCHANGE = ABSENT | {errno.EPERM, errno.EXDEV}
 BUSY = frozenset({errno.EBUSY, errno.ETXTBSY})
 BUSY_TRIES, BUSY_PAUSE = 10, 0.1  # and seconds between them
@@ -200,6 +203,39 @@ def exchange(first: Path, second: Path) -> bool:
     if number in NO_EXCHANGE:
         return False
     raise OSError(number, os.strerror(number), str(first), None, str(second))
+
+
+def allocate(handle: int, size: int) -> None:
+    """Reserve `size` bytes for an open file and make it exactly that long.
+
+    Some libraries and file systems cannot reserve; a full disk then shows at a later write, as an error too.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be that long.
+
+    """
+    try:
+        os.posix_fallocate(handle, 0, size)
+    except OSError as error:
+        if error.errno not in ABSENT:
+            raise
+    if os.fstat(handle).st_size != size:
+        os.ftruncate(handle, size)
+
+
+def mapped_or_read(map_file: Callable[[], Mapped], read_file: Callable[[], Mapped]) -> Mapped:
+    """What `map_file` gives or, where the file system cannot map files, as some shares, what `read_file` gives.
+
+    Raises:
+        OSError: another one of the first, or one of the second.
+
+    """
+    try:
+        return map_file()
+    except OSError as error:
+        if error.errno not in NO_MAP:
+            raise
+    return read_file()
 
 
 def tensor_bytes(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:

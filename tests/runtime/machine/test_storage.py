@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import ast
 import errno
+import mmap
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from support.forked import allow_fork, forked, killed_at_every_step
+from zsl_runtime.inputs.npyfile import NpyError, open_array
+from zsl_runtime.labelling.cascade import _FloatFile
 from zsl_runtime.machine.notes import forget_notes
 from zsl_runtime.machine.storage import (
+    allocate,
     copy_synced,
     exchange,
     parse_tensors,
@@ -242,6 +247,49 @@ def test_nothing_but_storage_asks_for_the_disk_or_a_lock():
             if attribute or imports:
                 found.add(source.relative_to(root).as_posix())
     assert found == {"runtime/zsl_runtime/machine/storage.py"}
+
+
+@pytest.fixture
+def no_maps(monkeypatch):
+    """A share that cannot map files."""
+
+    def refused(*_arguments: object, **_more: object) -> None:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr(mmap, "mmap", refused)
+
+
+def test_arrays_are_read_where_they_cannot_be_mapped(tmp_path, no_maps):
+    values = np.random.default_rng(0).random((5, 3)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", values)
+    np.testing.assert_array_equal(open_array(tmp_path / "rows.npy"), values)
+    (tmp_path / "bad.npy").write_bytes((tmp_path / "rows.npy").read_bytes()[:-4])
+    with pytest.raises(NpyError):
+        open_array(tmp_path / "bad.npy")
+
+
+def test_features_of_a_cascade_are_read_where_they_cannot_be_mapped(tmp_path, no_maps, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    rows = np.random.default_rng(0).random((7, 3)).astype(np.float32)
+    with _FloatFile() as file:
+        file.append(rows[:4])
+        np.testing.assert_array_equal(file.read(slice(1, 3)), rows[1:3])
+        file.append(rows[4:])
+        np.testing.assert_array_equal(file.read(), rows)
+
+
+@pytest.mark.parametrize("error", ["ENOTSUP", "EOPNOTSUPP", "EINVAL", "ENOSYS"])
+def test_a_file_gets_its_length_where_space_cannot_be_reserved(tmp_path, monkeypatch, error):
+    number = getattr(errno, error)
+
+    def refused(*_arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", refused)
+    for size in (10, 4):
+        with (tmp_path / "file").open("a+b") as file:
+            allocate(file.fileno(), size)
+        assert (tmp_path / "file").read_bytes() == bytes(size)
 
 
 def test_a_copy_needs_no_fast_way(tmp_path, monkeypatch):

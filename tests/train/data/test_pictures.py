@@ -62,7 +62,7 @@ def test_a_full_disk_is_told_before_any_picture_is_decoded(images, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(module.os, "posix_fallocate", full)
+    monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(SystemProblem, match="small pictures in the cache folder") as caught:
         Pictures(images, FixedBackbone()).read(np.array([0]))
     assert caught.value.exit_code == 2

@@ -31,7 +31,7 @@ import torch
 from zsl_runtime.errors import ArtefactError, InputError, SystemProblem, UsageError, from_os_error
 from zsl_runtime.labelling.ahead import in_order
 from zsl_runtime.machine.cache import needed_cache
-from zsl_runtime.machine.storage import ABSENT, LOCK, hold, sync_file
+from zsl_runtime.machine.storage import LOCK, allocate, hold, mapped_or_read, sync_file
 from zsl_runtime.machine.threads import checked_threads
 from zsl_runtime.pixels.pixels import prepare
 from zsl_train.data.roles import check_roles
@@ -238,7 +238,10 @@ class _Files:
     def open(self, key: str, image_set: ImageSet) -> FeatureStore:
         """The finished store."""
         state = self.read_state()
-        regions = np.memmap(self.regions, dtype="<f2", mode="r", shape=self.shape)
+        regions: NDArray[np.float16] = mapped_or_read(
+            lambda: np.memmap(self.regions, dtype="<f2", mode="r", shape=self.shape),
+            lambda: np.fromfile(self.regions, dtype="<f2").reshape(self.shape),
+        )
         reasons = self.read_problems()
         problems = (
             reasons.get(int(row), f"{image_set.root / image_set.paths[row]}, for a reason that was not recorded")
@@ -307,7 +310,7 @@ class _Writer:
             self.problems = stack.enter_context(self.files.problems.open("a", encoding="utf-8"))
             self.regions_fd = _opened(self.files.regions, stack)
             try:
-                _allocate(self.regions_fd, self.files.size)
+                allocate(self.regions_fd, self.files.size)
             except OSError:
                 if not self.state.any():
                     # Some file systems keep the part that they could give.
@@ -363,17 +366,6 @@ def _opened(path: Path, stack: contextlib.ExitStack) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     stack.callback(os.close, descriptor)
     return descriptor
-
-
-def _allocate(descriptor: int, size: int) -> None:
-    """Reserve `size` bytes and make the file exactly that long."""
-    try:
-        os.posix_fallocate(descriptor, 0, size)
-    except OSError as error:
-        # Some libraries and file systems cannot reserve; a full disk then shows at a later write, as an error too.
-        if error.errno not in ABSENT:
-            raise
-    os.ftruncate(descriptor, size)
 
 
 def _write_all(descriptor: int, data: bytes, offset: int) -> None:

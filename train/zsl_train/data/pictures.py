@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import threading
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import numpy as np
 from zsl_runtime.errors import from_os_error
 from zsl_runtime.labelling.ahead import in_order
 from zsl_runtime.machine.cache import needed_cache
+from zsl_runtime.machine.storage import allocate, mapped_or_read
 from zsl_runtime.machine.threads import usable_cpus
 from zsl_runtime.pixels.pixels import PixelSpec, prepare
 from zsl_train.backbones.base import Comparator
@@ -76,7 +76,9 @@ def _room(shape: tuple[int, ...]) -> NDArray[np.uint8]:
         folder = needed_cache()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
-            os.posix_fallocate(file.fileno(), 0, size)
-            return np.memmap(file, np.uint8, "r+", shape=shape)
+            allocate(file.fileno(), size)
+            return mapped_or_read(
+                lambda: np.memmap(file, np.uint8, "r+", shape=shape), lambda: np.zeros(shape, dtype=np.uint8)
+            )
     except OSError as error:
         raise from_os_error(error, f"keep {size / 1e6:,.0f} MB of small pictures in the cache folder") from error

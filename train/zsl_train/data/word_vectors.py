@@ -6,6 +6,7 @@ words' vectors; words that the file does not know are skipped; a vector that sta
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import re
 import zlib
@@ -16,6 +17,7 @@ from typing import IO, TYPE_CHECKING, cast
 import numpy as np
 
 from zsl_runtime.errors import UsageError, listed
+from zsl_runtime.machine.storage import mapped_or_read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -159,7 +161,9 @@ def read_vector_array(path: Path, count: int) -> NDArray[np.float32]:
     """
     try:
         # Mapped, not read: a damaged header that promises terabytes is then an error and not an allocation.
-        array = np.lib.format.open_memmap(path, mode="r")
+        array = mapped_or_read(
+            lambda: np.lib.format.open_memmap(path, mode="r"), lambda: np.load(path, allow_pickle=False)
+        )
     except Exception as error:  # the header is parsed as Python text and fails in many ways
         raise UsageError(
             "E-WORD-VECTORS",
@@ -204,7 +208,7 @@ def _read_vocabulary(path: Path, wanted: set[str]) -> dict[str, NDArray[np.float
     by_bytes = {word.encode(): word for word in wanted}
     try:
         with _opened(path) as file:
-            first = _line(file, path)
+            first = _line(file, path).removeprefix(codecs.BOM_UTF8)
             header = first.split()
             if len(header) == 2 and all(part.isdigit() for part in header):
                 return _read_word2vec(file, path, by_bytes, count=int(header[0]), width=int(header[1]))
