@@ -121,13 +121,14 @@ def find_files(
             )
     left_out = counting.left_out
     if counting.total == 0:
-        from zsl_runtime.inputs.left_out import told
+        from zsl_runtime.inputs.left_out import others, told
 
+        kinds = f": {others(left_out.kinds)}" if left_out.skipped else ""
         left = f"; {counting.shards} zip or tar files were left out: name them, or as 'FOLDER/*.tar'"
         more = "".join(f"; {line}" for line in told(left_out))
         raise UsageError(
             "E-NO-IMAGES",
-            f"nothing to label in {', '.join(map(repr, paths[:3]))} ({left_out.skipped} files of other kinds); "
+            f"nothing to label in {', '.join(map(repr, paths[:3]))} ({left_out.skipped} files of other kinds{kinds}); "
             f"expected files that end in {' '.join(suffixes)}{left if counting.shards else ''}{more}",
         )
     return Found(
@@ -472,14 +473,14 @@ def _listed(folder: str) -> tuple[list[str], OSError | None]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                names.append(f"{entry.name}{os.sep}" if _is_folder(entry) else entry.name)  # noqa: PERF401  # kept
+                names.append(f"{entry.name}{os.sep}" if is_folder(entry) else entry.name)  # noqa: PERF401  # kept
     except OSError as error:
         problem = error
     names.sort(key=lambda name: name.removesuffix(os.sep))
     return names, problem
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
     """Also of a link whose target nobody may look at: as a folder, it is told."""
     try:
         return entry.is_dir()

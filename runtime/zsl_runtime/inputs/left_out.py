@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from zsl_runtime.inputs.item import OTHER_ARCHIVES, SHARD_SUFFIXES
+from zsl_runtime.inputs.item import NOWHERE, OTHER_ARCHIVES, SHARD_SUFFIXES
 from zsl_runtime.pixels.kinds import UNREAD
 from zsl_runtime.pixels.pixels import SUFFIXES
 
@@ -47,13 +47,16 @@ def _unread(kinds: Mapping[str, int]) -> Iterator[str]:
         if group is not None:
             groups.setdefault(group, Counter())[suffix] += count
     for (many, remedy), counts in sorted(groups.items(), key=lambda pair: (-pair[1].total(), pair[0])):
-        yield f"{many} left out: {counts.total()} ({_each(counts)}); {remedy}"
+        each = "" if list(counts) == [many] else f" ({_each(counts)})"
+        yield f"{many} left out: {counts.total()}{each}; {remedy}"
 
 
 def _group(suffix: str) -> tuple[str, str] | None:
     """What files of a suffix are, and what to do; None for what nobody takes for pictures."""
     if suffix in UNREAD:
         return UNREAD[suffix].many, UNREAD[suffix].remedy
+    if suffix == NOWHERE:
+        return NOWHERE, "bring back what they led to, if it was a picture or a folder of pictures"
     if suffix in ARCHIVE_ENDS:
         readable = ", ".join(SHARD_SUFFIXES)
         return "archives", f"zsl-infer reads {readable} where they are named themselves; extract all others"

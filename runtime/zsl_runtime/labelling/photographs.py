@@ -21,7 +21,7 @@ from zsl_runtime.head.class_table import check_class_name, refuse_duplicates
 from zsl_runtime.head.fitting import silent
 from zsl_runtime.head.gaussian import Evidence
 from zsl_runtime.inputs.feature_rows import ROW_SUFFIXES, RowFiles
-from zsl_runtime.inputs.files import count_below, places
+from zsl_runtime.inputs.files import count_below, is_folder, places
 from zsl_runtime.inputs.item import Item, Tally, has_suffix
 from zsl_runtime.inputs.left_out import told
 from zsl_runtime.inputs.litter import litter_folder
@@ -217,17 +217,17 @@ def _class_folders(folder: str, suffixes: Sequence[str]) -> tuple[dict[str, str]
         raise UsageError("E-PHOTOS-FOLDER", f"{folder!r} {state}; {EXPECTED}")
     try:
         with os.scandir(folder) as entries:
-            listed = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+            listed = sorted((entry.name, is_folder(entry)) for entry in entries if not entry.name.startswith("."))
     except OSError as error:
         raise from_os_error(error, "list the folder") from error
     tally = Tally()
     folders = []
-    for name, is_folder in listed:
+    for name, holds_files in listed:
         path = os.path.join(folder, name)  # noqa: PTH118
-        litter = is_folder and litter_folder(name)
+        litter = holds_files and litter_folder(name)
         if litter:
             tally.litter[litter] += count_below(path, suffixes)
-        elif is_folder:
+        elif holds_files:
             folders.append(name)
         else:
             tally.skip(path, "in no class folder" if has_suffix(name, suffixes) else "")

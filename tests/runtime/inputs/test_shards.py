@@ -587,7 +587,17 @@ CUT = st.none() | st.integers(0, 8000)
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     content = [*CONTENT, (f"{'long' * 40}.png", b"x" * 600), ("notes.txt", b"y" * 700)]
-    return {kind: (folder / f"birds{kind}", write(folder / f"birds{kind}", content)) for kind in KINDS[:3]}
+    made = {kind: (folder / f"birds{kind}", write(folder / f"birds{kind}", content)) for kind in KINDS[:3]}
+    with zipfile.ZipFile(made[".zip"][0], "a") as archive:
+        link = zipfile.ZipInfo("link.png")
+        link.create_system, link.external_attr = 3, 0o120777 << 16
+        archive.writestr(link, "b.png")
+    with tarfile.open(made[".tar"][0], "a") as archive:
+        for name, kind in (("hard.png", tarfile.LNKTYPE), ("soft.png", tarfile.SYMTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "b.png"
+            archive.addfile(info)
+    return made
 
 
 @pytest.mark.parametrize("kind", KINDS[:3])

@@ -11,8 +11,10 @@ from PIL import Image
 from scipy.io import savemat
 
 import zsl_runtime
+from support.forked import allow_fork, become_nobody, forked, public_folder
 from support.tiny_bundle import (
     ATTRIBUTES,
+    SIDE,
     as_regions,
     canonical_of,
     class_table,
@@ -27,11 +29,13 @@ from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.inputs.item import Item
 from zsl_runtime.labelling.classifier import Classifier
 from zsl_runtime.labelling.photographs import class_folders, gather
-from zsl_runtime.labelling.reading import reader_of
+from zsl_runtime.labelling.reading import Reader, reader_of
+from zsl_runtime.pixels.pixels import PixelSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+assert public_folder  # a fixture
 TABLE = class_table()
 
 
@@ -75,6 +79,39 @@ def save(folder: Path, drawn: np.ndarray) -> Path:
     for number, picture in enumerate(drawn):
         Image.fromarray(picture).save(folder / f"{number}.png")
     return folder
+
+
+# --- folders that cannot be looked into, litter -----------------------------------------------------------------------
+
+
+@allow_fork
+def test_class_folders_that_nobody_may_look_into_are_items_and_links_there_too(public_folder):
+    for name in ("wren", "tit", "away/crow"):
+        save(public_folder / name, np.zeros((1, SIDE, SIDE, 3), np.uint8))
+    (public_folder / "crow").symlink_to(public_folder / "away" / "crow")
+    for name in ("tit", "away"):
+        (public_folder / name).chmod(0)
+    reader = Reader(PixelSpec(SIDE, SIDE), (SIDE, SIDE, 3))
+
+    def look() -> None:
+        found = class_folders(public_folder, reader)
+        for name, items in found.pictures.items():
+            for item in items:
+                print(name, getattr(item.source, "code", "read"), found.counts[name])
+
+    done = forked(look, **become_nobody())
+    assert done.stdout.splitlines() == [f"{name} E-FOLDER 1" for name in ("away", "crow", "tit")] + ["wren read 1"]
+
+
+def test_from_python_litter_and_other_kinds_are_noted(classifier, tmp_path):
+    folder = save(tmp_path / "photos" / "wren", pictures("wren", 2))
+    (folder / "@eaDir" / "0.png").mkdir(parents=True)
+    (folder / "@eaDir" / "0.png" / "SYNOFILE_THUMB_M.png").write_bytes((folder / "0.png").read_bytes())
+    (folder / "a.heic").write_bytes(b"x")
+    change = classifier.teach(tmp_path / "photos")
+    assert change.photographs == {"wren": 2}
+    assert "pictures left out because of where they lie: 1 in @eaDir (thumbnails of a NAS)" in change.notes
+    assert any(note.startswith("HEIC pictures left out: 1 (.heic); save as JPEG") for note in change.notes)
 
 
 # --- gather ----------------------------------------------------------------------------------------------------------
@@ -386,7 +423,7 @@ def test_changes_are_taken_back_and_classes_out_and_the_classifier_goes_on_so(cl
         classifier.undo()
     assert classifier.remove(["wren", "tit"]).names == ("wren", "tit")
     assert not {"wren", "tit"} & set(classifier.predict(pictures("wren", 1), topk=9)[0].names)
-    for names, code in ((["dodo"], "E-CLASS-UNKNOWN"), ([], "E-CLASSES-EMPTY"), ("a/b", "E-CLASS-NAME")):
+    for names, code in ((["dodo"], "E-CLASS-UNKNOWN"), ([], "E-CLASSES-EMPTY"), ("a/b", "E-CLASS-UNKNOWN")):
         with pytest.raises(UsageError, match=code):
             classifier.remove(names)
     classifier.close()

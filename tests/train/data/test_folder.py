@@ -120,6 +120,15 @@ def test_a_class_that_is_called_like_litter_is_a_class(folder):
     assert [path for path in data.paths if path.startswith("RECYCLER/")]
 
 
+def test_links_to_a_disk_that_is_not_mounted_are_told(folder):
+    (folder / "split.csv").unlink()
+    shutil.rmtree(folder / "images" / class_name(5))
+    (folder / "images" / class_name(5)).symlink_to("/not/mounted")  # an unseen class, which needs no pictures
+    (folder / "images" / class_name(0) / "more").symlink_to("/not/mounted/either")
+    notes = open_image_set(folder).notes
+    assert any(note.startswith("links that lead nowhere left out: 2; bring back") for note in notes)
+
+
 def test_pictures_of_kinds_that_are_not_read_are_told_by_kind_and_class(folder):
     (folder / "split.csv").unlink()
     first, second = (folder / "images" / class_name(i) for i in range(2))

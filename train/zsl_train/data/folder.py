@@ -20,7 +20,7 @@ from zsl_runtime.head.class_file import as_called, meant, read_class_csv
 from zsl_runtime.head.class_table import UNWRITABLE
 from zsl_runtime.head.names import doubtful, stored_form
 from zsl_runtime.inputs.files import count_below
-from zsl_runtime.inputs.item import Tally, has_suffix
+from zsl_runtime.inputs.item import NOWHERE, Tally, has_suffix
 from zsl_runtime.inputs.left_out import told, unread
 from zsl_runtime.inputs.litter import litter_folder
 from zsl_runtime.machine.storage import write_whole
@@ -187,6 +187,8 @@ def _class_folders(root: Path, table: ClassTable) -> tuple[list[tuple[Path, int]
     for entry in entries:
         if not entry.is_dir():
             loose += has_suffix(entry.name, SUFFIXES)
+            if entry.is_symlink() and not entry.exists():  # to a disk that is not mounted, perhaps
+                tally.skip(str(entry), NOWHERE)
         elif stored_form(entry.name) in rows:
             folders.append((entry, rows[stored_form(entry.name)]))
         elif litter := litter_folder(entry.name):
@@ -222,7 +224,7 @@ def _read_split(path: Path, found: _Found) -> tuple[NDArray[np.str_], tuple[str,
             raise UsageError(
                 "E-SPLIT-ROLE", f"{path}, line {line}: the role of {name!r} is {given!r}; expected train, val or test"
             )
-        row = row_of.get(str(pure), row_of.get(_nfc(str(pure))))
+        row = row_of.get(str(pure), row_of.get(_nfc(str(PurePosixPath(name.replace("\\", "/"))))))
         if row is None:
             missing.append(name)
         elif role[row]:
