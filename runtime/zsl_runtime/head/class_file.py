@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("seen", "unseen")
 PLACEHOLDER = "NEW CLASS"  # what the template calls a class that nobody has named yet
+WRONG = re.compile(r"#(N/A|REF!|VALUE!|DIV/0!|NAME\?|NUM!|NULL!|SPILL!|CALC!|FIELD!)")  # of spreadsheet programs
 TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?")  # of a date in a workbook
 UNNAMED = re.compile(r"Unnamed: \d+")  # how pandas calls a column without a name
 
@@ -197,6 +198,10 @@ def meant(missing: Sequence[str], extra: Sequence[str]) -> list[str]:
 
 def _class_name(cell: str, table: Table, line: int, column: int) -> str:
     where = table.at(line, column)
+    if WRONG.fullmatch(cell.strip()):
+        raise UsageError(
+            "E-CLASS-NAME", f"{where} holds {cell!r}, an error of the spreadsheet program; mend the formula"
+        )
     if table.book and TIME.fullmatch(cell):
         raise UsageError(
             "E-CLASS-NAME",

@@ -64,11 +64,7 @@ class ClassTable:
         return {name: j for j, name in enumerate(self.names)}
 
     def index(self, name: str) -> int:
-        """Column of class `name`, in whatever form it is given; UsageError E-CLASS-UNKNOWN when it is not there."""
-        if not isinstance(name, str):
-            raise UsageError(
-                "E-CLASS-UNKNOWN", f"class {name!r} is no text ({type(name).__name__}); names are, also those of digits"
-            )
+        """Column of class `name`, in whatever form it is given; UsageError E-CLASS-UNKNOWN, E-CLASS-NAME (no text)."""
         try:
             return self._columns[stored_form(name)]
         except KeyError:

@@ -6,6 +6,8 @@ import re
 import unicodedata
 from typing import TYPE_CHECKING
 
+from zsl_runtime.errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
@@ -30,7 +32,16 @@ SCRIPTS = ("LATIN", "CYRILLIC", "GREEK")
 
 
 def stored_form(name: str) -> str:
-    """A name as it is stored: letters composed (NFC), nothing blank at its ends. What differs in this is one name."""
+    """A name as it is stored: letters composed (NFC), nothing blank at its ends. What differs in this is one name.
+
+    Raises:
+        UsageError: E-CLASS-NAME for what is no text.
+
+    """
+    if not isinstance(name, str):
+        raise UsageError(
+            "E-CLASS-NAME", f"class {name!r} is no text ({type(name).__name__}); names are, also those of digits"
+        )
     stripped = name.strip()
     return stripped if unicodedata.is_normalized("NFC", stripped) else unicodedata.normalize("NFC", stripped)
 

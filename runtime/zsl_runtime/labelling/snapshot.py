@@ -79,7 +79,7 @@ class Snapshot:
         return replace(self, head=self.head.only(self._keep(classes)))
 
     def _keep(self, classes: Classes) -> NDArray[np.bool_]:
-        if isinstance(classes, str):
+        if isinstance(classes, str) or not hasattr(classes, "__iter__"):
             if classes not in CLASS_FILTERS:
                 raise UsageError(
                     "E-FILTER",

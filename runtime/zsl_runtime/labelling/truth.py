@@ -166,7 +166,7 @@ def _of_table(path: str, reader: Reader) -> Truth:
             continue
         if not cell:
             raise UsageError("E-CSV", f"{path!r}, line {line} has no path; give one, or remove the line")
-        photograph = os.path.join(folder, cell)  # noqa: PTH118  # an absolute one stays what it is
+        photograph = _on_disk(folder, cell)
         if photograph in lines:
             raise UsageError(
                 "E-TRUTH-TWICE",
@@ -182,6 +182,16 @@ def _of_table(path: str, reader: Reader) -> Truth:
     pictures = {name: _Listed(own, reader) for name, own in paths.items()}
     notes = (f"rows without a class left out: {unlabelled}",) if unlabelled else ()
     return Truth(path, TABLE, dict(pictures), {name: own.count() for name, own in pictures.items()}, notes)
+
+
+def _on_disk(folder: str, cell: str) -> str:
+    """The path that a cell means: as it stands; if there is none, with slashes, or with accents composed otherwise."""
+    path = os.path.join(folder, cell)  # noqa: PTH118  # an absolute one stays what it is
+    if (cell.isascii() and "\\" not in cell) or _is_there(path):
+        return path
+    slashed = path.replace("\\", "/")
+    others = (slashed, unicodedata.normalize("NFC", slashed), unicodedata.normalize("NFD", slashed))
+    return next((other for other in others if _is_there(other)), path)
 
 
 class _Listed:
@@ -215,11 +225,15 @@ def _row_of(path: str) -> tuple[str, int | None]:
     return (file, int(number)) if mark and number.isdecimal() and number.isascii() else (path, None)
 
 
+def _is_there(photograph: str) -> bool:
+    return os.path.exists(photograph) or os.path.exists(_row_of(photograph)[0])  # noqa: PTH110
+
+
 def _check_there(table: str, photographs: Iterable[str]) -> None:
     """UsageError E-PHOTOS-EMPTY when not a single one is there: then their folder is another one."""
     first = None
     for photograph in photographs:
-        if os.path.exists(photograph) or os.path.exists(_row_of(photograph)[0]):  # noqa: PTH110
+        if _is_there(photograph):
             return
         first = first or photograph
     if first is not None:
@@ -297,7 +311,8 @@ class _Roles:
 
     Attributes:
         of: image -> role.
-        alike: one spelling of an image -> the image: macOS and Linux compose accents differently in file names.
+        alike: one spelling of an image -> the image: macOS and Linux compose accents differently in file names, and
+            Windows puts backslashes between folders.
 
     """
 
@@ -343,7 +358,7 @@ def _read_split(path: str) -> _Roles:
                 "E-SPLIT-TWICE", f"{path!r}, line {line}: {cell!r} is listed twice; remove one of the lines"
             )
         roles[image] = role
-    return _Roles(roles, {_nfc(image): image for image in roles})
+    return _Roles(roles, {_nfc(_path(image.replace("\\", "/"))): image for image in roles})
 
 
 def _path(name: str) -> str:

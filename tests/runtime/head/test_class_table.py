@@ -67,8 +67,6 @@ def test_a_class_is_found_in_whatever_form_its_name_is_given(stored, asked):
     [
         ("Fish Crow", "(did you mean 'Fish\\xa0Crow'? They differ in spaces of another kind or number)"),
         ("fish\u00a0crow", "(did you mean Fish\u00a0Crow?)"),
-        (5, "class 5 is no text (int); names are, also those of digits"),
-        (b"Crow", "is no text (bytes)"),
     ],
 )
 def test_a_class_that_is_not_there_is_told_with_the_one_that_looks_like_it(name, told):
@@ -76,6 +74,14 @@ def test_a_class_that_is_not_there_is_told_with_the_one_that_looks_like_it(name,
         one_class("Fish\u00a0Crow").index(name)
     assert caught.value.code == "E-CLASS-UNKNOWN"
     assert " ".join(told.split()) in caught.value.message
+
+
+@pytest.mark.parametrize("name", [5, b"Crow", None])
+def test_a_name_that_is_no_text_is_told_wherever_it_is_given(name):
+    told = rf"E-CLASS-NAME: class .* is no text \({type(name).__name__}\); names are, also those of digits"
+    for door in (one_class, one_class("Crow").index, check_class_name, lambda one: in_stored_form({one: 1})):
+        with pytest.raises(UsageError, match=told):
+            door(name)
 
 
 @pytest.mark.parametrize("letter", sorted(TURNING))

@@ -190,6 +190,8 @@ def test_columns_without_a_name_and_the_index_of_pandas(tmp_path):
 @pytest.mark.parametrize(
     ("name", "form", "told"),
     [
+        ("#REF!", "General", "cell A2 holds '#REF!', an error of the spreadsheet program; mend the formula"),
+        ("#N/A", "General", "cell A2 holds '#N/A', an error of the spreadsheet program; mend the formula"),
         (7, "000", "cell A2 holds the number 7 and shows zeros in front of it; enter it as text, with its zeros"),
         (dt.date(2026, 3, 1), "d-mmm", "cell A2 holds a date, '2026-03-01 00:00:00', as spreadsheet programs make of"),
     ],

@@ -21,7 +21,10 @@ from zsl_runtime.errors import ArtefactError, UsageError
 from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.labelling.classifier import Classifier
 from zsl_runtime.labelling.evaluation import evaluate
+from zsl_runtime.labelling.reading import Reader
+from zsl_runtime.labelling.truth import find_truth, with_role
 from zsl_runtime.machine.storage import parse_tensors, tensor_bytes
+from zsl_runtime.pixels.pixels import PixelSpec
 
 TABLE = class_table()
 NFC = "übersee-ente"
@@ -57,8 +60,14 @@ def test_who_labels_may_name_classes_in_any_form_and_in_any_sequence(means):
             assert classifier.predict(given, classes=names) == wanted
         scores, _ = classifier.score(np.stack(given), [NFD])
         assert np.isfinite(scores).any(axis=0).tolist() == [name == NFC for name in TABLE.names]
-        with pytest.raises(UsageError, match=r"E-CLASS-UNKNOWN: class 7 is no text \(int\)"):
-            classifier.predict(given, classes=[7])
+        for names in ([7], np.array([7]), b"wren"):
+            with pytest.raises(UsageError, match=r"E-CLASS-NAME: class .* is no text \(.*int.*\); names are"):
+                classifier.predict(given, classes=names)
+        for names in (None, 7, True):
+            with pytest.raises(
+                UsageError, match=r"E-FILTER: class filter .*: expected all, seen, unseen or class names"
+            ):
+                classifier.predict(given, classes=names)
 
 
 def test_changes_take_names_in_any_form_and_keep_one(own_bundle):
@@ -118,6 +127,29 @@ def test_truth_is_of_the_same_classes_in_any_form(capsys, means, tmp_path):
     assert [(one["class"], one["photographs"]) for one in found["classes"]] == [(NFC, 2)]
     with Classifier.open(means, threads=1) as classifier:
         assert [one.name for one in evaluate(classifier, zip(pictures(NFC), [NFD, NFC], strict=True)).classes] == [NFC]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_paths_in_tables_of_other_systems_lead_to_the_photographs(tmp_path, form):
+    """Accents composed as another system does, and the backslashes of Windows."""
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    folder = tmp_path / unicodedata.normalize(form, "Möwen")
+    folder.mkdir()
+    for name in ("0.png", "1.png"):
+        (folder / name).write_bytes(b"x")
+    given = unicodedata.normalize(other, "Möwen")
+    (tmp_path / "t.csv").write_text(f"path,class\n{given}/0.png,wren\n{given}\\1.png,wren\n", encoding="utf-8")
+    reader = Reader(PixelSpec(8, 8), (8, 8, 3))
+    truth = find_truth(tmp_path / "t.csv", reader)
+    assert [item.name for item in truth.pictures["wren"]] == [str(folder / "0.png"), str(folder / "1.png")]
+    (tmp_path / "s.csv").write_text(f"Image;Role\n{given}\\0.png;TEST\n{given}\\1.png;Train\n", encoding="utf-8")
+    chosen = with_role(truth, tmp_path / "s.csv", "test")
+    assert [item.name for item in chosen.pictures["wren"]] == [str(folder / "0.png")]
+    (tmp_path / "t.csv").write_text("path,class\nfeatures\\a.npy#1,wren\n")
+    (tmp_path / "features").mkdir()
+    np.save(tmp_path / "features" / "a.npy", np.ones((2, 3), np.float32))
+    rows = find_truth(tmp_path / "t.csv", Reader(None, (1, 3), "res.mat"))
+    assert [item.name for item in rows.pictures["wren"]] == [str(tmp_path / "features" / "a.npy#1")]
 
 
 @pytest.mark.parametrize(
@@ -189,5 +221,6 @@ def test_numbers_that_a_model_can_hold_show_no_warning_of_a_library(capsys, own_
     for argv in (["similar", "--format", "json"], ["add"]):
         code, _, err = run(capsys, *argv, "--engine", bundle, "--attributes", str(tmp_path / "new.csv"))
         assert code == 0
-        assert [line for line in err.splitlines() if not line.startswith(("warning: ", "adding "))] == []
+        known = ("warning: ", "adding ", "1 warning above; ")
+        assert [line for line in err.splitlines() if not line.startswith(known)] == []
     assert run(capsys, "template", "--engine", bundle, "y", "--like", "x")[0] == 0

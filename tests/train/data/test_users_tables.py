@@ -70,6 +70,15 @@ def test_every_table_of_a_data_folder_goes_through_the_reader_of_users_tables(fo
     np.testing.assert_array_equal(after.table.raw, before.table.raw)
 
 
+def test_a_split_with_the_backslashes_of_windows_is_the_same_split(folder):
+    before = open_image_set(folder)
+    text = (folder / "split.csv").read_text(encoding="utf-8")
+    (folder / "split.csv").write_text(text.replace("/", "\\"), encoding="utf-8")
+    after = open_image_set(folder)
+    assert after.paths == before.paths
+    np.testing.assert_array_equal(after.role, before.role)
+
+
 def test_a_workbook_that_is_called_csv_is_one(folder):
     before = open_image_set(folder)
     for name in TABLES:
