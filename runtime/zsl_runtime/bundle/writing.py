@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import re
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from zsl_runtime.bundle.generation import Generation
 
+_FIXED = {errno.EBUSY, errno.EXDEV}  # what the system says of a folder that cannot be moved: a volume, an image's
 _OLD = "old-"  # marks a bundle that was moved aside, where two names cannot be swapped in one step
 
 
@@ -130,6 +132,8 @@ def _put_in_place(building: Path, target: Path, *, force: bool) -> None:
         try:
             building.rename(target)  # replaces nothing but an empty folder
         except OSError as error:
+            if error.errno == errno.EBUSY:
+                raise _fixed(target) from error
             if target.exists():
                 raise _exists(target) from error
             raise
@@ -140,7 +144,10 @@ def _put_in_place(building: Path, target: Path, *, force: bool) -> None:
             old = building
         else:
             old = temporary_name(target, _OLD)
-            target.rename(old)
+            try:
+                target.rename(old)
+            except OSError as error:
+                raise (_fixed(target) if error.errno in _FIXED else error) from error
             try:
                 building.rename(target)
             except BaseException:
@@ -152,6 +159,8 @@ def _put_in_place(building: Path, target: Path, *, force: bool) -> None:
 
 def check_dest(target: Path, *, force: bool) -> None:
     """Refuse a place where `write_bundle` would not write: UsageError E-BUNDLE-EXISTS or E-BUNDLE-DEST."""
+    if target.is_mount():
+        raise _fixed(target)
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not _is_bundle(target):
@@ -160,6 +169,14 @@ def check_dest(target: Path, *, force: bool) -> None:
         )
     if not force:
         raise _exists(target)
+
+
+def _fixed(target: Path) -> UsageError:
+    return UsageError(
+        "E-BUNDLE-DEST",
+        f"{target} is a mount point or belongs to a container's image, so that a finished bundle cannot take its place "
+        f"in one step; choose a folder inside it, such as {target / 'bundle'}",
+    )
 
 
 def _exists(target: Path) -> UsageError:

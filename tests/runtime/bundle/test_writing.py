@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import threading
 from dataclasses import replace
@@ -14,8 +16,9 @@ from support.tiny_bundle import make_tiny_bundle
 from zsl_runtime.bundle import bundle as bundle_module
 from zsl_runtime.bundle import writing
 from zsl_runtime.bundle.bundle import Bundle
-from zsl_runtime.bundle.writing import write_bundle
+from zsl_runtime.bundle.writing import check_dest, write_bundle
 from zsl_runtime.errors import ArtefactError, SystemProblem, UsageError
+from zsl_runtime.machine.storage import temporary_name
 
 assert public_folder  # a fixture
 
@@ -28,6 +31,10 @@ def original(shared_bundle) -> Path:
 @pytest.fixture
 def path(own_bundle) -> Path:
     return own_bundle()
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
 def parts(path: Path) -> dict:
@@ -171,6 +178,48 @@ def test_where_names_cannot_be_swapped_a_failure_puts_the_old_bundle_back(path, 
         write_bundle(path, **arguments, force=True)
     assert Bundle.open(path).manifest_sha256 == before
     assert sorted(p.name for p in path.parent.iterdir()) == ["tiny"]
+
+
+@pytest.mark.parametrize(("error", "there"), [("EBUSY", "empty"), ("EBUSY", "bundle"), ("EXDEV", "bundle")])
+def test_a_place_that_cannot_be_moved_is_named_with_a_way_out(path, original, tmp_path, monkeypatch, error, there):
+    """A volume that is mounted there, and folders of a container's image."""
+    target = {"empty": tmp_path / "empty", "bundle": path}[there]
+    if there == "empty":
+        target.mkdir()
+    number, real = getattr(errno, error), Path.rename
+
+    def rename(self: Path, other: Path) -> Path:
+        if target in {self, other}:
+            raise OSError(number, os.strerror(number))
+        return real(self, other)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(writing, "exchange", lambda *_: False)
+    before = contents(path), sorted(tmp_path.iterdir())
+    with pytest.raises(UsageError, match=r"a folder inside it, such as .*/bundle$") as caught:
+        write_bundle(target, **parts(original), force=True)
+    assert caught.value.code == "E-BUNDLE-DEST"
+    assert (contents(path), sorted(tmp_path.iterdir())) == before
+
+
+def test_a_mount_point_is_refused_before_anything_is_computed(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "is_mount", lambda self: self == tmp_path)
+    with pytest.raises(UsageError, match=r"E-BUNDLE-DEST: .* is a mount point"):
+        check_dest(tmp_path, force=True)
+    check_dest(tmp_path / "bundle", force=False)
+
+
+@pytest.mark.parametrize("length", [99, 101, 240])
+def test_a_bundle_may_have_a_long_name(original, tmp_path, length):
+    """And what a killed writer of it left beside it is found."""
+    target = tmp_path / ("b" * length)
+    left = temporary_name(target)
+    left.mkdir()
+    assert writing.export_leftovers(target) == [left]
+    write_bundle(target, **parts(original))
+    write_bundle(target, **parts(original), force=True)
+    Bundle.open(target)
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_an_export_at_work_is_not_cleaned_away_by_another(original, tmp_path):
