@@ -25,6 +25,11 @@ WORDS = ("bill red", "gray", "Gray bill", "Red", "zzz", "red zzz red")
 EXPECTED = np.array([[0.75, -1, 3.5], [-3, 0.125, 4], [1.5, 0, 3], [0.25, 0, 1.5], [0, 0, 0], [0.5, 0, 3]])
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path):
+    (tmp_path / "v.txt").write_bytes(b"\xef\xbb\xbf" + glove())
+    np.testing.assert_array_equal(load_word_vectors(tmp_path / "v.txt", ("bill",)).vectors, [[0.5, -1, 2]])
+
+
 def glove() -> bytes:
     return b"".join(f"{w} {' '.join(map(str, v))}\n".encode() for w, v in VOCABULARY.items())
 
