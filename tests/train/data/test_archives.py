@@ -169,6 +169,7 @@ def test_pictures_are_matched_by_name_where_names_are_there(tmp_path, kind):
     scipy.io.savemat(folder / "att_splits.mat", kept | moved)
     files = cells([f"/somebody/{kind}/images/{plain.paths[i]}" for i in order])
     scipy.io.savemat(folder / "res101.mat", {"image_files": files})
+    (folder / "._res101.mat").write_bytes(b"\x00\x05\x16\x07 what macOS leaves beside a file")
     data = open_image_set(folder)
     np.testing.assert_array_equal(data.role, plain.role)
     assert any("matched by the names in res101.mat" in note for note in data.notes)

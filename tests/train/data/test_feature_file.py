@@ -81,6 +81,7 @@ def test_matlab_files_of_all_versions_and_classes(tmp_path, dtype, version):
     else:
         scipy.io.savemat(path, content, format=version)
     check_both(path, rows[:, None])
+    (tmp_path / "._x.mat").write_bytes(path.read_bytes())
     assert feature_files(tmp_path) == [path]
 
 

@@ -85,7 +85,7 @@ def find_feature_file(given: Path, directory: Path) -> Path:
 def feature_files(directory: Path) -> list[Path]:
     """Files in `directory` that hold feature rows by their content: .mat with `features` and `labels`, sorted."""
     found = []
-    for path in sorted(directory.glob("*.mat")):
+    for path in sorted(directory.glob("[!.]*.mat")):
         try:
             held = set(variable_names(path))
         except (MatError, BackendError, OSError):  # damaged ones are told about when they are opened by name

@@ -147,7 +147,7 @@ def _known_end(file: str, known: Container[str]) -> str:
 def _picture_order(path: Path, image_names: Sequence[str]) -> tuple[NDArray[np.int64], str]:
     """Index into images.txt of every position that att_splits.mat may name, and a note on how it was found."""
     by_name = {name: index for index, name in enumerate(image_names)}
-    for other in sorted(path.parent.glob("*.mat")):
+    for other in sorted(path.parent.glob("[!.]*.mat")):  # macOS leaves ._res101.mat on other people's disks
         files = load_mat(other, ["image_files"], code="E-SPLITS").get("image_files") if other != path else None
         if files is None:
             continue
