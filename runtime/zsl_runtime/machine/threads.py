@@ -152,11 +152,18 @@ def limit_environment() -> list[str]:
     notes = []
     most = most_threads()
     for name in BLAS_VARIABLES:
-        first, *inner = os.environ.get(name, "").split(",")  # OpenMP's has one number for each level of nesting
-        if first.strip().isdecimal() and float(first) > most:
-            asked = shown(first.strip()).strip("'")
+        given = os.environ.get(name)
+        if given is None:
+            continue
+        words = [word.strip() for word in given.split(",")]  # OpenMP's has one number for each level of nesting
+        if not all(word.isascii() and word.isdecimal() and word.strip("0") for word in words):
+            del os.environ[name]  # the libraries would say something of it, each in its own words
+            if given.strip():
+                notes.append(f"note: {name} is {shown(given)}, which is no number of threads; it is passed over")
+        elif float(words[0]) > most:
+            asked = shown(words[0]).strip("'")
             notes.append(f"note: {name} asks for {asked} threads; this machine has {cpus(most)}, so it is {most}")
-            os.environ[name] = ",".join([str(most), *inner])
+            os.environ[name] = ",".join([str(most), *words[1:]])
     return notes
 
 

@@ -169,7 +169,7 @@ def test_what_the_environment_asks_of_libraries_is_cut_and_told(four, monkeypatc
         "OMP_NUM_THREADS": ("10000,2", "4,2"),
         "MKL_NUM_THREADS": ("9" * 400, "4"),
         "OPENBLAS_NUM_THREADS": ("4", "4"),
-        "VECLIB_MAXIMUM_THREADS": ("many", "many"),
+        "VECLIB_MAXIMUM_THREADS": ("1", "1"),
     }
     for name, (asked, _) in wanted.items():
         monkeypatch.setenv(name, asked)
@@ -178,6 +178,17 @@ def test_what_the_environment_asks_of_libraries_is_cut_and_told(four, monkeypatc
     assert "note: OMP_NUM_THREADS asks for 10000 threads; this machine has 4 CPUs, so it is 4" in notes
     assert len(notes) == 2
     assert max(map(len, notes)) < 120
+
+
+@pytest.mark.parametrize("value", ["many", "0", "-1", "1.5", "", " ", "4,", "4,many", "4,0", "\u0664"])
+def test_what_is_no_number_of_threads_in_the_environment_is_passed_over(four, monkeypatch, value):
+    """libgomp would print a line of its own."""
+    monkeypatch.delitem(sys.modules, "numpy")
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    notes = threads.limit_environment()
+    assert "OMP_NUM_THREADS" not in os.environ
+    line = f"note: OMP_NUM_THREADS is {value!r}, which is no number of threads; it is passed over"
+    assert notes == ([line] if value.strip() else [])
 
 
 def test_the_environment_of_a_program_around_us_stays(four, monkeypatch):
