@@ -263,3 +263,39 @@ def test_rubbish_in_a_cgroup_is_no_quota(system, rubbish):
     assert limit(system) is None
     write(system / "own", "0::/a\0pp\n:::\n\n3:cpu\n")
     assert limit(system) is None
+
+
+def test_the_kernels_for_pixels_get_no_more_than_the_machine_has(monkeypatch):
+    from types import SimpleNamespace
+
+    from zsl_runtime.pixels import pixels
+
+    asked, native = [], pixels.load_native()
+    counting = SimpleNamespace(
+        kernels=native.kernels,
+        resize_crop_batch=lambda *given: asked.append(given[3]) or native.resize_crop_batch(*given),
+    )
+    monkeypatch.setattr(pixels, "load_native", lambda: counting)
+    pictures = list(np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), np.uint8))
+    spec = pixels.PixelSpec(8, 8)
+    many = pixels.resize_crop_batch(pictures, spec, threads=10**9)
+    assert asked == [threads.most_threads()]
+    assert np.array_equal(many, np.stack([pixels.resize_crop_reference(picture, spec) for picture in pictures]))
+
+
+def test_a_classifier_says_how_many_threads_it_has(shared_bundle):
+    from zsl_runtime.labelling.classifier import Classifier
+
+    most = threads.most_threads()
+    with Classifier.open(shared_bundle(), backend="ort", threads=10**9) as classifier:
+        assert classifier.threads == most
+        classifier.switch("ort", threads=1)
+        assert classifier.threads == 1
+        classifier.switch("ort", threads=10**9)
+        assert classifier.threads == most
+        for wrong in (0, -1, 1.5, "many"):
+            with pytest.raises(UsageError, match="E-THREADS"):
+                classifier.switch("ort", threads=wrong)
+    for wrong in (0, -1, 1.5, "many", True):
+        with pytest.raises(UsageError, match="E-THREADS"):
+            Classifier.open(shared_bundle(), threads=wrong)
