@@ -28,6 +28,8 @@ POSITIVE = 0.01  # share of a unit's largest value that its smallest has, of mea
 NOISE = 1e-6  # widths below 0 that are rounding
 LEAST_SHARED = 3  # attributes of one unit from which a whole row can be said to be in another
 STRANGE = 1.25  # times as far from the nearest seen class as any of these is from its own nearest
+SEPARATORS = ("=", "::")  # between what an attribute is about and its value: bill_shape=hooked
+UNLIKE = 0.25  # share by which a sum may differ that was the same for all classes of training
 SHOWN = 2  # more attributes of a class that are named
 
 
@@ -59,8 +61,9 @@ def odd_attributes(new: ClassTable, old: ClassTable, ranges: Doubles, rule: Sema
     """
     known = old.take(np.flatnonzero(old.seen))
     lines = outside(new, ranges, known)
-    lines = lines | {name: line for name, line in smaller_unit(new, known, ranges).items() if name not in lines}
-    return lines | {name: line for name, line in strangers(new, known, rule).items() if name not in lines}
+    for more in (smaller_unit(new, known, ranges), other_sums(new, known), strangers(new, known, rule)):
+        lines |= {name: line for name, line in more.items() if name not in lines}
+    return lines
 
 
 def units(ranges: Doubles) -> tuple[Doubles, Doubles]:
@@ -225,6 +228,33 @@ def smaller_unit(new: ClassTable, known: ClassTable, ranges: Doubles) -> dict[st
                 new.names[row],
                 f"the largest of {which} ({new.attributes[int(columns[0])]!r} ...) of {new.names[row]!r} is "
                 f"{largest[row]:g}, in training every class had {usual.min():g} or more; check their unit",
+            )
+    return lines
+
+
+def other_sums(new: ClassTable, known: ClassTable) -> dict[str, str]:
+    """A line for each new class with another sum of attributes than all classes of training have.
+
+    Where each class has one of several values, such as bill_shape=hooked, =conical and =dagger, the sum of these is the
+    same for all. A tick too many or too few, or swapped columns, change it.
+    """
+    if len(known) < LEAST_KNOWN or not len(new):
+        return {}
+    about: dict[str, list[int]] = {}
+    for column, name in enumerate(known.attributes):
+        mark = max(SEPARATORS, key=name.rfind)
+        if mark in name:
+            about.setdefault(name.rpartition(mark)[0], []).append(column)
+    lines: dict[str, str] = {}
+    for subject, columns in about.items():
+        sums, usual = new.raw[:, columns].sum(axis=1), known.raw[:, columns].sum(axis=1)
+        if len(columns) < 2 or usual[0] <= 0 or not np.allclose(usual, usual[0], rtol=NOISE, atol=0):
+            continue
+        for row in np.flatnonzero(np.abs(sums - usual[0]) > UNLIKE * usual[0]).tolist():
+            lines.setdefault(
+                new.names[row],
+                f"the {len(columns)} attributes {subject!r} of {new.names[row]!r} add up to {sums[row]:g}, those of "
+                f"every class of training to {usual[0]:g}; check its row, and whether columns were swapped",
             )
     return lines
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.classes.changes import add_classes
 from zsl_runtime.classes.odd_attributes import (
     odd_attributes,
+    other_sums,
     outliers,
     outside,
     ranges_of,
@@ -137,6 +140,21 @@ def test_a_row_whose_columns_were_swapped_is_told_though_each_value_is_usual():
     first = int(order[0])
     assert f"the nearest, 'k{apart[first].argmin()}', is {apart[first].min():.2f} away" in lines[f"c{first}"]
     assert list(odd_attributes(table_of(swapped), known, ranges_of(known.raw), RULE)) == list(lines)
+
+
+def test_a_tick_too_many_or_too_few_is_told_where_every_class_has_one():
+    names = ("bill=long", "bill=short", "wing::a::x", "wing::a::y", "size", "crest=yes")
+    known = np.array([[1, 0, 1, 0, 3, 1], [0, 1, 0, 1, 2, 0], [0.2, 0.8, 1, 0, 1, 1], [1, 0, 1, 1, 0, 0]])
+    table = replace(table_of(known, seen=True, prefix="k"), attributes=names)
+    new = [[0, 1, 0, 0, 1, 1], [0.5, 0.5, 1, 1, 1, 1], [1, 1, 0, 1, 1, 0], [0, 0, 0, 1, 1, 0]]
+    lines = other_sums(replace(table_of(new), attributes=names), table)
+    assert list(lines) == ["c2", "c3"]  # of the wings training has classes with two
+    assert lines["c2"] == (
+        "the 2 attributes 'bill' of 'c2' add up to 2, those of every class of training to 1; check its row, and "
+        "whether columns were swapped"
+    )
+    assert "add up to 0" in lines["c3"]
+    assert other_sums(table_of(new), table_of(known)) == {}
 
 
 def test_one_class_has_one_line():
