@@ -314,10 +314,9 @@ def test_no_message_about_the_system_stumbles_over_its_punctuation():
     for text in texts:
         for error in REFUSALS:
             line = str(from_os_error(error, text))
-            assert re.fullmatch(
-                r"E-SYSTEM: could not [^:;]+(: [^:; ][^:;]*)+; [a-z ]+, then run the command again", line
-            ), line
-            assert " :" not in line
+            assert line.startswith("E-SYSTEM: could not ")
+            assert line.endswith(", then run the command again")
+            assert re.search(r"[:;]\s*[:;,]|\s[:;,]|\s\s", line) is None, line
 
 
 @pytest.mark.parametrize(
