@@ -12,8 +12,8 @@ import numpy as np
 from zsl_runtime.errors import UsageError, listed
 from zsl_runtime.head.class_table import ClassTable, check_class_name, refuse_duplicates
 from zsl_runtime.head.names import alike, look, visible_form
-from zsl_runtime.head.numbers import DATE, LARGEST, SMALLEST, instead, numbers, with_decimal_commas
-from zsl_runtime.head.table import SEPARATORS, read_table
+from zsl_runtime.head.numbers import DATE, LARGEST, SMALLEST, instead, may_be_thousands, numbers, with_decimal_commas
+from zsl_runtime.head.table import read_table, separated_by
 from zsl_runtime.head.workbook import COMMENT
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _name_column(table: Table, attributes: Sequence[str] | None) -> int:
         found = [k for k in found if table.header[k].strip() not in set(attributes or ())] or found
     if not found:
         header = [cell.strip() for cell in table.header]
-        hint = "" if table.book else f"; cells are separated by {SEPARATORS[table.separator]}"
+        hint = "" if table.book else f"; cells are separated by {separated_by(table.separator)}"
         if hint and len(header) == 1 and table.separator in header[0]:
             hint += ", and the first line is one cell: leave out quotes around whole lines"
         raise UsageError("E-CSV-COLUMNS", f"{table.name} has no column 'name' (it begins {listed(header)}){hint}")
@@ -245,15 +245,18 @@ def _attribute_values(
     """The (C, A) numbers of the cells at `places`, and notes; one error names the first bad cell, counts the others."""
     pick = itemgetter(*places) if len(places) > 1 else lambda cells: (cells[places[0]],)
     comma = _decimal_comma((cell for _, cells in rows for cell in pick(cells)), table)
+    grouped = table.separator == ";" and may_be_thousands(cell for _, cells in rows for cell in pick(cells))
     raw = np.empty((len(rows), len(places)), dtype=np.float64)
     bad: list[str] = []
     for row, (line, cells) in enumerate(rows):
         chosen = pick(cells)
         # Ten thousand classes of 312 attributes are 3 million cells: most rows hold nothing but numbers.
         raw[row] = numbers([cell.replace(",", ".") for cell in chosen] if comma else chosen)
+        if grouped:
+            raw[row, ["." in cell for cell in chosen]] = np.nan
         bad += [
             f"{table.at(line, places[int(k)])}, class {names[row]!r}, column {attributes[int(k)]!r} "
-            f"{_held(chosen[int(k)], table)}"
+            f"{_held(chosen[int(k)], table, grouped=grouped)}"
             for k in np.flatnonzero(~(np.abs(raw[row]) <= LARGEST))
         ]
     if bad:
@@ -278,8 +281,11 @@ def _decimal_comma(cells: Iterable[str], table: Table) -> str:
     return next(cell.strip() for cell in held) if with_decimal_commas(held) else ""
 
 
-def _held(cell: str, table: Table) -> str:
+def _held(cell: str, table: Table, *, grouped: bool) -> str:
     """What is wrong with a cell that holds no number."""
     if not cell.strip():
         return f"is empty{', or a formula that was saved without its value, or merged' if table.book else ''}"
-    return f"holds {cell if len(cell) <= 40 else f'{cell[:37]}...'!r}{instead(cell)}"
+    told = instead(cell)
+    if grouped and "." in cell:
+        told = f" (is this {cell.strip()} or {cell.strip().replace('.', '')}? Put commas between cells, or no point)"
+    return f"holds {cell if len(cell) <= 40 else f'{cell[:37]}...'!r}{told}"

@@ -63,6 +63,12 @@ def with_decimal_commas(cells: Iterable[str]) -> bool:
     return sure
 
 
+def may_be_thousands(cells: Iterable[str]) -> bool:
+    """Whether every point in these cells may separate thousands, as it does where semicolons are between cells."""
+    pointed = [cell.strip() for cell in cells if "." in cell]
+    return bool(pointed) and all(THOUSANDS.fullmatch(cell.replace(".", ",")) for cell in pointed)
+
+
 def instead(cell: str) -> str:
     """What a cell seems to be that holds no number, or one that is too large, and what to write; '' when that is open.
 

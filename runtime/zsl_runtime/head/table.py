@@ -38,7 +38,12 @@ if TYPE_CHECKING:
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 # What spreadsheet programs write and read in the first line; the same separator may follow, where one filled the line.
-DECLARED = re.compile(r'^"?sep=(?P<sep>\\t|[^"\r\n])"?(?P<rest>[^\r\n]*)(\r\n|\r|\n|$)', re.IGNORECASE)
+DECLARED = re.compile(
+    r"""([ \t]*(\r\n|\r|\n))*[ ]*["']?sep[ ]?=[ ]?(?P<sep>\\t|[^\w"' \r\n])["']?(?P<rest>[^\r\n]*)(\r\n|\r|\n|$)""",
+    re.IGNORECASE,
+)
+LINE_END = re.compile(r"\r\n|\r|\n")
+JSON = re.compile(r'\s*(\[\s*[\[{"\d\]]|\{\s*["}])')
 MARKS = (  # those of 4 bytes first: the one of UTF-16 is the beginning of the one of UTF-32
     (codecs.BOM_UTF8, "utf-8", "UTF-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le", "UTF-32"),
@@ -69,6 +74,8 @@ OTHERS = (
 )
 FIRST_LETTERS = 1 << 20  # among which the rows of column names are looked for
 NULS = 4  # text has fewer NUL bytes than one in so many
+CONTROLS = [bytes([one]) for one in (*range(1, 9), *range(14, 26), *range(28, 32))]  # no text has them
+CONTROLLED = 20  # but perhaps one in so many bytes
 CONTEXT = 12  # letters around one that is not UTF-8
 
 
@@ -166,6 +173,11 @@ def read_table(path: str | PathLike[str], columns: Sequence[str], *, comments: b
     return table if table.book else replace(table, rows=_rectangle(table, comments=comments))
 
 
+def separated_by(separator: str) -> str:
+    """What stands between cells, in words."""
+    return SEPARATORS.get(separator, repr(separator))
+
+
 def _find(header: Sequence[str], name: str) -> list[int]:
     exact = [k for k, cell in enumerate(header) if cell.strip() == name]
     return exact or [k for k, cell in enumerate(header) if alike(cell, name)]
@@ -227,13 +239,17 @@ def _decoded(data: bytes, where: str) -> str:
 
 def _refuse_nuls(data: bytes, where: str) -> None:
     """UsageError E-CSV for what is no text of bytes."""
+    begin = data[:FIRST_BYTES].rstrip(b"\0")
+    if sum(map(begin.count, CONTROLS)) * CONTROLLED > len(begin):
+        raise UsageError("E-CSV", f"{where} is no text (it begins {begin[:12]!r}); {SAVE}")
     text = data.rstrip(b"\0")
     if text and len(text) < len(data) and 0 not in text:
         raise UsageError("E-CSV", f"{where} ends in NUL bytes, as files do that were not written whole; copy it again")
     count = data.count(0)
     if count * NULS > len(data):
         state = "holds NUL bytes and no text"
-        if data.strip(b"\0"):
+        first = next((k for k, byte in enumerate(data) if byte), 0)
+        if 0 not in data[first::4] or (0 not in data[first::2] and first < 2):
             kind = "UTF-32" if count * 3 >= len(data) * 2 else "UTF-16"
             state = f"seems to be {kind} without a byte-order mark"
         raise UsageError("E-CSV", f"{where} {state}; {SAVE}")
@@ -262,13 +278,11 @@ def _refuse_letters(data: bytes, error: UnicodeDecodeError, where: str) -> NoRet
 def _text_table(text: str, where: str, columns: Sequence[str], *, comments: bool) -> Table:
     """The rows of a CSV file, of any widths."""
     declared = DECLARED.match(text)
-    if declared and not declared["rest"].strip(declared["sep"]):
+    if declared:
         separator = declared["sep"].replace("\\t", "\t")
-        if separator not in SEPARATORS:
-            raise UsageError(
-                "E-CSV", f"{where}, line 1 says that {separator!r} separates cells; expected one of , ; | and tab"
-            )
-        return Table(where, False, separator, [row for row in _rows(text, separator, where) if row[0] > 1])
+        if not declared["rest"].strip(f"{separator} "):
+            above = len(LINE_END.findall(declared[0])) or 1
+            return Table(where, False, separator, [row for row in _rows(text, separator, where) if row[0] > above])
     named = {one: _named_by(text, one, columns, comments=comments) for one in SEPARATORS}
     fitting = [one for one, row in named.items() if row == 0] or [one for one, row in named.items() if row is not None]
     if len(fitting) > 1:
@@ -278,7 +292,7 @@ def _text_table(text: str, where: str, columns: Sequence[str], *, comments: bool
         raise UsageError(
             "E-CSV", f"{where} can be read with {kinds} between its cells; say which in a first line such as sep=,"
         )
-    if not fitting and text.lstrip()[:1] in {"[", "{"}:
+    if not fitting and JSON.match(text):
         raise UsageError("E-CSV", f"{where} seems to be JSON; {SAVE}")
     separator = fitting[0] if fitting else ","
     return Table(where, False, separator, _rows(text, separator, where))
@@ -329,7 +343,7 @@ def _rows(text: str, separator: str, where: str) -> list[Row]:
         begins = f" (the row begins in line {begun})" if begun < reader.line_num else ""
         raise UsageError(
             "E-CSV",
-            f"{where}, line {reader.line_num}: {error}{begins}; expected cells separated by {SEPARATORS[separator]}, "
+            f"{where}, line {reader.line_num}: {error}{begins}; expected cells separated by {separated_by(separator)}, "
             'every quote closed, and a quote inside a cell written twice ("")',
         ) from None
     return rows
@@ -391,4 +405,4 @@ def _wrong_width(table: Table, width: int) -> str:
         return f"{told} (every row has one more: perhaps the first column has no name)"
     if width > wide and table.separator == ",":
         return f"{told} (a comma inside a cell needs quotes around it; a decimal comma must be a point)"
-    return f"{told} (cells are separated by {SEPARATORS[table.separator]})"
+    return f"{told} (cells are separated by {separated_by(table.separator)})"

@@ -41,7 +41,9 @@ def refused(folder: Path, data: str | bytes, attributes=("a", "b"), name: str = 
 # --- separators -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("first", ["sep=,", '"sep=,"', "SEP=,", "sep=,,", "\ufeffsep=,"])
+@pytest.mark.parametrize(
+    "first", ["sep=,", '"sep=,"', "SEP=,", "sep=,,", "\ufeffsep=,", "sep=, ", " sep = ,", "\n \nsep=,", "'sep=,'"]
+)
 @pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
 def test_a_first_line_that_says_the_separator_is_none_of_the_table(tmp_path, first, ending):
     table = read(tmp_path, f"{first}\n{PLAIN}".replace("\n", ending))
@@ -49,7 +51,17 @@ def test_a_first_line_that_says_the_separator_is_none_of_the_table(tmp_path, fir
 
 
 @pytest.mark.parametrize(
-    ("first", "mark"), [("sep=;", ";"), ("sep=\t", "\t"), ("sep=\\t", "\t"), ("", ";"), ("", "\t"), ("", "|")]
+    ("first", "mark"),
+    [
+        ("sep=;", ";"),
+        ("sep=\t", "\t"),
+        ("sep=\\t", "\t"),
+        ("sep=:", ":"),
+        ("sep=^", "^"),
+        ("", ";"),
+        ("", "\t"),
+        ("", "|"),
+    ],
 )
 def test_other_separators_are_seen_by_the_columns_that_must_be_there(tmp_path, first, mark):
     text = PLAIN.replace(",", mark)
@@ -72,7 +84,7 @@ def test_what_can_be_cut_in_two_ways_is_refused_until_it_says_which(tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (f"sep=x\n{PLAIN}", "line 1 says that 'x' separates cells; expected one of , ; | and tab"),
+        (f"sep=x\n{PLAIN}", "line 2 seems to name the columns ('name', 'a', 'b'); remove the rows above it"),
         (f"sep=;\n{PLAIN}", "no column 'name' (it begins 'name,a,b'); cells are separated by semicolons"),
         ("sep=,\n", "is empty"),
         ('"name,a,b"\n"x,1,2"\n', "and the first line is one cell: leave out quotes around whole lines"),
@@ -181,6 +193,9 @@ def test_a_mark_more_than_one_belongs_to_no_name(tmp_path, header):
         (PLAIN.encode("utf-16") + b"x", "begins as UTF-16 does and is not UTF-16 (byte"),
         (PLAIN.encode() + bytes(4096), "ends in NUL bytes, as files do that were not written whole; copy it again"),
         (bytes(512), "holds NUL bytes and no text"),
+        (b"\0\0\0\x18ftypheic" + bytes(60), "is no text"),
+        (b"GIF89a\x01\x02" + bytes(50), "is no text (it begins b'GIF89a\\x01\\x02')"),
+        (b"\x80\x04\x95\x06\x8c\x02\x01", "is no text"),
         ("\u00ef\u00bb\u00bfname,a,b\nM\u00c3\u00bcller,1,2\n", "was made UTF-8 twice"),
     ],
 )
@@ -249,6 +264,7 @@ def test_what_is_no_number_is_told_what_it_seems_to_be(tmp_path, cell, told):
         ("x;1,5E-3;-2,5\n", [[0.0015, -2.5]]),
         ("x;1;2\n", [[1, 2]]),
         ("x;1.5;2\n", [[1.5, 2]]),
+        ("x;1.000;0.500\n", [[1, 0.5]]),
     ],
 )
 def test_between_semicolons_a_comma_that_can_only_be_decimal_is_one(tmp_path, rows, values):
@@ -258,7 +274,7 @@ def test_between_semicolons_a_comma_that_can_only_be_decimal_is_one(tmp_path, ro
 
 
 @pytest.mark.parametrize(
-    "rows", ["x;1,000;2\n", "x;1,5;0.5\n", "x;1.234,5;1\n", "x;1,000;0,5\ny;1,2,3;1\n", "x;,5;1\n"]
+    "rows", ["x;1,000;2\n", "x;1,5;0.5\n", "x;1.234,5;1\n", "x;1,000;0,5\ny;1,2,3;1\n", "x;,5;1\n", "x;1.000;2\n"]
 )
 def test_a_comma_that_may_be_something_else_is_not_guessed(tmp_path, rows):
     assert refused(tmp_path, f"name;a;b\n{rows}").startswith("E-ATTRIBUTE-VALUE: ")
