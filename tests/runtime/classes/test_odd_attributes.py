@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from support.tiny_bundle import ATTRIBUTES
 from zsl_runtime.bundle.bundle import Bundle
-from zsl_runtime.classes.changes import add_classes
+from zsl_runtime.classes.changes import add_classes, undo
 from zsl_runtime.classes.odd_attributes import (
     odd_attributes,
     other_sums,
@@ -27,6 +27,7 @@ from zsl_runtime.classes.similar import similar_classes
 from zsl_runtime.errors import UsageError
 from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.head.semantic_rule import SemanticRule
+from zsl_runtime.labelling.classifier import Classifier
 
 RULE = SemanticRule()
 TICKS = np.array([[0, 1, 0, 1, 0], [1, 0, 0, 1, 1], [0, 0, 1, 0, 1], [1, 1, 1, 0, 0], [0, 1, 1, 1, 0]], dtype=float)
@@ -249,6 +250,9 @@ def test_every_door_tells_it_first(own_bundle, rule):
     assert similar_classes(Bundle.open(path), table).notes[0] == line
     assert add_classes(Bundle.open(path), table.take(np.array([0]))).notes[:1] != (line,)
     assert add_classes(Bundle.open(path), table.take(np.array([1]))).notes[0] == line
+    undo(Bundle.open(path))
+    with Classifier.open(path) as classifier:
+        assert classifier.add(table.take(np.array([1]))).notes[0] == line
 
 
 def test_what_is_not_finite_is_refused_by_name(own_bundle):

@@ -522,6 +522,16 @@ def test_of_unit_vectors_virtual_ones_are_of_unit_length_and_those_of_zeros_and_
         assert (sizes == {1}) == (kind == "ones")
 
 
+def test_a_class_with_the_smallest_of_all_attributes_does_not_change_the_length_of_virtual_ones():
+    """Where attributes are scaled its vector is 0, while the others are of unit length."""
+    seen = rows_of("shares", unit=True)
+    seen[2] = 0
+    lengths = VirtualClasses(seen, Rng(3)).draw(200).norm(dim=1)
+    nothing = lengths == 0
+    torch.testing.assert_close(lengths[~nothing], torch.ones(int((~nothing).sum())))
+    assert nothing.sum() < 20
+
+
 def test_virtual_classes_of_shares_are_convex_mixtures_of_three_seen_ones():
     """Uniform on the simplex: no corner is preferred, and weights of 1/3 vary by 1/18."""
     seen = torch.eye(6) + 0.5  # a row's coordinates tell its mixture

@@ -705,7 +705,8 @@ class VirtualClasses:
         self.seen = seen  # (S, A)
         self.rng = rng
         lengths = seen.norm(dim=1)
-        self.unit = bool(((lengths - 1).abs() < 1e-4).all())
+        # A class that has the smallest value of every scaled attribute is all 0.
+        self.unit = bool((((lengths - 1).abs() < 1e-4) | (lengths == 0)).all())
         # A unit vector of a 0/1 row has two values, 0 and one that is its own
         top = seen.abs().amax(dim=1, keepdim=True).clamp_min(1e-12)
         self.binary = bool(((seen == 0) | ((seen - top).abs() < 1e-6 * top)).all())
