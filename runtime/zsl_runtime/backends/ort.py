@@ -12,6 +12,7 @@ from zsl_runtime.backends.onnx_graphs import GraphBackend
 from zsl_runtime.errors import BackendError
 from zsl_runtime.extras import install, wanting
 from zsl_runtime.graphs.ports import Port
+from zsl_runtime.machine.libraries import tame_onnxruntime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,6 +43,7 @@ def import_onnxruntime() -> Any:
         raise BackendError(
             "E-BACKEND-MISSING", f"running the model needs {wanting('onnxruntime', error, EXTRA)}"
         ) from None
+    tame_onnxruntime(onnxruntime)
     return onnxruntime
 
 

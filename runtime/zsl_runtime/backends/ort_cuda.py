@@ -20,6 +20,7 @@ from zsl_runtime.backends.ort import DTYPES, SILENT, OrtBackend
 from zsl_runtime.errors import BackendError
 from zsl_runtime.extras import install, wanting
 from zsl_runtime.graphs.ports import HEAD_INPUTS, Port
+from zsl_runtime.machine.libraries import tame_onnxruntime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,6 +81,7 @@ def _import() -> Any:
         raise BackendError(
             "E-BACKEND-MISSING", f"running the model needs {wanting('onnxruntime', error, EXTRA)}"
         ) from None
+    tame_onnxruntime(onnxruntime)
     if PROVIDER not in onnxruntime.get_available_providers():
         line = REPLACE if version_of(["onnxruntime"]) else INSTALL
         raise BackendError(

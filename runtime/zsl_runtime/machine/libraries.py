@@ -6,6 +6,7 @@ Imported by the three packages first of all, so this file imports nothing that t
 from __future__ import annotations
 
 import os
+from typing import Any
 
 # ONNX Runtime from 1.29 on: an identifier of the device and a queue of events below the user's cache folder and
 # $TMPDIR, and a server that is looked up some seconds after the start. It reads this once, when it is imported; the
@@ -30,6 +31,12 @@ def tame_libraries() -> None:
             _default("CUDA_CACHE_PATH", str(folder / "cuda"))
 
 
+def tame_onnxruntime(onnxruntime: Any) -> None:
+    """Ask the imported library, too: on Windows, and where somebody imported it before us, nothing else does."""
+    if os.environ.get("ORT_DISABLE_TELEMETRY") != "0" and hasattr(onnxruntime, "disable_telemetry_events"):
+        onnxruntime.disable_telemetry_events()
+
+
 def tame_torch() -> None:
     """Keep torch from making a folder for its compiler in $TMPDIR, as it does when it is asked for an optimiser.
 
@@ -38,10 +45,10 @@ def tame_torch() -> None:
     from zsl_runtime.machine.cache import cache_folder
 
     folder = cache_folder()
-    there = folder
-    while there is not None and not there.is_dir() and there != there.parent:
-        there = there.parent
-    if folder is not None and there is not None and os.access(there, os.W_OK | os.X_OK):
+    if folder is None:
+        return
+    there = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), folder)
+    if os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK):  # noqa: PTH112
         _default("TORCHINDUCTOR_CACHE_DIR", str(folder / "torch"))
 
 
