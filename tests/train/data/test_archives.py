@@ -190,7 +190,9 @@ def test_litter_and_folders_of_others_do_not_disturb_an_archive(tmp_path, monkey
         return real(path)
 
     monkeypatch.setattr(Path, "is_file", is_file)
-    assert open_image_set(tmp_path / "awa2").paths == plain.paths
+    data = open_image_set(tmp_path / "awa2")
+    assert data.paths == plain.paths
+    assert "pictures left out because of where they lie: 2 in @eaDir (thumbnails of a NAS)" in data.notes
 
 
 def test_objects_of_apy_are_found_beside_folders_that_nobody_may_look_into(tmp_path, monkeypatch):

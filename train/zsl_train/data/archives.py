@@ -18,6 +18,7 @@ import numpy as np
 from zsl_runtime.errors import InputError, UsageError, from_os_error, listed
 from zsl_runtime.head.class_table import ClassTable, check_class_name, check_numbers, refuse_duplicates
 from zsl_runtime.inputs.item import Tally
+from zsl_runtime.inputs.left_out import told
 from zsl_runtime.machine.cache import needed_cache
 from zsl_runtime.machine.storage import replacing
 from zsl_runtime.pixels.pixels import decode
@@ -150,10 +151,11 @@ def read_awa2(base: Path, _: Path | None) -> Archive:
     attributes = _different(base / "predicates.txt")
     raw = _matrix(base / "predicate-matrix-continuous.txt", (len(names), len(attributes)))
     root = base / "JPEGImages"
-    paths = sorted(path for path in _pictures(root) if len(PurePosixPath(path).parts) > 1)
+    tally = Tally()
+    paths = sorted(path for path in _pictures(root, tally) if len(PurePosixPath(path).parts) > 1)
     labels = _labels([PurePosixPath(path).parts[0] for path in paths], names, root)
     missing = int((raw < 0).sum())
-    notes = (f"{missing} attributes are marked as missing (below 0)",) if missing else ()
+    notes = (*((f"{missing} attributes are marked as missing (below 0)",) if missing else ()), *told(tally))
     return Archive(
         "AWA2", base, root, tuple(paths), labels, names, raw, attributes, "predicate-matrix-continuous.txt", notes
     )
@@ -339,11 +341,11 @@ def _variable(path: Path, name: str) -> NDArray[np.generic]:
     return values
 
 
-def _pictures(root: Path) -> list[str]:
-    """Pictures below `root`, relative to it."""
+def _pictures(root: Path, tally: Tally | None = None) -> list[str]:
+    """Pictures below `root`, relative to it; what is left out is counted."""
     if not root.is_dir():
         raise UsageError(CODE, f"there is no folder {root} with the archive's pictures; extract those, too")
-    return [file.relative_to(root).as_posix() for file in pictures_below(root, Tally())]
+    return [file.relative_to(root).as_posix() for file in pictures_below(root, tally or Tally())]
 
 
 def _check_there(root: Path, wanted: Sequence[str], there: Sequence[str], source: Path) -> None:
