@@ -19,11 +19,11 @@ import numpy as np
 from zsl_runtime.backends.opening import open_small_graphs
 from zsl_runtime.classes.newcomers import confusable, neighbours, twins
 from zsl_runtime.classes.odd_attributes import odd_attributes, training_ranges
-from zsl_runtime.errors import UsageError, listed, nearest
+from zsl_runtime.errors import UsageError, listed
 from zsl_runtime.head.class_table import check_class_name, check_numbers, in_stored_form, refuse_duplicates
 from zsl_runtime.head.fitting import append_rows, fit_head, fitting_rows, rows_head, silent
 from zsl_runtime.head.gaussian import ClassMeans, gaussian_head, grown_head, prior_means, taught_head
-from zsl_runtime.head.names import doubtful, stored_form
+from zsl_runtime.head.names import doubtful, perhaps, stored_form
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -248,7 +248,7 @@ def _check_known(names: Iterable[str], known: Sequence[str], instead: str) -> No
     there = set(known)
     strangers = tuple(name for name in map(stored_form, names) if name not in there)
     if strangers:
-        hint = nearest(strangers[0], known) if len(strangers) == 1 else ""
+        hint = perhaps(strangers[0], known) if len(strangers) == 1 else ""
         raise UsageError(
             "E-CLASS-UNKNOWN",
             f"there are photographs of {listed(strangers)}{hint}, and no class of that name {instead}; expected some "

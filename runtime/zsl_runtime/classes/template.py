@@ -16,6 +16,7 @@ from zsl_runtime.classes.similar import unit_rows
 from zsl_runtime.errors import UsageError, listed
 from zsl_runtime.head.class_file import COMMENT, PLACEHOLDER
 from zsl_runtime.head.class_table import check_class_name, refuse_duplicates
+from zsl_runtime.head.names import doubtful
 from zsl_runtime.head.workbook import check_writable, library
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Template:
         examples: classes of the model, shown in comments.
         names: of the rows to fill in.
         values: (A,) of each of these rows, to be edited; None leaves them empty.
+        notes: on names that look like others, a line each.
 
     """
 
@@ -57,6 +59,7 @@ class Template:
     examples: ClassTable
     names: tuple[str, ...]
     values: Doubles | None
+    notes: tuple[str, ...] = ()
 
     @property
     def header(self) -> list[str]:
@@ -175,6 +178,7 @@ def class_template(bundle: Bundle, names: Sequence[str] = (), like: str | None =
         table.take(_examples(table, bundle.rule, stored, alike)),
         stored or (PLACEHOLDER,),
         None if alike is None else table.raw[alike],
+        doubtful(stored, table.names),
     )
 
 

@@ -86,6 +86,7 @@ def template_command(engine: str, names: tuple[str, ...], like: str | None, outp
     data = template.workbook() if book else template.csv(mark=output is not None)
     with open_output(output) as stream:
         stream.write(data)
+    _warn(template.notes)
     if template.formulas and not book:
         odd = listed(template.formulas)
         click.echo(f"warning: a spreadsheet program takes {odd} for formulas; write an .xlsx file instead", err=True)

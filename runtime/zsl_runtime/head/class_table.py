@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zsl_runtime.errors import UsageError, listed, nearest
-from zsl_runtime.head.names import TURNING, difference, look, stored_form
+from zsl_runtime.errors import UsageError, listed
+from zsl_runtime.head.names import TURNING, perhaps, stored_form
 from zsl_runtime.head.numbers import LARGEST
 
 if TYPE_CHECKING:
@@ -70,15 +70,8 @@ class ClassTable:
         except KeyError:
             raise UsageError(
                 "E-CLASS-UNKNOWN",
-                f"class {name!r} is not in this model{self._meant(name)}; it knows {len(self)} classes",
+                f"class {name!r} is not in this model{perhaps(name, self.names)}; it knows {len(self)} classes",
             ) from None
-
-    def _meant(self, name: str) -> str:
-        """The class that was perhaps meant, as the end of a message."""
-        twin = next((one for one in self.names if look(one) == look(name)), None)
-        if twin is None or twin.casefold() == name.casefold():
-            return nearest(name, self.names)
-        return f" (did you mean {twin!r}? They differ in {difference(stored_form(name), twin)})"
 
     def append(self, other: ClassTable) -> ClassTable:
         """Return this table followed by `other`, whose attributes must be the same columns in the same order."""

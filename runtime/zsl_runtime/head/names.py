@@ -6,7 +6,7 @@ import re
 import unicodedata
 from typing import TYPE_CHECKING
 
-from zsl_runtime.errors import UsageError
+from zsl_runtime.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -91,6 +91,15 @@ def difference(one: str, other: str) -> str:
         if _after(one, without) == _after(other, without):
             needed = without
     return ", ".join(STEPS[step][0] for step in needed)
+
+
+def perhaps(name: str, known: Iterable[str]) -> str:
+    """The known name that was perhaps meant by a wrong one, as the end of a message; '' when none is like it."""
+    names = tuple(known)
+    twin = next((one for one in names if look(one) == look(name)), None)
+    if twin is None or twin.casefold() == name.casefold():
+        return nearest(name, names)
+    return f" (did you mean {twin!r}? They differ in {difference(stored_form(name), twin)})"
 
 
 def doubtful(new: Sequence[str], old: Iterable[str] = ()) -> tuple[str, ...]:

@@ -13,8 +13,9 @@ import unicodedata
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from zsl_runtime.errors import InputError, UsageError, listed, nearest
+from zsl_runtime.errors import InputError, UsageError, listed
 from zsl_runtime.head.class_table import check_class_name
+from zsl_runtime.head.names import perhaps
 from zsl_runtime.head.table import read_table
 from zsl_runtime.inputs.feature_rows import RowFiles
 from zsl_runtime.inputs.item import Item
@@ -116,7 +117,7 @@ def check_classes(truth: Truth, known: Sequence[str], *, known_only: bool) -> Tr
     if not unknown:
         return truth
     if not known_only:
-        names = [f"{name!r}{nearest(name, known)}" for name in unknown[:MOST_NEAREST]]
+        names = [f"{name!r}{perhaps(name, known)}" for name in unknown[:MOST_NEAREST]]
         more = f" and {len(unknown) - MOST_NEAREST} more" if len(unknown) > MOST_NEAREST else ""
         raise UsageError(
             "E-CLASS-UNKNOWN",

@@ -118,6 +118,22 @@ def test_the_commands_take_names_in_any_form(capsys, own_bundle, tmp_path):
     assert run(capsys, "undo", "--engine", bundle)[1].startswith(f"back: {NFC}\n")
 
 
+def test_a_name_that_is_not_there_is_told_with_what_it_looks_like(capsys, means, tmp_path):
+    """A no-break space, which nobody sees, is told as what sets the two apart."""
+    wrong = "house\u00a0sparrow"
+    (tmp_path / "photos" / wrong).mkdir(parents=True)
+    for number, picture in enumerate(pictures("house sparrow")):
+        Image.fromarray(picture).save(tmp_path / "photos" / wrong / f"{number}.png")
+    told = "(did you mean 'house sparrow'? They differ in spaces of another kind or number)"
+    assert told in run(capsys, "remove", "--engine", str(means), wrong)[2]
+    assert told in run(capsys, "teach", "--engine", str(means), "--photos", str(tmp_path / "photos"))[2]
+    assert zsl_runtime.cli.evaluate.main([str(means), str(tmp_path / "photos")]) == 2
+    assert told in capsys.readouterr().err
+    code, out, err = run(capsys, "template", "--engine", str(means), wrong)
+    assert (code, wrong in out) == (0, True)
+    assert "looks like 'house sparrow' and is another one: they differ in spaces of another kind or number" in err
+
+
 def test_truth_is_of_the_same_classes_in_any_form(capsys, means, tmp_path):
     for number, picture in enumerate(pictures(NFC)):
         Image.fromarray(picture).save(tmp_path / f"{number}.png")

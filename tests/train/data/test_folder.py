@@ -211,7 +211,7 @@ def test_no_pictures(folder):
 
 def test_a_folder_that_classes_csv_does_not_name(folder):
     (folder / "images" / class_name(0)).rename(folder / "images" / (class_name(0) + "x"))
-    refused(folder, "E-DATA-CLASS-FOLDER", repr(class_name(0) + "x"), f"did you mean {class_name(0)!r}")
+    refused(folder, "E-DATA-CLASS-FOLDER", repr(class_name(0) + "x"), f"did you mean {class_name(0)}?")
 
 
 def test_a_seen_class_without_photographs(folder):

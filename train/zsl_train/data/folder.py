@@ -6,7 +6,6 @@ images/<class>/*.jpg, classes.csv, and optionally split.csv, attributes.csv, att
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import unicodedata
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 from zsl_runtime.errors import UsageError, from_os_error, listed
 from zsl_runtime.head.class_file import as_called, meant, read_class_csv
 from zsl_runtime.head.class_table import UNWRITABLE
-from zsl_runtime.head.names import doubtful, stored_form
+from zsl_runtime.head.names import doubtful, perhaps, stored_form
 from zsl_runtime.inputs.files import count_below
 from zsl_runtime.inputs.item import NOWHERE, Tally, has_suffix
 from zsl_runtime.inputs.left_out import told, unread
@@ -196,8 +195,7 @@ def _class_folders(root: Path, table: ClassTable) -> tuple[list[tuple[Path, int]
         else:
             unknown.append(entry.name)
     if unknown:
-        near = difflib.get_close_matches(unknown[0], table.names, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        hint = perhaps(unknown[0], table.names)
         raise UsageError(
             "E-DATA-CLASS-FOLDER",
             f"{root} has {len(unknown)} folders that classes.csv does not name: {listed(unknown)}{hint}; add a row for "
