@@ -14,10 +14,10 @@ import numpy as np
 from zsl_runtime.classes.odd_attributes import training_ranges
 from zsl_runtime.classes.similar import unit_rows
 from zsl_runtime.errors import UsageError, listed
-from zsl_runtime.head.class_file import COMMENT, PLACEHOLDER
+from zsl_runtime.head.class_file import PLACEHOLDER
 from zsl_runtime.head.class_table import check_class_name, refuse_duplicates
 from zsl_runtime.head.names import doubtful
-from zsl_runtime.head.workbook import check_writable, library
+from zsl_runtime.head.workbook import COMMENT, check_writable, library
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
