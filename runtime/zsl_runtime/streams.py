@@ -152,6 +152,11 @@ def _text(raw: io.RawIOBase) -> TextIO:
     return io.TextIOWrapper(cast("Any", raw), encoding="utf-8", errors="surrogateescape", line_buffering=True)
 
 
+def goes_nowhere(stream: TextIO | None) -> bool:
+    """Whether nobody can ever read what is printed to this stream of a command, because it was closed from the start."""
+    return isinstance(getattr(stream, "buffer", None), _Nowhere)
+
+
 def _lost(stream: TextIO | None, *, forget: bool = False) -> bool:
     """Whether something was printed where nothing is."""
     under = getattr(stream, "buffer", None)

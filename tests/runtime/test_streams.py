@@ -147,6 +147,20 @@ def test_results_that_go_nowhere_are_told(shared_bundle, command, argv):
         assert (code, err.splitlines()) == (2, [line for line in err.splitlines() if "E-USAGE" in line])
 
 
+@pytest.mark.parametrize("command", ["zsl-infer", "zsl-eval", "zsl-classes"])
+def test_results_that_would_be_lost_are_refused_before_the_work(shared_bundle, tmp_path, command):
+    from PIL import Image
+
+    (tmp_path / "robin").mkdir()
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "robin" / "a.png")
+    words = {"zsl-infer": [tmp_path], "zsl-eval": [shared_bundle(), tmp_path], "zsl-classes": ["template"]}[command]
+    engine = [] if command == "zsl-eval" else ["--engine", shared_bundle()]
+    code, out, err = shell(command, ">&-", *words, *engine)
+    assert (code, out) == (2, "")
+    said = "error: E-OUTPUT: stdout is closed, so the results would be lost; give --output FILE"
+    assert err.splitlines()[-1] == said
+
+
 def test_a_slow_reader_gets_everything_from_a_pipe_that_would_not_wait():
     """As programs of Node.js leave their pipes: the write fails once 64 KiB are under way."""
     program = (

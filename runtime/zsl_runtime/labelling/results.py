@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from zsl_runtime.errors import InputError, UsageError, from_os_error
 from zsl_runtime.machine.storage import hold, put_in_place, replacing, sync_folder
+from zsl_runtime.streams import goes_nowhere
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -123,11 +124,13 @@ def open_output(path: str | None, option: str = "--output") -> Iterator[IO[bytes
         option: that gave it, for messages.
 
     Raises:
-        UsageError: E-OUTPUT for a folder.
+        UsageError: E-OUTPUT for a folder, or a stdout that is closed.
         SystemProblem: the system said no. Whatever is raised inside the block, an existing file is left as it was.
 
     """
     if path is None:
+        if goes_nowhere(sys.stdout):  # before the work begins: whoever asked for results is not helped by exit code 0
+            raise UsageError("E-OUTPUT", f"stdout is closed, so the results would be lost; give {option} FILE")
         yield sys.stdout.buffer
         return
     target = Path(os.path.realpath(path))
