@@ -130,6 +130,33 @@ def scalings() -> str:
     return rows(("", "MinMax", "standardised"), lines)
 
 
+def units() -> str:
+    """H with attributes in other units, as they are and divided by their ranges: of validation classes, of the test."""
+    changes = {
+        "as-given": "as given",
+        "one-x10": "one attribute times 10",
+        "one-x1000": "one times 1000",
+        "one-plus-280": "one plus 280",
+        "tenth-x100": "a tenth of them times 100",
+        "half-x100": "half of them times 100",
+    }
+    lines = []
+    for data, found in read("units.json").items():
+        for change, title in changes.items():
+            if not {"none", "range"} <= set(found.get(change, ())):
+                continue
+            none, ranges = (list(found[change][rule].values()) for rule in ("none", "range"))
+            seeds = str(len(none))
+            cells = [
+                " / ".join(one(sum(run[form][figure] for run in of) / len(of)) for of in (none, ranges))
+                for form in ("gfzsl", "eszsl", "ridge-to-prototype")
+                for figure in ("validation_H", "H")
+            ]
+            lines.append((data, title, *cells, seeds))
+    forms = ("GFZSL", "ESZSL", "ridge to prototype")
+    return rows(("", "attributes", *(f"{form}{of}" for form in forms for of in ("", ", test")), "seeds"), lines)
+
+
 def network() -> str:
     """The network alone, by whom it is run; with the ratios within rounds, once `make bench-cpu` has left its file."""
     if not (RESULTS / IN_TURNS).is_file():
@@ -303,6 +330,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cub_fc1000": lambda: scores("cub_fc1000.json"),
     "field_guide": lambda: scores("field_guide.json"),
     "scalings": scalings,
+    "units": units,
     "network": network,
     "pixels": pixels,
     "end_to_end": end_to_end,

@@ -62,8 +62,17 @@ CHANGES: dict[str, Callable[[Doubles], Doubles]] = {
 }
 
 
-def measured(prepared: Prepared, raw: Doubles, rule: str, seed: int) -> dict[str, Any]:
-    """Figures of the closed forms, by their names; and whether `auto` would have divided."""
+def measured(prepared: Prepared, raw: Doubles, rule: str, seed: int, known: list[tuple[Any, Any]]) -> dict[str, Any]:
+    """Figures of the closed forms, by their names; and whether `auto` would have divided.
+
+    Args:
+        prepared: the data set.
+        raw: attributes to take.
+        rule: `attribute_scale`.
+        seed: of the folds.
+        known: vectors that were measured, and their figures, which need not be measured again.
+
+    """
     from zsl_runtime.head.semantic_rule import mixed_units
     from zsl_train.data.attributes import semantic_rule
     from zsl_train.methods import gfzsl
@@ -72,14 +81,20 @@ def measured(prepared: Prepared, raw: Doubles, rule: str, seed: int) -> dict[str
 
     table = replace(prepared.images.table, raw=raw)
     made = semantic_rule(table, clamp_negative=True, unit_l2=True, attribute_scale=rule)
-    changed = replace(prepared, rule=made, semantic=made.apply(raw))
+    told = {"auto": mixed_units(raw[table.seen], clamp_negative=True)}
+    vectors = made.apply(raw)
+    for before, figures in known:
+        if np.allclose(before, vectors, rtol=0, atol=1e-6):
+            return told | figures
+    changed = replace(prepared, rule=made, semantic=vectors)
     rows = prepared.training_rows()
     of = (rows, prepared.images.labels[rows], table.seen)
     folds = make_folds(*of, count=3, seed=seed)
     newcomers = make_folds(*of, count=gfzsl.FOLDS, seed=seed, newcomers=True)
     found = closed_forms(changed, "sc-egg", folds, newcomers, print)
     figures = {name: {key: one.figures[key] for key in FIGURES} for name, one in found.items()}
-    return {"auto": mixed_units(raw[table.seen], clamp_negative=True), **figures}
+    known.append((vectors, figures))
+    return told | figures
 
 
 def opened(data: Path, features: Path | None, seed: int) -> Prepared:
@@ -107,11 +122,11 @@ def main() -> None:
     options = parser.parse_args()
     name = options.name or options.data.name
     for seed in options.seed:
-        prepared = opened(options.data, options.features, seed)
+        prepared, known = opened(options.data, options.features, seed), []
         for change in options.only:
             raw = CHANGES[change](prepared.images.table.raw)
             for rule in RULES:
-                found = measured(prepared, raw, rule, seed)
+                found = measured(prepared, raw, rule, seed, known)
                 results = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
                 results.setdefault(name, {}).setdefault(change, {}).setdefault(rule, {})[str(seed)] = found
                 options.out.parent.mkdir(parents=True, exist_ok=True)
