@@ -153,7 +153,7 @@ def _text(raw: io.RawIOBase) -> TextIO:
 
 
 def goes_nowhere(stream: TextIO | None) -> bool:
-    """Whether nobody can ever read what is printed to this stream of a command, because it was closed from the start."""
+    """Whether nobody can ever read what is printed to this stream of a command: it was closed from the start."""
     return isinstance(getattr(stream, "buffer", None), _Nowhere)
 
 
