@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -415,7 +416,7 @@ def quantize(
 
     limits = {name: (np.array(low, np.float32), np.array(high, np.float32)) for name, (low, high) in ranges.items()}
     chosen = [node.name for node in original.nodes if node.op_type in variant.op_types and node.name not in floats]
-    with _no_warnings():
+    with _no_warnings(), _names_by_chance():
         quantizer = QDQQuantizer(
             copy.deepcopy(original.model),
             per_channel=True,
@@ -449,6 +450,17 @@ def _no_warnings() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def _names_by_chance() -> Iterator[None]:
+    """The quantiser's temporary files get names of the network card's address, for which the system is asked."""
+    before = uuid.uuid1
+    uuid.uuid1 = lambda *_given: uuid.uuid4()
+    try:
+        yield
+    finally:
+        uuid.uuid1 = before
 
 
 class _Builder:
