@@ -90,7 +90,7 @@ def measure_in_turns(benchmark, request):
         said = request.config.stash.setdefault(MISSING, [])
         said += [f"skipped {named(name)}: {why}" for name, why in (missing or {}).items()]
         if benchmark.disabled:  # it is to be seen that answers are right
-            in_turns(contenders, seconds=0.0, rounds=(1, 1))
+            benchmark.pedantic(in_turns, args=(contenders,), kwargs={"seconds": 0.0, "rounds": (1, 1)})
             return
         settings = {"seconds": SECONDS * len(contenders), "rounds": ROUNDS, "pause": pause, "clock": Clock()}
         found = benchmark.pedantic(in_turns, args=(contenders,), kwargs=settings, rounds=1)

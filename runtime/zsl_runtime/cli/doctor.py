@@ -88,7 +88,7 @@ def _has_nvidia() -> bool:
 
     try:
         return cards.has_nvidia()
-    except Exception:
+    except (Exception, SystemExit):
         return True  # why it cannot be told is said where cards are looked at
 
 

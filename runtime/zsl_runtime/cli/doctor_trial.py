@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, NoReturn
 
 from zsl_runtime.backends.table import is_found
 from zsl_runtime.cli.finding import NOTE, Finding
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DRIVER_FILE = cards.VERSION_FILE  # only where the driver is loaded can it hang
+# OpenVINO's device is loaded as well as imported: where neither /proc nor /sys tells of CPUs, that never ends.
+OPENVINO = "from zsl_runtime.backends.openvino import import_openvino as x, _open_core as y; y(x())"
 # Module -> the distribution that brings it, and a line that imports it as we do.
 LIBRARIES = {
     "onnxruntime": ("onnxruntime", "from zsl_runtime.backends.ort import import_onnxruntime as x; x()"),
-    "openvino": ("openvino", "from zsl_runtime.backends.openvino import import_openvino as x; x()"),
+    "openvino": ("openvino", OPENVINO),
 }
-SECONDS = 120.0  # that an import may take: slow disks are not broken ones
+SECONDS = 60.0  # that a trial may take: slow disks are not broken ones
 
 
 def trial(code: str, seconds: float = SECONDS) -> str:
@@ -78,20 +81,31 @@ def kept_out() -> Iterator[list[Finding]]:
             if problem:
                 stack.enter_context(_no_driver(f"NVIDIA's driver cannot be asked: {problem}"))
         for module, (distribution, code) in LIBRARIES.items():
-            if module in sys.modules or not is_found(module):
-                continue
-            problem = trial(code)
+            problem = "" if module in sys.modules or not _is_found(module) else trial(code)
             if problem:
                 mend = f"pip install --force-reinstall {distribution}, or a version that this CPU can run"
-                findings.append(Finding(NOTE, f"{distribution} cannot be imported: {problem}; {mend}"))
-                stack.enter_context(_no_module(module))
+                findings.append(Finding(NOTE, f"{distribution} cannot be used: {problem}; {mend}"))
+                stack.enter_context(_stand_in(module, problem))
         yield findings
 
 
+def _is_found(module: str) -> bool:
+    try:
+        return is_found(module)
+    except Exception:  # what is so damaged is told where it is used
+        return False
+
+
 @contextmanager
-def _no_module(name: str) -> Iterator[None]:
-    """Let imports of a module fail as if it were not installed."""
-    sys.modules[name] = None  # type: ignore[assignment]  # how Python marks what must not be found
+def _stand_in(name: str, problem: str) -> Iterator[None]:
+    """Let a module be one in which everything is missing, for this reason."""
+    module = ModuleType(name)
+
+    def missing(_: str) -> NoReturn:
+        raise AttributeError(problem)
+
+    module.__getattr__ = missing  # type: ignore[method-assign]
+    sys.modules[name] = module
     try:
         yield
     finally:

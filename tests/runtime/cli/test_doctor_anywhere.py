@@ -74,7 +74,7 @@ ASKED = {
     (processor, "processor"): ("name",),
     (doctor, "_version_of"): ("Pillow",),
     (native, "load_native"): ("compiled",),
-    (cards, "has_nvidia"): (),
+    (cards, "has_nvidia"): ("cards, CUDA", "compiled", "backends"),  # they are spoken of then
     (doctor_cards, "cards"): ("NVIDIA", "cuda:0"),
     (doctor_cards, "libraries"): ("no tensorrt", "tensorrt", "no cuda", "cuda"),
     (library, "installed"): ("no tensorrt", "tensorrt", "no cuda", "cuda", "engine"),
@@ -127,7 +127,7 @@ def healthy(shared_bundle) -> dict[bool, list[str]]:
     return found
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(asked=st.sampled_from(sorted(ASKED, key=str)), error=st.sampled_from(ERRORS), with_cards=st.booleans())
 def test_whatever_a_question_raises_the_rest_is_told(capsys, shared_bundle, healthy, asked, error, with_cards):
     path = shared_bundle()
@@ -244,10 +244,10 @@ def test_a_driver_that_hangs_is_not_asked(monkeypatch, tmp_path, capsys):
 def test_what_was_kept_out_can_be_imported_afterwards(monkeypatch):
     monkeypatch.setattr(doctor_trial, "LIBRARIES", {"wave": ("wave-package", "import os; os.abort()")})
     with kept_out() as findings:
-        assert findings[0].text.startswith("wave-package cannot be imported: it ends Python with SIGABRT; pip install")
-        with pytest.raises(ImportError):
-            __import__("wave")
-    assert __import__("wave").__name__ == "wave"
+        assert findings[0].text.startswith("wave-package cannot be used: it ends Python with SIGABRT; pip install")
+        with pytest.raises(AttributeError, match="it ends Python with SIGABRT"):
+            __import__("wave").open  # noqa: B018
+    assert callable(__import__("wave").open)
 
 
 def test_a_driver_library_that_is_a_text_file_is_told(own_bundle, tmp_path):
