@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -103,8 +104,8 @@ def bundle(shared_bundle, place):
 
 @pytest.mark.parametrize("backend", ["ort", "openvino", "auto"])
 def test_zsl_infer(place, bundle, photograph, backend):
-    if backend != "ort":
-        pytest.importorskip("openvino")
+    if backend != "ort" and find_spec("openvino") is None:  # not imported: that would send a message
+        pytest.skip("openvino is not installed")
     watched(place, "zsl-infer", photograph, "--engine", bundle, "--backend", backend, "--output", "answers.csv")
     assert (place.work / "answers.csv").stat().st_size
 
