@@ -203,9 +203,9 @@ def test_photographs_are_refused_in_one_line(line, rows, tmp_path):
     ("name", "content", "part"),
     [
         ("turned.mat", {"features": ROWS}, "it is transposed"),
-        ("narrow.mat", {"features": ROWS[:, :5].T}, f"takes floats ({WIDTH}, N), features as in {FEATURES}"),
+        ("narrow.mat", {"features": ROWS[:, :5].T}, f"takes numbers ({WIDTH}, N), features as in {FEATURES}"),
         ("other.mat", {"x": ROWS.T}, "it holds 'x', and no matrix 'features'"),
-        ("whole.mat", {"features": np.ones((WIDTH, 2), np.int16)}, "int16"),
+        ("complex.mat", {"features": np.ones((WIDTH, 2), np.complex128)}, "cannot be read: 'features'"),
         ("narrow.npy", ROWS[:, :5], f"or (N, {WIDTH}), features as in {FEATURES}"),
     ],
 )

@@ -142,7 +142,7 @@ def test_the_doctor_lists_precisions_and_backends(original, copy, capsys):
     assert "backend openvino" in said  # on the CPU, or how to install it
     add_precisions(copy, ["int8-cpu"], default="int8")
     assert doctor([str(copy)]) == 0
-    assert "note    probe: its answers are those of fp32, which the bundle does not hold" in capsys.readouterr().out
+    assert "ok      probe: int8 by ort, features differ by " in capsys.readouterr().out
     add_precisions(copy, ["fp32", "int8-trt"], default="int8")
     assert doctor([str(copy)]) == 0
     assert "note    holds no int8 model for a CPU (fp32, int8-trt)" in capsys.readouterr().out
