@@ -33,6 +33,7 @@ def bench_engine(measure_in_turns, network, tmp_path):
             unit="pictures",
             against="torch eager",
             pause=PAUSE,
+            settle=True,
             named=lambda name: f"bench_engine[{network}-{name}]",
             missing=missing,
         )

@@ -84,6 +84,7 @@ def measure_in_turns(benchmark, request):
         named: Callable[[str], str],
         against: str | None = None,
         pause: float = 0.0,
+        settle: bool = False,
         missing: Mapping[str, str] | None = None,
         notes: Mapping[str, dict[str, float]] | None = None,
     ) -> None:
@@ -92,7 +93,13 @@ def measure_in_turns(benchmark, request):
         if benchmark.disabled:  # it is to be seen that answers are right
             benchmark.pedantic(in_turns, args=(contenders,), kwargs={"seconds": 0.0, "rounds": (1, 1)})
             return
-        settings = {"seconds": SECONDS * len(contenders), "rounds": ROUNDS, "pause": pause, "clock": Clock()}
+        settings = {
+            "seconds": SECONDS * len(contenders),
+            "rounds": ROUNDS,
+            "pause": pause,
+            "settle": settle,
+            "clock": Clock(),
+        }
         found = benchmark.pedantic(in_turns, args=(contenders,), kwargs=settings, rounds=1)
         noted = {}
         for name in found.seconds:

@@ -103,7 +103,7 @@ def measure(network: engine.Network, names: Sequence[str], seconds: float) -> di
                 continue
             found[name] = Contender(call, partial(engine.check, network, name))
         began = time.perf_counter()
-        turns = in_turns(found, seconds=seconds, rounds=ROUNDS, pause=engine.PAUSE)
+        turns = in_turns(found, seconds=seconds, rounds=ROUNDS, pause=engine.PAUSE, settle=True)
         tell(f"{turns.rounds} rounds of {len(found)} contenders in {time.perf_counter() - began:.0f} s")
     return {"contenders": {name: figures(turns, name) for name in turns.seconds}, "missing": missing}
 

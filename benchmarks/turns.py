@@ -100,6 +100,7 @@ def in_turns(
     rounds: tuple[int, int] = ROUNDS,
     warm_up: int = WARM_UP,
     pause: float = 0.0,
+    settle: bool = False,
     keep_going: tuple[type[Exception], ...] = (),
     clock: Clock | None = None,
 ) -> Turns:
@@ -112,6 +113,8 @@ def in_turns(
         warm_up: rounds that do not count, at least 1: in the first of them results are checked.
         pause: seconds before each call. Threads of some libraries go on spinning for some 50 ms after a call, which the
             next contender would pay for.
+        settle: make each call twice and time the second: what the contender before it left in caches and in the CPU's
+            clock is not its successor's then.
         keep_going: what a contender may raise without ending the others: it is left out from then on.
         clock: another one than the system's.
 
@@ -130,6 +133,8 @@ def in_turns(
                 one.setup()
             if pause:
                 clock.sleep(pause)
+            if settle:
+                one.call()
             started = clock.now()
             result = one.call()
             times[name].append(clock.now() - started)

@@ -109,6 +109,22 @@ def test_as_many_rounds_as_the_time_allows(turns, seconds, rounds, wanted):
     assert machine.time == pytest.approx((wanted + 2) * 3.0)
 
 
+def test_what_the_one_before_left_behind_can_be_settled_first(turns):
+    """`b` is slow right after `a`, which flushed its caches, and quick after itself."""
+    machine = Machine()
+    quick, slow = machine.work("b", 0.5), machine.work("b", 1.5)
+
+    def after_others():
+        return quick() if machine.calls[-1] == "b" else slow()
+
+    both = {"a": turns.Contender(machine.work("a", 1.0)), "b": turns.Contender(after_others)}
+    plain = turns.in_turns(both, seconds=0.0, rounds=(9, 9), clock=machine.clock(turns))
+    assert plain.times_as_fast("b", "a").median == pytest.approx(1 / 1.5)
+    settled = turns.in_turns(both, seconds=0.0, rounds=(9, 9), settle=True, clock=machine.clock(turns))
+    assert settled.times_as_fast("b", "a").median == pytest.approx(2.0)
+    assert machine.calls[-4:] == ["a", "a", "b", "b"]
+
+
 def test_what_is_set_up_is_not_timed(turns):
     machine = Machine()
     one = {"a": turns.Contender(machine.work("a", 1.0), setup=lambda: machine.sleep(5.0))}
