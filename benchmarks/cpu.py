@@ -5,7 +5,8 @@
 
 ResNet-101 and EfficientNet-Lite2, batches of 8: torch eager and compiled, the libraries alone, and ours on the same
 files, each in every precision that this CPU has (engine_contenders.py). All of them are checked first, then timed in
-turns (turns.py), so that a load that comes and goes meets all of them. The file says which processor it was, what it
+turns (turns.py), so that a load that comes and goes meets all of them; each is called twice in its turn, and the second
+call counts. The file says which processor it was, what it
 has for int8 and bf16, and how busy the machine was before and after; tools/figures.py makes the table of
 docs/explanation/performance.md of it. Exit codes: 0 measured; 3 an answer was wrong.
 """
