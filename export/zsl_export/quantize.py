@@ -562,7 +562,9 @@ def run_blocks(model: onnx.ModelProto, pictures: Pictures, threads: int) -> list
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = SILENT
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
+    )
     (port,) = session.get_inputs()
     starts = range(0, len(pictures), BATCH)
     blocks = [session.run(None, {port.name: pictures[start : start + BATCH]}) for start in starts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
     from zsl_runtime.arrays import Floats
     from zsl_runtime.head.head import FoldedHead
+
+# What the libraries say where they are well and the system is not.
+SCARCE = re.compile("bad_alloc|pthread_create|start new thread|[Ff]ailed to allocate|[Cc]annot allocate|out of memory")
 
 
 class LoadedGraph(Ported, Protocol):
@@ -123,9 +127,12 @@ class GraphBackend(OfThisProcess, ABC):
         except BackendError:
             raise
         except Exception as error:  # what the libraries raise has no public class in common
+            if SCARCE.search(str(error)):
+                remedy = "the system gives this process no more memory or threads: free some, or raise the limit"
+            else:
+                remedy = f"upgrade it with: {self.install} --upgrade"
             raise BackendError(
-                "E-BACKEND-LOAD",
-                f"{self.library} cannot load {str(path)!r}: {reason(error)}; upgrade it with: {self.install} --upgrade",
+                "E-BACKEND-LOAD", f"{self.library} cannot load {str(path)!r}: {reason(error)}; {remedy}"
             ) from None
         check_ports(part, graph, str(path))
         return graph

@@ -84,7 +84,9 @@ class OrtBackend(GraphBackend):
         # it may only be run on the CPU that made it, and loading the original costs little more.
         levels = self._ort.GraphOptimizationLevel
         options.graph_optimization_level = levels.ORT_ENABLE_ALL if self._optimize else levels.ORT_DISABLE_ALL
-        return _Session(self._ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
+        # Its fallback, from the CPU to the CPU, would print what went wrong to stdout, among the results.
+        session = self._ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        return _Session(session)
 
 
 class _Session:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 import os
 import sys
+import threading
 from pathlib import Path
 
 from zsl_runtime.errors import UsageError
@@ -164,7 +165,30 @@ def limit_environment() -> list[str]:
             asked = shown(words[0]).strip("'")
             notes.append(f"note: {name} asks for {asked} threads; this machine has {cpus(most)}, so it is {most}")
             os.environ[name] = ",".join([str(most), *words[1:]])
+    if startable(most - 1) < most - 1:
+        os.environ.update(dict.fromkeys(BLAS_VARIABLES, "1"))
     return notes
+
+
+def startable(count: int) -> int:
+    """How many more threads the system lets this process have at once, as far as `count`.
+
+    Where it does not let the libraries have all that they want, OpenBLAS interrupts the process when NumPy is imported,
+    by the very signal of Ctrl-C, and libgomp ends it.
+    """
+    end, started = threading.Event(), list[threading.Thread]()
+    try:
+        for _ in range(count):
+            thread = threading.Thread(target=end.wait, name="zsl-probe", daemon=True)
+            thread.start()
+            started.append(thread)
+    except RuntimeError:  # no more of them: what was found out
+        pass
+    finally:
+        end.set()
+        for thread in started:
+            thread.join()
+    return len(started)
 
 
 def cpus(count: int) -> str:
@@ -179,11 +203,14 @@ def limit_blas(threads: int | None) -> None:
     is there already it does nothing. What a user has set stays, unless a number was asked for.
 
     Args:
-        threads: asked for, or None for all CPUs that this process may use.
+        threads: asked for, or None for all CPUs that this process may use. More than the system lets it have are one.
 
     """
     if "numpy" in sys.modules:
         return
+    used = threads or usable_cpus()
+    if startable(used - 1) < used - 1:
+        used = 1
     for name in BLAS_VARIABLES:
         if threads is not None or name not in os.environ:
-            os.environ[name] = str(threads or usable_cpus())
+            os.environ[name] = str(used)

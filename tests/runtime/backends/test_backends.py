@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -194,6 +195,30 @@ def test_a_graph_that_fails_while_running_is_a_backend_error(optimize, tmp_path,
     assert caught.value.code == "E-BACKEND-RUN"
     assert caught.value.exit_code == 4
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        ("env.cc:327 pthread_create failed, error code: 11", "free some, or raise the limit"),
+        ("Load model from b/model.onnx failed:std::bad_alloc", "free some, or raise the limit"),
+        ("Unsupported model IR version: 99", "--upgrade"),
+    ],
+)
+def test_what_onnx_runtime_fails_for_is_said_once_and_not_to_stdout(bundles, said, remedy, monkeypatch, capfd):
+    """By itself it prints "EP Error" to stdout, among the results, and tries the same provider once more."""
+
+    def refuse(*_arguments):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr("onnxruntime.InferenceSession._create_inference_session", refuse)
+    backend = OrtBackend({"model": bundles["images", True].graph("model")}, 1)
+    with pytest.raises(BackendError, match=re.escape(said)) as caught:
+        backend.features(PICTURES)
+    assert caught.value.code == "E-BACKEND-LOAD"
+    assert remedy in str(caught.value)
+    assert ("upgrade" in str(caught.value)) == (remedy == "--upgrade")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_graph_with_other_ports_breaks_the_contract(bundles):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -195,6 +196,32 @@ def test_the_environment_of_a_program_around_us_stays(four, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "10000")
     assert threads.limit_environment() == []
     assert os.environ["OMP_NUM_THREADS"] == "10000"
+
+
+@pytest.mark.parametrize(("allowed", "libraries"), [(0, "1"), (2, "1"), (3, None)])
+def test_where_the_system_gives_few_threads_libraries_take_one(four, monkeypatch, allowed, libraries):
+    """OpenBLAS would interrupt the process while NumPy is imported: "interrupted", exit 130, and nobody did that."""
+    real, alive = threading.Thread.start, [0]
+
+    def start(thread):
+        if alive[0] == allowed:
+            raise RuntimeError("can't start new thread")
+        alive[0] += 1
+        real(thread)
+
+    for name in threads.BLAS_VARIABLES:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.delitem(sys.modules, "numpy")
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert threads.limit_environment() == []
+    assert {os.environ.get(name) for name in threads.BLAS_VARIABLES} == {libraries}
+    alive[0] = 0
+    threads.limit_blas(4)
+    assert {os.environ[name] for name in threads.BLAS_VARIABLES} == {libraries or "4"}
+    alive[0] = 0
+    assert threads.startable(3) == allowed
+    assert not [thread for thread in threading.enumerate() if thread.name == "zsl-probe"]
 
 
 MEASURED = """
