@@ -74,6 +74,28 @@ def test_the_attribute_that_drowns_the_others_is_named_where_they_are_left_as_th
     assert "--set attribute_scale=auto" in line
 
 
+def test_a_number_three_times_as_large_as_the_others_is_told_and_left_as_it_is():
+    """Percents with one column of millimetres: too near for another unit to be sure, and H falls by ten points."""
+    raw = 100 * TICKS
+    raw[:, 1] = 300 * TICKS[:, 1] + 20
+    table = table_of(raw)
+    rule = rule_of(table)
+    assert rule.scale is None
+    # c1 is 100, 20, 0, 100 and c3 is 100, 320, 100, 0: the latter's second number is the largest share.
+    (line,) = rule_notes(rule, table)
+    assert line == (
+        "'a1': up to 320, all other attributes up to 100; so large a number makes up to 91% of the squared length of a "
+        "class vector; if its unit is another one, --set attribute_scale=range divides each attribute by its range"
+    )
+    assert rule_notes(rule_of(table, "range"), table) == ()
+
+
+@pytest.mark.parametrize("factors", [(0, 0, 0, 1), (1, 1, 1, 1), (0.1, 0.3, 0.5, 1), (1, 2.4, 1, 1)])
+def test_shares_of_all_sizes_are_not_told(factors):
+    table = table_of(TICKS * factors)
+    assert rule_notes(rule_of(table, "none"), table) == ()
+
+
 def test_a_mark_of_what_is_missing_is_told_where_attributes_are_scaled():
     table = in_unit(120)
     table.raw[0, 0] = -1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 MOST_ODD = 5  # classes that are told of; beyond that the table as a whole is odd
 MIXED = "attributes seem to be in different units"
+LOUD = 2.5  # times as large as the next in size: of the published sets it is 2 at most; below a gap that means units
 
 
 def semantic_rule(table: ClassTable, *, clamp_negative: bool, unit_l2: bool, attribute_scale: str) -> SemanticRule:
@@ -58,6 +60,8 @@ def _unit_notes(rule: SemanticRule, table: ClassTable) -> Iterator[str]:
     """Which attributes are in another unit, and what is done about it."""
     known = table.raw[table.seen]
     if not mixed_units(known, clamp_negative=rule.clamp_negative):
+        if rule.scale is None:
+            yield from _loud_notes(rule, table)
         return
     units = f"{MIXED} ({extremes(known, table.attributes)})"
     if rule.scale is not None:
@@ -71,6 +75,30 @@ def _unit_notes(rule: SemanticRule, table: ClassTable) -> Iterator[str]:
     yield (
         f"{units}: {table.attributes[most]!r} alone makes up to {squares[:, most].max():.0%} of the squared length of "
         "a class vector, and the others count for what is left; --set attribute_scale=auto divides each by its range"
+    )
+
+
+def _loud_notes(rule: SemanticRule, table: ClassTable) -> Iterator[str]:
+    """Attributes that are not surely in another unit, and yet so large that the others count for little.
+
+    They are told and left as they are: in one unit, dividing by ranges makes what is rare as loud as what is common.
+    """
+    values = replace(rule, unit_l2=False).apply(table.raw[table.seen]).astype(np.float64)
+    size = np.abs(values).max(axis=0)
+    order = np.argsort(size, kind="stable")
+    half = len(size) // 2
+    upper = size[order][half:]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gaps = np.flatnonzero(upper[1:] / upper[:-1] >= LOUD)
+    if half == 0 or not gaps.size or upper[gaps[-1]] == 0:
+        return
+    loud = order[half + int(gaps[-1]) + 1 :]
+    squares = values**2 / np.maximum((values**2).sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    names = listed(tuple(table.attributes[j] for j in sorted(loud)))
+    yield (
+        f"{names}: up to {size[loud].max():g}, all other attributes up to {upper[gaps[-1]]:g}; so large a number makes "
+        f"up to {squares[:, loud].sum(axis=1).max():.0%} of the squared length of a class vector; if its unit is "
+        "another one, --set attribute_scale=range divides each attribute by its range"
     )
 
 
