@@ -70,7 +70,7 @@ class ClassTable:
         except KeyError:
             raise UsageError(
                 "E-CLASS-UNKNOWN",
-                f"class {name!r} is not in this model{perhaps(name, self.names)}; it knows {len(self)} classes",
+                f"class {str(name)!r} is not in this model{perhaps(name, self.names)}; it knows {len(self)} classes",
             ) from None
 
     def append(self, other: ClassTable) -> ClassTable:

@@ -43,11 +43,17 @@ def open_array(path: str | Path) -> NDArray[Any]:
     except OSError as error:
         if error.errno is not None:
             raise
-        raise NpyError(_first_line(error)) from error
+        raise NpyError(_reason(error)) from error
     except Exception as error:  # the header is parsed as Python text and fails in as many ways as that has
-        raise NpyError(_first_line(error)) from error
+        raise NpyError(_reason(error)) from error
     return array
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+def _reason(error: Exception) -> str:
+    """What NumPy says, in one line; in our words where it is what people save by mistake."""
+    line = next(iter(str(error).splitlines()), "") or type(error).__name__
+    if "Python objects" in line or "Object arrays" in line:  # as of a pandas table with a column of text
+        return "it holds Python objects in place of numbers: make numbers of them by array.astype('float32')"
+    if "got b'PK" in line:
+        return "it is an archive of arrays, as numpy.savez writes it: take the array of features out of it"
+    return line

@@ -67,6 +67,7 @@ def test_a_class_is_found_in_whatever_form_its_name_is_given(stored, asked):
     [
         ("Fish Crow", "(did you mean 'Fish\\xa0Crow'? They differ in spaces of another kind or number)"),
         ("fish\u00a0crow", "(did you mean Fish\u00a0Crow?)"),
+        (np.str_("Jay"), "class 'Jay' is not in this model; it knows 1 classes"),
     ],
 )
 def test_a_class_that_is_not_there_is_told_with_the_one_that_looks_like_it(name, told):

@@ -109,6 +109,29 @@ def test_what_is_no_row_of_numbers_is_refused_by_training(tmp_path, array):
         assert labelled(tmp_path / "x.npy", (1, 4)) is None
 
 
+def saved_with_savez(path):
+    np.savez(path.with_suffix(".npz"), features=feature_rows())
+    path.with_suffix(".npz").rename(path)
+
+
+@pytest.mark.parametrize(
+    ("save", "told"),
+    [
+        (lambda path: np.save(path, feature_rows().astype(object)), "it holds Python objects in place of numbers"),
+        (saved_with_savez, "it is an archive of arrays, as numpy.savez"),
+    ],
+)
+def test_what_people_save_by_mistake_is_told_by_training_and_by_labelling(tmp_path, save, told):
+    path = tmp_path / "x.npy"
+    save(path)
+    np.save(tmp_path / "labels.npy", labels_of_rows())
+    with pytest.raises(UsageError, match=told) as training:
+        read_feature_file(path, tmp_path)
+    (item,) = RowFiles((1, WIDTH)).items([str(path)])
+    assert training.value.code == "E-FEATURES-FILE"
+    assert (item.source.code, told in item.source.message) == ("E-ROW-FILE", True)
+
+
 def test_a_pair_in_version_7_3_is_read_as_one_in_version_7(tmp_path):
     """Features, labels, names, split and attributes, all as MATLAB writes them with -v7.3."""
     older, newer = make_pair(tmp_path / "older"), tmp_path / "newer"

@@ -159,7 +159,9 @@ def _open_npy(path: Path) -> NDArray[Any]:
         raise from_os_error(error, "read the feature file") from error
     except NpyError as error:
         raise UsageError(
-            CODE, f"{path} cannot be read as .npy ({error}); it is damaged or cut off: save it with numpy.save"
+            CODE,
+            f"{path} cannot be read as .npy ({error}); it is damaged, cut off or no array of numbers: save it with "
+            "numpy.save",
         ) from error
 
 
