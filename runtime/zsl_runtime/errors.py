@@ -209,6 +209,9 @@ def _exit_code(command: click.Command, arguments: list[str]) -> int:
 def _refusal(error: Exception) -> SystemProblem | None:
     """What to say where the system gives no more of something; None for any other error."""
     if isinstance(error, OSError):
+        if error.errno == errno.ENOENT and error.filename is None and _without_folder():
+            gone = "the folder that this was started in is gone; change to another one, or give whole paths"
+            return SystemProblem("E-SYSTEM", gone)
         return from_os_error(error, "finish: the system refused")
     said = str(error)
     if isinstance(error, MemoryError) or "can't allocate memory" in said:  # as torch says
@@ -220,6 +223,15 @@ def _refusal(error: Exception) -> SystemProblem | None:
             "E-SYSTEM", "the system allows this process no more threads; take fewer (--threads 1), or raise the limit"
         )
     return None
+
+
+def _without_folder() -> bool:
+    """Whether the current folder was removed."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError:
+        return True
+    return False
 
 
 def _lacking(error: Exception, name: str) -> BackendError | None:

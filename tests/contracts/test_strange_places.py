@@ -68,6 +68,16 @@ def test_labelling(own_bundle, photograph, place):
     assert not (photograph.parent / "home").exists()
 
 
+def test_relative_paths_in_a_folder_that_is_gone(own_bundle):
+    bundle = own_bundle(rule="gaussian")
+    done = run_alone("zsl-infer", "few", "--engine", bundle, environment={"HOME": os.fspath(Path.home())}, before=GONE)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: E-SYSTEM: the folder that this was started in is gone; change to another one, or give whole paths\n"
+    )
+    assert done.stdout == ""
+
+
 def test_the_other_commands_of_the_runtime(own_bundle, photograph, new_class):
     bundle = own_bundle(rule="gaussian")
     environment, before = PLACES["nobody without home"]

@@ -6,6 +6,7 @@ pool sized for the machine then runs slower than a single thread, because the ke
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
 import sys
@@ -74,7 +75,7 @@ def shown(value: object) -> str:
 
 
 def _affinity() -> int:
-    if hasattr(os, "sched_getaffinity"):
+    with contextlib.suppress(AttributeError, OSError):  # a system without it, a sandbox that refuses it
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -95,6 +96,15 @@ def test_no_cgroups_and_no_affinity(system, monkeypatch):
     assert usable_cpus() == 5
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert usable_cpus() == 1
+
+
+def test_a_sandbox_that_refuses_to_tell_the_affinity(system, monkeypatch):
+    def refuse(_pid):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(os, "sched_getaffinity", refuse)
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    assert usable_cpus() == 5
 
 
 def test_numpy_is_told_before_it_is_imported_and_never_after(system, monkeypatch):
