@@ -174,8 +174,11 @@ def _found(samples: NDArray[Any], bits: int, significant: Callable[[], int | Non
 
 
 def _is_stretched(samples: NDArray[Any]) -> bool:
-    """Whether samples were 8 bits that fill 16 (times 257), or up to 12 bits with zeros behind: a dark picture."""
-    return not int(np.bitwise_or.reduce(samples, axis=None)) & 15 or not (samples % 257).any()
+    """Whether samples were 8 bits that fill 16 (times 257): a dark picture.
+
+    Zeros at their ends say nothing: 8 bits made 12 or 14 by a shift have them, and fill a sixteenth or a quarter.
+    """
+    return not (samples % 257).any()
 
 
 def _dark(name: str, what: str, top: int) -> InputError:
