@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from support.line import call
+from support.locked import lock
 from support.tiny_data import make_tiny_data
 from support.tiny_xlsa17 import CLASSES, FEATURES, SEEN, attribute_matrix, feature_rows, lists, make_pair
 from zsl_train.cli import main as zsl_train
@@ -155,14 +156,7 @@ def test_a_folder_that_cannot_be_listed_is_broken_and_litter_and_other_kinds_are
     assert "20, 3 seen and 2 unseen classes" in found["ok"]
     assert "pictures left out because of where they lie: 1 in @eaDir (thumbnails of a NAS)" in found["note"]
     assert "HEIC pictures left out: 1 (.heic); save as JPEG" in found["note"]
-    real = os.scandir
-
-    def scandir(path):
-        if os.fspath(path) == str(first):
-            raise PermissionError(13, "Permission denied", path)
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
+    lock(monkeypatch, first)
     code, found = check(folder)
     assert code == 2
     assert f"could not list the folder '{first}': Permission denied" in found["BROKEN"]

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from support.forked import allow_fork, become_nobody, forked, public_folder
+from support.locked import lock
 from support.tiny_bundle import ATTRIBUTES, class_table, draw_pictures, make_tiny_bundle
 from zsl_runtime.bundle import bundle as bundle_module
 from zsl_runtime.bundle.bundle import Bundle
@@ -494,14 +495,7 @@ def test_folders_that_cannot_be_listed_litter_and_other_kinds_among_photographs_
         place.mkdir(parents=True)
         shutil.copy(folder / name / "0.png", place / "SYNOPHOTO_THUMB_M.jpg")
     (folder / name / "a.heic").write_bytes(b"x")
-    real = os.scandir
-
-    def scandir(path):
-        if os.fspath(path).endswith("locked"):
-            raise PermissionError(13, "Permission denied", path)
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
+    lock(monkeypatch, "locked")
     table = ("--attributes", attributes) if command == "add" else ()
     code, out, err = run(capsys, command, "--engine", means, *table, "--photos", str(folder))
     assert code == 6

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.locked import lock
 from support.tiny_bundle import SEEN, UNSEEN, as_regions, class_table, draw_pictures
 from zsl_runtime.accuracy import harmonic_mean, per_class_accuracy
 from zsl_runtime.bundle.bundle import Bundle
@@ -276,14 +277,7 @@ def test_a_folder_that_cannot_be_listed_is_told_and_litter_and_other_kinds_are_c
         folder.mkdir(parents=True)
         Image.fromarray(PICTURES[0]).save(folder / "SYNOPHOTO_THUMB_M.jpg")
     (birds / "tit" / "a.heic").write_bytes(b"x")
-    real = os.scandir
-
-    def scandir(path):
-        if os.fspath(path).endswith("locked"):
-            raise PermissionError(13, "Permission denied", path)
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
+    lock(monkeypatch, "locked")
     for options in ((), ("--split", split)):
         code, out, err = run(bundle, birds, "--format", "json", *options)
         assert code == 6

@@ -27,6 +27,7 @@ from PIL import Image
 
 import zsl_runtime
 from support.forked import allow_fork, become_nobody, forked
+from support.locked import lock
 from support.tiny_bundle import SEEN, UNSEEN, as_regions, class_table, draw_pictures, make_tiny_bundle
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.cli import infer_steps
@@ -651,14 +652,7 @@ def locked(photos, monkeypatch) -> Path:
     folder = photos / "3-locked"
     folder.mkdir()
     shutil.copy(photos / "0.png", folder / "inside.png")
-    real = os.scandir
-
-    def scandir(path):
-        if os.fspath(path) == str(folder):
-            raise PermissionError(13, "Permission denied", path)
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
+    lock(monkeypatch, folder)
     return folder
 
 

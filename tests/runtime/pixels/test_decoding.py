@@ -16,29 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from support.noise import code_of, encoded, noise
 from zsl_runtime.errors import InputError
 from zsl_runtime.pixels.decoding import ORIENTATION_TAG, decode
-
-
-def noise(height: int, width: int, seed: int = 0, channels: int = 3) -> np.ndarray:
-    """Pictures with hard edges: rounding differences cannot hide in smooth content."""
-    rng = np.random.default_rng(seed)
-    values = rng.integers(0, 256, (height, width, channels), dtype=np.uint8)
-    return np.where(rng.random((height, width, channels)) < 0.3, 255 * (values > 127), values).astype(np.uint8)
-
-
-def encoded(image: Image.Image, kind: str, **options) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def code_of(source) -> str:
-    with pytest.raises(InputError) as caught:
-        decode(source)
-    assert "\n" not in str(caught.value)
-    return caught.value.code
-
 
 # --- decode: what is read -------------------------------------------------------------------------------------------
 

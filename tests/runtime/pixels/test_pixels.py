@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 import threading
@@ -14,32 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from support.noise import encoded, noise
 from zsl_runtime.errors import ArtefactError, BackendError, InputError, UsageError
 from zsl_runtime.pixels.pixels import PixelSpec, decode, prepare, resize_crop, resize_crop_reference
 
 DATA = Path(os.environ.get("ZSL_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
 sides = st.integers(1, 70)
 resizes = st.integers(1, 60)
-
-
-def noise(height: int, width: int, seed: int = 0, channels: int = 3) -> np.ndarray:
-    """Pictures with hard edges: rounding differences cannot hide in smooth content."""
-    rng = np.random.default_rng(seed)
-    values = rng.integers(0, 256, (height, width, channels), dtype=np.uint8)
-    return np.where(rng.random((height, width, channels)) < 0.3, 255 * (values > 127), values).astype(np.uint8)
-
-
-def encoded(image: Image.Image, kind: str, **options) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def code_of(source) -> str:
-    with pytest.raises(InputError) as caught:
-        decode(source)
-    assert "\n" not in str(caught.value)
-    return caught.value.code
 
 
 # --- resize ---------------------------------------------------------------------------------------------------------

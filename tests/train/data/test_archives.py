@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import scipy.io
 from PIL import Image
 
 from support.line import call
+from support.locked import lock
 from support.tiny_xlsa17 import cells
 from zsl_runtime.errors import UsageError
 from zsl_train.cli import main as zsl_train
@@ -199,14 +199,7 @@ def test_objects_of_apy_are_found_beside_folders_that_nobody_may_look_into(tmp_p
     folder = make_apy(tmp_path / "apy")
     count = len(open_image_set(folder))
     (folder / "private").mkdir()
-    real = os.scandir
-
-    def scandir(path):
-        if os.fspath(path).endswith("private"):
-            raise PermissionError(13, "Permission denied", path)
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
+    lock(monkeypatch, "private")
     assert len(open_image_set(folder)) == count
 
 
