@@ -125,6 +125,15 @@ def listed(names: Sequence[str]) -> str:
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
+def shown(value: object, most: int = 40) -> str:
+    """A value as a message shows it, cut to `most` letters."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not print numbers of thousands of digits
+        return "a huge number"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known name that is most like a wrong one, as the end of a message; '' when none is like it."""
     import difflib

@@ -7,7 +7,7 @@ import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from zsl_runtime.errors import UsageError, from_os_error, nearest
+from zsl_runtime.errors import UsageError, from_os_error, nearest, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -105,14 +105,14 @@ def _checked(name: str, value: Any, wanted: Any, source: str) -> Any:
         if value in choices:
             return value
         raise UsageError(
-            "E-RECIPE", f"{source}: {name} = {_shown(value)}; expected one of {', '.join(map(repr, choices))}"
+            "E-RECIPE", f"{source}: {name} = {shown(value, 60)}; expected one of {', '.join(map(repr, choices))}"
         )
     if wanted is float and type(value) is int:
         value = _as_float(value)
     plain = get_origin(wanted) or wanted  # dict[str, Any] -> dict
     if type(value) is not plain:
         raise UsageError(
-            "E-RECIPE", f"{source}: {name} = {_shown(value)} is {type(value).__name__}; expected {plain.__name__}"
+            "E-RECIPE", f"{source}: {name} = {shown(value, 60)} is {type(value).__name__}; expected {plain.__name__}"
         )
     if plain in {int, float}:
         _check_number(name, value, source)
@@ -123,17 +123,8 @@ def _checked_shares(value: Any, source: str) -> tuple[float, ...]:
     if isinstance(value, (list, tuple)) and value and all(type(x) in {int, float} and 0 < x <= 1 for x in value):
         return tuple(float(x) for x in value)
     raise UsageError(
-        "E-RECIPE", f"{source}: snapshots = {_shown(value)}; expected shares in (0, 1], such as [0.5, 1.0]"
+        "E-RECIPE", f"{source}: snapshots = {shown(value, 60)}; expected shares in (0, 1], such as [0.5, 1.0]"
     )
-
-
-def _shown(value: Any) -> str:
-    """A value as a message shows it: cut where it is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python does not print numbers of thousands of digits
-        return "a huge number"
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _as_float(value: int) -> float:
@@ -148,7 +139,7 @@ def _check_number(name: str, value: float, source: str) -> None:
     least, most = RANGES.get(name, (0, LARGEST))
     if not least <= value <= most:  # NaN compares false
         wanted = f"a {'whole ' if type(value) is int else ''}number from {least} to {most}"
-        raise UsageError("E-RECIPE", f"{source}: {name} = {_shown(value)}; expected {wanted}")
+        raise UsageError("E-RECIPE", f"{source}: {name} = {shown(value, 60)}; expected {wanted}")
 
 
 UNPARSABLE = (ValueError, RecursionError)  # TOMLDecodeError, numbers of thousands of digits, nests of as many brackets

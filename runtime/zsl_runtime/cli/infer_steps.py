@@ -251,7 +251,7 @@ def tell_the_end(
 
     """
     from zsl_runtime.inputs.item import Tally
-    from zsl_runtime.inputs.left_out import told
+    from zsl_runtime.inputs.left_out import told, untold
 
     backend = classifier.backend
     left_out = Tally()
@@ -273,7 +273,7 @@ def tell_the_end(
         f"generation {snapshot.generation.number}"
     )
     if counts is not None:
-        for line in counts.lines(job.unit, left_out.kinds, after=progress.before):
+        for line in counts.lines(job.unit, untold(left_out.kinds, job.unit), after=progress.before):
             progress.line(line)
     return not lost
 

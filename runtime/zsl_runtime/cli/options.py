@@ -46,7 +46,8 @@ def _cut(_: click.Context, __: click.Parameter, value: int | None) -> int | None
     """As many threads as the machine has CPUs, where more are asked for; that is told."""
     if value is None:
         return None
-    from zsl_runtime.machine.threads import checked_threads, cpus, shown
+    from zsl_runtime.errors import shown
+    from zsl_runtime.machine.threads import checked_threads, cpus
 
     threads = checked_threads(value)
     if threads < value:
@@ -94,8 +95,8 @@ def of_engine(place: str, backend: str, precision: str | None) -> tuple[str, str
 
 def batch_told(batch_size: int | None, reader: Reader) -> int:
     """The batch size to use; where memory is not enough for what was asked for, that is told."""
+    from zsl_runtime.errors import shown
     from zsl_runtime.labelling.reading import batch_of
-    from zsl_runtime.machine.threads import shown
 
     size = batch_of(batch_size, reader)
     if batch_size is not None and size < batch_size:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zsl_runtime.errors import UsageError
+from zsl_runtime.errors import UsageError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -148,16 +148,11 @@ class SemanticRule:
         if not good or (SCALE in data and scale is None):
             raise UsageError(
                 "E-SEMANTIC-RULE",
-                f"the semantic rule is {_shown(data)}; expected true or false for each of {sorted(SWITCHES)}, and "
-                f"perhaps {SCALE!r} with as many numbers `low` as `width`, none of these negative; it was written by "
-                "another version of zsl-deploy",
+                f"the semantic rule is {shown(dict(data), 200)}; expected true or false for each of "
+                f"{sorted(SWITCHES)}, and perhaps {SCALE!r} with as many numbers `low` as `width`, none of these "
+                "negative; it was written by another version of zsl-deploy",
             )
         return cls(data["clamp_negative"], data["unit_l2"], scale)
-
-
-def _shown(data: Mapping[str, Any]) -> str:
-    text = repr(dict(data))
-    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 GAP = 4.0  # between the widths of two attributes that are next to each other in size: they have different units

@@ -35,6 +35,11 @@ def told(tally: Tally, unit: str = "pictures") -> Iterator[str]:
     yield from tally.notes
 
 
+def untold(kinds: Mapping[str, int], unit: str = "pictures") -> dict[str, int]:
+    """Those of the kinds left out of which `told` says nothing."""
+    return {suffix: count for suffix, count in kinds.items() if unit == "rows" or _group(suffix) is None}
+
+
 def unread(tally: Tally) -> int:
     """How many pictures of kinds that are not read were left out."""
     return sum(count for suffix, count in tally.kinds.items() if suffix in UNREAD)

@@ -7,12 +7,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from zsl_runtime.errors import InputError, UsageError
+from zsl_runtime.errors import InputError, UsageError, shown
 from zsl_runtime.inputs.feature_rows import check_row
 from zsl_runtime.labelling.ahead import Ahead, in_order
 from zsl_runtime.labelling.profiling import DECODE, FIND, NO_PROFILE, PIXELS, NoProfile
 from zsl_runtime.machine.memory import memory_bytes
-from zsl_runtime.machine.threads import shown, whole
+from zsl_runtime.machine.threads import whole
 from zsl_runtime.pixels.pixels import PixelSpec, decode, prepare, resize_crop
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import sys
 import threading
 from pathlib import Path
 
-from zsl_runtime.errors import UsageError
+from zsl_runtime.errors import UsageError, shown
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
@@ -63,15 +63,6 @@ def whole(value: object) -> int | None:
         return operator.index(value)  # type: ignore[arg-type]  # that is the question
     except TypeError:
         return None
-
-
-def shown(value: object) -> str:
-    """A value as a message shows it."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python does not print numbers of thousands of digits
-        return "a huge number"
-    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _affinity() -> int:

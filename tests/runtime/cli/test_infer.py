@@ -946,7 +946,8 @@ def test_what_is_left_out_is_counted_by_reason_and_by_suffix(infer, bundle, phot
     assert reasons == (
         "not readable: 2 empty (E-IMAGE-EMPTY), 1 damaged or cut off (E-IMAGE-DECODE), 1 not a picture (E-IMAGE-FORMAT)"
     )
-    assert kinds == "files of other kinds: 2 .txt, 1 .7z, 1 .csv, 1 .md, 1 .rar, 3 more"
+    assert "archives left out: 2 (1 .7z, 1 .rar); zsl-infer reads" in "\n".join(err)
+    assert kinds == "files of other kinds: 2 .txt, 1 .csv, 1 .md, 1 .xml, 1 hidden, 1 more"
     code, _, err = infer(photos, "--engine", bundle)
     assert after_labelled(err) == []
     assert len([line for line in err if line.startswith("error: E-IMAGE-")]) == 4  # errors stay
