@@ -19,25 +19,12 @@ from zsl_train.losses.reconstruction import weighted_l1
 from zsl_train.methods import sc_egg
 from zsl_train.methods.base import Dims
 from zsl_train.methods.lengths import estimate, plan
-from zsl_train.methods.sc_egg import (
-    PRESETS,
-    BalancedBatches,
-    Compression,
-    Config,
-    Eggn,
-    Embedder,
-    Guide,
-    Scen,
-    VirtualClasses,
-    build,
-    compress_mlp,
-    embed_all,
-    region_mean,
-    stages,
-    train_eggn,
-    train_guide,
-    train_scen,
-)
+from zsl_train.methods.sc_egg import PRESETS, Config, build, stages
+from zsl_train.methods.sc_egg.config import AT_LEAST_ONE
+from zsl_train.methods.sc_egg.eggn import Eggn, VirtualClasses, train_eggn
+from zsl_train.methods.sc_egg.embedder import Compression, Embedder, compress_mlp
+from zsl_train.methods.sc_egg.guide import Guide, train_guide
+from zsl_train.methods.sc_egg.scen import BalancedBatches, Scen, embed_all, region_mean, train_scen
 from zsl_train.methods.session import Rng, Session
 from zsl_train.methods.tf_vaegan import Synthesizer
 from zsl_train.nets import AttributeDecoder, Critic, Encoder, Feedback, Generator, MinMaxScaler, start_normal
@@ -722,7 +709,7 @@ def test_the_shipped_modules_have_the_widths_they_say(feedback):
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        *(({name: 0}, f"{name} = 0 of sc-egg; expected at least 1") for name in sc_egg.AT_LEAST_ONE),
+        *(({name: 0}, f"{name} = 0 of sc-egg; expected at least 1") for name in AT_LEAST_ONE),
         ({"guide": "shared", "pooling": "mlp", "global_weight": 0.0}, "needs global_weight > 0"),
         ({"guided_on": "virtual"}, "need a separate guide that learns the evidence"),
         ({"feature": "evidence"}, "need a separate guide that learns the evidence"),
