@@ -10,6 +10,7 @@ A method is one module with these names (see `zsl_train.methods.METHODS`):
 - ``HEAD``, where preset `default` ships another head than the published one: ``gaussian``;
 - ``PUBLISHED_HEAD = False``, where there is no other than that;
 - ``FOLDS``, where a recipe that says nothing takes another number of validation folds than usual;
+- ``SNAPSHOTS``, where it compares other shares of the last stage than usual;
 - ``variants(config)``, where validation classes choose among several settings: the Configs to choose from;
 - ``settle(config, folds, pooled, labels, semantic)``, where they choose in closed form: the Config with nothing open;
 - ``WORDS = True``, where it looks at the word vectors of the attributes;
@@ -20,7 +21,7 @@ Whatever is chosen is chosen once, for all folds of a run: scores of folds with 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -131,6 +132,11 @@ class Trained:
         means: semantic (M, A) -> a class's mean (M, D) in canonical coordinates; rows follow from it and `gaussian`
             (the head rule `gaussian`). The lift is the one linear layer that takes f to these coordinates.
         gaussian: with `means`, what turns means into rows.
+        parts: name -> classifier inside the training that does not ship but is scored beside what does, under that
+            name: (regions (B, R, V) float32, semantic (C, A) float32) -> scores (B, C), for any classes, those that the
+            training never heard of included; before gamma, in eval mode. Of several trainings of one run (its folds and
+            the final one) all have the same names. They are no part of `state_dict`, so the tensors that only they have
+            belong into the state of a stage (`Session.loop`): a training that is resumed must give them again.
 
     """
 
@@ -147,6 +153,7 @@ class Trained:
     replay_per_class: int = 0
     means: Means | None = None
     gaussian: Gaussian | None = None
+    parts: dict[str, nn.Module] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         makers = [one for one in (self.synthesizer, self.rows, self.means) if one is not None]
@@ -191,16 +198,27 @@ class Trained:
 
     def eval(self) -> Trained:
         """Switch every module to eval mode and freeze it; returns self."""
-        for module in self.modules().values():
+        for module in (*self.modules().values(), *self.parts.values()):
             module.eval().requires_grad_(requires_grad=False)
         return self
+
+    def cpu(self) -> Trained:
+        """Bring every module to the CPU; returns self."""
+        for module in self.modules().values():
+            module.cpu()
+        return self
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's tensors lie; the CPU for one that has none."""
+    return next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
 
 
 def run_rows(module: nn.Module, semantic: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Apply the `rows` of a Trained: semantic (M, A) -> weights (M, D) and biases (M,), float32."""
     with torch.inference_mode():
-        weight, bias = module(torch.from_numpy(semantic.copy()))
-    return weight.numpy(), bias.numpy()
+        weight, bias = module(torch.from_numpy(semantic.copy()).to(device_of(module)))
+    return weight.numpy(force=True), bias.numpy(force=True)
 
 
 def run_batched(module: nn.Module, *inputs: NDArray[Any], batch_size: int = 256) -> NDArray[np.float32]:
@@ -217,10 +235,10 @@ def run_batched(module: nn.Module, *inputs: NDArray[Any], batch_size: int = 256)
     """
     import numpy as np
 
-    blocks = []
+    blocks, device = [], device_of(module)
     with torch.inference_mode():
         for start in range(0, max(1, len(inputs[0])), batch_size):  # no rows are one empty block: it has the width
             # Copied: torch takes neither read-only arrays nor negative strides.
             part = [torch.from_numpy(np.array(x[start : start + batch_size], np.float32, order="C")) for x in inputs]
-            blocks.append(module(*part).numpy())
+            blocks.append(module(*(one.to(device) for one in part)).numpy(force=True))
     return np.concatenate(blocks)
