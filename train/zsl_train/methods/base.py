@@ -107,6 +107,20 @@ class TrainingData:
         return Dims.of(self.regions, self.semantic, self.word_vectors, len(self.table))
 
 
+@dataclass(frozen=True)
+class Conventional:
+    """How the classifier of the unseen classes alone (T1_czsl) is fitted, where its settings are its own.
+
+    Attributes:
+        views: as `Trained.views`, of the same columns.
+        synthetic_per_class: synthetic features drawn for each class.
+
+    """
+
+    views: tuple[View, ...]
+    synthetic_per_class: int
+
+
 @dataclass
 class Trained:
     """The modules that are kept after training, all in eval mode and on the CPU.
@@ -137,6 +151,7 @@ class Trained:
             training never heard of included; before gamma, in eval mode. Of several trainings of one run (its folds and
             the final one) all have the same names. They are no part of `state_dict`, so the tensors that only they have
             belong into the state of a stage (`Session.loop`): a training that is resumed must give them again.
+        czsl: with a synthesizer, how the classifier behind T1_czsl is fitted; None: as the head.
 
     """
 
@@ -154,6 +169,7 @@ class Trained:
     means: Means | None = None
     gaussian: Gaussian | None = None
     parts: dict[str, nn.Module] = field(default_factory=dict)
+    czsl: Conventional | None = None
 
     def __post_init__(self) -> None:
         makers = [one for one in (self.synthesizer, self.rows, self.means) if one is not None]
@@ -204,7 +220,7 @@ class Trained:
 
     def cpu(self) -> Trained:
         """Bring every module to the CPU; returns self."""
-        for module in self.modules().values():
+        for module in (*self.modules().values(), *self.parts.values()):
             module.cpu()
         return self
 

@@ -353,6 +353,9 @@ class Trainer:
         if len(unseen) < 2 or len(rows) == 0:  # one class cannot be told from another
             return None
         assert trained.means is None, "rows that do not depend on each other: T1 is that figure already"
+        own = trained.czsl
+        if own is not None:
+            trained = replace(trained, views=own.views, synthetic_per_class=own.synthetic_per_class)
         only = table.take(unseen)
         empty = no_replay(trained.feature_width)
         head = fit_shipped_head(trained, only, self.prepared.rule, empty, self.recipe.seed)
