@@ -63,6 +63,12 @@ def _possible_epochs(_: click.Context, __: click.Parameter, value: float | None)
 @click.option(
     "--splits", type=click.Path(path_type=Path), help="split.csv, or att_splits.mat for all but a data folder."
 )
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where to compute: auto (a card, if there is one), cpu, cuda, cuda:N.",
+)
 @click.option("--epochs", type=float, callback=_possible_epochs, help="No stage longer than this many epochs.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.  [default: 0]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting of the recipe or the method.")
@@ -165,16 +171,18 @@ def train(options: dict[str, Any]) -> int:
 
     from zsl_train.data.given import GivenFeatures
     from zsl_train.data.open import open_image_set
+    from zsl_train.devices import described, find_device
     from zsl_train.methods import find_method
     from zsl_train.progress import TrainingProgress
     from zsl_train.recipe import method_config
     from zsl_train.report import report
     from zsl_train.training.budget import alternative, parse_length, run_budget
     from zsl_train.training.prepared import prepare
-    from zsl_train.training.runner import carry_out, make_task, open_backbone
+    from zsl_train.training.runner import carry_out, make_task, open_backbone, with_defaults
     from zsl_train.training.shipped import ships_gaussian
     from zsl_train.training.side_by_side import torch_threads
 
+    device = find_device(options["device"])
     seconds = None if options["budget"] is None else parse_length(options["budget"])
     if seconds is not None and named & {"method", "preset"}:
         given = "preset" if "preset" in named else "method"
@@ -185,9 +193,8 @@ def train(options: dict[str, Any]) -> int:
         recipe = replace(recipe, backbone=at_hand(options, out))
     method = find_method(recipe.method)
     ships_gaussian(recipe)  # so is a head that the method has not
-    if seconds is None and "folds" not in {*base, *overrides}:
-        recipe = replace(recipe, folds=getattr(method, "FOLDS", recipe.folds))
     if seconds is None:
+        recipe = with_defaults(recipe, named)
         method_config(method.Config, method.PRESETS, recipe)  # a wrong setting is told before minutes of extraction
     if "OMP_NUM_THREADS" not in os.environ:  # torch reads that itself
         click.get_current_context().with_resource(torch_threads(usable_cpus()))
@@ -200,10 +207,12 @@ def train(options: dict[str, Any]) -> int:
         f"{len(images.table.attributes)} attributes"
     )
     backbone = GivenFeatures.of(images.features) if images.features else open_backbone(recipe, options["weights"])
+    if device.type != "cpu":
+        _say(f"computing on {described(device)}")
     progress = TrainingProgress(verbose=options["verbose"])
     try:
         with writer.exclusive():
-            prepared = prepare(images, backbone, recipe)
+            prepared = prepare(images, backbone, recipe, device)
             for note in prepared.notes:
                 _say(f"note: {note}")
             if seconds is None:
@@ -211,7 +220,15 @@ def train(options: dict[str, Any]) -> int:
                 scores = carry_out(task, backbone, writer, say=_say, progress=progress)
             else:
                 scores = run_budget(
-                    prepared, backbone, recipe, writer, seconds=seconds, began=began, say=_say, progress=progress
+                    prepared,
+                    backbone,
+                    recipe,
+                    writer,
+                    seconds=seconds,
+                    began=began,
+                    named=named,
+                    say=_say,
+                    progress=progress,
                 )
     except KeyboardInterrupt:
         progress.close()

@@ -14,6 +14,7 @@ last seconds and nothing else. Batches are the same ones whether a run was inter
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import hashlib
 import json
@@ -35,6 +36,7 @@ from zsl_runtime.machine.storage import LOCK, allocate, hold, mapped_or_read, sy
 from zsl_runtime.machine.threads import checked_threads
 from zsl_runtime.pixels.pixels import prepare
 from zsl_train.data.roles import check_roles
+from zsl_train.devices import CPU, exact_products
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -51,6 +53,7 @@ FORMAT = 1
 OPEN, DONE, UNREADABLE = 0, 1, 2
 # Measured on one core: 4 pictures at a time fit the processor's cache, 16 take twice as long each.
 BATCH = 4
+CARD_BATCH = 64
 COMMIT_SECONDS = 2.0
 LINE_SECONDS = 30.0  # between two progress lines where there is no terminal
 POOL_BLOCK = 64  # pictures averaged at a time
@@ -124,9 +127,10 @@ def extract(
     backbone: Backbone,
     *,
     cache: Path | None = None,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     threads: int | None = None,
     progress: TextIO | None = None,
+    device: torch.device = CPU,
 ) -> FeatureStore:
     """Region features of all pictures: from the store where it has them, else computed and kept.
 
@@ -138,9 +142,10 @@ def extract(
         image_set: the pictures.
         backbone: the frozen network.
         cache: folder for stores; None is the user's cache folder (`zsl_runtime.machine.cache.needed_cache`).
-        batch_size: pictures a forward pass.
+        batch_size: pictures a forward pass; None is as many as suit the device.
         threads: decoding threads; None is one per usable processor.
         progress: where progress and reports are written; None is stderr. A terminal gets a bar, else plain lines.
+        device: that the network runs on.
 
     Raises:
         SystemProblem: E-DISK-FULL, or E-SYSTEM for other refusals. What is done is kept.
@@ -157,7 +162,9 @@ def extract(
         if files.is_complete():
             print(f"features: {shape[0]} pictures reused from {files.folder}", file=stream)
         else:
-            _fill(files, image_set, backbone, stream, batch_size=batch_size, threads=checked_threads(threads))
+            threads = checked_threads(threads)
+            batch_size = batch_size or (BATCH if device.type == "cpu" else CARD_BATCH)
+            _fill(files, image_set, backbone, stream, batch_size=batch_size, threads=threads, device=device)
         store = files.open(key, image_set)
     except OSError as error:
         raise _refusal(error, files) from error
@@ -251,7 +258,14 @@ class _Files:
 
 
 def _fill(
-    files: _Files, image_set: ImageSet, backbone: Backbone, stream: TextIO, *, batch_size: int, threads: int
+    files: _Files,
+    image_set: ImageSet,
+    backbone: Backbone,
+    stream: TextIO,
+    *,
+    batch_size: int,
+    threads: int,
+    device: torch.device,
 ) -> None:
     """Compute what the store lacks, under its lock."""
     files.folder.mkdir(parents=True, exist_ok=True)
@@ -264,14 +278,17 @@ def _fill(
         batches = [np.arange(i, min(i + batch_size, len(state))) for i in range(0, len(state), batch_size)]
         batches = [rows for rows in batches if (state[rows] == OPEN).any()]
         began = time.monotonic()
+        # A copy: the backbone itself stays on the CPU, where it is exported.
+        network = backbone if device.type == "cpu" else copy.deepcopy(backbone).to(device)
         with (
             _Writer(files, state) as writer,
             contextlib.closing(_decoded(image_set, backbone.pixels, batches, threads)) as decoded,
             _progress(stream, len(state), sum(map(len, batches))) as advance,
             torch.inference_mode(),
+            exact_products(),
         ):
             for rows, (pictures, errors) in zip(batches, decoded, strict=True):
-                regions = backbone(torch.from_numpy(pictures).to(backbone.mean.device))
+                regions = network(torch.from_numpy(pictures).to(device))
                 writer.write(rows, regions.to(torch.float16).cpu().numpy(), errors)
                 advance(len(rows))
         seconds = time.monotonic() - began

@@ -136,7 +136,7 @@ def critic_gradients(
     norm = gradient.norm(dim=1, keepdim=True)
     tiny = torch.finfo(norm.dtype).tiny
     pull = gradient * ((2 * weight * penalty / rows) * (norm - 1) / norm.clamp_min(tiny))  # (B, F)
-    signs = torch.full((2 * rows, 1), weight / rows, dtype=real.dtype)
+    signs = real.new_full((2 * rows, 1), weight / rows)
     signs[:rows] *= -1
     left = torch.cat([slopes[: 2 * rows] * (signs * last), upstream])  # (3 B, H)
     right = torch.cat([torch.cat([both, pull]), torch.cat([condition, condition, torch.zeros_like(condition)])], dim=1)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from zsl_train.devices import tensor_of
 from zsl_train.losses.annealing import linear_ramp
 from zsl_train.losses.vae import kl_to_standard_normal, wasserstein_of_diagonals
 from zsl_train.methods import dual_vae
@@ -322,7 +323,7 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
     network = Acmr(config, data.dims)
     start_xavier(network, rng)
     optimiser = torch.optim.Adam(network.groups(config), amsgrad=True, fused=True)
-    labels, semantic = torch.from_numpy(data.labels), torch.from_numpy(data.semantic)
+    labels, semantic = tensor_of(data.labels), tensor_of(data.semantic)
     batches = Batches(features, labels, semantic, config.batch, rng)
     (steps,) = plan(stages(config, data.dims), config, len(features)).values()
     width = 2 * config.latent

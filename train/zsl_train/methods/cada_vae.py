@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from zsl_train.devices import tensor_of
 from zsl_train.losses.annealing import linear_ramp
 from zsl_train.losses.vae import kl_to_standard_normal, wasserstein_of_diagonals
 from zsl_train.methods import dual_vae
@@ -170,7 +171,7 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
     vae = DualVae(config, data.dims.channels, data.dims.attributes)
     start_xavier(vae, rng)
     optimiser = torch.optim.Adam(vae.parameters(), lr=config.learning_rate, amsgrad=True, fused=True)
-    labels, semantic = torch.from_numpy(data.labels), torch.from_numpy(data.semantic)
+    labels, semantic = tensor_of(data.labels), tensor_of(data.semantic)
     batches = Batches(features, labels, semantic, config.batch, rng)
     (steps,) = plan(stages(config, data.dims), config, len(features)).values()
 

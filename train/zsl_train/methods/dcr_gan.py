@@ -27,6 +27,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from zsl_runtime.errors import UsageError
 from zsl_runtime.head.head import FitSettings, View
+from zsl_train.devices import tensor_of
 from zsl_train.losses.triplet import batch_all_triplet
 from zsl_train.methods.base import Dims, Trained, TrainingData
 from zsl_train.methods.lengths import WIDE_FLOPS_PER_SECOND, Stage, plan, step_seconds
@@ -364,7 +365,7 @@ def searched_targets(metric: TwoLayers, batches: Batches) -> tuple[Tensor, Tenso
     low, spread = found.amin(dim=0), found.amax(dim=0) - found.amin(dim=0)
     scaled = (found - low) / torch.where(spread > 0, spread, torch.ones_like(spread))
     classes, position, counts = torch.unique(batches.labels, return_inverse=True, return_counts=True)
-    sums = torch.zeros(len(classes), scaled.shape[1]).index_add_(0, position, scaled)
+    sums = scaled.new_zeros(len(classes), scaled.shape[1]).index_add_(0, position, scaled)
     return sums / counts.unsqueeze(1), classes
 
 
@@ -507,7 +508,7 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
     """
     embedder, features = pooled_features(data, config.scaling)
     steps = plan(stages(config, data.dims), config, len(features))
-    labels, semantic = torch.from_numpy(data.labels), torch.from_numpy(data.semantic)
+    labels, semantic = tensor_of(data.labels), tensor_of(data.semantic)
 
     def batches(stage: int, size: int, condition: Tensor = semantic) -> Batches:
         return Batches(features, labels, condition, size, Rng(seed + stage))
@@ -525,7 +526,7 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
     if moving < data.dims.attributes:
         session.note(f"F1 is constant over the training pictures in {data.dims.attributes - moving} of its outputs")
     condition = torch.cat([semantic, searched], dim=1)
-    gan = DcrGan(batches(4, config.batch, condition), lift, torch.from_numpy(data.table.seen), config, alive=moving > 0)
+    gan = DcrGan(batches(4, config.batch, condition), lift, tensor_of(data.table.seen), config, alive=moving > 0)
     trained = _shipped(config, embedder, lift, Synthesizer(gan.generator, rectify))
     if moving == 0:
         session.note("F1 is dead: the semantic view is not shipped; try --set semantic_output=linear")

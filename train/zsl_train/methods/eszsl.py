@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from zsl_runtime.head.head import View
+from zsl_train.devices import tensor_of
 from zsl_train.methods.base import Dims, Trained, TrainingData
 from zsl_train.methods.lengths import Once
 from zsl_train.methods.pooled import pooled_features
@@ -183,7 +184,7 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
     scaling, (feature_ridge, semantic_ridge) = scalings[0], grid[len(grid) // 2]
 
     def body(_: int) -> dict[str, Tensor]:
-        pooled = pooled_features(data, "none")[1].numpy()
+        pooled = pooled_features(data, "none")[1].numpy(force=True)
         if not np.isfinite(pooled).all():
             return {"squared_error": torch.tensor(torch.nan)}
         x = scale(pooled, pooled, scaling)
@@ -195,8 +196,8 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
             feature_ridge=feature_ridge,
             semantic_ridge=semantic_ridge,
         )
-        embedder.fit(torch.from_numpy(pooled), scaling)
-        rows.matrix.copy_(torch.from_numpy(matrix))
+        embedder.fit(tensor_of(pooled), scaling)
+        rows.matrix.copy_(tensor_of(matrix))
         known = np.flatnonzero(data.table.seen)
         signs = np.where(data.labels[:, None] == known, 1.0, -1.0)
         errors = (x @ matrix @ data.semantic[known].T - signs) ** 2

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from zsl_runtime.head.head import FitSettings, View
+from zsl_train.devices import tensor_of
 from zsl_train.methods.base import Dims, Trained, TrainingData
 from zsl_train.methods.lengths import WIDE_FLOPS_PER_SECOND, Stage, plan, step_seconds
 from zsl_train.methods.pooled import Batches, at_least_one, generator_output, pooled_features
@@ -175,7 +176,11 @@ class ClsWgan(Wgan):
         """The classifier's negative log-likelihood of the generated features (Eq. 4)."""
         if self.weight == 0:
             return {}
-        return {"classification": self.weight * F.cross_entropy(self.classifier(fake), self.column[labels])}
+        return {"classification": self.weight * F.cross_entropy(self.class_scores(fake), self.column[labels])}
+
+    def class_scores(self, fake: Tensor) -> Tensor:
+        """(B, F) -> scores of the seen classes (B, S), by networks that stand still."""
+        return self.classifier(fake)  # type: ignore[no-any-return]
 
 
 def wgan_settings(config: Config, noise: int) -> WganSettings:
@@ -194,7 +199,7 @@ def wgan_settings(config: Config, noise: int) -> WganSettings:
 
 def seen_columns(data: TrainingData) -> Tensor:
     """(C,) int64: a seen class's position among the seen ones; 0 for unseen classes."""
-    seen = torch.from_numpy(data.table.seen)
+    seen = tensor_of(data.table.seen)
     return (torch.cumsum(seen, 0) - 1).clamp_min(0)
 
 
@@ -230,7 +235,7 @@ def train_classifier(batches: Batches, column: Tensor, config: Config, session: 
 
 def real_batches(features: Tensor, data: TrainingData, size: int, rng: Rng) -> Batches:
     """Batches of the training pictures' features with their classes' semantic vectors as condition."""
-    return Batches(features, torch.from_numpy(data.labels), torch.from_numpy(data.semantic), size, rng)
+    return Batches(features, tensor_of(data.labels), tensor_of(data.semantic), size, rng)
 
 
 def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trained:
@@ -257,6 +262,11 @@ def train(data: TrainingData, config: Any, session: Session, seed: int, gan_of: 
     rows = real_batches(features, data, config.classifier_batch, Rng(seed))
     classifier = train_classifier(rows, column, config, session, steps=first)
     gan = gan_of(real_batches(features, data, config.batch, Rng(seed + 1)), classifier, column, config)
+    return train_gan(gan, embedder, config, session, steps=second)
+
+
+def train_gan(gan: Wgan, embedder: PooledEmbedder, config: Any, session: Session, *, steps: int) -> Trained:
+    """The stage `gan`, and what ships of it."""
     trained = shipped(config, embedder, gan.generator)
-    session.loop("gan", second, gan.state(), lambda _: gan.outer_step(), trained)
+    session.loop("gan", steps, gan.state(), lambda _: gan.outer_step(), trained)
     return trained.eval()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from zsl_runtime.errors import UsageError
+from zsl_train.devices import tensor_of
 from zsl_train.nets import PooledEmbedder
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def at_least_one(method: str, config: object, names: tuple[str, ...]) -> None:
 
 def regions_of(data: TrainingData, start: int, stop: int) -> Tensor:
     """Regions of the training pictures start:stop, float32 (n, R, V); only these are read."""
-    return torch.from_numpy(np.asarray(data.regions[data.rows[start:stop]], dtype=np.float32))
+    return tensor_of(np.asarray(data.regions[data.rows[start:stop]], dtype=np.float32))
 
 
 def pooled_features(data: TrainingData, scaling: str, block: int = 64) -> tuple[PooledEmbedder, Tensor]:

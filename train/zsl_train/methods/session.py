@@ -13,6 +13,7 @@ import torch
 
 from zsl_runtime.errors import ArtefactError, GateError, from_os_error
 from zsl_runtime.machine.storage import replacing
+from zsl_train.devices import current
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,23 +43,24 @@ class Rng:
     """A seeded torch generator that can be checkpointed: all randomness of a stage comes from it."""
 
     def __init__(self, seed: int) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
+        self.device = current()
+        self.generator = torch.Generator(self.device).manual_seed(seed)
 
     def normal(self, *shape: int) -> torch.Tensor:
         """Standard normal float32 of that shape."""
-        return torch.randn(*shape, generator=self.generator)
+        return torch.randn(*shape, generator=self.generator, device=self.device)
 
     def uniform(self, *shape: int) -> torch.Tensor:
         """Uniform in [0, 1) float32 of that shape."""
-        return torch.rand(*shape, generator=self.generator)
+        return torch.rand(*shape, generator=self.generator, device=self.device)
 
     def integers(self, high: int, count: int) -> torch.Tensor:
         """`count` int64 in [0, high)."""
-        return torch.randint(high, (count,), generator=self.generator)
+        return torch.randint(high, (count,), generator=self.generator, device=self.device)
 
     def permutation(self, count: int) -> torch.Tensor:
         """A permutation of range(count), int64."""
-        return torch.randperm(count, generator=self.generator)
+        return torch.randperm(count, generator=self.generator, device=self.device)
 
     def state_dict(self) -> dict[str, Any]:
         """The generator's state."""
@@ -82,6 +84,50 @@ class Scalar:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the number back."""
         self.value = float(state["value"])
+
+
+class Tally:
+    """Losses of the steps since the last line of the log, each looked at for divergence.
+
+    On the CPU every step's losses are looked at at once. On a card that would make every step wait for the card, so
+    there they are looked at together, when a line is logged.
+
+    Args:
+        check: called with a step and its losses; raises where they are not usable.
+
+    """
+
+    def __init__(self, check: Callable[[int, Mapping[str, float]], None]) -> None:
+        self.last: dict[str, float] = {}  # losses of the latest step that was looked at
+        self._check = check
+        self._open: list[tuple[int, tuple[str, ...], torch.Tensor]] = []  # step, names, values; still on the card
+        self._sums: dict[str, float] = {}
+        self._count = 0
+
+    def add(self, step: int, losses: Mapping[str, torch.Tensor]) -> None:
+        """Take the losses of one step, scalars by name."""
+        if not losses:
+            return
+        values = torch.stack([value.detach().double() for value in losses.values()])
+        self._open.append((step, tuple(losses), values))
+        if not values.is_cuda:
+            self._look()
+
+    def means(self) -> dict[str, float]:
+        """Mean of each loss over the steps since the last call."""
+        self._look()
+        means = {name: round(value / max(self._count, 1), 6) for name, value in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means
+
+    def _look(self) -> None:
+        for step, names, values in self._open:
+            self.last = dict(zip(names, values.tolist(), strict=True))
+            self._check(step, self.last)
+            for name, value in self.last.items():
+                self._sums[name] = self._sums.get(name, 0.0) + value
+            self._count += 1
+        self._open = []
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
@@ -181,24 +227,20 @@ class Session:
         if done == steps:
             return
         start, saved, began = done, time.monotonic(), time.monotonic()
-        sums: dict[str, float] = {}
+        tally = Tally(lambda step, losses: self._refuse_divergence(stage, step, losses))
         for step in range(done, steps):
             self._check()
-            losses = {name: float(value.detach()) for name, value in body(step).items()}
-            self._refuse_divergence(stage, step, losses)
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value
+            tally.add(step, body(step))
             count = step + 1
             if trained is not None and self.snapshot is not None and count in snapshots:
                 self._refuse_broken_weights(stage, state)
                 for share in snapshots[count]:
                     self.snapshot(share, trained)
+            logged = count % LOG_EVERY == 0 or count == steps
+            means = tally.means() if logged else {}
             if self._progress is not None:
-                self._progress(self.name, stage, count, steps, losses)
-            if count % LOG_EVERY == 0 or count == steps:
-                width = count - max(start, (count - 1) // LOG_EVERY * LOG_EVERY)
-                means = {name: round(value / width, 6) for name, value in sums.items()}
-                sums = {}
+                self._progress(self.name, stage, count, steps, tally.last)
+            if logged:
                 self._log({"session": self.name, "stage": stage, "step": count, "of": steps, **means})
             if time.monotonic() - saved > self._save_seconds and count < steps:
                 self._save(path, count, whole, state)
@@ -212,7 +254,7 @@ class Session:
         if not path.exists():
             return 0
         try:
-            saved = torch.load(path, weights_only=True)
+            saved = torch.load(path, map_location="cpu", weights_only=True)
             if saved["whole"] != whole or saved["step"] > steps or set(saved["state"]) != set(state):
                 raise KeyError(stage)  # noqa: TRY301  # one message for every way a checkpoint can be unusable
             for name, part in state.items():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from zsl_runtime.head.head import FitSettings, View
+from zsl_train.devices import tensor_of
 from zsl_train.losses.reconstruction import plain_l1, weighted_l1
 from zsl_train.losses.vae import (
     bernoulli_reconstruction,
@@ -228,9 +229,9 @@ class VaeGan:
         width, attributes, hidden = features.shape[1], data.dims.attributes, config.hidden
         self.config = config
         self.features = features
-        self.semantic = torch.from_numpy(data.semantic)
+        self.semantic = tensor_of(data.semantic)
         self.rng = rng
-        self.batches = Batches(features, torch.from_numpy(data.labels), self.semantic, config.batch, rng)
+        self.batches = Batches(features, tensor_of(data.labels), self.semantic, config.batch, rng)
         self.encoder = Encoder(width, attributes, hidden, attributes)
         output = generator_output(config.scaling, "sigmoid")
         self.generator = Generator(attributes, attributes, hidden, width, output)
@@ -277,7 +278,7 @@ class VaeGan:
     def outer_step(self, *, with_feedback: bool) -> dict[str, Tensor]:
         """`critic_steps` critic updates and one generator update; returns the losses."""
         weight = self.config.feedback_train if with_feedback else 0.0
-        penalties, distance, decoded = [], torch.tensor(0.0), torch.tensor(0.0)
+        penalties, distance, decoded = [], self.features.new_zeros(()), self.features.new_zeros(())
         batch: Batch | None = None
         for _ in range(self.config.critic_steps):
             batch = self.batches.draw()
@@ -315,7 +316,7 @@ class VaeGan:
 
     def _products(self) -> torch.autocast:
         """Where the large products of E, G, F and the frozen critic are done in the precision asked for."""
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.bf16)
+        return torch.autocast(self.rng.device.type, torch.bfloat16, enabled=self.bf16)
 
     def _critic_step(self, batch: Batch, weight: float) -> tuple[Tensor, Tensor, Tensor]:
         real, semantic, _ = batch

@@ -85,7 +85,7 @@ class Wgan:
     def generate(self, condition: Tensor) -> Tensor:
         """Features for conditions (B, A) and fresh noise: (B, F) float32."""
         noise = self.rng.normal(len(condition), self.settings.noise)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.bf16):
+        with torch.autocast(self.rng.device.type, torch.bfloat16, enabled=self.settings.bf16):
             return self.generator(noise, condition).float()  # type: ignore[no-any-return]
 
     def outer_step(self) -> dict[str, Tensor]:
@@ -95,7 +95,7 @@ class Wgan:
             conditions = torch.cat([condition for _, condition, _ in drawn])
             fakes = torch.chunk(self.generate(conditions), len(drawn))
         penalties = []
-        for (real, condition, _), fake in zip(drawn, fakes, strict=True):
+        for (real, condition, labels), fake in zip(drawn, fakes, strict=True):
             distance, penalty = critic_gradients(
                 self.critic,
                 real,
@@ -105,21 +105,37 @@ class Wgan:
                 penalty=self.settings.penalty,
                 bf16=self.settings.bf16,
             )
+            further = self.further_critic_losses(real, fake, labels)
+            if further:  # on top of the gradients that were written
+                torch.stack(list(further.values())).sum().backward()  # type: ignore[no-untyped-call]
             self.adam_critic.step()
             penalties.append(penalty)
         _, condition, labels = drawn[-1]  # the generator's step takes the last critic batch again (docs/methods.md 1.4)
         losses = self._generator_step(condition, labels)
-        return {"wasserstein": distance, "penalty": torch.stack(penalties).mean(), **losses}
+        return {"wasserstein": distance, "penalty": torch.stack(penalties).mean(), **further, **losses}
 
     def _generator_step(self, condition: Tensor, labels: Tensor) -> dict[str, Tensor]:
         fake = self.generate(condition)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.bf16):
+        with torch.autocast(self.rng.device.type, torch.bfloat16, enabled=self.settings.bf16):
             score = frozen_score(self.critic, fake, condition).float()
         losses = {"critic": -score.mean(), **self.further_losses(fake, labels)}
         self.adam_generator.zero_grad()
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         self.adam_generator.step()
         return losses
+
+    def further_critic_losses(self, real: Tensor, fake: Tensor, labels: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
+        """What a method adds to the critic's loss, weighted; nothing here.
+
+        Called when the critic's own gradients lie in `.grad`: those of these losses are added to them.
+
+        Args:
+            real: (B, F) of `labels`.
+            fake: (B, F) generated for `labels`.
+            labels: (B,) rows of the class table.
+
+        """
+        return {}
 
     def further_losses(self, fake: Tensor, labels: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
         """What a method adds to the generator's loss, weighted; nothing here.

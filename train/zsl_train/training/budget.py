@@ -19,13 +19,13 @@ from zsl_train.methods import eszsl, find_method, gfzsl
 from zsl_train.methods.lengths import chosen_lengths, estimate, lengthen
 from zsl_train.training.prepared import fingerprint
 from zsl_train.training.run_folder import CHECKPOINT, json_bytes
-from zsl_train.training.runner import carry_out, make_task, minutes
+from zsl_train.training.runner import carry_out, make_task, minutes, with_defaults
 from zsl_train.training.stored import write_bytes
 from zsl_train.training.timing import FINAL, expect
 from zsl_train.training.trainer import Trainer, trainings_in_turn, validation_folds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
     from pathlib import Path
 
     from zsl_train.backbones.base import Backbone
@@ -148,6 +148,7 @@ def run_budget(
     *,
     seconds: float,
     began: float,
+    named: Container[str] = (),
     say: Callable[[str], None],
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -160,6 +161,8 @@ def run_budget(
         writer: the open run folder.
         seconds: in all, what went before included.
         began: when the command did, by `time.monotonic`.
+        named: keys of the recipe that somebody has named. Others are as each method would have them, but for the folds,
+            which are the same for all.
         say: one line of progress for the user.
         progress: called inside the training loops.
 
@@ -176,6 +179,10 @@ def run_budget(
     say(f"trying what fits into {minutes(seconds)}, on {len(folds)} folds of validation classes, the same for all")
     earlier = board.used
 
+    def of_method(name: str) -> Recipe:
+        own = with_defaults(replace(recipe, method=name), named)
+        return replace(own, folds=recipe.folds)
+
     def used() -> float:
         return earlier + time.monotonic() - began
 
@@ -185,7 +192,9 @@ def run_budget(
             left = SPARE * (seconds - used()) - sum(
                 one.seconds for one in board.trials.values() if one.method in CLOSED
             )
-            trial, task, expected = _planned(prepared, recipe, folds, name, left=left, final=board.final, known=trial)
+            trial, task, expected = _planned(
+                prepared, of_method(name), folds, left=left, final=board.final, known=trial
+            )
             board.trials[name] = trial
             board.save(used())
             if task is not None:
@@ -201,7 +210,7 @@ def run_budget(
             say(told(trial))
     best = board.best()
     say(f"{best.method} is the best on validation classes, and is kept")
-    made = replace(recipe, method=best.method, settings={**recipe.settings, **best.settings})
+    made = replace(of_method(best.method), settings={**recipe.settings, **best.settings})
     task = make_task(prepared, made, folds=folds)
     board_lines = [vars(one) for one in board.trials.values()]
     scores = carry_out(
@@ -223,7 +232,6 @@ def _planned(
     prepared: Prepared,
     recipe: Recipe,
     folds: list[Fold],
-    name: str,
     *,
     left: float,
     final: float,
@@ -233,16 +241,15 @@ def _planned(
 
     Args:
         prepared: pictures and features.
-        recipe: all but the method.
+        recipe: of the method, all but its lengths.
         folds: the same for all.
-        name: of the method.
         left: seconds.
         final: seconds of the longest final training of those that were tried: it has to fit in as well.
         known: of an earlier sitting that was interrupted: its lengths stand.
 
     """
-    settings = known.settings if known is not None else {}
-    made = replace(recipe, method=name, settings={**recipe.settings, **settings})
+    name, settings = recipe.method, known.settings if known is not None else {}
+    made = replace(recipe, settings={**recipe.settings, **settings})
     try:
         task = make_task(prepared, made, folds=folds)
     except UsageError as error:
@@ -304,7 +311,10 @@ def alternative(prepared: Prepared, recipe: Recipe) -> str:
 
     """
     name = ITERATED[prepared.images.unit][0]
-    made = replace(recipe, method=name, settings={}, folds=type(recipe)().folds)
+    usual = type(recipe)()
+    made = with_defaults(
+        replace(recipe, method=name, settings={}, folds=usual.folds, snapshots=usual.snapshots), named=()
+    )
     try:
         task = make_task(prepared, made)
         needed = minutes(expect(prepared, made, task.config, task.folds).seconds)

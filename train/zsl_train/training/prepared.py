@@ -15,10 +15,12 @@ from zsl_train.data.given import GivenFeatures
 from zsl_train.data.image_set import in_turns
 from zsl_train.data.pictures import Pictures
 from zsl_train.data.word_vectors import learned_word_vectors, load_word_vectors
+from zsl_train.devices import CPU
 from zsl_train.methods import find_method
 from zsl_train.methods.base import Dims, TrainingData
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from zsl_runtime.arrays import Floats, Ints
@@ -42,6 +44,7 @@ class Prepared:
         words: (A, W) float32.
         notes: things the user should be told.
         pictures: the pictures for a method that looks at them; None where there are features only.
+        device: that networks run and are trained on.
 
     """
 
@@ -52,6 +55,7 @@ class Prepared:
     words: Floats
     notes: tuple[str, ...]
     pictures: Pictures | None = None
+    device: torch.device = CPU
 
     @property
     def dims(self) -> Dims:
@@ -68,13 +72,15 @@ class Prepared:
         return self.rows("train", "val", seen=True)
 
 
-def prepare(images: ImageSet, backbone: Backbone | GivenFeatures, recipe: Recipe) -> Prepared:
+def prepare(
+    images: ImageSet, backbone: Backbone | GivenFeatures, recipe: Recipe, device: torch.device = CPU
+) -> Prepared:
     """Extract region features (or reuse them, or take the file's), apply the semantic rule, find word vectors."""
     if isinstance(backbone, GivenFeatures):
         assert images.features is not None
         store = given_store(images.features)
     else:
-        store = extract(images, backbone)
+        store = extract(images, backbone, device=device)
     rule = semantic_rule(
         images.table,
         clamp_negative=recipe.clamp_negative,
@@ -87,7 +93,7 @@ def prepare(images: ImageSet, backbone: Backbone | GivenFeatures, recipe: Recipe
     table = images.table
     notes = (*odd_notes(rule, table), *images.notes, *rule_notes(rule, table), *fit_notes(images, recipe), *of_words)
     pictures = None if isinstance(backbone, GivenFeatures) else Pictures(images, backbone)
-    return Prepared(images, store, rule, rule.apply(table.raw), words, notes, pictures)
+    return Prepared(images, store, rule, rule.apply(table.raw), words, notes, pictures, device)
 
 
 def fit_notes(images: ImageSet, recipe: Recipe) -> tuple[str, ...]:

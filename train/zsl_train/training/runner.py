@@ -5,7 +5,6 @@ Extract, select, train, make the head, score, save.
 
 from __future__ import annotations
 
-import platform
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +13,7 @@ import torch
 
 from zsl_runtime.bundle.generation import Generation
 from zsl_train import backbones
+from zsl_train.devices import described
 from zsl_train.head.gaussian import check_classes
 from zsl_train.methods import find_method
 from zsl_train.methods.lengths import cap_epochs, names, size
@@ -28,7 +28,7 @@ from zsl_train.training.timing import expect
 from zsl_train.training.trainer import Trainer, trainings_in_turn, validation_folds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Mapping
     from pathlib import Path
 
     from zsl_train.backbones.base import Backbone
@@ -52,6 +52,19 @@ class Progress(Protocol):
 
     def __call__(self, session: str, stage: str, done: int, total: int, losses: Mapping[str, float]) -> None:
         """One step is done."""
+
+
+def with_defaults(recipe: Recipe, named: Container[str]) -> Recipe:
+    """The recipe with what it leaves open as its method would have it: FOLDS and SNAPSHOTS of its module.
+
+    Args:
+        recipe: of a run.
+        named: keys that somebody has named, in a recipe file or on the command line: they stay.
+
+    """
+    method = find_method(recipe.method)
+    own = {"folds": getattr(method, "FOLDS", None), "snapshots": getattr(method, "SNAPSHOTS", None)}
+    return replace(recipe, **{key: value for key, value in own.items() if value is not None and key not in named})
 
 
 def sized(config: Any, recipe: Recipe, dims: Dims, count: int, folds: int) -> Any:
@@ -234,13 +247,15 @@ def carry_out(
             name: one.figures | lead(one.predicted, found.predicted, truth, images.table)
             for name, one in beside.items()
         },
-        "machine": {"processor": platform.processor() or platform.machine(), "torch": torch.__version__},
+        "machine": {"processor": described(prepared.device), "torch": torch.__version__},
         **by_classes(found.predicted, truth, images.table, prepared.semantic),
         **(more or {}),
     }
     scores["warnings"] = warnings(scores)
     if recipe.compare_heads and trainer.gaussian and trainer.own.head_rule != "gaussian":
         scores["published_head"] = trainer.other_head(folds, choice)
+    if trainer.own.parts:
+        scores["parts"] = trainer.parts(folds, choice)
     if recipe.literature and trainer.own.head_rule != "gaussian":
         scores["literature"] = trainer.literature()
     save_run(

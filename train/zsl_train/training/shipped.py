@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from zsl_runtime.errors import UsageError
 from zsl_runtime.head.fitting import Replay, fit_head, fitting_rows, rows_head
 from zsl_train.methods import find_method
-from zsl_train.methods.base import run_batched, run_rows
+from zsl_train.methods.base import device_of, run_batched, run_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import nn
 
     from zsl_runtime.arrays import Floats, Ints
     from zsl_runtime.head.class_table import ClassTable
@@ -28,13 +30,13 @@ REPLAY_BLOCK = 64  # pictures whose regions are in memory at once while Replay i
 
 
 def make_replay(features: Floats, labels: Ints, table: ClassTable, per_class: int, seed: int) -> Replay:
-    """Real seen-class features in half precision, at most `per_class` of each class, drawn with a seed.
+    """Real seen-class features in half precision, all or at most `per_class` of each class, drawn with a seed.
 
     Args:
         features: (n, F) of the training pictures.
         labels: (n,) rows of `table`.
         table: the classes.
-        per_class: cap.
+        per_class: cap; 0 for none.
         seed: of the draw.
 
     """
@@ -42,7 +44,7 @@ def make_replay(features: Floats, labels: Ints, table: ClassTable, per_class: in
     kept = []
     for one in np.flatnonzero(table.seen):
         rows = np.flatnonzero(labels == one)
-        kept.append(np.sort(rng.permutation(rows)[:per_class]))
+        kept.append(np.sort(rng.permutation(rows)[: per_class or None]))
     chosen = np.concatenate(kept)
     return _as_replay(features[chosen], labels[chosen], table)
 
@@ -133,6 +135,20 @@ def embed_rows(trained: Trained, regions: NDArray[np.float16], rows: Ints, block
     """Features f of the pictures `rows` (n,) of the store: (n, F). Never more than a block of regions in memory."""
     starts = range(0, max(1, len(rows)), block)  # no rows are one empty block: it has the width
     return np.concatenate([run_batched(trained.embedder, regions[rows[i : i + block]]) for i in starts])
+
+
+def run_part(
+    module: nn.Module, regions: NDArray[np.float16], rows: Ints, semantic: Floats, *, block: int = 64
+) -> Floats:
+    """Scores (n, C) that one of `Trained.parts` gives the pictures `rows` (n,) of the store, of classes (C, A)."""
+    device = device_of(module)
+    scores = []
+    with torch.inference_mode():
+        classes = torch.from_numpy(semantic.copy()).to(device)
+        for start in range(0, max(1, len(rows)), block):  # no rows are one empty block: it has the width
+            of = regions[rows[start : start + block]].astype(np.float32)
+            scores.append(module(torch.from_numpy(of).to(device), classes).numpy(force=True))
+    return np.concatenate(scores)
 
 
 def head_logits(trained: Trained, head: Head, features: Floats) -> Floats:

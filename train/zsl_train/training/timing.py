@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from zsl_train.head.gaussian import SETTINGS_TRIED, Spectrum, try_default
-from zsl_train.methods import find_method
 from zsl_train.methods.session import Session
 from zsl_train.training.prepared import training_data
 from zsl_train.training.shipped import embed_rows, fit_shipped_head
@@ -177,7 +176,7 @@ def expect(prepared: Prepared, recipe: Recipe, config: Any, folds: Sequence[Fold
 
 def _training(trainer: Trainer, fold: Fold | None, folder: str) -> tuple[Timed, Trained]:
     """A few steps of the training of a fold, or of the final one."""
-    prepared, method = trainer.prepared, find_method(trainer.recipe.method)
+    prepared = trainer.prepared
     table, labels = prepared.images.table, prepared.images.labels
     if fold is None:
         data = training_data(prepared, trainer.rows, table, labels[trainer.rows], prepared.semantic)
@@ -189,7 +188,7 @@ def _training(trainer: Trainer, fold: Fold | None, folder: str) -> tuple[Timed, 
         )
     watch = Stopwatch(Path(folder))
     began = time.monotonic()
-    trained = method.fit(data, trainer.config, watch, trainer.recipe.seed)
+    trained = trainer.fit(data, trainer.config, watch)
     setup = time.monotonic() - began - watch.looped
     return Timed(watch.steps, watch.seconds, setup), trained
 

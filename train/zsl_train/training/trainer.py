@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zsl_runtime.head.gaussian import ClassMeans, evidence_of, gaussian_head, prior_means
+from zsl_train.devices import CPU, computing
 from zsl_train.head.gaussian import (
     Case,
     HeadChoice,
@@ -37,6 +38,7 @@ from zsl_train.training.shipped import (
     head_logits,
     make_replay,
     no_replay,
+    run_part,
     sample_replay,
     ships_gaussian,
 )
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
     from zsl_runtime.head.class_table import ClassTable
     from zsl_runtime.head.fitting import Replay
     from zsl_runtime.head.head import Head
-    from zsl_train.methods.base import Trained
+    from zsl_train.methods.base import Trained, TrainingData
     from zsl_train.recipe import Recipe
 
 
@@ -201,6 +203,13 @@ class Trainer:
         )
 
         def snapshot(share: float, trained: Trained) -> None:
+            # First: what is `wanted` comes last, so that a fold which has it has everything.
+            parts = {
+                name: run_part(module, data.regions, fold.held_out, self.prepared.semantic)
+                for name, module in trained.parts.items()
+            }
+            if parts:
+                save_arrays(self._fold_file(index, variant, f"parts-{share!r}.npz"), parts)
             features = embed_rows(trained, data.regions, fold.held_out)
             if self.gaussian:
                 case = self.case(trained, embed_rows(trained, data.regions, fold.train), labels)
@@ -219,7 +228,13 @@ class Trainer:
             snapshot_at=self.snapshots,
             snapshot=snapshot,
         )
-        self.method.fit(data, self.variants[variant], session, self.recipe.seed)
+        self.fit(data, self.variants[variant], session)
+
+    def fit(self, data: TrainingData, config: Any, session: Session) -> Trained:
+        """The method on this data, on the run's device; what comes out lies on the CPU. A closed form stays there."""
+        device = self.prepared.device if names(self.method.stages(config, data.dims)) else CPU
+        with computing(device):
+            return self.method.fit(data, config, session, self.recipe.seed).cpu()
 
     def case(self, trained: Trained, features: Floats, labels: Ints) -> Case:
         """What the Gaussian head looks at: features (n, F) of training pictures, and what the generator makes."""
@@ -237,7 +252,7 @@ class Trainer:
             return no_replay(trained.feature_width)
         regions, most, seed = self.prepared.store.regions, self.recipe.replay_per_class, self.recipe.seed
         if trained.replay is not None:
-            count = min(trained.replay_per_class, most)
+            count = min(trained.replay_per_class, most) if most else trained.replay_per_class
             return sample_replay(trained, regions, rows, labels, table=table, count=count, seed=seed)
         return make_replay(embed_rows(trained, regions, rows), labels, table, most, seed)
 
@@ -292,6 +307,26 @@ class Trainer:
         candidates = {str(share): value for share, value in every.candidates.items()}
         return {"rule": self.own.head_rule, **figures, "candidates": candidates}
 
+    def parts(self, folds: list[Fold], choice: Choice) -> dict[str, Any]:
+        """Name -> test scores of each classifier inside the training, gamma and temperature chosen on the same folds.
+
+        All at the share of the last stage that ships, so that they are parts of one and the same training.
+        """
+        labels, seen = [self.labels[fold.held_out] for fold in folds], [fold.seen for fold in folds]
+        found = {}
+        for name, module in self.own.parts.items():
+            of_folds = [
+                load_arrays(self._fold_file(index, choice.variant, f"parts-{choice.stop_at!r}.npz"))[name]
+                for index in range(len(folds))
+            ]
+            own = choose({choice.stop_at: of_folds}, labels, seen)
+            logits = run_part(module, self.prepared.store.regions, self.prepared.rows("test"), self.prepared.semantic)
+            figures = tested(logits, self.prepared, own.gamma, own.temperature).figures
+            # Scores of classes do not depend on each other: unseen ones alone are T1's.
+            chosen = {"T1_czsl": self.told_apart(figures["T1"]), "gamma": own.gamma, "validation_H": own.validation_H}
+            found[name] = figures | chosen
+        return found
+
     def _fit_all(self, folder: Path, name: str, *, stop_at: float) -> Trained:
         """The method on all seen classes, up to a share of its last stage."""
         table = self.prepared.images.table
@@ -306,7 +341,7 @@ class Trainer:
             stop_at=stop_at,
             keep=self.keep if name == "final" else lambda _name, _content: None,
         )
-        return self.method.fit(data, self.config, session, self.recipe.seed)
+        return self.fit(data, self.config, session)
 
     def test(self, trained: Trained, head: Head) -> Tested:
         """Scores on the test pictures: beside `literature` and the closed forms, the only place that looks at them."""

@@ -97,13 +97,15 @@ def train_eggn(
     embedder: nn.Module,
     config: Config,
     *,
+    parts: dict[str, nn.Module],
     session: Session,
     seed: int,
 ) -> Trained:
-    """Stage 3: two loops an epoch, the first without feedback, the second with it."""
+    """Stage 3: two loops an epoch, the first without feedback, the second with it; `parts` as `Trained` has them."""
     eggn = Eggn(features, data, guide, config, Rng(seed))
     trained = tf_vaegan.shipped(eggn.config, embedder, eggn.generator, eggn.decoder, eggn.feedback)
     if isinstance(embedder, Embedder) and embedder.beside is not None:
         trained = beside(trained, embedder, guide.layers)
+    trained.parts = parts
     eggn.train(session, "eggn", stage_steps("stage3", config, data), trained)
     return trained

@@ -101,6 +101,10 @@ class Embedder(nn.Module):
         """(B, R, V) -> g (B, V), before scaling."""
         return self.compression(self.normalise(regions))  # type: ignore[no-any-return]
 
+    def scaled(self, regions: Tensor) -> Tensor:
+        """(B, R, V) -> the compressed feature (B, V) as stage 3 and the guide have it, whatever stands beside it."""
+        return self.scaler(self.compress(regions))  # type: ignore[no-any-return]
+
     def both(self, regions: Tensor) -> tuple[Tensor, Tensor]:
         """(B, R, V) -> g (B, V) and the evidence e (B, A), from one attention."""
         regions = self.normalise(regions)
@@ -112,7 +116,7 @@ class Embedder(nn.Module):
         """(B, R, V) float32 -> f (B, F); F is V, with the evidence V + A."""
         if self.beside is not None:
             return self.beside(*self.both(regions))  # type: ignore[no-any-return]
-        return self.scaler(self.compress(regions))  # type: ignore[no-any-return]
+        return self.scaled(regions)
 
 
 class SynthesizerBeside(nn.Module):

@@ -35,6 +35,7 @@ from zsl_train.methods.sc_egg.config import Config, gan_settings
 from zsl_train.methods.sc_egg.eggn import train_eggn
 from zsl_train.methods.sc_egg.embedder import Embedder, beside
 from zsl_train.methods.sc_egg.guide import Guide, guide_layers, train_guide
+from zsl_train.methods.sc_egg.parts import GuideOnPictures, parts_of
 from zsl_train.methods.sc_egg.scen import train_scen
 from zsl_train.methods.semantic_guide import semantic_guide
 from zsl_train.nets import PooledEmbedder
@@ -73,7 +74,9 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
         return fit_plain(data, config, session, seed + 2)
     scen = train_scen(data, config, session, seed)
     guide, features = train_guide(data, scen, config, session, seed + 1)
-    return train_eggn(features, data, guide, scen.embedder, config, session=session, seed=seed + 2).eval()
+    parts = parts_of(scen, guide, torch.from_numpy(data.semantic))
+    made = train_eggn(features, data, guide, scen.embedder, config, parts=parts, session=session, seed=seed + 2)
+    return made.eval()
 
 
 def fit_plain(data: TrainingData, config: Config, session: Session, seed: int) -> Trained:
@@ -86,4 +89,7 @@ def fit_plain(data: TrainingData, config: Config, session: Session, seed: int) -
         session.note(f"the guide is attribute evidence by semantic regression: {choice}")
     session.note("one region a picture, nothing to attend to: only the third stage of SC-EGG, EGGN, is trained")
     guide = Guide(layers, evidence=True)
-    return train_eggn(features, data, guide, embedder, config, session=session, seed=seed).eval()
+    parts: dict[str, nn.Module] = {}
+    if isinstance(layers, nn.Linear):
+        parts = {"guide": GuideOnPictures(embedder, guide, semantic)}
+    return train_eggn(features, data, guide, embedder, config, parts=parts, session=session, seed=seed).eval()

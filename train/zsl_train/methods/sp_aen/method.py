@@ -22,6 +22,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from zsl_runtime.errors import UsageError
 from zsl_runtime.head.head import View
+from zsl_train.devices import tensor_of
 from zsl_train.losses.ranking import ranking_loss
 from zsl_train.losses.wgan_gp import gradient_penalty
 from zsl_train.methods.base import Dims, Trained, TrainingData
@@ -224,9 +225,9 @@ class SpAen:
         self.rng = Rng(seed)
         scaler, self.features = pooled_features(data, config.scaling)
         channels, attributes = data.dims.channels, data.dims.attributes
-        known = torch.from_numpy(data.table.seen)
-        self.semantic = torch.from_numpy(data.semantic)[known]  # (S, A): the classes that compete in training
-        self.labels = (torch.cumsum(known, 0) - 1)[torch.from_numpy(data.labels)]
+        known = tensor_of(data.table.seen)
+        self.semantic = tensor_of(data.semantic)[known]  # (S, A): the classes that compete in training
+        self.labels = (torch.cumsum(known, 0) - 1)[tensor_of(data.labels)]
         self.embed = SemanticNet(channels, config.hidden, attributes)
         self.keep = SemanticNet(channels, config.hidden, attributes)  # F
         self.critic = Critic(attributes, 0, attributes)
@@ -240,7 +241,7 @@ class SpAen:
         self.of_keep = Updater([self.keep, self.decoder], config, decay=True)
         self.kept: Tensor | None = None  # (n, d) F of every training picture, once F is fixed
         self.shown = held_out(data, config, seed)
-        self.learned = torch.from_numpy(np.setdiff1d(np.arange(len(data.rows)), self.shown))  # what G may look at
+        self.learned = tensor_of(np.setdiff1d(np.arange(len(data.rows)), self.shown))  # what G may look at
 
     def state(self, *parts: str) -> dict[str, Any]:
         """All that changes while the named networks are trained."""
@@ -382,6 +383,6 @@ def show(model: SpAen, data: TrainingData, session: Session) -> None:
     assert data.pictures is not None
     rows = data.rows[model.shown]
     with torch.no_grad():
-        rebuilt = model.decoder.rebuild(model.keep(model.features[torch.from_numpy(model.shown)]))
-    for name, content in sheet(data.pictures.read(rows), rebuilt.numpy(), rows).items():
+        rebuilt = model.decoder.rebuild(model.keep(model.features[tensor_of(model.shown)]))
+    for name, content in sheet(data.pictures.read(rows), rebuilt.numpy(force=True), rows).items():
         session.keep(name, content)

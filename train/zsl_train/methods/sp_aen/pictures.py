@@ -22,6 +22,7 @@ from torch.nn import functional as F  # noqa: N812
 from zsl_runtime.errors import ArtefactError
 from zsl_train.backbones.base import read_weights
 from zsl_train.data.pictures import SIDE
+from zsl_train.devices import tensor_of
 from zsl_train.methods.base import SHEET, SHEET_FIGURES
 from zsl_train.methods.sp_aen.config import SLOPE, Config
 from zsl_train.methods.sp_aen.decoder import Decoder
@@ -100,7 +101,7 @@ class Inverter(nn.Module):
                 x = F.leaky_relu(x, SLOPE)
             if number < len(self.conv):
                 x = F.leaky_relu(self.conv[number](x), SLOPE)
-        levels = x + torch.tensor(CAFFE_MEAN).view(3, 1, 1)
+        levels = x + x.new_tensor(CAFFE_MEAN).view(3, 1, 1)
         return F.avg_pool2d(levels.flip(1), 2)
 
 
@@ -121,7 +122,7 @@ class CaffeNetConv5(nn.Module):
 
     def forward(self, levels: Tensor) -> Tensor:
         """Grey levels (N, 3, h, w), RGB -> (N, 256, h', w')."""
-        x = levels.flip(1) - torch.tensor(CAFFE_MEAN).view(3, 1, 1)
+        x = levels.flip(1) - levels.new_tensor(CAFFE_MEAN).view(3, 1, 1)
         for layer in (self.conv1, self.conv2):
             x = F.max_pool2d(F.relu(layer(x)), 3, 2)
             x = F.local_response_norm(x, 5, 1e-4, 0.75)
@@ -189,7 +190,7 @@ class PictureDecoder(Decoder):
     def losses(self, embedding: Tensor, features: Tensor, rows: Tensor) -> dict[str, Tensor]:  # noqa: ARG002  # Decoder
         """Mean squared error of pixels (grey levels) and of the comparator's map, weighted (paper, Eq. 3)."""
         comparator, pictures = self._frozen
-        levels = torch.from_numpy(pictures.read(self._rows[rows.numpy()])).permute(0, 3, 1, 2).float()
+        levels = tensor_of(pictures.read(self._rows[rows.numpy(force=True)])).permute(0, 3, 1, 2).float()
         rebuilt = self(embedding)
         losses = {"pixels": self.config.pixel_weight * F.mse_loss(rebuilt, levels)}
         if self.config.perceptual_weight > 0:
