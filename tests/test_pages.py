@@ -133,7 +133,8 @@ def test_what_security_says_of_defaults_is_so():
     text = read("SECURITY.md")
     given = {field.name: field.default for field in fields(Recipe)}
     assert f"{given['probe_pictures']} pictures of the run (recipe key `probe_pictures`)" in text
-    assert f"up to {given['replay_per_class']} training pictures" in text
+    assert given["replay_per_class"] == 0
+    assert "features of all training pictures of the seen classes" in text
     assert f"{given['probe_pictures'] + given['parity_pictures']} pictures by default" in text
     assert f"`{trust.TRUSTED}`" in text
 

@@ -76,7 +76,7 @@ def test_a_byte_order_mark_is_no_trouble(tmp_path):
         ("image_size = -224", "from 0 to"),
         ("folds = 0x" + "f" * 5000, "from 0 to"),
         ("folds = 1" + "0" * 5000, "not valid TOML"),
-        ("replay_per_class = 0", "from 1 to"),
+        ("replay_per_class = -1", "from 0 to"),
         ("probe_pictures = 0", "from 1 to"),
         ("parity_pictures = 63", "from 64 to"),
         ("word_width = 0", "from 1 to 65536"),

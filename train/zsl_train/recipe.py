@@ -24,14 +24,16 @@ class Recipe:
         backbone: key of `zsl_train.backbones.BACKBONES`.
         image_size: picture side P the backbone is run at; 0 is the backbone's own.
         seed: of everything random, below 2^32.
-        folds: validation folds that choose epochs, gamma and temperature; 0 selects nothing.
-        snapshots: shares of the last stage that are compared on the validation classes.
+        folds: validation folds that choose epochs, gamma and temperature; 0 selects nothing. A method may have a number
+            of its own for recipes that name none (FOLDS in its module).
+        snapshots: shares of the last stage that are compared on the validation classes; likewise (SNAPSHOTS).
         head: `gaussian`, every class a mean; `published`, the method's own; `preset`, which is the Gaussian one for
             preset `default` of the methods that say so (HEAD in their module), else the published one.
         compare_heads: also fit the published head to the same features, choose for it on the same folds, and score it.
         literature: also score the snapshots of the final training on the test pictures, for the optimistic figure of
             the papers; nothing is chosen by it.
-        replay_per_class: photographed features kept for later fits of a published head, at most, for each seen class.
+        replay_per_class: real features of each seen class that a published head is fitted on, at most; 0 for all. They
+            are kept for the fits of later classes, too.
         parity_pictures: pictures kept for the parity gate of the export, beside the probe; 64 or more.
         probe_pictures: pictures kept in the bundle to prove that an engine computes what it should; at least 1.
         clamp_negative: semantic rule: negative attributes (AWA's "missing") become 0.
@@ -53,12 +55,12 @@ class Recipe:
     backbone: str = "resnet101"
     image_size: int = 0
     seed: int = 0
-    folds: int = 3
+    folds: int = 4
     snapshots: tuple[float, ...] = (0.25, 0.5, 1.0)
     head: Literal["preset", "gaussian", "published"] = "preset"
     compare_heads: bool = False
     literature: bool = False
-    replay_per_class: int = 200
+    replay_per_class: int = 0
     parity_pictures: int = 96
     probe_pictures: int = 4
     clamp_negative: bool = True
@@ -89,7 +91,6 @@ LARGEST = 2**31  # no size, count, rate or weight is beyond that
 # Keys with a range of their own: (least, most).
 RANGES = {
     "seed": (0, 2**32 - 1),  # what the random generators of both NumPy and torch take, a few added
-    "replay_per_class": (1, LARGEST),
     "probe_pictures": (1, LARGEST),
     "parity_pictures": (64, LARGEST),  # with fewer the export's gate proves little
     "word_width": (1, 2**16),

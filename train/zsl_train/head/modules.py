@@ -46,6 +46,7 @@ def shipped(trained: Trained, shape: Shape, attributes: int, gaussian: Gaussian)
         synthetic_per_class=0,
         replay=None,
         replay_per_class=0,
+        parts={},
         means=Means(shape, attributes, trained.feature_width, synthesizer, trained.noise_width),
         gaussian=gaussian,
     )
