@@ -39,7 +39,7 @@ def soul_samples(features: Tensor, labels: Tensor, classes: int, *, count: int, 
             centres = distinct
         else:
             centres = KMeans(n_clusters=count, random_state=seed, n_init=10).fit(rows).cluster_centers_
-        souls[one] = torch.from_numpy(centres)[torch.arange(count) % len(centres)]
+        souls[one] = torch.from_numpy(centres[np.arange(count) % len(centres)])
     return souls
 
 
@@ -87,7 +87,7 @@ def cluster_members(rows: Tensor, count: int, steps: int = LLOYD_STEPS) -> Tenso
 
 
 def _nearness(rows: Tensor, centres: Tensor) -> Tensor:
-    """x c - c c / 2 of each row and centre, which is (x x - |x - c|^2) / 2: (C, n, F), (C, k, F) -> (C, n, k)."""
+    """Of each row and centre x c - c c / 2, which is (x x - |x - c|^2) / 2: (C, n, F), (C, k, F) -> (C, n, k)."""
     return rows @ centres.transpose(1, 2) - centres.square().sum(dim=2).unsqueeze(1) / 2
 
 

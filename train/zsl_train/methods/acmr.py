@@ -153,7 +153,7 @@ class InformationEnhancement(nn.Module):
         self.first = nn.Linear(2 * latent, hidden)
         self.last = nn.Linear(hidden, latent)
         generator = torch.Generator().manual_seed(ORDERS_SEED)
-        drawn = [torch.randperm(2 * latent, generator=generator) for _ in range(orders)]
+        drawn = [torch.randperm(2 * latent, generator=generator, device=generator.device) for _ in range(orders)]
         self.register_buffer("orders", torch.stack(drawn or [torch.arange(2 * latent)]))  # (K, 2 Z) int64
         self.orders: Tensor
 

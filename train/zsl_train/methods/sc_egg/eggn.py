@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from zsl_train.devices import tensor_of
 from zsl_train.methods import tf_vaegan
 from zsl_train.methods.sc_egg.config import Config, gan_settings
 from zsl_train.methods.sc_egg.embedder import Embedder, beside
@@ -61,10 +62,10 @@ class Eggn(VaeGan):
 
     def __init__(self, features: Tensor, data: TrainingData, guide: Guide, config: Config, rng: Rng) -> None:
         super().__init__(features, data, gan_settings(config, data.dims.regions), rng)
-        self.unseen = torch.from_numpy(np.flatnonzero(~data.table.seen))
+        self.unseen = tensor_of(np.flatnonzero(~data.table.seen))
         self.virtual: VirtualClasses | None = None
         if config.guided_on == "virtual":
-            self.virtual = VirtualClasses(self.semantic[torch.from_numpy(data.table.seen)], rng)
+            self.virtual = VirtualClasses(self.semantic[tensor_of(data.table.seen)], rng)
         self.guide = guide.eval().requires_grad_(requires_grad=False)
         self.seen_guidance, self.unseen_guidance = config.seen_guidance, config.unseen_guidance
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from zsl_train.devices import tensor_of
 from zsl_train.methods.sc_egg.config import MLP_SLOPE, Config
 from zsl_train.methods.sc_egg.scen import BalancedBatches, Scen, embed_all, embedding_optimiser, regions_of
 from zsl_train.methods.sc_egg.steps import stage_steps
@@ -62,7 +63,7 @@ def train_guide(data: TrainingData, scen: Scen, config: Config, session: Session
     """Stage 2 (paper Eq. 8 and 17), then the scaler. Returns the guide and the scaled features f (n, F)."""
     steps = stage_steps("stage2", config, data)
     evidence = _evidence_of_all(data, scen)
-    target = evidence if config.guide_target == "evidence" else evidence @ torch.from_numpy(data.semantic).T
+    target = evidence if config.guide_target == "evidence" else evidence @ tensor_of(data.semantic).T
     if config.guide == "shared":
         return _train_shared_guide(data, scen, target, config, session=session, steps=steps, seed=seed)
     scen.write_embedder()

@@ -26,9 +26,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
+from zsl_train.devices import tensor_of
 from zsl_train.methods import tf_vaegan
 from zsl_train.methods.pooled import pooled_features
 from zsl_train.methods.sc_egg.config import Config, gan_settings
@@ -74,7 +74,7 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
         return fit_plain(data, config, session, seed + 2)
     scen = train_scen(data, config, session, seed)
     guide, features = train_guide(data, scen, config, session, seed + 1)
-    parts = parts_of(scen, guide, torch.from_numpy(data.semantic))
+    parts = parts_of(scen, guide, tensor_of(data.semantic))
     made = train_eggn(features, data, guide, scen.embedder, config, parts=parts, session=session, seed=seed + 2)
     return made.eval()
 
@@ -82,10 +82,10 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
 def fit_plain(data: TrainingData, config: Config, session: Session, seed: int) -> Trained:
     """The EGGN half on plain feature vectors, guided by closed-form semantic regression."""
     embedder, features = pooled_features(data, config.scaling)
-    labels, semantic = torch.from_numpy(data.labels), torch.from_numpy(data.semantic)
+    labels, semantic = tensor_of(data.labels), tensor_of(data.semantic)
     layers: nn.Module = nn.Identity()
     if config.seen_guidance > 0 or config.unseen_guidance > 0:
-        layers, choice = semantic_guide(features, labels, semantic, torch.from_numpy(data.table.seen))
+        layers, choice = semantic_guide(features, labels, semantic, tensor_of(data.table.seen))
         session.note(f"the guide is attribute evidence by semantic regression: {choice}")
     session.note("one region a picture, nothing to attend to: only the third stage of SC-EGG, EGGN, is trained")
     guide = Guide(layers, evidence=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from zsl_train.devices import tensor_of
 from zsl_train.methods.sc_egg.embedder import Embedder, compress_mlp
 from zsl_train.methods.sc_egg.steps import stage_steps
 from zsl_train.methods.session import Rng, Session
@@ -81,7 +82,7 @@ class BalancedBatches:
     """
 
     def __init__(self, labels: NDArray[np.int64], batch: int, rng: Rng) -> None:
-        self.members = [torch.from_numpy(np.flatnonzero(labels == c)) for c in np.unique(labels)]
+        self.members = [tensor_of(np.flatnonzero(labels == c)) for c in np.unique(labels)]
         self.batch = batch
         self.rng = rng
 
@@ -90,7 +91,7 @@ class BalancedBatches:
         count = len(self.members)
         chosen = self.rng.permutation(count)[: min(self.batch, count)]
         each = max(1, self.batch // count)
-        return torch.cat([self._some(self.members[int(c)], each) for c in chosen])
+        return torch.cat([self._some(self.members[c], each) for c in chosen.tolist()])
 
     def _some(self, members: Tensor, each: int) -> Tensor:
         if each <= len(members):
@@ -114,8 +115,8 @@ def embedding_optimiser(parameters: list[nn.Parameter], config: Config) -> torch
 
 def regions_of(data: TrainingData, positions: Tensor) -> Tensor:
     """Region features of the training pictures at `positions` (B,): (B, R, V) float32."""
-    rows = data.rows[positions.numpy()]
-    return torch.from_numpy(np.asarray(data.regions[rows], dtype=np.float32))
+    rows = data.rows[positions.numpy(force=True)]
+    return tensor_of(np.asarray(data.regions[rows], dtype=np.float32))
 
 
 def region_mean(data: TrainingData, embedder: Embedder, block: int = 64) -> Tensor:
@@ -145,13 +146,13 @@ def train_scen(data: TrainingData, config: Config, session: Session, seed: int) 
     embedder = Embedder(data.dims.attributes, data.dims.channels, config.pooling, evidence=evidence)
     if config.centre_regions:
         embedder.centre.copy_(region_mean(data, embedder))
-    scen = Scen(torch.from_numpy(data.word_vectors), embedder, data.dims.classes, config, rng)
-    semantic = torch.from_numpy(data.semantic)
+    scen = Scen(tensor_of(data.word_vectors), embedder, data.dims.classes, config, rng)
+    semantic = tensor_of(data.semantic)
     keep = torch.ones(len(data.table), dtype=torch.bool)
     if config.classes_in_softmax == "seen":
-        keep = torch.from_numpy(data.table.seen)
+        keep = tensor_of(data.table.seen)
     column = torch.cumsum(keep, 0) - 1  # class -> its column among the kept ones
-    labels = column[torch.from_numpy(data.labels)]
+    labels = column[tensor_of(data.labels)]
     own = [p for name, p in scen.named_parameters() if not name.startswith("embedder.")]
     optimiser = embedding_optimiser(own, config)
     batches = BalancedBatches(data.labels, config.embedding_batch, rng)
