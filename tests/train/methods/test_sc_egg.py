@@ -24,6 +24,7 @@ from zsl_train.methods.sc_egg.config import AT_LEAST_ONE
 from zsl_train.methods.sc_egg.eggn import Eggn, VirtualClasses, train_eggn
 from zsl_train.methods.sc_egg.embedder import Compression, Embedder, compress_mlp
 from zsl_train.methods.sc_egg.guide import Guide, train_guide
+from zsl_train.methods.sc_egg.parts import GuideOnPictures, parts_of
 from zsl_train.methods.sc_egg.scen import BalancedBatches, Scen, embed_all, region_mean, train_scen
 from zsl_train.methods.session import Rng, Session
 from zsl_train.methods.tf_vaegan import Synthesizer
@@ -60,6 +61,7 @@ SMALL = Config(  # every choice written out: the defaults may change
 )
 DATA = tiny_training_data()
 SEMANTIC = torch.from_numpy(DATA.semantic)
+NOTHING = {"loss": torch.zeros(())}
 
 
 @pytest.fixture
@@ -453,11 +455,11 @@ def test_the_rule_sees_the_mean_penalty_of_the_critic_steps(adapt, monkeypatch):
 
 def test_feedback_is_used_in_every_second_loop_only(session, monkeypatch):
     heard = []
-    monkeypatch.setattr(Eggn, "outer_step", lambda self, *, with_feedback: heard.append(with_feedback) or {})
+    monkeypatch.setattr(Eggn, "outer_step", lambda self, *, with_feedback: heard.append(with_feedback) or NOTHING)
     config = replace(SMALL, batch=12, stage3_steps=11)  # 40 pictures: 3 steps a loop
     scen = train_scen(DATA, config, session, 0)
     guide, features = train_guide(DATA, scen, config, session, 1)
-    train_eggn(features, DATA, guide, scen.embedder, config, session=session, seed=2)
+    train_eggn(features, DATA, guide, scen.embedder, config, parts={}, session=session, seed=2)
     assert heard == [False] * 3 + [True] * 3 + [False] * 3 + [True] * 2
 
 
@@ -665,6 +667,10 @@ def test_interrupted_with_evidence_and_virtual_classes_it_goes_on_to_the_same_we
     rebuilt.load_state_dict(wanted)
     semantic, noise = torch.rand(4, ATTRIBUTES), torch.randn(4, whole.noise_width)
     assert torch.equal(rebuilt.eval().synthesizer(semantic, noise), whole.synthesizer(semantic, noise))
+    assert list(again.parts) == list(whole.parts) == ["local network", "guide"]
+    pictures = torch.rand(5, REGIONS, CHANNELS)
+    for name, part in whole.parts.items():
+        assert torch.equal(again.parts[name](pictures, semantic), part(pictures, semantic)), name
 
 
 # --- what is shipped -------------------------------------------------------------------------------------------------
@@ -781,6 +787,49 @@ def test_the_guide_with_a_scaler_undoes_it():
     torch.testing.assert_close(Guide(nn.Identity(), scaler)(scaler(raw), torch.zeros(3, 2)), raw)
 
 
+# --- the classifiers inside ------------------------------------------------------------------------------------------
+
+
+def test_the_local_network_scores_classes_by_the_evidence_of_attended_features(scen):
+    with torch.no_grad():
+        scen.embedder.centre.copy_(draw(CHANNELS, seed=6) / 9)
+    regions, semantic = draw(3, REGIONS, CHANNELS, seed=3), draw(5, ATTRIBUTES, seed=4)
+    h = attended(scen, regions / regions.norm(dim=2, keepdim=True) - scen.embedder.centre)
+    e = torch.stack([scen.words[n] @ scen.w_beta @ h[:, n].T for n in range(ATTRIBUTES)], dim=1)  # (B, A)
+    local = parts_of(scen, Guide(nn.Identity()), semantic)["local network"]
+    torch.testing.assert_close(local(regions, semantic), e @ semantic.T, rtol=1e-10, atol=1e-12)
+    before = local(regions, semantic)
+    with torch.no_grad():
+        scen.w_beta.add_(1)  # it keeps what stage 1 left
+    assert torch.equal(local(regions, semantic), before)
+
+
+@pytest.mark.parametrize("evidence", [True, False])
+def test_the_guide_is_asked_about_the_scaled_feature_of_real_pictures(evidence):
+    embedder = Embedder(ATTRIBUTES, CHANNELS, "mean", evidence=evidence)  # with evidence more stands beside the feature
+    regions, known = draw(4, REGIONS, CHANNELS).float(), draw(CLASSES, ATTRIBUTES, seed=1).float()
+    embedder.scaler.fit(embedder.compress(regions) * 2)
+    layers = nn.Linear(CHANNELS, ATTRIBUTES if evidence else CLASSES)
+    asked = GuideOnPictures(embedder, Guide(layers, evidence=evidence), known)
+    unit = regions / regions.norm(dim=2, keepdim=True)
+    low, spread = embedder.scaler.low, embedder.scaler.range
+    given = ((unit.mean(dim=1) - low) / spread) @ layers.weight.T + layers.bias  # attention is uniform before training
+    wanted = given @ known.T if evidence else given
+    torch.testing.assert_close(asked(regions, known), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_guide_by_scores_says_of_other_classes_what_its_scores_imply_of_attributes():
+    embedder = Embedder(ATTRIBUTES, CHANNELS, "mean")
+    regions, known = draw(4, REGIONS, CHANNELS).float(), draw(ATTRIBUTES + 3, ATTRIBUTES, seed=1).float()
+    layers = nn.Linear(CHANNELS, len(known), bias=False)
+    weight = draw(ATTRIBUTES, CHANNELS, seed=2).float()
+    with torch.no_grad():
+        layers.weight.copy_(known @ weight)  # its scores are those of the evidence W f
+    asked, others = GuideOnPictures(embedder, Guide(layers), known), draw(6, ATTRIBUTES, seed=5).float()
+    evidence = embedder(regions) @ weight.T
+    torch.testing.assert_close(asked(regions, others), evidence @ others.T, rtol=1e-3, atol=1e-3)
+
+
 # --- plain feature vectors -------------------------------------------------------------------------------------------
 
 
@@ -796,6 +845,7 @@ def test_on_plain_vectors_the_third_stage_is_trained_alone_and_says_so(tmp_path,
     trained = sc_egg.fit(plain_data(), config, Session(tmp_path, told.append), 0)
     assert {line["stage"] for line in told if "stage" in line} == {"eggn"}
     assert any("only the third stage" in line.get("note", "") for line in told)
+    assert list(trained.parts) == ["guide"]  # no regions, no local network
     again = build(config, plain_data().dims)
     again.load_state_dict(trained.state_dict())
     rows = plain_data().regions[DATA.rows].astype(np.float32)
