@@ -7,8 +7,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from zsl_train.losses.souls import soul_distance, soul_samples
+from zsl_train.losses.souls import cluster_members, cluster_soul_distance, soul_distance, soul_samples
 
 
 def best_centres(rows: np.ndarray, count: int) -> np.ndarray:
@@ -55,3 +58,78 @@ def test_the_distance_is_squared_and_to_the_nearest():
     got.backward()
     nearest = [min(own, key=lambda s, f=f: ((f - s) ** 2).sum()) for f, own in zip(features, souls, strict=True)]
     np.testing.assert_allclose(x.grad.numpy(), 2 * (features - np.array(nearest)) / 5, rtol=1e-12)
+
+
+# --- fake souls ------------------------------------------------------------------------------------------------------
+
+
+def lloyd(rows: np.ndarray, count: int) -> np.ndarray:
+    """The cluster of each row: Lloyd's algorithm to its end, from the first row and those farthest away."""
+    chosen = [0]
+    while len(chosen) < count:
+        chosen.append(int(np.argmax([min(((row - rows[c]) ** 2).sum() for c in chosen) for row in rows])))
+    centres, before = rows[chosen], None
+    while True:
+        of = np.array([np.argmin([((row - c) ** 2).sum() for c in centres]) for row in rows])
+        if before is not None and (of == before).all():
+            return of
+        before = of
+        centres = np.stack([rows[of == k].mean(axis=0) if (of == k).any() else centres[k] for k in range(count)])
+
+
+@given(
+    arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 3)), elements=st.floats(-50, 50)),
+    st.integers(1, 4),
+)
+@settings(max_examples=60, deadline=None)
+def test_clusters_are_a_partition_and_no_row_is_nearer_to_another_mean(rows, count):
+    members = cluster_members(torch.from_numpy(rows), count, steps=40)
+    assert members.shape == (*rows.shape[:2], count)
+    assert set(members.unique().tolist()) <= {0.0, 1.0}
+    assert bool((members.sum(dim=2) == 1).all())
+    for of, own in zip(members.numpy(), rows, strict=True):
+        means = {k: own[of[:, k] == 1].mean(axis=0) for k in range(count) if of[:, k].any()}
+        for row, which in zip(own, of.argmax(axis=1), strict=True):
+            nearest = min(((row - mean) ** 2).sum() for mean in means.values())
+            assert ((row - means[which]) ** 2).sum() <= nearest + 1e-6
+
+
+def test_clusters_are_those_of_lloyd_set_by_set():
+    rows = np.random.default_rng(4).random((6, 20, 5))
+    members = cluster_members(torch.from_numpy(rows), 3)
+    for got, own in zip(members, rows, strict=True):
+        assert got.argmax(dim=1).tolist() == lloyd(own, 3).tolist()
+
+
+def test_fake_souls_are_means_of_clusters_each_near_its_nearest_real_soul():
+    rng = np.random.default_rng(5)
+    fakes, souls = rng.random((4, 9, 3)), rng.random((4, 3, 3))
+    x = torch.from_numpy(fakes).requires_grad_()
+    got = cluster_soul_distance(x, torch.from_numpy(souls))
+    wanted, gradient = [], np.zeros_like(fakes)
+    for one, (own, real) in enumerate(zip(fakes, souls, strict=True)):
+        of = lloyd(own, 3)
+        for k in set(of.tolist()):
+            mean = own[of == k].mean(axis=0)
+            near = min(real, key=lambda s, mean=mean: ((mean - s) ** 2).sum())
+            wanted.append(((mean - near) ** 2).sum() / len(set(of.tolist())) / 4)
+            gradient[one, of == k] = 2 * (mean - near) / (of == k).sum() / len(set(of.tolist())) / 4
+    assert float(got.detach()) == pytest.approx(sum(wanted), rel=1e-12)
+    got.backward()
+    np.testing.assert_allclose(x.grad.numpy(), gradient, rtol=1e-10)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_class_with_fewer_different_fakes_than_souls_has_fewer_fake_souls(count):
+    fakes = torch.tensor([[[0.0, 1.0], [2.0, 3.0]][:count] * 4], requires_grad=True)
+    souls = torch.tensor([[[0.0, 0.0], [2.0, 2.0], [9.0, 9.0]]])
+    distance = cluster_soul_distance(fakes, souls)
+    assert float(distance.detach()) == 1.0
+    distance.backward()
+    assert bool(fakes.grad.isfinite().all())
+
+
+def test_one_fake_soul_is_the_plain_mean():
+    rng = np.random.default_rng(6)
+    fakes, souls = torch.from_numpy(rng.random((4, 9, 3))), torch.from_numpy(rng.random((4, 1, 3)))
+    torch.testing.assert_close(cluster_soul_distance(fakes, souls), soul_distance(fakes.mean(dim=1), souls))

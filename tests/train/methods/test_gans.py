@@ -11,10 +11,12 @@ from torch.nn import functional
 
 from support.tiny_features import ATTRIBUTES, CHANNELS, tiny_training_data
 from zsl_runtime.errors import UsageError
+from zsl_train.losses.souls import cluster_members
+from zsl_train.losses.wgan_gp import critic_gradients
 from zsl_train.methods import METHODS, dcr_gan, f_clswgan, lisgan, tf_vaegan
 from zsl_train.methods.dcr_gan import DcrGan, Lift, moving_outputs, regressors, searched_targets
 from zsl_train.methods.f_clswgan import ClsWgan, real_batches, seen_columns
-from zsl_train.methods.lisgan import SoulGan
+from zsl_train.methods.lisgan import BranchGan, SoulGan
 from zsl_train.methods.pooled import SCALINGS, Batches, generator_output, pooled_features
 from zsl_train.methods.session import Rng, Session
 from zsl_train.nets import start_normal
@@ -105,6 +107,114 @@ def test_both_regularisers_of_lisgan(classes, monkeypatch):
         assert torch.equal(rows, rows[:1].expand(4, -1))
         distances.append(nearest(fakes[4 * index : 4 * index + 4].mean(dim=0), gan.souls[COLUMN[one]]))
     assert losses["classes"].item() == pytest.approx(2.0 * np.mean(distances), rel=1e-5)
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_the_fake_souls_of_the_paper_are_those_of_clustered_fakes(classes, monkeypatch):
+    config = lisgan.Config(hidden=9, class_weight=2.0, soul_fakes=6, soul_classes=classes, fake_souls="clusters")
+    gan = made(SoulGan, config)
+    asked = []
+    monkeypatch.setattr(
+        gan,
+        "generate",
+        lambda rows: asked.append(rows) or torch.rand(len(rows), CHANNELS, generator=torch.Generator().manual_seed(5)),
+    )
+    got = gan.further_losses(torch.rand(4, CHANNELS), torch.tensor([0, 3, 6, 5]))["classes"]
+    fakes = torch.rand(len(asked[0]), CHANNELS, generator=torch.Generator().manual_seed(5))
+    count = classes or 5
+    fakes = fakes.view(count, 6, CHANNELS)
+    own = [torch.from_numpy(DATA.semantic).eq(rows).all(dim=1).nonzero().item() for rows in asked[0][::6]]
+    members = cluster_members(fakes, 3)
+    wanted = [
+        np.mean([nearest(one[of[:, k] == 1].mean(dim=0), gan.souls[COLUMN[c]]) for k in range(3) if of[:, k].any()])
+        for one, of, c in zip(fakes, members, own, strict=True)
+    ]
+    assert got.item() == pytest.approx(2.0 * np.mean(wanted), rel=1e-5)
+
+
+def branched(**changes) -> BranchGan:
+    config = lisgan.Config(hidden=9, classification_weight=0.7, classifier="branch", **changes)
+    gan = BranchGan(real_batches(FEATURES, DATA, 7, Rng(2)), COLUMN, SEEN.nonzero().squeeze(1), config)
+    for network in (gan.critic, gan.branch):
+        for parameter in network.parameters():
+            parameter.data.normal_(0, 0.4, generator=torch.Generator().manual_seed(parameter.numel()))
+    return gan
+
+
+def of_class(gan: BranchGan, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """E log P(y | x) of the branch: the hidden layer with a condition of zeros, in plain autograd."""
+    blank = torch.zeros(len(features), ATTRIBUTES)
+    hidden = functional.leaky_relu(gan.critic.first(torch.cat([features, blank], dim=1)), 0.2)
+    scores = gan.branch(hidden)
+    picked = scores[torch.arange(len(labels)), COLUMN[labels]]
+    return (picked - scores.exp().sum(dim=1).log()).mean()
+
+
+def test_the_critic_of_two_branches_has_the_gradients_of_the_whole_formula():
+    """Eq. 2 with the penalty added, differentiated twice by autograd."""
+    gan = branched()
+    real, condition, labels = gan.batches.draw()
+    fake, mix = torch.rand(7, CHANNELS), torch.rand(7, 1)
+    between = (mix * real + (1 - mix) * fake).requires_grad_()
+    (slope,) = torch.autograd.grad(gan.critic(between, condition).sum(), between, create_graph=True)
+    loss = gan.critic(fake, condition).mean() - gan.critic(real, condition).mean()
+    loss = loss - 0.7 * (of_class(gan, fake, labels) + of_class(gan, real, labels))
+    loss = loss + 10 * ((slope.norm(dim=1) - 1) ** 2).mean()
+    moved = [*gan.critic.first.parameters(), gan.critic.last.weight, *gan.branch.parameters()]
+    wanted = torch.autograd.grad(loss, moved)
+    for _ in range(2):  # the second time over what the first has left
+        critic_gradients(gan.critic, real, fake, condition, mix, penalty=10.0)
+        torch.stack(list(gan.further_critic_losses(real, fake, labels).values())).sum().backward()
+        for parameter, one in zip(moved, wanted, strict=True):
+            torch.testing.assert_close(parameter.grad, one, rtol=1e-4, atol=1e-6)
+    in_adam = {id(one) for group in gan.adam_critic.param_groups for one in group["params"]}
+    assert in_adam == {id(one) for one in moved}
+    assert {(group["lr"], group["betas"]) for group in gan.adam_critic.param_groups} == {(1e-4, (0.5, 0.999))}
+
+
+def test_the_generator_is_judged_by_the_branch_which_stands_still():
+    gan = branched(class_weight=0.0, sample_weight=0.0)
+    fake, labels = torch.rand(4, CHANNELS, requires_grad=True), torch.tensor([0, 3, 6, 5])
+    got = gan.further_losses(fake, labels)
+    wanted = -0.7 * of_class(gan, fake, labels)
+    torch.testing.assert_close(got["classification"], wanted)
+    (gradient,) = torch.autograd.grad(wanted, fake)
+    got["classification"].backward()
+    torch.testing.assert_close(fake.grad, gradient)
+    assert all(one.grad is None for network in (gan.critic, gan.branch) for one in network.parameters())
+
+
+def test_an_outer_step_trains_both_branches_and_without_weight_only_the_score():
+    for weight, moves in ((0.7, True), (0.0, False)):
+        gan = branched()
+        gan.weight = weight
+        before = [gan.branch.weight.clone(), gan.critic.last.weight.clone()]
+        losses = gan.outer_step()
+        assert ("critic_classification" in losses) == moves
+        assert torch.equal(before[0], gan.branch.weight) != moves
+        assert not torch.equal(before[1], gan.critic.last.weight)
+
+
+def test_a_branch_needs_no_stage_before_and_is_resumed_bit_for_bit(tmp_path):
+    config = lisgan.Config(hidden=8, gan_steps=6, classifier="branch", fake_souls="clusters", synthetic_per_class=5)
+    assert [stage.name for stage in lisgan.stages(config, DATA.dims)] == ["gan"]
+    seconds = [stage.seconds for stage in lisgan.stages(replace(config, classifier="frozen"), DATA.dims)]
+    assert lisgan.stages(config, DATA.dims)[0].seconds > seconds[1]  # a branch is trained in the critic's steps
+    told: list[dict] = []
+    whole = lisgan.fit(DATA, config, Session(tmp_path / "whole", told.append), 0)
+    assert {one["stage"] for one in told} == {"gan"}
+
+    def stop() -> None:
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        steps.append(None)
+
+    steps: list[None] = []
+    with pytest.raises(KeyboardInterrupt):
+        lisgan.fit(DATA, config, Session(tmp_path / "cut", lambda _: None, check=stop, save_seconds=-1.0), 0)
+    again = lisgan.fit(DATA, config, Session(tmp_path / "cut", lambda _: None), 0)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
 
 
 def test_what_the_rectifying_network_learns_is_each_class_s_mean_scaled():

@@ -1,9 +1,9 @@
 """LisGAN: a WGAN whose fakes stay near soul samples of their class (Li et al., CVPR 2019).
 
 On top of f-CLSWGAN (`zsl_train.methods.f_clswgan`): every seen class has k soul samples, the k-means centres of its
-features. R1 pulls each fake to the nearest soul of its class, R2 does so with the fake souls of each class: the centres
-of its clustered fakes in the paper, the plain mean of them in the published code (docs/methods.md 5.2). The generator is
-held to the classes by a second branch of the critic in the paper, by a frozen classifier in the code (5.1). This is the
+features. R1 pulls each fake to the nearest soul of its class, R2 pulls the fake souls of each class: the centres of its
+clustered fakes in the paper, the plain mean of them in the published code (docs/methods.md 5.2). The generator is held
+to the classes by a second branch of the critic in the paper, by a frozen classifier in the code (5.1). This is the
 first stage; the cascade classifier works at prediction time, on what is labelled then (5.3).
 """
 
@@ -48,8 +48,8 @@ class Config(f_clswgan.Config):
         critic_steps: critic updates an outer step, 5 [C].
         penalty: gradient penalty weight, 10 [P, C].
         learning_rate_gan: of G and D, 1e-4 [C].
-        classifier: what holds generated features to their classes: a `branch` of the critic, which is trained with it on
-            real and generated features [P], or a linear one that is `frozen` after a stage of its own [C].
+        classifier: what holds generated features to their classes: a `branch` of the critic, trained with it on real
+            and generated features [P], or a linear one that is `frozen` after a stage of its own [C].
         classification_weight: lambda, weight of its loss, 0.01 [P, C].
         classifier_epochs: of the frozen classifier, 100 [C].
         classifier_steps: when positive, in place of its epochs.
@@ -64,8 +64,8 @@ class Config(f_clswgan.Config):
         soul_seed: of k-means, 3 [C].
         sample_weight: of R1; 0.01 [P], 1e-3 [C].
         class_weight: of R2; 0.01 [P], 1e-2 [C].
-        fake_souls: of a class, for R2: the centres of its fakes in as many `clusters` as it has souls [P], or their plain
-            `mean` [C].
+        fake_souls: of a class, for R2: the centres of its fakes in as many `clusters` as it has souls [P], or the plain
+            `mean` of them [C].
         soul_fakes: fakes a class that R2 looks at, 20 [C].
         soul_classes: classes drawn for R2 in each step, an estimate of the mean over all; 0 takes every seen class [C].
 
@@ -160,10 +160,10 @@ class SoulGan(ClsWgan):
 
 
 class BranchGan(SoulGan):
-    """With the paper's critic of two branches, both on its hidden layer: the score, and which class it is (Eq. 1 and 2).
+    """With the paper's critic of two branches, both on its hidden layer: the score, and the class (Eq. 1 and 2).
 
-    P(y | x) knows the feature alone: the branch looks at the hidden layer without the condition, from which the class
-    could be read. In the generator's step it stands still like the critic.
+    P(y | x) knows the feature alone: what the branch sees of the hidden layer is without the condition, from which the
+    class could be read. In the generator's step it stands still like the critic.
 
     Args:
         batches: real features.
@@ -176,8 +176,8 @@ class BranchGan(SoulGan):
     def __init__(self, batches: Batches, column: Tensor, seen: Tensor, config: Config) -> None:
         branch = nn.Linear(config.hidden, len(seen))
         super().__init__(batches, branch, column, seen, config)
-        start_normal(branch, self.rng.generator)
         self.branch = branch.requires_grad_()  # unlike a frozen classifier it is trained, as a part of the critic
+        start_normal(branch, self.rng.generator)
         self.adam_critic.add_param_group({"params": list(branch.parameters())})
 
     def state(self) -> dict[str, Any]:
