@@ -477,3 +477,57 @@ def test_lengths_can_be_estimated_and_shortened(name, preset):
     same_otherwise = [f.name for f in fields(config) if f.name not in names(stages)]
     assert names(stages) < {f.name for f in fields(config)}
     assert replace(half, **{key: getattr(config, key) for key in same_otherwise}) == half
+
+
+# --- on a card -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def same_draws(monkeypatch):
+    """Let a training on a card draw the numbers that one on the CPU draws."""
+    for name in ("randn", "rand", "randint", "randperm"):
+        monkeypatch.setattr(torch, name, _drawn_on_the_cpu(getattr(torch, name)))
+    for name in ("normal_", "uniform_"):
+        monkeypatch.setattr(torch.Tensor, name, _filled_on_the_cpu(getattr(torch.Tensor, name)))
+    made = torch.Generator
+    monkeypatch.setattr(torch, "Generator", lambda device=None: made())  # always the CPU's
+
+
+def _drawn_on_the_cpu(draw):
+    return lambda *shape, generator=None, device=None: draw(*shape, generator=generator, device="cpu").to(device)
+
+
+def _filled_on_the_cpu(fill):
+    def filled(tensor, *arguments, generator=None, **named):
+        return tensor.copy_(fill(torch.empty(tensor.shape, device="cpu"), *arguments, generator=generator, **named))
+
+    return filled
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ITERATED)
+def test_a_card_trains_what_the_cpu_trains(name, tmp_path, same_draws):
+    """The same draws give the same losses and weights to rounding, which grows from step to step."""
+    if not torch.cuda.is_available():
+        pytest.skip("no card that torch can use")
+    here, there = Recorder(tmp_path / "here"), Recorder(tmp_path / "there")
+    on_cpu = trained(name, None, session=here)
+    with torch.device("cuda"):
+        on_card = trained(name, None, session=there).cpu()
+    for stage, losses in here.losses.items():
+        for step, (one, other) in enumerate(zip(losses[:10], there.losses[stage][:10], strict=True)):
+            assert other == pytest.approx(one, rel=1e-3, abs=1e-4), (stage, step)
+    for key, value in on_cpu.state_dict().items():
+        assert torch.allclose(on_card.state_dict()[key], value, rtol=0.05, atol=0.02), key
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ITERATED)
+def test_a_training_on_a_card_resumes(name, tmp_path):
+    if not torch.cuda.is_available():
+        pytest.skip("no card that torch can use")
+    with torch.device("cuda"):
+        first = trained(name, tmp_path).cpu()
+        again = trained(name, tmp_path).cpu()  # every stage is there: nothing is trained again
+    assert same(first, again)
+    assert all(tensor.device.type == "cpu" for tensor in first.state_dict().values())
