@@ -46,7 +46,10 @@ def test_arrays_may_be_read_only_reversed_or_strided():
 
 def test_the_sizes_of_training_data():
     data = tiny_training_data()
-    assert data.dims == Dims(regions=4, channels=12, attributes=6, word_width=5, classes=8)
+    assert data.dims == Dims(
+        regions=4, channels=12, attributes=6, word_width=5, classes=8, seen=int(data.table.seen.sum())
+    )
+    assert data.dims.seen == len(set(data.labels.tolist()))
     assert Dims(**data.dims.to_dict()) == data.dims
 
 

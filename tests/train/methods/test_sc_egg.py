@@ -26,6 +26,7 @@ from zsl_train.methods.sc_egg.embedder import Compression, Embedder, compress_ml
 from zsl_train.methods.sc_egg.guide import Guide, train_guide
 from zsl_train.methods.sc_egg.parts import GuideOnPictures, parts_of
 from zsl_train.methods.sc_egg.scen import BalancedBatches, Scen, embed_all, region_mean, train_scen
+from zsl_train.methods.sc_egg.steps import drawn
 from zsl_train.methods.session import Rng, Session
 from zsl_train.methods.tf_vaegan import Synthesizer
 from zsl_train.nets import AttributeDecoder, Critic, Encoder, Feedback, Generator, MinMaxScaler, start_normal
@@ -195,7 +196,7 @@ def test_batches_are_balanced_for_any_number_of_classes(counts, batch, seed):
         classes, times = np.unique(labels[chosen], return_counts=True)
         assert len(classes) == min(batch, len(counts))
         assert (times == each).all()
-        assert len(chosen) <= max(batch, 1)
+        assert len(chosen) == drawn(batch, len(counts)) <= max(batch, 1)
         for one in classes:
             own = chosen[labels[chosen] == one]
             if each <= (labels == one).sum():
@@ -741,10 +742,21 @@ def test_presets_are_what_they_cite():
 
 def test_stages_are_those_of_the_algorithm_and_the_third_alone_on_plain_vectors():
     config = Config(stage1_epochs=20, stage2_epochs=2, stage3_epochs=5, embedding_batch=64, batch=32)
-    dims = Dims(regions=81, channels=1280, attributes=312, word_width=300, classes=20)
+    dims = Dims(regions=81, channels=1280, attributes=312, word_width=300, classes=20, seen=16)
     lengths = {"stage1": 200, "stage2": 20, "stage3": 200}  # an epoch of stage 3 is two loops
     assert plan(stages(config, dims), config, 640) == lengths
     assert plan(stages(config, replace(dims, regions=1)), config, 640) == {"stage3": 200}
+
+
+@pytest.mark.parametrize(
+    ("seen", "rows"),
+    [(40, 40), (150, 64), (645, 64), (13, 52), (0, 60)],  # AWA2, CUB, SUN, 20 birds; not noted: all 60 classes
+)
+def test_an_epoch_of_balanced_batches_counts_the_rows_that_are_drawn(seen, rows):
+    dims = Dims(regions=196, channels=2048, attributes=85, word_width=300, classes=max(seen, 50) + 10, seen=seen)
+    config = Config(stage1_epochs=20.0, stage2_epochs=10.0)
+    lengths = plan(stages(config, dims), config, 23527)
+    assert (lengths["stage1"], lengths["stage2"]) == (round(20 * 23527 / rows), round(10 * 23527 / rows))
 
 
 def test_the_estimate_grows_with_everything_that_costs():

@@ -53,6 +53,7 @@ class Dims:
         attributes: A.
         word_width: W, width of the attribute word vectors.
         classes: C, seen and unseen classes known while training.
+        seen: S of them; 0 in runs of earlier versions, which did not note it. No network depends on it.
 
     """
 
@@ -61,16 +62,18 @@ class Dims:
     attributes: int
     word_width: int
     classes: int
+    seen: int = 0
 
     @classmethod
-    def of(cls, regions: NDArray[Any], semantic: NDArray[Any], words: NDArray[Any], classes: int) -> Dims:
-        """From region features (n, R, V), semantic vectors (C, A), word vectors (A, W) and the number of classes."""
+    def of(cls, regions: NDArray[Any], semantic: NDArray[Any], words: NDArray[Any], table: ClassTable) -> Dims:
+        """From region features (n, R, V), semantic vectors (C, A), word vectors (A, W) and the classes."""
         return cls(
             regions=int(regions.shape[1]),
             channels=int(regions.shape[2]),
             attributes=int(semantic.shape[1]),
             word_width=int(words.shape[1]),
-            classes=classes,
+            classes=len(table),
+            seen=int(table.seen.sum()),
         )
 
     def to_dict(self) -> dict[str, int]:
@@ -104,7 +107,7 @@ class TrainingData:
     @property
     def dims(self) -> Dims:
         """The sizes of this data."""
-        return Dims.of(self.regions, self.semantic, self.word_vectors, len(self.table))
+        return Dims.of(self.regions, self.semantic, self.word_vectors, self.table)
 
 
 @dataclass(frozen=True)

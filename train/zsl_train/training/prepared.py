@@ -60,7 +60,7 @@ class Prepared:
     @property
     def dims(self) -> Dims:
         """The sizes that fix a method's networks."""
-        return Dims.of(self.store.regions, self.semantic, self.words, len(self.images.table))
+        return Dims.of(self.store.regions, self.semantic, self.words, self.images.table)
 
     def rows(self, *roles: str, seen: bool | None = None) -> Ints:
         """Readable pictures with one of these roles, ascending."""

@@ -1,4 +1,4 @@
-"""The classifiers inside SC-EGG that are scored beside what ships: the local network, and the guide on real features."""
+"""Classifiers inside SC-EGG, scored beside what ships: the local network, and the guide on real features."""
 
 from __future__ import annotations
 

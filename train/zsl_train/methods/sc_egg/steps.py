@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 SHORTEST = (300, 400, 240)  # steps of the stages below which accuracy on validation classes suffers
 
 
+def drawn(batch: int, classes: int) -> int:
+    """Rows of a class-balanced batch: of min(batch, classes) classes as many each as fit, at least one."""
+    return min(batch, classes) * max(1, batch // classes)
+
+
 def stages(config: Config, dims: Dims) -> list[Stage]:
     """The three stages, the third in outer steps; of plain feature vectors (one region) the third alone."""
     third = tf_vaegan.outer_step_seconds(gan_settings(config, dims.regions), dims)
@@ -23,15 +28,16 @@ def stages(config: Config, dims: Dims) -> list[Stage]:
     regions, channels, attributes = dims.regions, dims.channels, dims.attributes
     maps = 2 * regions * channels * attributes
     mlp = regions * (attributes // 2) * (attributes + channels) if config.global_weight > 0 else 0
-    scen = config.embedding_batch * (2 * maps + 3 * mlp)
+    batch = drawn(config.embedding_batch, dims.seen or dims.classes)  # what an epoch is counted in
+    scen = batch * (2 * maps + 3 * mlp)
     if config.guide == "separate":
         outputs = attributes if config.guide_target == "evidence" else dims.classes
-        guide = config.embedding_batch * 3.0 * config.guide_hidden * (channels + outputs)
+        guide = batch * 3.0 * config.guide_hidden * (channels + outputs)
     else:
-        guide = config.embedding_batch * (maps / 2 + 3 * mlp)
+        guide = batch * (maps / 2 + 3 * mlp)
     return [
-        Stage("stage1", config.embedding_batch, step_seconds(scen), SHORTEST[0]),
-        Stage("stage2", config.embedding_batch, step_seconds(guide), SHORTEST[1]),
+        Stage("stage1", batch, step_seconds(scen), SHORTEST[0]),
+        Stage("stage2", batch, step_seconds(guide), SHORTEST[1]),
         eggn,
     ]
 
