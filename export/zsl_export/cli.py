@@ -80,6 +80,13 @@ def _points(_: click.Context, __: click.Parameter, value: float | None) -> float
     metavar="POINTS",
     help="Points of H (or T1) that a lower precision may cost.  [default: 0.5 for fp16, 1 for int8]",
 )
+@click.option(
+    "--replay-per-class",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Of a fitted head: features of at most N training photographs of each class go into the bundle.  [default: "
+    "all]",
+)
 @click.option("--no-probe-images", is_flag=True, help="Leave the probe's inputs out of the bundle.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 def cli(
@@ -92,6 +99,7 @@ def cli(
     device: str | None,
     data: str | None,
     max_drop: float | None,
+    replay_per_class: int | None,
     no_probe_images: bool,
     force: bool,
     **engine: Any,
@@ -105,6 +113,9 @@ def cli(
     stops the export (exit code 3). int8 is calibrated on training photographs. Both are read again from where the run
     found them, or from --data DIR.
 
+    A head that is fitted comes with the features that it was fitted on: where classes are added, it is fitted again on
+    them. --replay-per-class makes the bundle smaller, and such a fit see less than the training's did.
+
     With --format engine and without --out, BUNDLE gets TensorRT engines in the precisions that it holds. Each has two
     profiles, one that is fastest for a single picture and one for large batches. Adding classes leaves engines as they
     are.
@@ -116,7 +127,8 @@ def cli(
     """
     given = {name: value for name, value in engine.items() if value is not None}
     if verify:
-        makes = {"--out": out, "--precision": precision, "--no-probe-images": no_probe_images, "--force": force}
+        makes = {"--out": out, "--precision": precision, "--replay-per-class": replay_per_class}
+        makes |= {"--no-probe-images": no_probe_images, "--force": force}
         wrong = [*(flag for flag, value in makes.items() if value), *(["--format engine"] if kind != "onnx" else [])]
         if wrong or given:
             raise click.UsageError(f"{' and '.join(wrong) or _flags(given)}: --verify makes nothing; leave it out.")
@@ -131,7 +143,8 @@ def cli(
     if kind == "onnx" and out is None:
         raise click.UsageError("Missing option '--out': the folder to make (only --format engine works in place).")
     if out is None:
-        told = {"--data": data, "--max-drop": max_drop, "--no-probe-images": no_probe_images, "--force": force}
+        told = {"--data": data, "--max-drop": max_drop, "--replay-per-class": replay_per_class}
+        told |= {"--no-probe-images": no_probe_images, "--force": force}
         wrong = [flag for flag, value in told.items() if value]
         if wrong:
             raise click.UsageError(f"{' and '.join(wrong)}: only for the export of a run; add --out.")
@@ -149,6 +162,7 @@ def cli(
         data=data,
         max_drop=max_drop,
         probe_images=not no_probe_images,
+        replay_per_class=replay_per_class,
         force=force,
         engine=given if kind == "engine" else None,
     )
@@ -178,7 +192,14 @@ def _inputs(*, has_pictures: bool) -> str:
 
 
 def _export(
-    folder: str, out: str, *, probe_images: bool, force: bool, engine: dict[str, Any] | None, **lower: Any
+    folder: str,
+    out: str,
+    *,
+    probe_images: bool,
+    replay_per_class: int | None,
+    force: bool,
+    engine: dict[str, Any] | None,
+    **lower: Any,
 ) -> None:
     """The command, once its arguments are known.
 
@@ -210,9 +231,13 @@ def _export(
     warned = [str(text) for text in run.scores.get("warnings", [])]
     for text in warned:
         _tell(f"WARNING, from the training of this run: {text}")
+    if replay_per_class is not None:
+        run = _with_fewer(run, replay_per_class)
     bundle = export_run(run, out, probe_images=probe_images, force=force, threads=threads, tell=_tell, **lower)
     size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
-    _tell(f"wrote {bundle} ({size / 1e6:.1f} MB) in {time.perf_counter() - started:.1f} s")
+    kept = run.replay.features.nbytes
+    of_that = f", {kept / 1e6:.1f} MB of it features that the head is fitted on again as classes come" if kept else ""
+    _tell(f"wrote {bundle} ({size / 1e6:.1f} MB{of_that}) in {time.perf_counter() - started:.1f} s")
     _tell(_whose_data(run, probe_images=probe_images))
     if warned:
         _tell(f"WARNING: {bundle} answers as the run does, and the training warned of that run: see above")
@@ -225,6 +250,26 @@ def _export(
     # As bytes: a path need not be text in the encoding of the terminal.
     with reporting(f"the bundle {bundle} was written"):
         click.echo(os.fsencode(bundle))
+
+
+def _with_fewer(run: Run, per_class: int) -> Run:
+    """The run with at most so many training features of each class, and what that means, said."""
+    from dataclasses import replace
+
+    from zsl_train.training.shipped import fewer
+
+    if run.trained.head_rule != "fit":
+        raise click.UsageError(
+            f"--replay-per-class: the head of this run is not fitted (rule {run.trained.head_rule}), so its bundle "
+            "keeps no features of training pictures anyway; leave it out."
+        )
+    made = replace(run, replay=fewer(run.replay, per_class, run.seed))
+    count, whole = len(made.replay.features), len(run.replay.features)
+    _tell(
+        f"--replay-per-class {per_class}: {count} of {whole} training features are kept. The head that ships was "
+        f"fitted on all {whole}; where classes are added, it is fitted again on these {count} alone"
+    )
+    return made
 
 
 def _whose_data(run: Run, *, probe_images: bool) -> str:

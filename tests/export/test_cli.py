@@ -11,11 +11,14 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import click
+import numpy as np
 import pytest
+import torch
 
 from support.tiny_run import know_tiny, save_tiny_run
 from zsl_export import bundle_of_run
-from zsl_export.cli import main
+from zsl_export.cli import _with_fewer, main
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.errors import GateError
 from zsl_train.training.run_folder import info_bytes, read_info
@@ -41,6 +44,35 @@ def test_a_run_becomes_a_bundle(exported, run_folder, traced_before, tmp_path, c
     commands = [shlex.split(line) for line in printed.err.splitlines() if line.startswith("  zsl-")]
     assert [words[0] for words in commands] == ["zsl-infer", "zsl-classes", "zsl-doctor"]
     assert all(str(bundle.path) in words for words in commands)
+
+
+def test_a_bundle_may_keep_fewer_training_features_and_what_that_means_is_said(
+    exported, run_folder, traced_before, tmp_path, capfd
+):
+    whole = exported.run.replay
+    for count, kept in ((3, 15), (1000, 75)):
+        out = tmp_path / str(count)
+        assert main([str(run_folder), "--out", str(out), "--replay-per-class", str(count)]) == 0
+        said = capfd.readouterr().err
+        assert f"{kept} of 75 training features are kept. The head that ships was fitted on all 75" in said
+        assert f"fitted again on these {kept} alone" in said
+        assert "MB of it features that the head is fitted on again" in said
+        bundle = Bundle.open(out)
+        replay = bundle.replay()
+        counts = np.minimum(np.bincount(whole.labels), count).tolist()
+        assert (replay.names, np.bincount(replay.labels).tolist()) == (whole.names, counts)
+        known = {(row.tobytes(), int(label)) for row, label in zip(whole.features, whole.labels, strict=True)}
+        drawn = {(row.tobytes(), int(label)) for row, label in zip(replay.features, replay.labels, strict=True)}
+        assert drawn <= known
+        assert len(drawn) == kept
+        np.testing.assert_array_equal(bundle.current().head.weights[0], exported.run.generation.head.weights[0])
+
+
+@pytest.mark.parametrize("rule", ["gaussian", "rows"])
+def test_a_head_that_is_not_fitted_keeps_no_features_to_cap(exported, rule):
+    trained = replace(exported.run.trained, synthesizer=None, rows=torch.nn.Identity() if rule == "rows" else None)
+    with pytest.raises(click.UsageError, match=f"is not fitted .rule {rule}.*leave it out"):
+        _with_fewer(replace(exported.run, trained=trained), 5)
 
 
 def test_the_data_of_the_training_is_named_for_the_evaluation(exported, traced_before, tmp_path, capfd, monkeypatch):

@@ -97,6 +97,14 @@ def _as_replay(features: Floats, labels: Ints, table: ClassTable) -> Replay:
     return Replay(features.astype(np.float16), position[labels].astype(np.int32), names)
 
 
+def fewer(replay: Replay, per_class: int, seed: int) -> Replay:
+    """At most `per_class` rows of every class, drawn with a seed, in their order."""
+    rng = np.random.default_rng([seed, 23])
+    kept = [rng.permutation(np.flatnonzero(replay.labels == one))[:per_class] for one in range(len(replay.names))]
+    rows = np.sort(np.concatenate([np.zeros(0, np.int64), *kept]))
+    return Replay(replay.features[rows], replay.labels[rows], replay.names)
+
+
 def no_replay(width: int) -> Replay:
     """The Replay of a head that nothing is fitted for: no rows of `width` F, no classes."""
     return Replay(np.zeros((0, width), np.float16), np.zeros(0, np.int32), ())
