@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from support.tiny_features import ATTRIBUTES, CHANNELS, REGIONS
+from support.tiny_features import ATTRIBUTES, CHANNELS, REGIONS, tiny_training_data
 from zsl_train.methods.acmr import (
     PRESETS,
     Acmr,
@@ -15,11 +15,12 @@ from zsl_train.methods.acmr import (
     InformationEnhancement,
     VisionSemanticAlignment,
     build,
+    fit,
     weighted_losses,
 )
 from zsl_train.methods.base import Dims
 from zsl_train.methods.dual_vae import start_xavier
-from zsl_train.methods.session import Rng
+from zsl_train.methods.session import Rng, Session
 
 ROWS, LATENT, CLASSES = 7, 4, 6
 DIMS = Dims(regions=REGIONS, channels=CHANNELS, attributes=ATTRIBUTES, word_width=2, classes=CLASSES)
@@ -137,11 +138,11 @@ def alignment() -> VisionSemanticAlignment:
     return shuffled(VisionSemanticAlignment(LATENT, CLASSES))
 
 
-def mixed_by_loops(z_v: np.ndarray, z_a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """R_ij = exp(z_v i z_a j) / sum_i' exp(z_v i' z_a j), applied to both."""
+def mixed_by_loops(z_v: np.ndarray, z_a: np.ndarray, d_x: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """R_ij = exp(z_v i z_a j / d_x) / sum_i' exp(z_v i' z_a j / d_x), applied to both."""
     weights = np.zeros((LATENT, LATENT))
     for j in range(LATENT):
-        products = [np.exp(z_v[i] * z_a[j]) for i in range(LATENT)]
+        products = [np.exp(z_v[i] * z_a[j] / d_x) for i in range(LATENT)]
         weights[:, j] = products / np.sum(products)
     return weights @ z_v, weights @ z_a
 
@@ -219,7 +220,7 @@ def by_hand(made: Acmr, drawn: Draw, epoch: float, *, paper: bool, gated: bool) 
         mean, log = w * both[:, :LATENT], w * both[:, LATENT:]
         parts.append((mean, log, mean + np.exp((0.5 if paper else 1.0) * log) * noise.numpy()))
     (mv, lv, zv), (ma, la, za) = parts
-    mixed = [mixed_by_loops(v, a) for v, a in zip(zv, za, strict=True)]
+    mixed = [mixed_by_loops(v, a, 2.0 if paper else 1.0) for v, a in zip(zv, za, strict=True)]  # 2: the root of LATENT
     nll = 0.0
     for head, side in ((made.alignment.visual, 0), (made.alignment.semantic, 1)):
         w, bias = (p.detach().numpy() for p in head.parameters())
@@ -253,6 +254,16 @@ def test_every_term_is_the_published_formula(epoch, preset, gate):
     assert got.keys() == wanted.keys()
     for name, value in wanted.items():
         assert got[name].item() == pytest.approx(value, rel=1e-10, abs=1e-15), name
+
+
+@pytest.mark.parametrize(("preset", "amsgrad"), [("default", True), ("paper", False), ("code", True)])
+def test_amsgrad_is_the_codes_alone(preset, amsgrad, tmp_path, monkeypatch):
+    made = []
+    adam = torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "Adam", lambda *rest, **options: made.append(adam(*rest, **options)) or made[-1])
+    fit(tiny_training_data(), Config(**{**PRESETS[preset], **SIZES, "steps": 2}), Session(tmp_path, lambda _: None), 0)
+    (optimiser,) = made
+    assert [group["amsgrad"] for group in optimiser.param_groups] == [amsgrad] * 3
 
 
 def test_every_part_has_its_own_learning_rate():

@@ -12,6 +12,7 @@ which estimates the mean over all orders (`gate_orders`).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -64,9 +65,12 @@ class Config(dual_vae.Settings):
         epochs: 100 [P, C]. An epoch is n / batch steps.
         steps: when positive, used in place of epochs.
         batch: 50 [P, C].
-        learning_rate: of the auto-encoders, Adam with amsgrad; 1.5e-4 [P, C].
+        learning_rate: of the auto-encoders; 1.5e-4 [P, C].
+        amsgrad: Adam's second moment never falls [C]; the paper says Adam and no more.
         learning_rate_gate: of the IEM; 3.3e-5 [P, C].
         learning_rate_classifiers: of the two classifiers of the VSA; 7.4e-3 [P, C].
+        alignment: what the products in VSA are divided by before the softmax: `plain`, nothing [C], or `scaled`, the
+            root of the latent's width [P: a normalisation factor d_x, without its value].
         schedule_epochs: epochs that the ramps below are counted in: a training of another length goes through the same
             ramps, stretched or squeezed [O]. 100 with 100 epochs is the published schedule.
         gate: leave the IEM out with `none` (the paper's VSA-VAE); `iem` [P, C].
@@ -113,6 +117,8 @@ class Config(dual_vae.Settings):
     head_epochs: int = 50
     head_learning_rate: float = 5e-4
     head_beta1: float = 0.3
+    amsgrad: bool = True
+    alignment: Literal["plain", "scaled"] = "plain"
 
     def __post_init__(self) -> None:
         at_least_one(NAME, self, (*dual_vae.AT_LEAST_ONE, "gate_hidden"))
@@ -125,6 +131,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "visual_decoder_hidden": 1680,
         "spread": "deviation",
         "noise": "each",
+        "amsgrad": False,
+        "alignment": "scaled",
         "kl_end": 0.0,  # only beta and lambda are annealed there
         "class_weight": 305.0,  # the end of the paper's range that the code lies beyond
     },
@@ -174,19 +182,25 @@ class InformationEnhancement(nn.Module):
 
 
 class VisionSemanticAlignment(nn.Module):
-    """VSA: both latents of a row, mixed by their joint weighting, classified over all classes (paper Eq. 8, Fig. 4)."""
+    """VSA: both latents of a row, mixed by their joint weighting, classified over all classes (paper Eq. 8, Fig. 4).
 
-    def __init__(self, latent: int, classes: int) -> None:
+    Args:
+        latent: Z.
+        classes: C.
+        divisor: of the products, d_x.
+
+    """
+
+    def __init__(self, latent: int, classes: int, divisor: float = 1.0) -> None:
         super().__init__()
+        self.divisor = divisor
         self.visual = nn.Linear(latent, classes)
         self.semantic = nn.Linear(latent, classes)
 
     def mix(self, z_visual: Tensor, z_semantic: Tensor) -> tuple[Tensor, Tensor]:
-        """Both (B, Z) -> R z_visual and R z_semantic (B, Z), R = softmax over i of z_visual_i z_semantic_j.
-
-        No scaling of the products: the paper's figure shows one, its code has none (docs/methods.md 6.2).
-        """
-        weights = (z_visual.unsqueeze(2) * z_semantic.unsqueeze(1)).softmax(dim=1)  # (B, Z, Z)
+        """Both (B, Z) -> R z_visual and R z_semantic (B, Z), R = softmax over i of z_visual_i z_semantic_j / d_x."""
+        products = z_visual.unsqueeze(2) * (z_semantic / self.divisor).unsqueeze(1)
+        weights = products.softmax(dim=1)  # (B, Z, Z)
         both = weights @ torch.stack([z_visual, z_semantic], dim=2)  # (B, Z, 2): one product for the two
         return both[..., 0], both[..., 1]
 
@@ -204,7 +218,8 @@ class Acmr(nn.Module):
         self.vae = DualVae(config, dims.channels, dims.attributes)
         self.visual_gate = self._gate(config)
         self.semantic_gate = self._gate(config)
-        self.alignment = VisionSemanticAlignment(config.latent, dims.classes)
+        divisor = math.sqrt(config.latent) if config.alignment == "scaled" else 1.0
+        self.alignment = VisionSemanticAlignment(config.latent, dims.classes, divisor)
 
     @staticmethod
     def _gate(config: Config) -> InformationEnhancement | None:
@@ -322,7 +337,7 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
     pooled, features = pooled_features(data, config.scaling)
     network = Acmr(config, data.dims)
     start_xavier(network, rng)
-    optimiser = torch.optim.Adam(network.groups(config), amsgrad=True, fused=True)
+    optimiser = torch.optim.Adam(network.groups(config), amsgrad=config.amsgrad, fused=True)
     labels, semantic = tensor_of(data.labels), tensor_of(data.semantic)
     batches = Batches(features, labels, semantic, config.batch, rng)
     (steps,) = plan(stages(config, data.dims), config, len(features)).values()
