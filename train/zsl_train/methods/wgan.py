@@ -35,6 +35,7 @@ class WganSettings:
         learning_rate_generator: of Adam.
         learning_rate_critic: of Adam.
         bf16: large matrix products in bfloat16.
+        critic_condition: whether the critic looks at the condition beside the feature.
 
     """
 
@@ -46,6 +47,7 @@ class WganSettings:
     learning_rate_generator: float
     learning_rate_critic: float
     bf16: bool
+    critic_condition: bool = True
 
 
 class Wgan:
@@ -63,7 +65,7 @@ class Wgan:
         self.settings = settings
         self.rng = batches.rng
         self.generator = Generator(settings.noise, condition, settings.hidden, width, settings.output)
-        self.critic = Critic(width, condition, settings.hidden)
+        self.critic = Critic(width, condition if settings.critic_condition else 0, settings.hidden)
         for network in (self.generator, self.critic):
             start_normal(network, self.rng.generator)
         rates = settings.learning_rate_generator, settings.learning_rate_critic
@@ -100,7 +102,7 @@ class Wgan:
                 self.critic,
                 real,
                 fake,
-                condition,
+                self._told(condition),
                 self.rng.uniform(len(real), 1),
                 penalty=self.settings.penalty,
                 bf16=self.settings.bf16,
@@ -117,7 +119,7 @@ class Wgan:
     def _generator_step(self, condition: Tensor, labels: Tensor) -> dict[str, Tensor]:
         fake = self.generate(condition)
         with torch.autocast(self.rng.device.type, torch.bfloat16, enabled=self.settings.bf16):
-            score = frozen_score(self.critic, fake, condition).float()
+            score = frozen_score(self.critic, fake, self._told(condition)).float()
         losses = {"critic": -score.mean(), **self.further_losses(fake, labels)}
         self.adam_generator.zero_grad()
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
@@ -136,6 +138,10 @@ class Wgan:
 
         """
         return {}
+
+    def _told(self, condition: Tensor) -> Tensor:
+        """What of conditions (B, A) the critic looks at."""
+        return condition if self.settings.critic_condition else condition[:, :0]
 
     def further_losses(self, fake: Tensor, labels: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
         """What a method adds to the generator's loss, weighted; nothing here.

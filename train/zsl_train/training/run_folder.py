@@ -437,6 +437,7 @@ def _rebuild(path: Path, info: dict[str, Any], blobs: dict[str, bytes]) -> Run:
     trained.load_state_dict(torch_state("weights.safetensors"))
     if "views" in info:
         trained.views = tuple(View.from_dict(view) for view in info["views"])
+        trained.lifted_width = max(view.stop for view in trained.views)  # columns of no view may be left out, too
     pictures = tensors("pictures.safetensors")
     return Run(
         recipe=tomllib.loads(blobs[RECIPE].decode()),
