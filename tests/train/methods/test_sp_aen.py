@@ -376,12 +376,46 @@ def test_published_weights_are_taken_from_files_and_stay_as_they_are(with_pictur
         assert torch.equal(value, inverter.state_dict()[key]), key
     levels = 255 * torch.rand(2, 3, 128, 128)
     np.testing.assert_array_equal(one.decoder._frozen[0](levels), comparator(levels).detach())
-    assert comparator(levels).shape == (2, 256, 6, 6)
+    assert comparator(levels).shape == (2, 256, 7, 7)
     assert one.decoder(torch.rand(2, 6)).shape == (2, 3, 128, 128)
     with pytest.raises(ArtefactError, match=r"E-WEIGHTS: .* does not hold the weights of the comparator: conv1"):
         SpAen(with_pictures, replace(config, comparator_weights=config.inverter_weights), 0)
     with pytest.raises(UsageError, match="E-WEIGHTS-FILE"):
         SpAen(with_pictures, replace(config, inverter_weights=str(tmp_path / "none.pth")), 0)
+
+
+@pytest.mark.parametrize(
+    ("side", "sizes"),
+    # Caffe's own at 227 px, of pictures of 224; ours; and one where rounding down would lose a row in both pools
+    [(224, (227, 55, 27, 27, 13, 13)), (128, (131, 31, 15, 15, 7, 7)), (125, (128, 30, 15, 15, 7, 7))],
+)
+def test_the_comparators_maps_have_caffes_sizes(monkeypatch, side, sizes):
+    """Padded, conv1, pool1, conv2, pool2, conv5; sizes worked out by hand: up in pooling, down in convolutions."""
+    found = []
+
+    def pooled(x, *_, **options):
+        found.extend([x.shape[-1], (y := max_pool2d(x, *_, **options)).shape[-1]])
+        return y
+
+    max_pool2d = nn.functional.max_pool2d
+    monkeypatch.setattr(nn.functional, "max_pool2d", pooled)
+    comparator = CaffeNetConv5()
+    comparator.conv1.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].shape[-1]))
+    found.append(comparator(torch.zeros(1, 3, side, side)).shape[-1])
+    assert tuple(found) == sizes
+
+
+def test_the_comparator_is_padded_with_the_mean_and_looks_at_the_last_row():
+    """Of pictures that are CaffeNet's mean, padding adds nothing: conv1 sees zeros everywhere."""
+    comparator = CaffeNetConv5()
+    seen = []
+    comparator.conv1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    mean = torch.tensor([123.0, 117.0, 104.0]).view(1, 3, 1, 1).expand(1, 3, 128, 128)  # RGB
+    before = comparator(mean)
+    assert not seen[0].any()
+    other = mean.clone()
+    other[..., -1, -1] = 255
+    assert not torch.equal(comparator(other), before)
 
 
 def test_the_published_inverter_has_the_published_layers():

@@ -23,7 +23,8 @@ class Config:
         dropout: share dropped of E's input and hidden layer, 0.5 [C].
         phases: `two`: first F and G, then E and D with F fixed [C]; or all `joint`ly [P, Eq. 6].
         margin: gamma of the ranking loss, 0.2 [C].
-        negatives: one violating negative at `random` [P, C], their `mean` or the `max` [C's options].
+        negatives: one of `any` wrong class [P]; of those that violate the margin one at `random` [C], their `mean` or
+            the `max` [C's options].
         rank_weight: 1000 [C]; 1 [P].
         adversarial: the critic's score through a `sigmoid` [C], or as it is, `wasserstein` [P names WGAN].
         adversarial_weight: 50 [C]; beta = 5 [P]; 0 leaves F, G and D out: classification only.
@@ -60,7 +61,7 @@ class Config:
     dropout: float = 0.5
     phases: Literal["two", "joint"] = "two"
     margin: float = 0.2
-    negatives: Literal["random", "mean", "max"] = "random"
+    negatives: Literal["any", "random", "mean", "max"] = "random"
     rank_weight: float = 1000.0
     adversarial: Literal["sigmoid", "wasserstein"] = "sigmoid"
     adversarial_weight: float = 50.0
@@ -100,6 +101,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {"learning_rate": 1e-3},
     "paper": {
         "phases": "joint",
+        "negatives": "any",
         "rank_weight": 1.0,
         "adversarial": "wasserstein",
         "adversarial_weight": 5.0,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BETAS = (0.5, 0.999)
+DRAWN = ("any", "random")  # negatives that take a random number
 TINY = 1e-12  # features that are all zero have no length to measure by
 
 
@@ -282,7 +283,7 @@ class SpAen:
         labels = self.labels[rows]
         embedding: Tensor = self.embed(self.features[rows], config.dropout, self.rng)
         scores = embedding @ self.semantic.T
-        draw = self.rng.uniform(*scores.shape) if config.negatives == "random" else None
+        draw = self.rng.uniform(*scores.shape) if config.negatives in DRAWN else None
         rank = ranking_loss(scores, labels, margin=config.margin, negatives=config.negatives, draw=draw)
         losses = {"rank": config.rank_weight * rank}
         if config.adversarial_weight > 0:

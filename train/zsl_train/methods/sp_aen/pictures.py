@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 INVERTED = 4096  # width of fc6, which the head of G gives to its picture part
 CAFFE_MEAN = (104.0, 117.0, 123.0)  # BGR grey levels that CaffeNet's pictures are centred at
+PADDING = (1, 2, 1, 2)  # 3 px as published, 224 to 227; on which sides is not known, and both pictures have the same
 GREY, SPREAD = 128.0, 64.0  # the decoder's 0 and 1 in grey levels
 SHEET_COLUMNS = 4  # pairs side by side on the sheet
 
@@ -108,6 +109,10 @@ class Inverter(nn.Module):
 class CaffeNetConv5(nn.Module):
     """The published comparator: CaffeNet's convolutions up to conv5 with its ReLU.
 
+    Sizes are Caffe's, which rounds up in pooling: of 227 px, conv1 makes 55, pool1 27, pool2 and conv5 13. The
+    published pictures of 224 px are padded to 227; ours of 128 px likewise to 131 (31, 15, 7), after the mean is taken
+    off.
+
     Weight files have the keys `conv1` to `conv5`, each with weight and bias in PyTorch's (and Caffe's) layout; other
     layers in the file are left out.
     """
@@ -122,9 +127,9 @@ class CaffeNetConv5(nn.Module):
 
     def forward(self, levels: Tensor) -> Tensor:
         """Grey levels (N, 3, h, w), RGB -> (N, 256, h', w')."""
-        x = levels.flip(1) - levels.new_tensor(CAFFE_MEAN).view(3, 1, 1)
+        x = F.pad(levels.flip(1) - levels.new_tensor(CAFFE_MEAN).view(3, 1, 1), PADDING)
         for layer in (self.conv1, self.conv2):
-            x = F.max_pool2d(F.relu(layer(x)), 3, 2)
+            x = F.max_pool2d(F.relu(layer(x)), 3, 2, ceil_mode=True)
             x = F.local_response_norm(x, 5, 1e-4, 0.75)
         return F.relu(self.conv5(F.relu(self.conv4(F.relu(self.conv3(x))))))
 
