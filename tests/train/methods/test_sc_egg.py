@@ -290,6 +290,36 @@ def test_stage_two_learns_the_local_scores_of_all_classes(session, rule, factor)
     assert heard == [("guide", {"regression": pytest.approx(factor * float((scores - target).square().mean()))})]
 
 
+@pytest.mark.parametrize("pooling", ["mlp", "mean"])
+def test_a_shared_guide_begins_as_stage_one_s_classifier_scaled_or_not_and_is_asked_about_scaled_features(
+    tmp_path, pooling
+):
+    paper = replace(SMALL, pooling=pooling, guide="shared", optimiser="adam", regression="sum")
+    paper = replace(paper, embedding_batch=len(DATA.rows), learning_rate_embedding=0.01, stage2_steps=3)
+    losses = {}
+    for kind in ("unscaled", "scaled"):
+        config = replace(paper, guide_feature=kind)
+        heard = []
+        session = Session(tmp_path / kind, lambda _: None, progress=lambda *told, heard=heard: heard.append(told[-1]))
+        scen = train_scen(DATA, config, session, 0)
+        regions = scen.embedder.normalise(torch.from_numpy(DATA.regions[DATA.rows].astype(np.float32)))
+        attention, regional = scen.maps(regions)
+        feature = (
+            scen.global_feature(attention, regions) if pooling == "mlp" else (attention.mean(2, True) * regions).sum(1)
+        )
+        target = scen.local_scores(attention, regional, SEMANTIC)
+        first = float((scen.classifier(feature) - target).detach().square().sum(dim=1).mean())
+        guide, features = train_guide(DATA, scen, config, session, 1)
+        losses[kind] = [one["regression"] for one in heard if "regression" in one]
+        assert losses[kind][0] == pytest.approx(first, rel=1e-4)
+        raw = embed_all(DATA, scen.embedder.compress)
+        low, high = raw.amin(dim=0), raw.amax(dim=0)
+        torch.testing.assert_close(features, (raw - low) / (high - low))
+        with torch.no_grad():
+            torch.testing.assert_close(guide(features, SEMANTIC), guide.layers(raw), rtol=1e-3, atol=1e-3)
+    assert losses["scaled"][2] < losses["unscaled"][2] < losses["unscaled"][0]  # the same rate goes further
+
+
 # --- stage three -----------------------------------------------------------------------------------------------------
 
 

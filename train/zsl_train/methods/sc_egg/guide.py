@@ -13,10 +13,10 @@ from zsl_train.methods.sc_egg.config import MLP_SLOPE, Config
 from zsl_train.methods.sc_egg.scen import BalancedBatches, Scen, embed_all, embedding_optimiser, regions_of
 from zsl_train.methods.sc_egg.steps import stage_steps
 from zsl_train.methods.session import Rng, Session
+from zsl_train.nets import MinMaxScaler
 
 if TYPE_CHECKING:
     from zsl_train.methods.base import TrainingData
-    from zsl_train.nets import MinMaxScaler
 
 
 class Guide(nn.Module):
@@ -105,6 +105,7 @@ def _train_shared_guide(
 ) -> tuple[Guide, Tensor]:
     """The paper: LEN frozen, GEN (the compression and its classifier) learns p_l; the same classifier guides EGGN."""
     rng = Rng(seed)
+    judge: nn.Module = _scaled_classifier(data, scen) if config.guide_feature == "scaled" else scen.classifier
     trained = [*scen.classifier.parameters()]
     if config.pooling == "mlp":
         trained += [*scen.first.parameters(), *scen.last.parameters()]
@@ -120,7 +121,7 @@ def _train_shared_guide(
             feature = scen.global_feature(attention, regions)
         else:
             feature = scen.embedder.compression.pool(attention, regions)
-        loss = _regression(scen.classifier(feature), target[chosen], config.regression)
+        loss = _regression(judge(feature), target[chosen], config.regression)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -130,4 +131,18 @@ def _train_shared_guide(
     scen.write_embedder()
     raw = embed_all(data, scen.embedder.compress)
     features = scen.embedder.scaler.fit(raw)(raw)
-    return Guide(scen.classifier, scen.embedder.scaler), features
+    return Guide(judge, scen.embedder.scaler), features
+
+
+def _scaled_classifier(data: TrainingData, scen: Scen) -> nn.Sequential:
+    """The shared classifier behind a scaler of stage 1's features; what it says of a feature stays what it was.
+
+    Unscaled, the numbers of a feature differ by hundredths, and a classifier at the published rate learns little of
+    them. The scaler stays when stage 2 trains the compression on.
+    """
+    scen.write_embedder()
+    scaler = MinMaxScaler(scen.classifier.in_features).fit(embed_all(data, scen.embedder.compress))
+    with torch.no_grad():
+        scen.classifier.bias.add_(scen.classifier.weight @ scaler.low)
+        scen.classifier.weight.mul_(scaler.range)
+    return nn.Sequential(scaler, scen.classifier)
