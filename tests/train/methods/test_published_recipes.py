@@ -54,6 +54,15 @@ def test_every_method_has_the_data_sets_it_was_published_for():
         ("apy/dcr_gan_code", {"seen_searched": 0.0, "unseen_searched": 1e-7, "head_searched_learning_rate": 0.1}),
         ("sun/dcr_gan_code", {"semantic_weight": 1.6, "searched_weight": 0.05, "synthetic_per_class": 40}),
         ("cub/dcr_gan_code", {"semantic_weight": 0.8, "searched_weight": 0.05, "rectify_steps": 20000}),
+        ("cub/dcr_gan_code", {"czsl_synthetic_per_class": 1100, "czsl_head_batch": 1400, "dead_view": "prior"}),
+        ("cub/dcr_gan_paper", {"regressors": "joint", "unseen_semantic": 0.0, "unseen_searched": 0.0}),
+        ("apy/dcr_gan_code", {"czsl_synthetic_per_class": 0, "czsl_head_batch": 0}),
+        ("apy/dcr_gan_paper", {"seen_semantic": 1e-5, "seen_searched": 1e-7, "unseen_searched": 0.0}),
+        ("awa1/dcr_gan_paper", {"seen_searched": 1e-4, "unseen_semantic": 0.0, "semantic_output": "linear"}),
+        ("awa1/dcr_gan_code", {"czsl_synthetic_per_class": 850, "czsl_head_batch": 750, "czsl_semantic_weight": 0.5}),
+        ("awa1/dcr_gan_code_czsl", {"searched_width": 60, "learning_rate_critic": 1e-5, "unseen_semantic": 1e-2}),
+        ("sun/dcr_gan_code", {"czsl_synthetic_per_class": 450, "czsl_head_learning_rate": 5e-4}),
+        ("sun/dcr_gan_code_czsl", {"searched_width": 30, "seen_searched": 1e-4, "czsl_semantic_weight": 0.8}),
     ],
 )
 def test_published_values(file, values):
