@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,9 +23,10 @@ from zsl_train.methods.base import run_batched, run_rows
 from zsl_train.methods.lengths import estimate
 from zsl_train.methods.session import Rng, Session
 from zsl_train.methods.sp_aen import method, pictures
-from zsl_train.methods.sp_aen.config import Config
+from zsl_train.methods.sp_aen.config import PRESETS, Config
 from zsl_train.methods.sp_aen.method import SpAen, Updater, drop, held_out, minimise, start_he
 from zsl_train.methods.sp_aen.pictures import CaffeNetConv5, FromScratch, Inverter, PictureDecoder, multiply_adds, sheet
+from zsl_train.recipe import make_recipe, method_config, read_recipe
 
 DATA = tiny_training_data()
 SMALL = {"hidden": 8, "batch": 12, "stage1_steps": 4, "stage2_steps": 4, "learning_rate": 1e-2, "decoder_channels": 8}
@@ -220,6 +222,24 @@ def test_classification_only_trains_e_alone_with_the_same_start(tmp_path):
     assert set(next(line for line in lines if "step" in line)) == {"session", "stage", "step", "of", "rank"}
 
 
+def test_the_papers_negative_is_any_wrong_class_of_a_step(monkeypatch):
+    """Drawn numbers say which: at a margin of 0 only classes that score higher cost anything."""
+    one = model(negatives="any", margin=0.0, dropout=0.0, batch=1000, adversarial_weight=0.0, rank_weight=3.0)
+    count = int(SEEN.sum())
+    draw = torch.rand(len(DATA.labels), count, generator=torch.Generator().manual_seed(4))
+    monkeypatch.setattr(one, "draw", torch.arange)
+    monkeypatch.setattr(one.rng, "uniform", lambda *shape: draw.reshape(shape))
+    scores = net(one.embed, features_of(one)) @ DATA.semantic[SEEN].T.astype(np.float64)
+    loss = float(one.embed_step(0.0, joint=False)["rank"].detach())
+    right = np.cumsum(SEEN)[DATA.labels] - 1
+    hinges = []
+    for row, label, numbers in zip(scores, right, draw.numpy(), strict=True):
+        other = max((j for j in range(count) if j != label), key=numbers.__getitem__)
+        hinges.append(max(0.0, row[other] - row[label]))
+    assert 0 < np.count_nonzero(hinges) < len(hinges)
+    assert loss == pytest.approx(3 * np.mean(hinges), rel=1e-4)
+
+
 def test_joint_training_moves_all_four_networks():
     one = model(phases="joint")
     nets = (one.embed, one.keep, one.decoder, one.critic)
@@ -242,6 +262,69 @@ def test_impossible_settings_are_refused(settings, told):
     with pytest.raises(UsageError, match=told) as caught:
         Config(**settings)
     assert (caught.value.code, caught.value.exit_code) == ("E-RECIPE", 2)
+
+
+# --- presets and recipes ---------------------------------------------------------------------------------------------
+
+# The published code, by METHODS of docs/methods.md 3.3 and 3.4; and the paper where it differs.
+CODE = {
+    "scaling": "l2",
+    "hidden": 1024,
+    "dropout": 0.5,
+    "phases": "two",
+    "margin": 0.2,
+    "negatives": "random",
+    "rank_weight": 1000.0,
+    "adversarial": "sigmoid",
+    "adversarial_weight": 50.0,
+    "penalty": 10.0,
+    "critic_steps": 5,
+    "pixel_weight": 0.03,
+    "perceptual_weight": 3.0,
+    "norm_weight": 2.0,
+    "weight_decay": 5e-6,
+    "clip": 10.0,
+    "learning_rate": 1e-4,
+    "drop_at": 0.5,
+    "batch": 128,
+    "stage1_steps": 200_000,
+    "stage2_steps": 200_000,
+}
+PAPER = CODE | {
+    "phases": "joint",
+    "negatives": "any",
+    "rank_weight": 1.0,
+    "adversarial": "wasserstein",
+    "adversarial_weight": 5.0,
+    "feature_weight": 10.0,
+    "pixel_weight": 0.1,
+    "perceptual_weight": 10.0,
+    "norm_weight": 0.0,
+    "weight_decay": 0.0,
+    "stage1_steps": 0,
+}
+PUBLISHED = {"code": CODE, "paper": PAPER}
+RECIPES = sorted((Path(__file__).parents[3] / "train" / "recipes").glob("*/sp_aen_*.toml"))
+
+
+@pytest.mark.parametrize("preset", ["code", "paper"])
+def test_presets_are_what_was_published(preset):
+    config = Config(**PRESETS[preset])
+    assert {name: getattr(config, name) for name in PUBLISHED[preset]} == PUBLISHED[preset]
+
+
+def test_there_are_recipes_of_both_for_every_published_data_set():
+    found = {(path.parent.name, path.stem) for path in RECIPES}
+    assert found == set(product(("cub", "sun", "awa2", "apy"), ("sp_aen_code", "sp_aen_paper")))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_recipe_adds_pictures_to_what_was_published_and_nothing_else(path):
+    recipe = make_recipe(read_recipe(path), {}, {})
+    config = method_config(Config, PRESETS, recipe)
+    assert config == Config(**PRESETS[recipe.preset], reconstruction="images")
+    assert path.stem == f"sp_aen_{recipe.preset}"
+    assert (recipe.backbone, recipe.seed, recipe.clamp_negative, recipe.unit_l2) == ("resnet101", 123, False, True)
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
