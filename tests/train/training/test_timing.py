@@ -101,6 +101,11 @@ def test_without_folds_only_the_final_training_counts(prepared):
     assert found.seconds == pytest.approx(found.final.total() + found.heads)
 
 
+def test_a_published_head_is_timed_where_classes_are_more_than_the_pictures_looked_at(prepared, monkeypatch):
+    monkeypatch.setattr(timing, "MOST_ROWS", 2)
+    assert expect(prepared, PUBLISHED, CONFIG, []).heads > 0
+
+
 def test_a_closed_form_is_timed_too(prepared):
     recipe = replace(RECIPE, method="eszsl", head="preset")
     found = expect(prepared, recipe, eszsl.Config(), validation_folds(prepared, recipe))

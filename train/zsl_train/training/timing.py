@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
+from zsl_train.data.image_set import in_turns
 from zsl_train.head.gaussian import SETTINGS_TRIED, Spectrum, try_default
 from zsl_train.methods.session import Session
 from zsl_train.training.prepared import training_data
@@ -203,7 +204,9 @@ def _heads(trainer: Trainer, trained: Trained, folds: Sequence[Fold]) -> float:
     """Seconds for features, heads and their choice in all folds and snapshots, from one of each."""
     prepared = trainer.prepared
     labels, regions, rows = prepared.images.labels, prepared.store.regions, trainer.rows
-    some = np.sort(np.random.default_rng(0).permutation(rows)[:MOST_ROWS])
+    mixed = np.random.default_rng(0).permutation(rows)
+    # At least one of each class: a head cannot be fitted without.
+    some = np.sort(in_turns(mixed, labels[mixed])[: max(MOST_ROWS, len(np.unique(labels[rows])))])
     features = embed_rows(trained, regions, some[:1])  # the first one sets memory up
     embed, features = timed(lambda: embed_rows(trained, regions, some))
     snapshots = len(trainer.snapshots) * len(folds)
