@@ -101,9 +101,10 @@ def test_without_folds_only_the_final_training_counts(prepared):
     assert found.seconds == pytest.approx(found.final.total() + found.heads)
 
 
-def test_a_published_head_is_timed_where_classes_are_more_than_the_pictures_looked_at(prepared, monkeypatch):
+@pytest.mark.parametrize("recipe", [RECIPE, PUBLISHED], ids=lambda recipe: recipe.head)
+def test_a_head_is_timed_where_classes_are_more_than_the_pictures_looked_at(prepared, monkeypatch, recipe):
     monkeypatch.setattr(timing, "MOST_ROWS", 2)
-    assert expect(prepared, PUBLISHED, CONFIG, []).heads > 0
+    assert expect(prepared, recipe, CONFIG, []).heads > 0
 
 
 def test_a_closed_form_is_timed_too(prepared):

@@ -205,8 +205,8 @@ def _heads(trainer: Trainer, trained: Trained, folds: Sequence[Fold]) -> float:
     prepared = trainer.prepared
     labels, regions, rows = prepared.images.labels, prepared.store.regions, trainer.rows
     mixed = np.random.default_rng(0).permutation(rows)
-    # At least one of each class: a head cannot be fitted without.
-    some = np.sort(in_turns(mixed, labels[mixed])[: max(MOST_ROWS, len(np.unique(labels[rows])))])
+    # At least two of each class: without one no head can be fitted, without another there is no spread.
+    some = np.sort(in_turns(mixed, labels[mixed])[: max(MOST_ROWS, 2 * len(np.unique(labels[rows])))])
     features = embed_rows(trained, regions, some[:1])  # the first one sets memory up
     embed, features = timed(lambda: embed_rows(trained, regions, some))
     snapshots = len(trainer.snapshots) * len(folds)
