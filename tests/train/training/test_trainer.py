@@ -12,9 +12,11 @@ import torch
 
 from support.tiny_prepared import CONFIG, PUBLISHED, RECIPE
 from zsl_runtime.errors import ArtefactError, GateError
+from zsl_train.methods import dcr_gan
 from zsl_train.methods import eszsl as eszsl_method
 from zsl_train.scoring.baselines import BASELINES, ESZSL_GRID, SCALINGS, eszsl, scale
 from zsl_train.scoring.folds import choose_baseline
+from zsl_train.training.choice import choose
 from zsl_train.training.closed_forms import closed_forms
 from zsl_train.training.trainer import Trainer, trainings_in_turn, validation_folds
 
@@ -72,6 +74,52 @@ def test_what_folds_found_is_read_back_and_not_computed_again(prepared, tmp_path
     (tmp_path / "fold1" / files[0]).write_bytes(b"damaged")
     with pytest.raises(ArtefactError, match=r"E-CHECKPOINT.* run zsl-train again with --force to start over"):
         trainer.select(folds)
+
+
+DCR = dcr_gan.Config(
+    hidden=8, regressor_hidden=8, searched_width=3, metric_steps=3, rectify_steps=3, semantic_steps=3,
+    searched_steps=3, gan_steps=4, synthetic_per_class=5, head_epochs=2, head_other_epochs=2,
+    czsl_synthetic_per_class=7,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("dead", "shipped"),
+    [
+        ((), ["visual", "semantic", "searched"]),
+        (("fold 1/2",), ["visual", "searched"]),
+        (("final",), ["visual", "searched"]),
+        (("fold 1/2", "fold 2/2", "final"), ["visual", "prior", "searched"]),
+        (("fold 1/2", "fold 2/2"), ["visual", "searched"]),
+    ],
+)
+def test_a_head_has_the_views_that_every_training_of_the_run_has(prepared, tmp_path, monkeypatch, dead, shipped):
+    """A method that finds a view useless in one training: the choice is made on the folds' other views alone."""
+    monkeypatch.setattr(dcr_gan.method, "_alive", lambda *given: given[-1].name not in dead)
+    recipe = replace(PUBLISHED, method="dcr-gan", folds=2, snapshots=(0.5, 1.0))
+    folds = validation_folds(prepared, recipe)
+    told = []
+    config = replace(DCR, dead_view="prior")
+    trainer = Trainer(prepared, recipe, config, checkpoints=tmp_path, log=told.append)
+    choice = trainer.select(folds)
+    made = trainer.train(choice)
+    for views in (made.trained.views, made.trained.czsl.views, made.head.views):
+        assert [view.name for view in views] == shipped
+    assert any("this run's head has" in line.get("note", "") for line in told) == (len(shipped) < 3)
+    scores = [
+        sum(
+            part
+            for name, part in np.load(tmp_path / f"fold{i}" / f"views-{choice.stop_at}.npz").items()
+            if name in shipped
+        )
+        for i in range(2)
+    ]
+    labels = [prepared.images.labels[fold.held_out] for fold in folds]
+    wanted = choose({choice.stop_at: scores}, labels, [fold.seen for fold in folds])
+    assert trainer.choice.gamma == pytest.approx(wanted.gamma, abs=1e-5)
+    assert trainer.choice.validation_H == pytest.approx(wanted.validation_H)
+    assert made.head.gamma == trainer.choice.gamma
+    assert trainer.conventional(made.trained) is not None
 
 
 @pytest.fixture

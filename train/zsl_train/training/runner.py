@@ -222,6 +222,7 @@ def carry_out(
         stopped = f"{choice.stop_at:.0%} of the last stage, " if task.iterated else ""
         say(f"validation classes: H {choice.validation_H:.1f}, {stopped}gamma {choice.gamma:.2f}")
     shipped = trainer.train(choice)
+    choice = trainer.choice  # made again where the final training lacks a view that the folds had
     head, seconds = shipped.head, time.monotonic() - began - trainer.literature_seconds
     found = trainer.test(shipped.trained, head)
     truth = images.labels[prepared.rows("test")]

@@ -161,11 +161,19 @@ def run_part(
 
 def head_logits(trained: Trained, head: Head, features: Floats) -> Floats:
     """Weighted sum of the views' scores, before gamma and temperature: (n, C)."""
-    x = features if trained.lift is None else run_batched(trained.lift, features)
     total = np.zeros((len(features), len(head)), np.float32)
-    for view, weight, bias in zip(head.views, head.weights, head.biases, strict=True):
-        total += view.weight * (x[:, view.start : view.stop] @ weight.T + bias)
+    for scores in view_logits(trained, head, features).values():
+        total += scores
     return total
+
+
+def view_logits(trained: Trained, head: Head, features: Floats) -> dict[str, Floats]:
+    """Each view's part of `head_logits`, by its name: (n, C)."""
+    x = features if trained.lift is None else run_batched(trained.lift, features)
+    return {
+        view.name: view.weight * (x[:, view.start : view.stop] @ weight.T + bias)
+        for view, weight, bias in zip(head.views, head.weights, head.biases, strict=True)
+    }
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from zsl_train.training.shipped import (
     run_part,
     sample_replay,
     ships_gaussian,
+    view_logits,
 )
 from zsl_train.training.side_by_side import side_by_side
 from zsl_train.training.stored import load_array, load_arrays, save_array, save_arrays
@@ -111,6 +112,8 @@ class Trainer:
         self.rows = prepared.training_rows()
         self.labels = prepared.images.labels
         self.literature_seconds = 0.0
+        self.folds: list[Fold] = []
+        self.final_views: list[str] = []  # of the final training, as the method gave it
         # A method in closed form has no stage to cut short.
         self.snapshots = recipe.snapshots if names(self.method.stages(config, prepared.dims)) else (1.0,)
 
@@ -130,6 +133,7 @@ class Trainer:
             for index, fold in enumerate(folds)
         ]
         side_by_side(jobs)
+        self.folds = folds
         choices = [replace(self._choose(folds, variant), variant=variant) for variant in range(len(self.variants))]
         best = max(choices, key=lambda one: quality(one.validation_H))
         self.config = self.variants[best.variant]
@@ -162,10 +166,32 @@ class Trainer:
 
     def _published_scores(self, folds: list[Fold], variant: int) -> dict[float, list[Floats]]:
         """Share of the last stage -> the published head's scores of each fold's held-out pictures."""
+        shared = self._shared_views(variant)
+
+        def scores(index: int, share: float) -> Floats:
+            if shared is None:
+                return load_array(self._fold_file(index, variant, f"scores-{share!r}.npy"))
+            parts = load_arrays(self._fold_file(index, variant, f"views-{share!r}.npz"))
+            total: Floats = np.sum([parts[name] for name in shared], axis=0, dtype=np.float32)
+            return total
+
         return {
-            share: [load_array(self._fold_file(index, variant, f"scores-{share!r}.npy")) for index in range(len(folds))]
-            for share in (self.snapshots if folds else ())
+            share: [scores(index, share) for index in range(len(folds))] for share in (self.snapshots if folds else ())
         }
+
+    def _shared_views(self, variant: int) -> list[str] | None:
+        """The views that every training of the run has, where not all have the same ones; else None.
+
+        A method finds out in each training whether a view is of any use. A head is chosen on the folds for the final
+        training, so it has the views that all of them have.
+        """
+        files = [self._fold_file(i, variant, f"views-{self.snapshots[-1]!r}.npz") for i in range(len(self.folds))]
+        found = [list(load_arrays(file)) for file in files if file.exists()]
+        if self.final_views and found:
+            found.append(self.final_views)
+        if not found or all(one == found[0] for one in found):
+            return None
+        return [name for name in found[0] if all(name in one for one in found)]
 
     def _spectrum(self, fold: Fold, index: int, variant: int, share: float) -> Spectrum:
         """What the Gaussian head looks at of a fold's training at one snapshot."""
@@ -217,6 +243,10 @@ class Trainer:
             if published:
                 replay = self.replay(trained, fold.train, labels, whole)
                 head = fit_shipped_head(trained, whole, self.prepared.rule, replay, self.recipe.seed)
+                if len(head.views) > 1:
+                    save_arrays(
+                        self._fold_file(index, variant, f"views-{share!r}.npz"), view_logits(trained, head, features)
+                    )
                 save_array(wanted[share][-1], head_logits(trained, head, features))
 
         session = Session(
@@ -261,6 +291,7 @@ class Trainer:
         labels = self.labels[self.rows]
         trained = self._fit_all(self.checkpoints / "final", "final", stop_at=choice.stop_at)
         self.own = trained
+        self.choice = choice = self._agreed(trained, choice)
         if choice.head is None and not self.gaussian:
             head, replay = self.published_head(trained)
             return Shipped(trained, replace(head, gamma=choice.gamma, temperature=choice.temperature), replay)
@@ -282,6 +313,27 @@ class Trainer:
         head = gaussian_head(means, made.gaussian, made.views[0])
         head = replace(head, gamma=choice.gamma, temperature=choice.temperature)
         return Shipped(made, head, no_replay(made.feature_width), means)
+
+    def _agreed(self, trained: Trained, choice: Choice) -> Choice:
+        """Leave out the views of the final training that not every fold's has, and choose again without them."""
+        self.final_views = [view.name for view in trained.views]
+        shared = self._shared_views(choice.variant)
+        if shared is None:
+            return choice
+        trained.views = tuple(view for view in trained.views if view.name in shared)
+        if trained.czsl is not None:
+            views = tuple(view for view in trained.czsl.views if view.name in shared)
+            trained.czsl = replace(trained.czsl, views=views)
+        note = (
+            f"views {', '.join(self.final_views)} here, others in a fold: this run's head has {', '.join(shared)} alone"
+        )
+        self.log({"session": "final", "note": note})
+        if self.gaussian:
+            return choice
+        by_share = {choice.stop_at: self._published_scores(self.folds, choice.variant)[choice.stop_at]}
+        labels, seen = [self.labels[fold.held_out] for fold in self.folds], [fold.seen for fold in self.folds]
+        again = choose(by_share, labels, seen)
+        return replace(again, candidates=choice.candidates, variant=choice.variant)
 
     def published_head(self, trained: Trained) -> tuple[Head, Replay]:
         """The method's own head of all classes, gamma 0 and temperature 1, and what it was fitted on."""
