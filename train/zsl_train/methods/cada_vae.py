@@ -98,7 +98,7 @@ class Config(dual_vae.Settings):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},  # the code's settings, sized to the data: `size`
+    "default": {"scaling": "standard"},  # else the code's settings, sized to the data: `size`
     "paper": {"spread": "deviation", "noise": "each"},
     "code": {},
 }
