@@ -16,11 +16,12 @@ from torch import nn
 from support.tiny_features import ATTRIBUTES, CHANNELS, REGIONS, tiny_training_data
 from support.tiny_run import as_gaussian, fill_gaussian
 from zsl_runtime.errors import GateError, UsageError
+from zsl_train.devices import current
 from zsl_train.head.modules import run_means
 from zsl_train.methods import METHODS, find_method
 from zsl_train.methods.base import Trained, run_batched, run_rows
 from zsl_train.methods.lengths import cap_epochs, estimate, names, size
-from zsl_train.methods.session import Session
+from zsl_train.methods.session import Rng, Session
 from zsl_train.recipe import Recipe, make_recipe, method_config
 
 VAE = {
@@ -489,8 +490,11 @@ def same_draws(monkeypatch):
         monkeypatch.setattr(torch, name, _drawn_on_the_cpu(getattr(torch, name)))
     for name in ("normal_", "uniform_"):
         monkeypatch.setattr(torch.Tensor, name, _filled_on_the_cpu(getattr(torch.Tensor, name)))
-    made = torch.Generator
-    monkeypatch.setattr(torch, "Generator", lambda device=None: made())  # always the CPU's
+
+    def on_the_cpu(rng, seed) -> None:
+        rng.device, rng.generator = current(), torch.Generator().manual_seed(seed)
+
+    monkeypatch.setattr(Rng, "__init__", on_the_cpu)
 
 
 def _drawn_on_the_cpu(draw):
