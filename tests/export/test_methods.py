@@ -27,7 +27,7 @@ from zsl_runtime.labelling.classifier import Classifier
 from zsl_runtime.trt.build import Shape, build_for_bundle
 from zsl_runtime.trt.library import find_library
 from zsl_runtime.trt.store import find, read_plan
-from zsl_train.methods import METHODS
+from zsl_train.methods import METHODS, dcr_gan
 
 if TYPE_CHECKING:
     from zsl_train.training.run_folder import Run
@@ -118,6 +118,23 @@ def test_a_method_exports_and_its_bundle_answers_as_pytorch_does(exported_method
     assert np.ptp(wanted, axis=0).max() > 0.05  # a graph that ignores its pictures would agree with itself
     for given, expected in zip(refit(bundle).generation.head.weights, run.generation.head.weights, strict=True):
         np.testing.assert_allclose(given, expected, atol=1e-3)
+    adds_and_undoes(bundle, run)
+
+
+def test_a_dead_view_that_ships_as_a_prior_exports(tmp_path, monkeypatch):
+    """Its one column is the same for all pictures; its bias is in the head, and new classes get theirs."""
+    config = dcr_gan.Config(**SMALL["dcr-gan"])
+    trained = shaken(dcr_gan.build(config, DIMS))
+    networks = trained.embedder, trained.lift.silence(prior=True), trained.synthesizer
+    run = make_tiny_run(trained=dcr_gan.method.shipped(config, *networks, trained.noise_width).eval())
+    assert run.trained.views[1].stop - run.trained.views[1].start == 1
+    assert run.generation.head.biases[1].any()
+    monkeypatch.setattr(accuracy, "LEAST_AGREEMENT", dict.fromkeys(accuracy.LEAST_AGREEMENT, 0.0))
+    export_run(run, tmp_path / "bundle")
+    bundle = Bundle.open(tmp_path / "bundle")
+    wanted = reference_scores(reference_rows(run)[1], fold(run.generation.head, run.generation.table.seen))
+    with Classifier.open(bundle.path) as classifier:
+        np.testing.assert_allclose(classifier.score(run.pictures)[0], wanted, atol=1e-4)
     adds_and_undoes(bundle, run)
 
 

@@ -265,14 +265,14 @@ def test_a_dead_regressor_is_said_and_its_columns_are_not_shipped(kind, tmp_path
     lifted = trained.lift(FEATURES)
     assert lifted.shape == (len(FEATURES), trained.lifted_width)
     assert torch.equal(lifted[:, :CHANNELS], FEATURES)
-    assert not lifted[:, CHANNELS : CHANNELS + more].any()
+    assert (lifted[:, CHANNELS : CHANNELS + more] == torch.full((1,), 1e-3)).all()
     again = dcr_gan.build(config, DATA.dims)  # as a run folder is read
     again.load_state_dict(trained.state_dict())
     assert torch.equal(again.lift(FEATURES), lifted)
 
 
 def test_a_prior_is_what_a_classifier_makes_of_constants(tmp_path, monkeypatch):
-    """Its log-probabilities are how often each class occurs among the rows, whatever the picture."""
+    """Its log-probabilities are how often each class occurs among the rows, whatever the picture: those of its bias."""
     trained, _ = fit_with(monkeypatch, tmp_path, almost_dead, replace(SMALL, dead_view="prior"))
     view = trained.views[1]
     rows = trained.lift(torch.rand(1000, CHANNELS)).detach().numpy()
@@ -282,6 +282,7 @@ def test_a_prior_is_what_a_classifier_makes_of_constants(tmp_path, monkeypatch):
     assert np.ptp(scores, axis=0).max() == 0
     found = np.exp(scores[0]) / np.exp(scores[0]).sum()
     np.testing.assert_allclose(found, [0.1, 0.2, 0.7], atol=0.02)
+    np.testing.assert_allclose(scores[0], head.biases[0], atol=5e-3)
 
 
 def test_a_regressor_that_says_something_keeps_its_view(tmp_path, monkeypatch):

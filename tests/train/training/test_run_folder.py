@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 import support.tiny_run
 import zsl_runtime
 from support.forked import allow_fork, become_nobody, forked, killed_at_every_step, public_folder
-from support.tiny_run import Config, know_tiny, make_tiny_run, save_tiny_run
+from support.tiny_run import DIMS, Config, know_tiny, make_tiny_run, save_tiny_run
 from zsl_runtime.errors import ArtefactError, UsageError, ZslError
 from zsl_runtime.machine.storage import LOCK, parse_tensors
-from zsl_train.methods import eszsl
+from zsl_train.methods import dcr_gan, eszsl
 from zsl_train.recipe import Recipe
 from zsl_train.training.run_folder import READ, RUN_FORMAT, STATISTICS, Run, RunWriter, info_bytes, load_run, read_info
 
@@ -288,6 +288,30 @@ def test_a_setting_that_a_method_has_no_more_is_passed_over(path, monkeypatch):
     monkeypatch.setattr(support.tiny_run, "RETIRED", ("folds_of_old",), raising=False)
     assert load_run(path).method == "tiny"
     assert "validation_folds" in eszsl.RETIRED  # what runs of ESZSL had until each fold stopped choosing for itself
+
+
+@pytest.mark.parametrize("kind", ["drop", "prior", "earlier"])
+def test_a_run_with_a_dead_regressor_comes_back_as_it_was(tmp_path, kind):
+    """DCR-GAN's F1 does not ship where it is dead; of earlier versions it did, with columns that no view looks at."""
+    config = dcr_gan.Config(hidden=8, regressor_hidden=8, searched_width=3, head_epochs=2, head_other_epochs=2)
+    trained = dcr_gan.build(config, DIMS).eval()
+    if kind == "earlier":
+        trained.views = tuple(view for view in trained.views if view.name != "semantic")
+    else:
+        lift = trained.lift.silence(prior=kind == "prior")
+        networks = trained.embedder, lift, trained.synthesizer
+        trained = dcr_gan.method.shipped(config, *networks, trained.noise_width).eval()
+    run = make_tiny_run(trained=trained)
+    folder = save_tiny_run(run, tmp_path / "r")
+    sign(folder, method="dcr-gan", config=asdict(config))
+    got = load_run(folder)
+    width = trained.feature_width + {"drop": 0, "prior": 1, "earlier": DIMS.attributes}[kind] + 3
+    assert (got.trained.lifted_width, got.trained.views) == (width, trained.views)
+    features = torch.rand(5, trained.feature_width)
+    assert torch.equal(got.trained.lift(features), trained.lift(features))
+    assert trained.lift(features).shape == (5, width)
+    for one, other in zip(got.generation.head.weights, run.generation.head.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 # --- writing where something is --------------------------------------------------------------------------------------

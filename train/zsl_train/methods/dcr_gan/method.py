@@ -49,7 +49,7 @@ def build(config: Config, dims: Dims) -> Trained:
     rectify = rectifier(config, dims.attributes) if config.use_searched else None
     embedder = PooledEmbedder(dims.channels, config.scaling)
     lift = lift_of(config, regressors(config, dims))
-    return _shipped(config, embedder, lift, Synthesizer(generator, rectify), dims.attributes)
+    return shipped(config, embedder, lift, Synthesizer(generator, rectify), dims.attributes)
 
 
 def lift_of(config: Config, networks: Mapping[str, TwoLayers]) -> Lift:
@@ -58,7 +58,8 @@ def lift_of(config: Config, networks: Mapping[str, TwoLayers]) -> Lift:
     return Lift(*(networks.get(name) if weight > 0 else None for name, weight in weights.items()))
 
 
-def _shipped(config: Config, embedder: PooledEmbedder, lift: Lift, synthesizer: Synthesizer, noise: int) -> Trained:
+def shipped(config: Config, embedder: PooledEmbedder, lift: Lift, synthesizer: Synthesizer, noise: int) -> Trained:
+    """What is kept: the views that the lift has columns for, and those of the classifier of unseen classes alone."""
     features = synthesizer.generator.last.out_features
     widths, unseen = lift.widths(features), for_unseen(config)
     return Trained(
@@ -326,7 +327,7 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
         classifier=classifier,
         column=column,
     )
-    trained = _shipped(config, embedder, lift, Synthesizer(gan.generator, rectify), data.dims.attributes)
+    trained = shipped(config, embedder, lift, Synthesizer(gan.generator, rectify), data.dims.attributes)
     session.loop("gan", steps["gan"], gan.state(), lambda _: gan.outer_step(), trained)
     return trained.eval()
 

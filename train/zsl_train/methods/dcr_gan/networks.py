@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from zsl_train.methods.dcr_gan.config import Config
 
 METRIC_SLOPE = 0.01  # negative slope in MN and SRN (docs/methods.md 4.1)
+SILENT = 1e-3  # the one column of a dead F1: so small that no weight on it matters; not 0, which no export can compare
 
 
 class TwoLayers(nn.Module):
@@ -52,8 +53,8 @@ def regressors(config: Config, dims: Dims) -> dict[str, TwoLayers]:
 class Lift(nn.Module):
     """f -> [f, F1(f), F2(f)], the columns of the views; without those that have no view.
 
-    An F1 that says nothing of the pictures has no columns (`drop`), or one that is always 0 (`prior`): on it the
-    published classifier learns its bias, how often each class occurs, and nothing else.
+    An F1 that says nothing of the pictures has no columns (`drop`), or one that is the same for all (`prior`): on it
+    the published classifier learns its bias, how often each class occurs, and nothing else.
 
     Args:
         semantic: F1.
@@ -69,9 +70,9 @@ class Lift(nn.Module):
         self.prior: Tensor | None
 
     def silence(self, *, prior: bool) -> Lift:
-        """Leave F1 out, and give it the column that is always 0 where it ships as a prior; returns self."""
+        """Leave F1 out; where it ships as a prior, with one column that is the same for all. Returns self."""
         self.semantic = None
-        self.prior = torch.zeros(1) if prior else None
+        self.prior = torch.full((1,), SILENT) if prior else None
         return self
 
     def widths(self, features: int) -> dict[str, int]:
@@ -89,7 +90,7 @@ class Lift(nn.Module):
         if self.semantic is not None:
             columns.append(self.semantic(features))
         elif self.prior is not None:
-            columns.append(features[:, :1] * self.prior)
+            columns.append(0 * features[:, :1] + self.prior)
         if self.searched is not None:
             columns.append(self.searched(features))
         return torch.cat(columns, dim=1)
