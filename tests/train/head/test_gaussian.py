@@ -411,12 +411,12 @@ def quality_is(monkeypatch, quality) -> list[Settings]:
     """What the folds say of settings is `quality`(settings), None for not known; returns those that were asked for."""
     asked = []
 
-    def validated(chosen: Settings, folds) -> HeadChoice:
+    def validated(_trials, chosen: Settings, _among) -> HeadChoice:
         asked.append(chosen)
         return HeadChoice(chosen, Errors(2.0, 0.1), 0.3, 1.0, quality(chosen))
 
-    monkeypatch.setattr(gaussian, "_validated", validated)
-    monkeypatch.setattr(gaussian, "_scores", lambda chosen, folds: ([np.zeros((36, 9))] * len(folds), Errors()))
+    monkeypatch.setattr(gaussian.Trials, "validated", validated)
+    monkeypatch.setattr(gaussian, "_scores", lambda chosen, folds: ([np.zeros((36, 9))] * len(folds), []))
     return asked
 
 
@@ -458,7 +458,7 @@ def test_what_is_worse_by_no_more_than_a_standard_error_over_the_folds_is_alike(
 
 def test_h_of_every_fold_is_that_at_the_gamma_they_chose_together():
     folds = folded(Problem(seen=12, unseen=4, equal=8), count=3)
-    found = gaussian._validated(SETTINGS, folds)
+    found = gaussian.Trials(folds).validated(SETTINGS, range(3))
     assert len(found.by_fold) == 3
     assert np.mean(found.by_fold) == pytest.approx(found.validation_H)
     scores, _ = gaussian._scores(SETTINGS, folds)
@@ -534,7 +534,7 @@ def test_a_fold_is_scored_with_the_errors_of_the_others(monkeypatch, count):
     monkeypatch.setattr(gaussian, "logits", scores)
     _, errors = gaussian._scores(SETTINGS, folds)
     assert [one.ratio for one in used] == ([1.0] if count == 1 else [3.0, 2.5, 1.5])
-    assert errors == Errors.mean([Errors(1.0), Errors(2.0), Errors(4.0)][:count])
+    assert errors == [Errors(1.0), Errors(2.0), Errors(4.0)][:count]
 
 
 def folded(problem: Problem, generated: dict | None = None, count: int = 2):

@@ -24,7 +24,7 @@ from zsl_runtime.errors import UsageError
 from zsl_runtime.head.gaussian import Gaussian
 from zsl_train.head.modules import shipped
 from zsl_train.means import Shape
-from zsl_train.scoring.evaluate import choose_gamma, fit_temperature, seen_unseen_curve
+from zsl_train.scoring.evaluate import Curve, Held, choose_gamma, fit_temperature, seen_unseen_curve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,7 +44,8 @@ KAPPAS = (1.0, 0.5, 2.0, 0.0, 4.0)
 SHARES = (0.0, 0.5, 0.25, 0.75, 1.0)
 DRAWS = (1, 8)  # features synthesized for the mean of a class
 PASSES = 2  # over the settings, one after the other
-SETTINGS_TRIED = 75  # that `choose_settings` tries of a method with a generator, as counted; for estimates of time
+# That `choose_settings` tries of a method with a generator, for estimates of time: as counted, once more for `cross`.
+SETTINGS_TRIED = 150
 ALIKE = 0.25  # points of mean H; what differs by less is chance, however steady it is
 RATIO_BOUNDS = (0.05, 16.0)  # of errors on left-out classes by those of leave-one-out: a few classes make it noisy
 SMALLEST = 1e-9  # of a spread; below that there is none
@@ -381,6 +382,7 @@ class HeadChoice:
         temperature: of the probabilities.
         validation_H: mean H over the folds, in percent; None where there was nothing to choose on.
         by_fold: H of every fold at that gamma.
+        held: every fold with what the others chose; empty where that was not asked for.
 
     """
 
@@ -390,13 +392,14 @@ class HeadChoice:
     temperature: float = 1.0
     validation_H: float | None = None  # noqa: N815  # the metric's name
     by_fold: tuple[float, ...] = ()
+    held: tuple[Held | None, ...] = ()
 
     def to_dict(self) -> dict[str, float | int]:
         """Plain data for scores.json."""
         return self.settings.to_dict() | {"error_ratio": self.errors.ratio, "error_floor": self.errors.floor}
 
 
-def choose_settings(folds: Sequence[tuple[Spectrum, Ints, Bools]]) -> HeadChoice:
+def choose_settings(folds: Sequence[tuple[Spectrum, Ints, Bools]], *, cross: bool = False) -> HeadChoice:
     """The settings with the highest mean H over the folds, gamma chosen for each; then the temperature.
 
     Settings are gone through one after the other (kernel and ridge together, share and draws together), twice: each
@@ -407,31 +410,98 @@ def choose_settings(folds: Sequence[tuple[Spectrum, Ints, Bools]]) -> HeadChoice
 
     Args:
         folds: of each the Spectrum, the classes of its held-out pictures (n,), and which classes it calls seen (C,).
+        cross: find out what the others would have chosen for each fold (`HeadChoice.held`); about as much work again.
 
     """
-    draws = sorted(folds[0][0].generated, reverse=True) if folds else []
-    best = HeadChoice()
-    shares = [{"share": share, "draws": k if share else 0} for share, k in product(SHARES, draws)]
-    grids: list[list[dict[str, Any]]] = [
-        [{"width": width, "ridge": ridge} for width, ridge in product(WIDTHS, RIDGES)],
-        [one for place, one in enumerate(shares) if one not in shares[:place]],
-        [{"shrinkage": shrinkage} for shrinkage in SHRINKAGES],
-        [{"kappa": kappa} for kappa in KAPPAS],
-    ]
-    tried: dict[Settings, HeadChoice] = {}
-    for grid in [one for one in grids if one] * PASSES if folds else []:
-        wanted = [replace(best.settings, **changed) for changed in grid]
-        tried |= {settings: _validated(settings, folds) for settings in wanted if settings not in tried}
-        found = [tried[settings] for settings in wanted]
-        top = max(found, key=_quality)
-        best = next(one for one in found if _alike(one, top))
+    trials = Trials(folds)
+    best = trials.choose(range(len(folds)))
     if best.validation_H is None:
         return best
     scores = [z.astype(np.float32) for z in _scores(best.settings, folds)[0]]
     temperature = fit_temperature(
         scores, [labels for _, labels, _ in folds], [seen for _, _, seen in folds], best.gamma
     )
-    return replace(best, temperature=temperature)
+    held = tuple(trials.held(place) for place in range(len(folds))) if cross else ()
+    return replace(best, temperature=temperature, held=held)
+
+
+class Trials:
+    """Settings tried on folds. What they give each fold is computed once, whichever folds then choose by it.
+
+    Args:
+        folds: as `choose_settings` takes them.
+
+    """
+
+    def __init__(self, folds: Sequence[tuple[Spectrum, Ints, Bools]]) -> None:
+        self.folds = folds
+        self._known: dict[Settings, tuple[list[Curve | None], list[Errors | None]]] = {}
+
+    def choose(self, among: Sequence[int]) -> HeadChoice:
+        """The best settings by some of the folds, with temperature 1."""
+        draws = sorted(self.folds[0][0].generated, reverse=True) if self.folds else []
+        tried: dict[Settings, HeadChoice] = {}
+        best = HeadChoice()
+        for grid in grids(draws) * PASSES if among else []:
+            wanted = [replace(best.settings, **changed) for changed in grid]
+            tried |= {settings: self.validated(settings, among) for settings in wanted if settings not in tried}
+            found = [tried[settings] for settings in wanted]
+            top = max(found, key=_quality)
+            best = next(one for one in found if _alike(one, top))
+        return best
+
+    def held(self, place: int) -> Held | None:
+        """A fold with the settings and gamma that the others choose.
+
+        Of the fold nothing has a part in that choice but, as one of several, its share in the mean of Errors that the
+        others are scored with.
+        """
+        choice = self.choose([k for k in range(len(self.folds)) if k != place])
+        if choice.validation_H is None:
+            return None
+        own = self._tried(choice.settings)[0][place]
+        if own is None:
+            return None
+        return Held(choice.validation_H, float(own.at(np.array([choice.gamma]))[0]))
+
+    def validated(self, settings: Settings, among: Sequence[int]) -> HeadChoice:
+        """What some of the folds say of settings, at the gamma that suits them together."""
+        curves, measured = self._tried(settings)
+        usable = [curve for k in among if (curve := curves[k]) is not None]
+        known = [found for k in among if (found := measured[k]) is not None]
+        errors = Errors.mean(known) if known else Errors()
+        if not usable:
+            return HeadChoice(settings, errors)
+        gamma, value = choose_gamma(usable)
+        by_fold = tuple(float(curve.at(np.array([gamma]))[0]) for curve in usable)
+        return HeadChoice(settings, errors, gamma, 1.0, value, by_fold)
+
+    def _tried(self, settings: Settings) -> tuple[list[Curve | None], list[Errors | None]]:
+        """The curve of every fold, and the errors that each measured."""
+        if settings not in self._known:
+            scores, measured = _scores(settings, self.folds)
+            curves = [
+                seen_unseen_curve(z, labels, seen) for z, (_, labels, seen) in zip(scores, self.folds, strict=True)
+            ]
+            self._known[settings] = curves, measured
+        return self._known[settings]
+
+
+def grids(draws: Sequence[int]) -> list[list[dict[str, Any]]]:
+    """What is tried of the settings, in the order in which it is gone through.
+
+    Args:
+        draws: K of the generator's means; none without a generator.
+
+    """
+    shares = [{"share": share, "draws": k if share else 0} for share, k in product(SHARES, draws)]
+    made: list[list[dict[str, Any]]] = [
+        [{"width": width, "ridge": ridge} for width, ridge in product(WIDTHS, RIDGES)],
+        [one for place, one in enumerate(shares) if one not in shares[:place]],
+        [{"shrinkage": shrinkage} for shrinkage in SHRINKAGES],
+        [{"kappa": kappa} for kappa in KAPPAS],
+    ]
+    return [one for one in made if one]
 
 
 def _alike(one: HeadChoice, best: HeadChoice) -> bool:
@@ -446,8 +516,10 @@ def _quality(choice: HeadChoice) -> float:
     return -1.0 if choice.validation_H is None else choice.validation_H
 
 
-def _scores(settings: Settings, folds: Sequence[tuple[Spectrum, Ints, Bools]]) -> tuple[list[Doubles], Errors]:
-    """Scores of each fold's held-out pictures, and the errors over all folds.
+def _scores(
+    settings: Settings, folds: Sequence[tuple[Spectrum, Ints, Bools]]
+) -> tuple[list[Doubles], list[Errors | None]]:
+    """Scores of each fold's held-out pictures, and the errors that each measured.
 
     A fold is scored with the errors that the others measured: its own would have looked at the pictures scored.
     """
@@ -457,24 +529,12 @@ def _scores(settings: Settings, folds: Sequence[tuple[Spectrum, Ints, Bools]]) -
     for place, ((spectrum, _, _), one) in enumerate(zip(folds, solutions, strict=True)):
         others = [found for k, found in enumerate(measured) if found is not None and (k != place or len(folds) == 1)]
         scores.append(logits(spectrum, settings, one, Errors.mean(others) if others else Errors()))
-    known = [found for found in measured if found is not None]
-    return scores, Errors.mean(known) if known else Errors()
+    return scores, measured
 
 
 def try_default(spectrum: Spectrum, labels: Ints, seen: Bools) -> HeadChoice:
     """One setting on one fold: what `choose_settings` does some SETTINGS_TRIED times on each."""
-    return _validated(Settings(), [(spectrum, labels, seen)])
-
-
-def _validated(settings: Settings, folds: Sequence[tuple[Spectrum, Ints, Bools]]) -> HeadChoice:
-    scores, errors = _scores(settings, folds)
-    curves = [seen_unseen_curve(z, labels, seen) for z, (_, labels, seen) in zip(scores, folds, strict=True)]
-    usable = [curve for curve in curves if curve is not None]
-    if not usable:
-        return HeadChoice(settings, errors)
-    gamma, value = choose_gamma(usable)
-    by_fold = tuple(float(curve.at(np.array([gamma]))[0]) for curve in usable)
-    return HeadChoice(settings, errors, gamma, 1.0, value, by_fold)
+    return Trials([(spectrum, labels, seen)]).validated(Settings(), [0])
 
 
 # --- what ships -----------------------------------------------------------------------------------------------------

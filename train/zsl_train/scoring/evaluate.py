@@ -8,7 +8,7 @@ Every figure is a percentage.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -111,6 +111,55 @@ def choose_gamma(curves: Sequence[Curve]) -> tuple[float, float]:
     first, last = np.flatnonzero(np.diff(good) == 1), np.flatnonzero(np.diff(good) == -1)  # of every stretch, in bounds
     widest = (bounds[last] - bounds[first]).argmax()
     return float((bounds[first[widest]] + bounds[last[widest]]) / 2), float(mean.max())
+
+
+class Held(NamedTuple):
+    """A fold with what the other folds chose for it.
+
+    Attributes:
+        others: mean H of the others at their choice, in percent: what choices are compared by.
+        own: H of this fold at that choice; nothing of it had a part in the choice.
+
+    """
+
+    others: float
+    own: float
+
+
+def held_out(curves: Sequence[Curve | None], place: int) -> Held | None:
+    """A fold at the gamma that the others choose; None where it, or all others, have no curve.
+
+    Args:
+        curves: of every fold, all of one candidate.
+        place: of the fold.
+
+    """
+    own = curves[place]
+    others = [curve for k, curve in enumerate(curves) if k != place and curve is not None]
+    if own is None or not others:
+        return None
+    gamma, value = choose_gamma(others)
+    return Held(value, float(own.at(np.array([gamma]))[0]))
+
+
+def best_held(candidates: Sequence[Sequence[Held | None]]) -> tuple[Held | None, ...]:
+    """For every fold the candidate that the others find best, the first of equals.
+
+    Args:
+        candidates: of each a Held for every fold.
+
+    """
+    found = []
+    for of_fold in zip(*candidates, strict=True):
+        known = [one for one in of_fold if one is not None]
+        found.append(max(known, key=lambda one: one.others) if known else None)
+    return tuple(found)
+
+
+def crossfitted(held: Sequence[Held | None]) -> float | None:
+    """Mean H over folds, each with what the others chose; None where fewer than two have pictures of both kinds."""
+    known = [one.own for one in held if one is not None]
+    return float(np.mean(known)) if len(known) > 1 else None
 
 
 def balanced_weights(labels: Ints, seen: Bools) -> Floats:

@@ -55,6 +55,7 @@ def make_folds(
     seed: int,
     marked: Bools | None = None,
     newcomers: bool = False,
+    pairs: bool = False,
 ) -> list[Fold]:
     """Draw `count` folds.
 
@@ -71,8 +72,9 @@ def make_folds(
         seed: of the draw.
         marked: (n,) bool, pictures the user marked for validation (role `val`): held out in place of a drawn fifth.
         newcomers: half of each fold's validation classes are unknown to its training. What is selected then is what a
-            user meets, who adds classes later. A fold has two training pictures of some class then: the head that
-            classes are added to needs the spread within one. Folds that cannot are left out.
+            user meets, who adds classes later. It comes with `pairs`.
+        pairs: a fold has two training pictures of some class: the Gaussian head needs the spread within one. Folds that
+            cannot are left out.
 
     Returns:
         An empty list when fewer than four classes are seen: nothing can be selected then.
@@ -92,7 +94,8 @@ def make_folds(
             chosen = rng.permutation(known)[:left_out]
         fold = _fold(rows, labels, seen & ~np.isin(np.arange(len(seen)), chosen), rng=rng, marked=marked)
         unknown = np.isin(np.arange(len(seen)), chosen[: len(chosen) // 2]) & newcomers
-        folds.append(_with_pairs(replace(fold, newcomers=unknown), rows, labels) if newcomers else fold)
+        fold = replace(fold, newcomers=unknown)
+        folds.append(_with_pairs(fold, rows, labels) if newcomers or pairs else fold)
     return [fold for fold in folds if fold is not None]
 
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from zsl_train.scoring.evaluate import choose_gamma, fit_temperature, seen_unseen_curve
+from zsl_train.scoring.evaluate import (
+    Held,
+    best_held,
+    choose_gamma,
+    crossfitted,
+    fit_temperature,
+    held_out,
+    seen_unseen_curve,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,6 +34,7 @@ class Choice:
         candidates: share -> its best mean H.
         head: what was chosen for the Gaussian head, gamma and temperature among it; None for a published head.
         variant: of the method's settings, where it has several to choose from.
+        held: every fold with what the others choose; empty where that was not asked for.
 
     Where there was nothing to choose on, validation_H is None and the rest is neutral.
 
@@ -38,6 +47,12 @@ class Choice:
     candidates: dict[float, float]
     head: HeadChoice | None = None
     variant: int = 0
+    held: tuple[Held | None, ...] = ()
+
+    @property
+    def validation_H_crossfitted(self) -> float | None:  # noqa: N802  # the metric's name
+        """Mean H over the folds, each with what the others chose; None where that cannot be known."""
+        return crossfitted(self.held)
 
 
 def choose(snapshots: Mapping[float, Sequence[Floats]], labels: Sequence[Ints], seen: Sequence[Bools]) -> Choice:
@@ -50,8 +65,10 @@ def choose(snapshots: Mapping[float, Sequence[Floats]], labels: Sequence[Ints], 
 
     """
     candidates: dict[float, tuple[float, float]] = {}
-    for share, logits in snapshots.items():
+    held = []
+    for share, logits in sorted(snapshots.items()):
         curves = [seen_unseen_curve(z, y, s) for z, y, s in zip(logits, labels, seen, strict=True)]
+        held.append([held_out(curves, place) for place in range(len(curves))])
         usable = [curve for curve in curves if curve is not None]
         if usable:
             candidates[share] = choose_gamma(usable)
@@ -60,7 +77,8 @@ def choose(snapshots: Mapping[float, Sequence[Floats]], labels: Sequence[Ints], 
     best = max(candidates, key=lambda share: (candidates[share][1], -share))
     gamma, value = candidates[best]
     temperature = fit_temperature(snapshots[best], labels, seen, gamma)
-    return Choice(best, gamma, temperature, value, {share: found[1] for share, found in candidates.items()})
+    by_share = {share: found[1] for share, found in candidates.items()}
+    return Choice(best, gamma, temperature, value, by_share, held=best_held(held))
 
 
 def quality(validation_H: float | None) -> float:  # the metric's name

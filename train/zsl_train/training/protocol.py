@@ -13,6 +13,32 @@ if TYPE_CHECKING:
     from zsl_train.recipe import Recipe
     from zsl_train.training.choice import Choice
     from zsl_train.training.prepared import Prepared
+    from zsl_train.training.shipped import Shipped
+
+
+def head_rows(shipped: Shipped, pictures: int) -> dict[str, int] | None:
+    """How many real and synthetic rows the head that ships was made of; None where attributes alone make it.
+
+    Args:
+        shipped: head and modules.
+        pictures: that were trained on.
+
+    """
+    trained = shipped.trained
+    if trained.head_rule == "rows":
+        return None
+    if trained.head_rule == "gaussian":
+        return {"real": pictures, "synthetic": 0}
+    unseen = len(shipped.head) - len(shipped.replay.names)
+    return {"real": len(shipped.replay.features), "synthetic": unseen * trained.synthetic_per_class}
+
+
+def crossfit_reason(choice: Choice, folds: int) -> dict[str, str]:
+    """Why there is no cross-fitted H beside that of the validation classes; empty where there is, or neither is."""
+    if choice.validation_H is None or choice.validation_H_crossfitted is not None:
+        return {}
+    known = of_folds(folds) if folds == 1 else f"one alone of {of_folds(folds)} has held-out pictures of both kinds"
+    return {"validation_H_crossfitted": f"{known}: there are no others to choose for it"}
 
 
 def null_reasons(prepared: Prepared) -> dict[str, str]:

@@ -21,7 +21,7 @@ from zsl_train.recipe import method_config
 from zsl_train.scoring.verdict import by_classes, lead, warnings
 from zsl_train.training.closed_forms import closed_forms
 from zsl_train.training.prepared import fingerprint, keep_pictures, prepare
-from zsl_train.training.protocol import null_reasons, of_folds, protocol
+from zsl_train.training.protocol import crossfit_reason, head_rows, null_reasons, of_folds, protocol
 from zsl_train.training.run_folder import CHECKPOINT, RunWriter, save_run
 from zsl_train.training.shipped import ships_gaussian
 from zsl_train.training.timing import expect
@@ -129,7 +129,7 @@ def make_task(
     method = find_method(recipe.method)
     config = method_config(method.Config, method.PRESETS, recipe)
     rows = prepared.training_rows()
-    if ships_gaussian(recipe):
+    if ships_gaussian(recipe) or recipe.compare_heads:
         check_classes(prepared.images.labels[rows], prepared.semantic)
     chosen = validation_folds(prepared, recipe) if folds is None else folds
     config = sized(config, recipe, prepared.dims, len(rows), len(chosen))
@@ -217,10 +217,12 @@ def carry_out(
     )
 
     began = time.monotonic()
-    choice = trainer.select(folds)
+    choice = trainer.select(folds, cross=True)
     if choice.validation_H is not None:
         stopped = f"{choice.stop_at:.0%} of the last stage, " if task.iterated else ""
-        say(f"validation classes: H {choice.validation_H:.1f}, {stopped}gamma {choice.gamma:.2f}")
+        fair = choice.validation_H_crossfitted
+        others = "" if fair is None else f" ({fair:.1f} where each fold is scored with what the others choose)"
+        say(f"validation classes: H {choice.validation_H:.1f}{others}, {stopped}gamma {choice.gamma:.2f}")
     shipped = trainer.train(choice)
     choice = trainer.choice  # made again where the final training lacks a view that the folds had
     head, seconds = shipped.head, time.monotonic() - began - trainer.literature_seconds
@@ -236,14 +238,15 @@ def carry_out(
         "gamma": head.gamma,
         "temperature": head.temperature,
         "validation_H": choice.validation_H,
+        "validation_H_crossfitted": choice.validation_H_crossfitted,
         "stop_at": choice.stop_at,
         "candidates": {str(share): value for share, value in choice.candidates.items()},
         "method": recipe.method,
         "settings_chosen": trainer.chosen(),
         "preset": recipe.preset,
         "train_seconds": round(seconds, 1),
-        "null": null_reasons(prepared),
-        "protocol": protocol(prepared, recipe, backbone, folds, choice),
+        "null": null_reasons(prepared) | crossfit_reason(choice, len(folds)),
+        "protocol": protocol(prepared, recipe, backbone, folds, choice) | {"head_rows": head_rows(shipped, len(rows))},
         "baselines": {
             name: one.figures | lead(one.predicted, found.predicted, truth, images.table)
             for name, one in beside.items()
@@ -253,8 +256,10 @@ def carry_out(
         **(more or {}),
     }
     scores["warnings"] = warnings(scores)
-    if recipe.compare_heads and trainer.gaussian and trainer.own.head_rule != "gaussian":
+    if recipe.compare_heads and trainer.gaussian and trainer.makes_published:
         scores["published_head"] = trainer.other_head(folds, choice)
+    if recipe.compare_heads and not trainer.gaussian:
+        scores["gaussian_head"] = trainer.gaussian_head(folds, choice)
     if trainer.own.parts:
         scores["parts"] = trainer.parts(folds, choice)
     if recipe.literature and trainer.own.head_rule != "gaussian":

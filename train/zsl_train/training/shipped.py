@@ -194,6 +194,11 @@ class Shipped:
     means: ClassMeans | None = None
 
 
+def has_published_head(recipe: Recipe) -> bool:
+    """Whether the recipe's method has a head of its own."""
+    return bool(getattr(find_method(recipe.method), "PUBLISHED_HEAD", True))
+
+
 def ships_gaussian(recipe: Recipe) -> bool:
     """Whether a recipe's run ships the Gaussian head.
 
@@ -202,7 +207,7 @@ def ships_gaussian(recipe: Recipe) -> bool:
 
     """
     method = find_method(recipe.method)
-    published = getattr(method, "PUBLISHED_HEAD", True)
+    published = has_published_head(recipe)
     if recipe.head == "published" and not published:
         raise UsageError(
             "E-RECIPE", f"{recipe.method} has no head but the Gaussian one; leave --set head=published out"

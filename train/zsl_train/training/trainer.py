@@ -26,7 +26,7 @@ from zsl_train.methods import find_method
 from zsl_train.methods.base import run_batched
 from zsl_train.methods.lengths import names
 from zsl_train.methods.session import Session, write_atomic
-from zsl_train.scoring.evaluate import score
+from zsl_train.scoring.evaluate import best_held, crossfitted, score
 from zsl_train.scoring.folds import Fold, make_folds
 from zsl_train.training.choice import Choice, choose, quality
 from zsl_train.training.closed_forms import Tested, tested
@@ -35,6 +35,7 @@ from zsl_train.training.shipped import (
     Shipped,
     embed_rows,
     fit_shipped_head,
+    has_published_head,
     head_logits,
     make_replay,
     no_replay,
@@ -47,7 +48,7 @@ from zsl_train.training.side_by_side import side_by_side
 from zsl_train.training.stored import load_array, load_arrays, save_array, save_arrays
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from zsl_runtime.arrays import Floats, Ints
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from zsl_runtime.head.head import Head
     from zsl_train.methods.base import Trained, TrainingData
     from zsl_train.recipe import Recipe
+    from zsl_train.scoring.evaluate import Held
 
 
 def validation_folds(prepared: Prepared, recipe: Recipe) -> list[Fold]:
@@ -70,6 +72,7 @@ def validation_folds(prepared: Prepared, recipe: Recipe) -> list[Fold]:
         seed=recipe.seed,
         marked=marked if marked.any() else None,
         newcomers=ships_gaussian(recipe),
+        pairs=recipe.compare_heads,
     )
 
 
@@ -107,37 +110,69 @@ class Trainer:
         self.log = log
         self.progress = progress
         self.gaussian = ships_gaussian(recipe)
+        # Heads that folds and the final training make: the one that ships, and perhaps the other beside it.
+        self.makes_gaussian = self.gaussian or recipe.compare_heads
+        self.makes_published = not self.gaussian or (recipe.compare_heads and has_published_head(recipe))
         self.given = config
         self.variants = getattr(self.method, "variants", lambda one: [one])(config)
         self.rows = prepared.training_rows()
         self.labels = prepared.images.labels
         self.literature_seconds = 0.0
         self.folds: list[Fold] = []
+        self.cross = False
         self.final_views: list[str] = []  # of the final training, as the method gave it
         # A method in closed form has no stage to cut short.
         self.snapshots = recipe.snapshots if names(self.method.stages(config, prepared.dims)) else (1.0,)
 
-    def select(self, folds: list[Fold]) -> Choice:
+    def select(self, folds: list[Fold], *, cross: bool = False) -> Choice:
         """Train on each fold and choose the share of the last stage, the head's settings, gamma and temperature.
 
         Where the method has variants, all are tried, the same one in every fold, and the best is kept; what it chooses
         in closed form is chosen before, for all folds at once.
+
+        Args:
+            folds: of validation classes.
+            cross: find out what the others would choose for each fold (`Choice.held`).
+
         """
-        settle = getattr(self.method, "settle", None)
-        if settle is not None:
-            pooled = self.prepared.store.pooled()
-            self.variants = [settle(self.given, folds, pooled, self.labels, self.prepared.semantic)]
-        jobs = [
-            partial(self._fold, fold, index, len(folds), variant)
-            for variant in range(len(self.variants))
-            for index, fold in enumerate(folds)
-        ]
-        side_by_side(jobs)
+        self.cross = cross
+        if self._settles:
+            self.variants = [self._settled(folds)]
+        self._train_on(folds, range(len(self.variants)))
         self.folds = folds
         choices = [replace(self._choose(folds, variant), variant=variant) for variant in range(len(self.variants))]
         best = max(choices, key=lambda one: quality(one.validation_H))
         self.config = self.variants[best.variant]
-        return best
+        held = best_held([one.held for one in choices if one.held])
+        return replace(best, held=self._settled_by_others(folds) if self._settles and cross else held)
+
+    @property
+    def _settles(self) -> bool:
+        """Whether the method chooses settings in closed form, before any training."""
+        return hasattr(self.method, "settle")
+
+    def _settled(self, folds: list[Fold]) -> Any:
+        """The settings that it chooses on these folds."""
+        pooled = self.prepared.store.pooled()
+        return self.method.settle(self.given, folds, pooled, self.labels, self.prepared.semantic)  # type: ignore[attr-defined]
+
+    def _settled_by_others(self, folds: list[Fold]) -> tuple[Held | None, ...]:
+        """Every fold with what the others choose, the settings of the closed form among it."""
+        held = []
+        for place in range(len(folds)):
+            others = [fold for k, fold in enumerate(folds) if k != place]
+            config = self._settled(others) if others else self.variants[0]
+            if config not in self.variants:
+                self.variants.append(config)
+                self._train_on(folds, [len(self.variants) - 1])
+            choice = self._choose(folds, self.variants.index(config))
+            held.append(choice.held[place] if choice.held else None)
+        return tuple(held)
+
+    def _train_on(self, folds: list[Fold], variants: Iterable[int]) -> None:
+        """Train variants on each fold."""
+        count = len(folds)
+        side_by_side([partial(self._fold, fold, k, count, one) for one in variants for k, fold in enumerate(folds)])
 
     def chosen(self) -> dict[str, Any]:
         """Settings of the method that validation classes chose; call it after `select`."""
@@ -148,16 +183,23 @@ class Trainer:
         """The choice for one variant of the method."""
         if not self.gaussian:
             return self._choose_published(folds, variant)
-        candidates: dict[float, HeadChoice] = {}
-        for share in self.snapshots:
-            spectra = [self._spectrum(fold, index, variant, share) for index, fold in enumerate(folds)]
-            candidates[share] = choose_settings(
-                [(one, self.labels[fold.held_out], fold.seen) for one, fold in zip(spectra, folds, strict=True)]
-            )
+        candidates = self._head_choices(folds, variant)
         known = {share: one.validation_H for share, one in candidates.items() if one.validation_H is not None}
         best = max(known, key=lambda share: (known[share], -share), default=max(self.snapshots))
         head = candidates[best]
-        return Choice(best, head.gamma, head.temperature, head.validation_H, known, head)
+        held = best_held([one.held for _, one in sorted(candidates.items()) if one.held])
+        return Choice(best, head.gamma, head.temperature, head.validation_H, known, head, held=held)
+
+    def _head_choices(self, folds: list[Fold], variant: int) -> dict[float, HeadChoice]:
+        """Share of the last stage -> what the folds choose for the Gaussian head there."""
+        found = {}
+        for share in self.snapshots:
+            spectra = [self._spectrum(fold, index, variant, share) for index, fold in enumerate(folds)]
+            found[share] = choose_settings(
+                [(one, self.labels[fold.held_out], fold.seen) for one, fold in zip(spectra, folds, strict=True)],
+                cross=self.cross,
+            )
+        return found
 
     def _choose_published(self, folds: list[Fold], variant: int) -> Choice:
         """The share of the last stage, gamma and temperature for the method's own head."""
@@ -213,8 +255,8 @@ class Trainer:
             check: called before every step; raises when the training should end.
 
         """
-        published = not self.gaussian or self.recipe.compare_heads
-        kinds = [*(["case-{!r}.npz"] if self.gaussian else []), *(["scores-{!r}.npy"] if published else [])]
+        kinds = ["case-{!r}.npz"] if self.makes_gaussian else []
+        kinds += ["scores-{!r}.npy"] if self.makes_published else []
         wanted = {
             share: [self._fold_file(index, variant, kind.format(share)) for kind in kinds] for share in self.snapshots
         }
@@ -237,10 +279,10 @@ class Trainer:
             if parts:
                 save_arrays(self._fold_file(index, variant, f"parts-{share!r}.npz"), parts)
             features = embed_rows(trained, data.regions, fold.held_out)
-            if self.gaussian:
+            if self.makes_gaussian:
                 case = self.case(trained, embed_rows(trained, data.regions, fold.train), labels)
                 save_arrays(wanted[share][0], case.to_arrays() | {"held": features})
-            if published:
+            if self.makes_published:
                 replay = self.replay(trained, fold.train, labels, whole)
                 head = fit_shipped_head(trained, whole, self.prepared.rule, replay, self.recipe.seed)
                 if len(head.views) > 1:
@@ -288,17 +330,23 @@ class Trainer:
 
     def train(self, choice: Choice) -> Shipped:
         """Train on all seen classes as chosen, and make the head that ships."""
-        labels = self.labels[self.rows]
         trained = self._fit_all(self.checkpoints / "final", "final", stop_at=choice.stop_at)
         self.own = trained
         self.choice = choice = self._agreed(trained, choice)
-        if choice.head is None and not self.gaussian:
+        if choice.head is not None or self.gaussian:
+            made = self._with_gaussian(trained, choice.head or HeadChoice())
+        else:
             head, replay = self.published_head(trained)
-            return Shipped(trained, replace(head, gamma=choice.gamma, temperature=choice.temperature), replay)
+            made = Shipped(trained, head, replay)
+        return replace(made, head=replace(made.head, gamma=choice.gamma, temperature=choice.temperature))
+
+    def _with_gaussian(self, trained: Trained, choice: HeadChoice) -> Shipped:
+        """The Gaussian head of all classes on what was trained, with the gamma and the temperature of `choice`."""
+        labels = self.labels[self.rows]
         features = embed_rows(trained, self.prepared.store.regions, self.rows)
         spectrum = Spectrum(self.case(trained, features, labels), features[:0], labels[:0])
         noise = noise_banks(trained.noise_width, self.recipe.seed)
-        made = finish(trained, spectrum, choice.head or HeadChoice(), noise)
+        made = finish(trained, spectrum, choice, noise)
         assert made.lift is not None
         assert made.means is not None
         assert made.gaussian is not None
@@ -333,7 +381,8 @@ class Trainer:
         by_share = {choice.stop_at: self._published_scores(self.folds, choice.variant)[choice.stop_at]}
         labels, seen = [self.labels[fold.held_out] for fold in self.folds], [fold.seen for fold in self.folds]
         again = choose(by_share, labels, seen)
-        return replace(again, candidates=choice.candidates, variant=choice.variant)
+        held = self._choose_published(self.folds, choice.variant).held
+        return replace(again, candidates=choice.candidates, variant=choice.variant, held=held)
 
     def published_head(self, trained: Trained) -> tuple[Head, Replay]:
         """The method's own head of all classes, gamma 0 and temperature 1, and what it was fitted on."""
@@ -354,10 +403,26 @@ class Trainer:
         head, _ = self.published_head(self.own)
         head = replace(head, gamma=own.gamma, temperature=own.temperature)
         czsl = self.conventional(self.own)
-        chosen = {"T1_czsl": czsl, "gamma": own.gamma, "validation_H": own.validation_H}
-        figures = self.test(self.own, head).figures | chosen
+        figures = self.test(self.own, head).figures | {"T1_czsl": czsl, **_said(own)}
         candidates = {str(share): value for share, value in every.candidates.items()}
         return {"rule": self.own.head_rule, **figures, "candidates": candidates}
+
+    def gaussian_head(self, folds: list[Fold], choice: Choice) -> dict[str, Any]:
+        """The same of the Gaussian head, where the published one ships."""
+        every = self._head_choices(folds, choice.variant)
+        own = every.get(choice.stop_at, HeadChoice())
+        made = self._with_gaussian(self.own, own)
+        head = replace(made.head, gamma=own.gamma, temperature=own.temperature)
+        figures = self.test(made.trained, head).figures
+        candidates = {str(share): one.validation_H for share, one in every.items() if one.validation_H is not None}
+        return {
+            "rule": made.trained.head_rule,
+            **figures,
+            "T1_czsl": self.told_apart(figures["T1"]),
+            **_said(own),
+            "head_settings": own.to_dict(),
+            "candidates": candidates,
+        }
 
     def parts(self, folds: list[Fold], choice: Choice) -> dict[str, Any]:
         """Name -> test scores of each classifier inside the training, gamma and temperature chosen on the same folds.
@@ -375,8 +440,7 @@ class Trainer:
             logits = run_part(module, self.prepared.store.regions, self.prepared.rows("test"), self.prepared.semantic)
             figures = tested(logits, self.prepared, own.gamma, own.temperature).figures
             # Scores of classes do not depend on each other: unseen ones alone are T1's.
-            chosen = {"T1_czsl": self.told_apart(figures["T1"]), "gamma": own.gamma, "validation_H": own.validation_H}
-            found[name] = figures | chosen
+            found[name] = figures | {"T1_czsl": self.told_apart(figures["T1"]), **_said(own)}
         return found
 
     def _fit_all(self, folder: Path, name: str, *, stop_at: float) -> Trained:
@@ -453,6 +517,15 @@ class Trainer:
     def told_apart(self, first: float | None) -> float | None:
         """T1 where there are two unseen classes to tell apart."""
         return first if (~self.prepared.images.table.seen).sum() > 1 else None
+
+
+def _said(choice: Choice | HeadChoice) -> dict[str, Any]:
+    """What scores.json says of the choice of a head that does not ship."""
+    return {
+        "gamma": choice.gamma,
+        "validation_H": choice.validation_H,
+        "validation_H_crossfitted": crossfitted(choice.held),
+    }
 
 
 def best_on_test(snapshots: Mapping[float, Mapping[str, float | None]]) -> dict[str, Any]:
