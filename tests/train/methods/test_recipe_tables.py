@@ -189,6 +189,15 @@ def test_a_batch_of_the_head_follows_the_synthetic_count(name, head_batch):
     assert view.fit.batch_size == head_batch
 
 
+def test_a_run_from_before_a_setting_existed_means_what_it_meant():
+    """A finished run is opened with the defaults of Config, not with its preset."""
+    of_lisgan, of_acmr = METHODS["lisgan"].Config(), METHODS["acmr"].Config()
+    assert (of_lisgan.classifier, of_lisgan.fake_souls) == ("frozen", "mean")
+    assert (of_acmr.amsgrad, of_acmr.alignment) == (True, "plain")
+    for name in METHODS_HERE:
+        assert METHODS[name.replace("_", "-")].Config().scaling == "minmax"
+
+
 def test_the_share_of_the_cascade_is_said_where_the_published_code_has_one():
     """docs/methods.md 5.2 and 5.3: the generalized runs do not hand it on, so 0.6 is taken."""
     wanted = {f"{one}/lisgan_code": 0.6 for one in H}
