@@ -554,6 +554,28 @@ def folded(problem: Problem, generated: dict | None = None, count: int = 2):
     ]
 
 
+def test_a_fold_is_scored_with_what_the_others_choose_and_has_no_part_in_that(monkeypatch):
+    problem = Problem(seen=12, unseen=4, equal=8)
+    folds = folded(problem, count=3)
+    held = choose_settings(folds, cross=True).held
+    assert choose_settings(folds).held == ()
+    for place, (spectrum, labels, seen) in enumerate(folds):
+        trials = gaussian.Trials(folds)
+        chosen = trials.choose([k for k in range(3) if k != place])
+        measured = [measure_errors(one, chosen.settings, solve(one, chosen.settings)) for one, _, _ in folds]
+        others = Errors.mean([found for k, found in enumerate(measured) if k != place])
+        z = logits(spectrum, chosen.settings, solve(spectrum, chosen.settings), others)
+        assert held[place].others == chosen.validation_H
+        assert held[place].own == pytest.approx(score(z, labels, seen, chosen.gamma, 1.0)["H"])
+    # Whatever its pictures are called: with errors that nobody measures, nothing of it is left in the choice.
+    monkeypatch.setattr(gaussian, "measure_errors", lambda *_: None)
+    before = gaussian.Trials(folds).held(0)
+    wrong = (folds[0][0], np.random.default_rng(0).permutation(folds[0][1]), folds[0][2])
+    after = gaussian.Trials([wrong, *folds[1:]]).held(0)
+    assert after.others == before.others
+    assert after.own != before.own
+
+
 def test_a_generator_that_knows_every_mean_is_preferred_and_one_that_knows_none_is_not():
     problem = Problem(seen=12, unseen=4, attributes=12, equal=8)
     problem.features += np.random.default_rng(1).normal(0, 6, problem.features.shape).astype(np.float32)

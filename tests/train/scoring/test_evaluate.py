@@ -13,9 +13,13 @@ from hypothesis import strategies as st
 
 from zsl_runtime.accuracy import expected_calibration_error, harmonic_mean, per_class_accuracy
 from zsl_train.scoring.evaluate import (
+    Held,
     balanced_weights,
+    best_held,
     choose_gamma,
+    crossfitted,
     fit_temperature,
+    held_out,
     score,
     seen_unseen_curve,
 )
@@ -128,6 +132,38 @@ def test_gamma_is_as_good_as_the_best_of_all(cases):
 
     assert value == pytest.approx(max(mean(at) for at in GAMMAS), abs=1e-9)
     assert mean(gamma) == pytest.approx(value, abs=1e-9)
+
+
+@given(st.lists(scored(), min_size=2, max_size=3), st.data())
+@settings(max_examples=50)
+def test_a_fold_is_scored_at_the_gamma_of_the_others(cases, data):
+    curves = [seen_unseen_curve(*case) for case in cases]
+    place = data.draw(st.integers(0, len(cases) - 1))
+    held = held_out(curves, place)
+    gamma, value = choose_gamma([curve for k, curve in enumerate(curves) if k != place])
+    assert held.others == value
+    assert held.own == pytest.approx(harmonic_mean(*slow_point(*cases[place], gamma)), abs=1e-9)
+    assert held.own <= choose_gamma([curves[place]])[1] + 1e-9  # no better than its own best
+
+
+def test_a_fold_without_a_curve_or_without_others_is_not_scored():
+    seen, labels = np.array([True, False]), np.array([0, 1])
+    curve = seen_unseen_curve(np.array([[1.0, 0.0], [0.5, 0.0]]), labels, seen)
+    assert held_out([curve], 0) is None
+    assert held_out([curve, None], 0) is None
+    assert held_out([curve, None, curve], 1) is None
+    assert held_out([curve, None, curve], 2) is not None
+
+
+def test_the_cross_fitted_figure_is_that_of_the_candidates_which_the_others_prefer():
+    first = [Held(50.0, 10.0), Held(40.0, 20.0), None, None]
+    second = [Held(50.0, 90.0), Held(41.0, 30.0), Held(1.0, 50.0), None]
+    held = best_held([first, second])
+    assert held == (Held(50.0, 10.0), Held(41.0, 30.0), Held(1.0, 50.0), None)  # the first of equals
+    assert crossfitted(held) == pytest.approx(30.0)
+    assert crossfitted(held[2:]) is None  # a single one is no cross-fit
+    assert crossfitted(()) is None
+    assert best_held([]) == ()
 
 
 def test_gamma_is_the_middle_of_the_widest_of_the_best_stretches():

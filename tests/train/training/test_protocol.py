@@ -11,9 +11,10 @@ import pytest
 
 from support.tiny_prepared import CONFIG, PUBLISHED, RECIPE
 from support.tiny_run import TinyBackbone
+from zsl_train.scoring.evaluate import Held
 from zsl_train.training.choice import Choice
 from zsl_train.training.closed_forms import closed_forms
-from zsl_train.training.protocol import null_reasons, protocol, selection_rule
+from zsl_train.training.protocol import crossfit_reason, head_rows, null_reasons, protocol, selection_rule
 from zsl_train.training.trainer import Trainer, validation_folds
 
 if TYPE_CHECKING:
@@ -69,6 +70,30 @@ def test_the_reason_tells_missing_classes_from_missing_photographs(prepared):
     assert null_reasons(none)["U"] == "no unseen classes"
     one = replace(prepared, images=replace(prepared.images, table=replace(table, seen=np.arange(9) != 8)))
     assert null_reasons(one) == {"T1_czsl": "a single unseen class"}
+
+
+def test_a_figure_that_cannot_be_cross_fitted_has_a_reason():
+    chosen = Choice(1.0, 0.0, 1.0, 50.0, {})
+    assert crossfit_reason(replace(chosen, held=(Held(50, 40), Held(50, 44))), 2) == {}
+    assert crossfit_reason(replace(chosen, validation_H=None), 0) == {}
+    assert crossfit_reason(chosen, 1)["validation_H_crossfitted"].startswith("1 fold: there are no others")
+    assert "one alone of 3 folds" in crossfit_reason(chosen, 3)["validation_H_crossfitted"]
+
+
+@pytest.mark.parametrize("cap", [0, 3])
+def test_how_many_real_rows_the_head_saw_is_told(prepared, tmp_path, cap):
+    """All of them, unless the recipe caps them."""
+    recipe, rows = replace(PUBLISHED, replay_per_class=cap), prepared.training_rows()
+    trainer = Trainer(prepared, recipe, CONFIG, checkpoints=tmp_path / "published", log=lambda _: None)
+    shipped = trainer.train(Choice(1.0, 0.0, 1.0, None, {}))
+    counts = np.bincount(prepared.images.labels[rows])
+    wanted = int(np.minimum(counts, cap or 10**9).sum())
+    assert (wanted == len(rows)) == (cap == 0)
+    assert len(shipped.replay.features) == wanted
+    assert head_rows(shipped, len(rows)) == {"real": wanted, "synthetic": 3 * CONFIG.synthetic_per_class}
+    gaussian = Trainer(prepared, RECIPE, CONFIG, checkpoints=tmp_path / "gaussian", log=lambda _: None)
+    made = gaussian.train(Choice(1.0, 0.0, 1.0, None, {}))
+    assert head_rows(made, len(rows)) == {"real": len(rows), "synthetic": 0}
 
 
 def test_the_selection_rule_says_what_chose_or_why_nothing_did(prepared):

@@ -211,6 +211,53 @@ def test_where_folds_disagree_all_are_trained_with_the_settings_that_suit_them_t
     assert choice.gamma == pytest.approx(baseline.figures["gamma"], abs=1e-3)
 
 
+def cross_fitted(prepared, folds) -> list[float]:
+    """H of each fold with the scaling, ridges and gamma of ESZSL that the others choose, all tried in loops."""
+    pooled, labels, semantic = prepared.store.pooled(), prepared.images.labels, prepared.semantic
+    found = []
+    for place, fold in enumerate(folds):
+        others = [one for k, one in enumerate(folds) if k != place]
+        choice = choose_baseline("eszsl", others, pooled, labels, semantic)
+        x, held = (scale(pooled[rows], pooled[fold.train], choice.scaling) for rows in (fold.train, fold.held_out))
+        ridges = dict(zip(("feature_ridge", "semantic_ridge"), choice.ridges, strict=True))
+        z = held @ eszsl(x, labels[fold.train], semantic, fold.seen, **ridges)
+        found.append(harmonic(z - choice.gamma * fold.seen, labels[fold.held_out], fold.seen))
+    return found
+
+
+def test_what_is_settled_in_closed_form_is_settled_by_the_others_for_the_cross_fitted_figure(prepared, tmp_path):
+    differ = 0
+    for seed in (0, 1, 2):
+        recipe = replace(PUBLISHED, method="eszsl", seed=seed, folds=3)
+        folds = validation_folds(prepared, recipe)
+        trainer = Trainer(prepared, recipe, eszsl_method.Config(), checkpoints=tmp_path / str(seed), log=lambda _: None)
+        choice = trainer.select(folds, cross=True)
+        differ += len(trainer.variants) > 1
+        wanted = cross_fitted(prepared, folds)
+        # Gamma is a threshold of float32 scores here and of float64 ones there: a picture on it may fall either way.
+        assert choice.validation_H_crossfitted == pytest.approx(np.mean(wanted), abs=2)
+        assert choice == replace(trainer.select(folds), held=choice.held)
+        trainer.train(choice)
+        assert trainer.config == trainer.variants[0]  # that of all folds
+    assert differ
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, PUBLISHED], ids=lambda recipe: recipe.head)
+def test_the_cross_fitted_figure_is_of_shares_that_the_others_choose(prepared, tmp_path, recipe):
+    folds = validation_folds(prepared, replace(recipe, folds=3))
+    trainer = Trainer(prepared, recipe, CONFIG, checkpoints=tmp_path, log=lambda _: None)
+    choice = trainer.select(folds, cross=True)
+    assert len(choice.held) == 3
+    assert choice.validation_H_crossfitted == pytest.approx(np.mean([one.own for one in choice.held]))
+    by_share = []
+    for share in trainer.snapshots:
+        trainer.snapshots = (share,)
+        by_share.append(trainer.select(folds, cross=True).held)
+    for place, one in enumerate(choice.held):
+        assert one == max((of[place] for of in by_share), key=lambda held: held.others)
+    assert trainer.select(folds[:1], cross=True).validation_H_crossfitted is None
+
+
 def test_pictures_marked_for_validation_are_held_out(prepared):
     role = prepared.images.role.copy()
     marked = np.array([prepared.images.rows("train")[5], prepared.images.rows("train")[14]])
