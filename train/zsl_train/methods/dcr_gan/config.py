@@ -39,9 +39,9 @@ class Config:
         rectify_output: of SRN: `sigmoid` [C] or `linear` [P].
         learning_rate_metric: of MN and SRN; 1e-4 [C].
         decay: what of the weights is added to the losses of MN and SRN: the sum of `squares` [C], biases left out, or
-            the `norm` of all parameters [P, Eq. 3 and 4].
-        metric_decay: its weight for MN, 5e-5 [C], 1 [P].
-        rectify_decay: its weight for SRN, 5e-6 [C], 1 [P].
+            the `norm` of all parameters [P, Eq. 3 and 4, in no preset].
+        metric_decay: its weight for MN, 5e-5 [C]; 1 [P].
+        rectify_decay: its weight for SRN, 5e-6 [C]; 1 [P].
         use_searched: whether there are MN, SRN, R(a) and F2 at all; false only in the paper's variant A.
         regressors: F1 and F2 are trained on real features `before` the GAN and then frozen [C], or `joint`: with G, on
             its fakes [P].
@@ -197,15 +197,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "guide_classes": 10,
         "head_searched_learning_rate": 5e-3,
     },
-    # Eq. 2 to 10 and the two algorithms. Numbers that the paper does not give are the code's.
+    # Eq. 2 to 10 and the two algorithms. Numbers that the paper does not give are the code's, and so is the decay: with
+    # that of Eq. 3 and 4 (`decay` norm, weights 1) MN and SRN shrink to a constant (docs/methods.md 4.5).
     "paper": {
         **CODE,
         "rectify_classes": 1,
         "rectify_targets": "plain",
         "rectify_output": "linear",
-        "decay": "norm",
-        "metric_decay": 1.0,
-        "rectify_decay": 1.0,
         "regressors": "joint",
         "semantic_output": "linear",
         "regression": "l1-norm",
