@@ -93,7 +93,12 @@ def _gfzsl(prepared: Prepared, folds: Sequence[Fold]) -> Tested:
     made = spectrum(final, test, scaling)
     z = logits(made, head.settings, solve(made, head.settings), head.errors)
     found = tested(z, prepared, head.gamma, head.temperature)
-    chosen = {"scaling": scaling, **head.to_dict(), "gamma": head.gamma, "validation_H": head.validation_H}
+    chosen = _apart(found, prepared) | {
+        "scaling": scaling,
+        **head.to_dict(),
+        "gamma": head.gamma,
+        "validation_H": head.validation_H,
+    }
     return _with(found, chosen | {"seconds": round(time.monotonic() - began, 2)})
 
 
@@ -109,13 +114,18 @@ def _linear(name: str, prepared: Prepared, folds: Sequence[Fold]) -> Tested:
     )
     found = tested(predict(scale(pooled[test], train, choice.scaling)), prepared, choice.gamma, 1.0)
     found.figures.pop("ECE")  # a baseline's scores are no probabilities
-    chosen = {
+    chosen = _apart(found, prepared) | {
         "scaling": choice.scaling,
         "ridges": list(choice.ridges),
         "gamma": choice.gamma,
         "validation_H": choice.validation_H,
     }
     return _with(found, chosen | {"seconds": round(time.monotonic() - began, 2)})
+
+
+def _apart(found: Tested, prepared: Prepared) -> dict[str, Any]:
+    """T1_czsl of scores of classes that do not depend on each other: T1, where two unseen classes can be told apart."""
+    return {"T1_czsl": found.figures["T1"] if (~prepared.images.table.seen).sum() > 1 else None}
 
 
 def _with(found: Tested, more: dict[str, Any]) -> Tested:
