@@ -100,6 +100,12 @@ def test_the_default_recipe_of_the_birds_is_the_preset():
     assert config == method_config(sc_egg.Config, sc_egg.PRESETS, make_recipe({"method": "sc-egg"}, {}, {}))
 
 
+def test_the_demo_s_recipe_changes_nothing_of_the_preset_but_how_much_is_computed():
+    recipe, _ = settings(FOLDER / "field_guide" / "sc_egg.toml")
+    assert recipe.preset == "default"
+    assert set(recipe.settings) <= LENGTHS | {"embedding_batch", "hidden"}
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_no_recipe_caps_the_real_rows_of_the_head(path):
     assert "replay_per_class" not in read_recipe(path)
