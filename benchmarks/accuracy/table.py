@@ -7,11 +7,15 @@
 The plan is a TOML file of [[rows]] (`Row` below); without one there is a row of preset `default` for every method.
 Finished runs are not repeated, an interrupted one resumes, a run whose row was changed is another run. After each run
 the table so far goes to stdout as Markdown, and all figures to benchmarks/results/NAME.json; --report only does that.
+Of a run made on another machine it needs scores.json, recipe.toml and log.jsonl alone, in a folder of the same name.
+`--option=--device=cuda` hands an option to zsl-train that is no part of what a run is; `--jobs 4` trains four runs at a
+time, each in a process of its own whose messages go to a .log beside its folder.
 
 Under our protocol nothing is chosen on test data. The columns that are marked optimistic come from the runs' snapshots
 (`literature` in scores.json), are picked on test data as the papers' are, and choose nothing. `compare_heads = true` in
-the settings of a row adds a line: the published head on the very features of the first. `cascade = true` adds a line
-for `zsl-infer --cascade` on the test rows of a feature file, which is transductive.
+the settings of a row adds a line: the published head on the very features of the first, or the Gaussian head where the
+published one ships. Classifiers inside a training have lines of their own as well. `cascade = true` adds a line for
+`zsl-infer --cascade` on the test rows of a feature file, which is transductive.
 """
 
 from __future__ import annotations
@@ -19,9 +23,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import statistics
+import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -29,8 +36,14 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 OURS = ("T1", "U", "S", "H", "AUSUC")
-FIGURES = (*OURS, "H_uncalibrated", "T1_czsl", "ECE", "validation_H", "gamma", "stop_at", "train_seconds")
+FIGURES = (*OURS, "H_uncalibrated", "T1_czsl", "ECE", "gamma", "stop_at", "train_seconds")
+FIGURES += ("validation_H", "validation_H_crossfitted")
+HEADS = {"gaussian": "Gaussian", "fit": "softmax", "rows": "rows"}
+OTHER_HEADS = {"published_head": "published head", "gaussian_head": "Gaussian head"}  # key of scores.json -> name
+PROGRAM = "import sys; from zsl_train.cli import main; sys.exit(main())"
 HEADINGS = (
+    "preset",
+    "head",
     "T1",
     "T1_czsl",
     *OURS[1:],
@@ -70,11 +83,16 @@ class Row:
     reference: str = ""
 
     @property
+    def shown_preset(self) -> str:
+        """The row's preset, or that of its recipe."""
+        if not self.recipe:
+            return self.preset
+        found: str = tomllib.loads((ROOT / self.recipe).read_text(encoding="utf-8")).get("preset", self.preset)
+        return found
+
+    @property
     def title(self) -> str:
-        preset = self.preset
-        if self.recipe:
-            preset = tomllib.loads((ROOT / self.recipe).read_text(encoding="utf-8")).get("preset", preset)
-        return self.name or f"{self.method}, {preset}"
+        return self.name or f"{self.method}, {self.shown_preset}"
 
     def options(self) -> list[str]:
         """Of zsl-train, without data, seed and folder."""
@@ -137,20 +155,51 @@ def read_plan(path: Path | None, methods: list[str]) -> list[Row]:
 # --- runs -----------------------------------------------------------------------------------------------------------
 
 
-def train(row: Row, seed: int, source: Source, runs: Path) -> None:
-    """Train one run unless it is finished; a run that fails is said on stderr and leaves its place empty."""
-    from zsl_train.cli import main as zsl_train
+@dataclass(frozen=True)
+class Desk:
+    """How runs are trained: nothing of it is part of what a run is.
 
-    out = row.folder(runs, seed)
-    if (out / "scores.json").is_file():
-        return
-    print(f"== {row.title}, seed {seed}: {out}", file=sys.stderr, flush=True)
-    with redirect_stdout(sys.stderr):  # stdout is for the table
-        code = zsl_train([*source.options(), *row.options(), "--seed", str(seed), "--out", str(out)])
-    if code in STOPPED:
-        sys.exit(code)
-    if code:
-        print(f"== {row.title}, seed {seed} ended with exit code {code}; going on", file=sys.stderr, flush=True)
+    Attributes:
+        source: the data.
+        runs: folder of the runs.
+        options: of zsl-train, handed on.
+        jobs: so many at a time; more than one in processes of their own.
+
+    """
+
+    source: Source
+    runs: Path
+    options: tuple[str, ...] = ()
+    jobs: int = 1
+
+    def train(self, row: Row, seed: int) -> int:
+        """Train one run unless it is finished; a run that fails is said on stderr and leaves its place empty."""
+        out = row.folder(self.runs, seed)
+        if (out / "scores.json").is_file():
+            return 0
+        print(f"== {row.title}, seed {seed}: {out}", file=sys.stderr, flush=True)
+        asked = [*self.source.options(), *self.options, *row.options(), "--seed", str(seed), "--out", str(out)]
+        code = self._in_process(asked) if self.jobs == 1 else self._beside(asked, out)
+        if code and code not in STOPPED:
+            print(f"== {row.title}, seed {seed} ended with exit code {code}; going on", file=sys.stderr, flush=True)
+        return code
+
+    @staticmethod
+    def _in_process(asked: list[str]) -> int:
+        from zsl_train.cli import main as zsl_train
+
+        with redirect_stdout(sys.stderr):  # stdout is for the table
+            return zsl_train(asked)
+
+    def _beside(self, asked: list[str], out: Path) -> int:
+        """In a process of its own, with its share of the processors."""
+        threads = max(1, len(os.sched_getaffinity(0)) // self.jobs)
+        self.runs.mkdir(parents=True, exist_ok=True)
+        with out.with_suffix(".log").open("a", encoding="utf-8") as log:
+            process = [sys.executable, "-c", PROGRAM, *asked]
+            # A number that was set from outside stays.
+            environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+            return subprocess.run(process, stdout=log, stderr=log, env=environment, check=False).returncode
 
 
 def finished(row: Row, seed: int, runs: Path) -> dict[str, Any] | None:
@@ -264,29 +313,51 @@ def collect(row: Row, seeds: list[int], runs: Path) -> dict[str, dict[str, Any]]
     figures["optimistic_H"] = spread([(one.get("best") or {}).get("H") for one in literature])
     for name in ("U", "S", "H"):
         figures[f"last_{name}"] = spread([(one.get("last") or {}).get(name) for one in literature])
-    common = {"seeds": list(found), "setting": "inductive", "options": row.told(), "reference": row.reference}
+    common = {
+        "method": row.method,
+        "preset": row.shown_preset,
+        "seeds": list(found),
+        "setting": "inductive",
+        "options": row.told(),
+        "reference": row.reference,
+        "machine": sorted({one["machine"]["processor"] for one in scores}),
+    }
     rows = {row.title: common | {"figures": figures, "steps": [one["length"]["steps"] for one in scores]}}
     rows[row.title]["head"] = sorted({one.get("head", "fit or rows") for one in scores})
-    settings = [one.get("head_settings") for one in scores]
-    rows[row.title]["head_settings"] = settings
-    other = [one["published_head"] for one in scores if "published_head" in one]
-    if len(other) == len(scores):
-        figures = {name: spread([one.get(name) for one in other]) for name in FIGURES if name in other[0]}
-        of = {"figures": figures, "reference": "", "head": sorted({one["rule"] for one in other})}
-        rows[f"{row.title}: published head, same features"] = common | of
+    rows[row.title]["head_rows"] = [one["protocol"].get("head_rows") for one in scores]
+    rows[row.title]["head_settings"] = [one.get("head_settings") for one in scores]
+    of = common | {"of": row.title, "reference": ""}
+    for name, others in inside(scores).items():
+        figures = {figure: spread([one.get(figure) for one in others]) for figure in FIGURES if figure in others[0]}
+        heads = sorted({one["rule"] for one in others if "rule" in one})
+        rows[f"{row.title}: {name}"] = of | {"name": name, "figures": figures, "head": heads}
     files = {seed: row.folder(runs, seed).with_suffix(".cascade.json") for seed in found}
     done = {
         seed: json.loads(file.read_text(encoding="utf-8"))["cascade"] for seed, file in files.items() if file.is_file()
     }
     if row.cascade and done:
         figures = {name: spread([one[name] for one in done.values()]) for name in ("T1", "U", "S", "H")}
-        rows[f"{row.title}, cascade"] = common | {
+        rows[f"{row.title}, cascade"] = of | {
+            "name": "cascade",
             "seeds": list(done),
             "setting": "transductive",
-            "reference": "",
+            "head": rows[row.title]["head"],
             "figures": figures,
         }
     return rows
+
+
+def inside(scores: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Name -> figures by seed of what else was scored of the same trainings: the other head, classifiers inside.
+
+    What is not there for every seed is left out: its mean would be over other trainings.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for one in scores:
+        more = {name: one[key] for key, name in OTHER_HEADS.items() if key in one} | one.get("parts", {})
+        for name, figures in more.items():
+            found.setdefault(name, []).append(figures)
+    return {name: figures for name, figures in found.items() if len(figures) == len(scores)}
 
 
 def baselines(rows: list[Row], seeds: list[int], runs: Path) -> dict[str, dict[str, Any]]:
@@ -299,15 +370,24 @@ def baselines(rows: list[Row], seeds: list[int], runs: Path) -> dict[str, dict[s
     names = list(dict.fromkeys(name for one in by_seed.values() for name in one))
     return {
         f"{name} (closed form)": {
+            "method": name,
+            "preset": "",
+            "head": ["gaussian" if name == "gfzsl" else "rows"],
             "seeds": list(by_seed),
             "setting": "inductive",
             "reference": "",
-            "figures": {
-                key: spread([one[name].get(key) for one in by_seed.values()]) for key in (*OURS, "H_uncalibrated")
-            },
+            "figures": closed_figures([one[name] for one in by_seed.values()]),
         }
         for name in names
     }
+
+
+def closed_figures(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Figures of a closed form by seed; no class depends on another, so T1_czsl is T1 where none was told."""
+    figures = {key: spread([one.get(key) for one in found]) for key in (*OURS, "H_uncalibrated", "validation_H")}
+    figures["T1_czsl"] = spread([one.get("T1_czsl", one["T1"]) for one in found])
+    figures["train_seconds"] = spread([one.get("seconds") for one in found])
+    return figures
 
 
 def cell(figure: dict[str, Any] | None, digits: int = 1) -> str:
@@ -326,7 +406,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     for title, row in results.items():
         figures = row["figures"]
         last = [cell(figures.get(f"last_{name}")) for name in ("U", "S", "H")]
-        cells = [cell(figures.get(name)) for name in ("T1", "T1_czsl", *OURS[1:])]
+        cells = [row["preset"] or "-", ", ".join(HEADS.get(one, one) for one in row["head"]) or "-"]
+        cells += [cell(figures.get(name)) for name in ("T1", "T1_czsl", *OURS[1:])]
         cells.append("-" if last == ["-"] * 3 else " / ".join(last))
         cells += [cell(figures.get("optimistic_T1")), cell(figures.get("optimistic_H"))]
         cells += [_epochs(figures), _minutes(figures.get("train_seconds")), str(len(row["seeds"]))]
@@ -379,6 +460,13 @@ def report(rows: list[Row], seeds: list[int], runs: Path, out: Path) -> str:
     return "\n".join([table(results), "", *dict.fromkeys(facts), "", NOTE])
 
 
+def in_rounds(rows: list[Row], seeds: list[int]) -> list[tuple[Row, int]]:
+    """Rows and seeds to train, every row once before any row twice: the table says something early."""
+    of = [(row, list(row.seeds or seeds)) for row in rows]
+    rounds = max((len(own) for _, own in of), default=0)
+    return [(row, seed) for number in range(rounds) for row, own in of for seed in own[number : number + 1]]
+
+
 def main() -> None:
     """Train what is missing, seed by seed, and print the table after each run."""
     from zsl_train.methods import METHODS
@@ -392,6 +480,8 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], help="name or method of rows to train; repeatable")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--report", action="store_true", help="train nothing")
+    parser.add_argument("--jobs", type=int, default=1, help="runs that are trained at a time")
+    parser.add_argument("--option", action="append", default=[], help="handed to zsl-train; repeatable")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     seeds = [int(seed) for seed in options.seeds.split(",")]
@@ -401,15 +491,20 @@ def main() -> None:
     chosen = [row for row in rows if not options.only or {row.title, row.method} & set(options.only)]
     if source.features is None and any(row.cascade for row in chosen):
         sys.exit("cascade = true is for feature files: give --features, or take it out of the plan")
-    # Every row once before any row twice: the table says something early.
-    rounds = max((len(row.seeds or seeds) for row in chosen), default=0)
-    for number in range(0 if options.report else rounds):
-        for row in chosen:
-            for seed in list(row.seeds or seeds)[number : number + 1]:
-                train(row, seed, source, options.runs)
+    desk = Desk(source, options.runs, tuple(options.option), max(1, options.jobs))
+    wanted = [] if options.report else in_rounds(chosen, seeds)
+    with ThreadPoolExecutor(desk.jobs) as pool:
+        running = [pool.submit(desk.train, row, seed) for row, seed in wanted] if desk.jobs > 1 else []
+        try:
+            for place, (row, seed) in enumerate(wanted):
+                code = running[place].result() if running else desk.train(row, seed)
+                if code in STOPPED:
+                    sys.exit(code)
                 if row.cascade:
                     cascade(row, seed, source, options.runs)
                 print(report(rows, seeds, options.runs, out), file=sys.stderr, flush=True)
+        finally:
+            pool.shutdown(cancel_futures=True)  # after Ctrl-C nothing new begins
     print(report(rows, seeds, options.runs, out) or "no run is finished")
     absent = [
         f"{row.title}, seed {seed}"

@@ -189,7 +189,7 @@ def test_the_table_and_the_figures(bench, tmp_path, monkeypatch, capsys):
     arguments = ("--data", "D", "--features", "x.mat", "--runs", runs, "--plan", plan, "--seeds", "0,1,2", "--report")
     text, err = run(bench, monkeypatch, capsys, *arguments, "--out", out)
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
-    assert {len(line) for line in lines} == {14}
+    assert {len(line) for line in lines} == {16}
     by_name = {line[0]: dict(zip(lines[0], line, strict=True)) for line in lines[2:]}
     own = by_name["sc-egg, default"]
     std = f"{statistics.stdev([40, 43]):.1f}"
@@ -217,7 +217,8 @@ def test_runs_without_the_optimistic_column_have_a_gap(bench, tmp_path, monkeypa
     arguments = ("--data", "D", "--features", "x.mat", "--runs", tmp_path / "runs", "--report", "--out", tmp_path / "o")
     text, _ = run(bench, monkeypatch, capsys, *arguments)
     line = next(one for one in text.splitlines() if one.startswith("| sc-egg"))
-    assert line == "| sc-egg, default | 45.0 | - | 39.0 | 41.0 | 40.0 | 20.0 | - | - | - | 5 of 10 | 10 | 1 |"
+    cells = "45.0 | - | 39.0 | 41.0 | 40.0 | 20.0 | - | - | - | 5 of 10 | 10 | 1"
+    assert line == f"| sc-egg, default | default | fit or rows | {cells} |"
 
 
 def test_the_published_head_on_the_same_features_has_a_line_of_its_own(bench, tmp_path, monkeypatch, capsys):
@@ -231,11 +232,89 @@ def test_the_published_head_on_the_same_features_has_a_line_of_its_own(bench, tm
     text, _ = run(bench, monkeypatch, capsys, *arguments, "--out", out)
     line = next(one for one in text.splitlines() if "published head" in one)
     assert line.startswith(
-        "| sc-egg, default: published head, same features | 30.0 | 33.0 | 20.0 | 60.0 | 30.5 | 15.0 |"
+        "| sc-egg, default: published head | default | softmax | 30.0 | 33.0 | 20.0 | 60.0 | 30.5 | 15.0 |"
     )
     stored = json.loads(out.read_text())["results"]
     assert stored["sc-egg, default"]["head"] == ["gaussian"]
-    assert stored["sc-egg, default: published head, same features"]["head"] == ["fit"]
+    assert stored["sc-egg, default: published head"]["head"] == ["fit"]
+    assert stored["sc-egg, default: published head"]["of"] == "sc-egg, default"
+
+
+def test_the_gaussian_head_and_classifiers_inside_have_lines_of_their_own(bench, tmp_path):
+    row = bench.Row("sc-egg", preset="code", seeds=(0, 1), reference="44")
+    figures = {"T1": 30.0, "T1_czsl": 30.0, "U": 20.0, "S": 60.0, "H": 30.0, "AUSUC": 15.0, "gamma": 0.1}
+    for seed in (0, 1):
+        other = {key: value + 2 * seed for key, value in figures.items()}
+        parts = {"local network": other, **({"guide": other} if seed else {})}
+        content = scores(40.0) | {"head": "fit", "gaussian_head": other | {"rule": "gaussian"}, "parts": parts}
+        content["protocol"]["head_rows"] = {"real": 1000 - seed, "synthetic": 20}
+        write_run(row.folder(tmp_path, seed), content)
+    found = bench.collect(row, [0, 1], tmp_path)
+    assert list(found) == ["sc-egg, code", "sc-egg, code: Gaussian head", "sc-egg, code: local network"]
+    own, head, part = found.values()
+    assert (own["method"], own["preset"], own["machine"], own["head"]) == ("sc-egg", "code", ["p"], ["fit"])
+    assert [one["real"] for one in own["head_rows"]] == [1000, 999]
+    assert "of" not in own
+    assert (head["of"], head["name"], head["head"]) == ("sc-egg, code", "Gaussian head", ["gaussian"])
+    assert (part["of"], part["name"], part["head"]) == ("sc-egg, code", "local network", [])
+    assert head["figures"]["H"]["values"] == part["figures"]["H"]["values"] == [30.0, 32.0]
+    assert (own["reference"], head["reference"], part["reference"]) == ("44", "", "")
+
+
+def test_closed_forms_of_older_runs_have_t1_as_their_t1_czsl(bench, tmp_path):
+    row = bench.Row("sc-egg")
+    content = scores(40.0)
+    content["baselines"] = {"eszsl": {"T1": 45.0, "H": 48.0}, "gfzsl": {"T1": 50.0, "T1_czsl": 49.0, "seconds": 3.0}}
+    write_run(row.folder(tmp_path, 0), content)
+    found = bench.baselines([row], [0], tmp_path)
+    assert found["eszsl (closed form)"]["figures"]["T1_czsl"]["mean"] == 45.0
+    assert found["gfzsl (closed form)"]["figures"]["T1_czsl"]["mean"] == 49.0
+    assert found["gfzsl (closed form)"]["figures"]["train_seconds"]["mean"] == 3.0
+    assert [one["head"] for one in found.values()] == [["rows"], ["gaussian"]]
+
+
+def test_options_are_handed_on_and_are_no_part_of_what_a_run_is(bench, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def fake(arguments: list[str]) -> int:
+        asked.append(arguments)
+        write_run(Path(arguments[-1]), scores(40.0))
+        return 0
+
+    monkeypatch.setattr(zsl_train.cli, "main", fake)
+    plan = tmp_path / "plan.toml"
+    plan.write_text('[[rows]]\nmethod = "sc-egg"\n')
+    arguments = ("--data", "D", "--runs", tmp_path / "r", "--plan", plan, "--out", tmp_path / "o")
+    run(bench, monkeypatch, capsys, *arguments, "--option=--device=cuda", "--option=--verbose")
+    assert asked[0][:4] == ["--data", "D", "--device=cuda", "--verbose"]
+    assert Path(asked[0][-1]) == bench.Row("sc-egg").folder(tmp_path / "r", 0)
+    run(bench, monkeypatch, capsys, *arguments)
+    assert len(asked) == 1
+
+
+def test_several_runs_at_a_time_are_processes_with_a_log_each(bench, tmp_path, monkeypatch, capsys):
+    program = (
+        "import json, sys, pathlib, os; out = pathlib.Path(sys.argv[-1]); print('said', os.environ['OMP_NUM_THREADS']);"
+        "seed = sys.argv[sys.argv.index('--seed') + 1]; seed == '2' and sys.exit(3); out.mkdir(parents=True);"
+        f"content = json.loads({json.dumps(json.dumps(scores(40.0)))}); content['H'] = 40.0 + int(seed);"
+        "(out / 'recipe.toml').write_text('[settings]'); (out / 'log.jsonl').write_text('');"
+        "(out / 'scores.json').write_text(json.dumps(content))"
+    )
+    monkeypatch.setattr(bench, "PROGRAM", program)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    plan = tmp_path / "plan.toml"
+    plan.write_text('[[rows]]\nmethod = "sc-egg"\n')
+    arguments = ("--data", "D", "--runs", tmp_path / "r", "--plan", plan, "--seeds", "0,1,2", "--jobs", "2")
+    _, err = run(bench, monkeypatch, capsys, *arguments, "--out", tmp_path / "o")
+    stored = json.loads((tmp_path / "o").read_text())["results"]["sc-egg, default"]
+    assert stored["figures"]["H"]["values"] == [40.0, 41.0]
+    assert "seed 2 ended with exit code 3" in err
+    for seed in (0, 1, 2):
+        assert bench.Row("sc-egg").folder(tmp_path / "r", seed).with_suffix(".log").read_text().startswith("said ")
+    monkeypatch.setattr(bench, "PROGRAM", "import sys; sys.exit(130)")
+    with pytest.raises(SystemExit) as caught:
+        run(bench, monkeypatch, capsys, *arguments, "--out", tmp_path / "o")
+    assert caught.value.code == 130
 
 
 def test_nothing_finished_is_said(bench, tmp_path, monkeypatch, capsys):
@@ -258,5 +337,5 @@ def test_photographs_need_no_feature_file_and_have_no_cascade(bench, tmp_path, m
     with pytest.raises(SystemExit, match="give --features"):
         run(bench, monkeypatch, capsys, *arguments)
     plan.write_text('[[rows]]\nmethod = "sc-egg"\n')
-    assert "| sc-egg, default | 45.0 |" in run(bench, monkeypatch, capsys, *arguments)[0]
+    assert "| sc-egg, default | default | fit or rows | 45.0 |" in run(bench, monkeypatch, capsys, *arguments)[0]
     assert asked[0][:4] == ["--data", "D", "--method", "sc-egg"]
