@@ -161,7 +161,12 @@ class Session:
         save_seconds: time between two checkpoints inside a stage.
         keep: called with (name, content) of a file that belongs to the run beside its weights.
 
+    Attributes:
+        complete: whether stages run to their end. Where they do not, what a network has learned says nothing.
+
     """
+
+    complete = True
 
     def __init__(
         self,

@@ -50,6 +50,8 @@ class Stopwatch(Session):
 
     """
 
+    complete = False
+
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, lambda _line: None, name="timing")
         self.steps: dict[str, int] = {}
