@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ FILE = Path(__file__).parents[1] / "tools" / "figures.py"
 
 @pytest.fixture
 def figures():
-    spec = importlib.util.spec_from_file_location("figures", FILE)
+    spec = importlib.util.spec_from_file_location("tools_figures", FILE)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -32,9 +35,11 @@ def test_the_tables_of_all_pages_are_those_of_the_results(figures):
 
 def test_every_table_has_rows_of_one_width(figures):
     for name, table in figures.TABLES.items():
-        lines = table().splitlines()
-        assert len(lines) > 2, name
-        assert len({line.count("|") for line in lines}) == 1, name
+        tables = re.findall(r"(?:^\|.*\n)+", table(), re.MULTILINE)
+        assert tables, name
+        for lines in (one.splitlines() for one in tables):
+            assert len(lines) > 2, name
+            assert len({line.count("|") for line in lines}) == 1, name
 
 
 def test_a_figure_written_by_hand_is_found(figures):
@@ -71,3 +76,99 @@ def test_cells(figures):
     assert figures.spread({"mean": 41.25, "std": 2.06}) == "41.2 ± 2.1"
     assert figures.spread({"mean": 41.0, "std": None}) == "41.0"
     assert figures.spread(None) == figures.one(None) == "-"
+
+
+def row(height: float, *, seeds: int = 3, **more) -> dict:
+    values = [height + n for n in range(seeds)]
+    figure = {"mean": sum(values) / seeds, "std": 1.0 if seeds > 1 else None, "values": values}
+    figures = dict.fromkeys(("T1", "T1_czsl", "U", "S", "H", "AUSUC"), figure)
+    content = {"method": "sc-egg", "preset": "default", "head": ["gaussian"], "seeds": list(range(seeds))}
+    content |= {"setting": "inductive", "reference": "", "figures": figures}
+    if "of" not in more:
+        figures["train_seconds"] = {"mean": 30.0 if more.get("preset") == "" else 600.0}
+    return content | more
+
+
+def shown(figures, monkeypatch, tmp_path, results: dict) -> tuple[list[list[dict]], str]:
+    """The tables of results, each row by its headings, and the whole text."""
+    (tmp_path / "t.json").write_text(json.dumps({"results": results}))
+    monkeypatch.setattr(figures, "RESULTS", tmp_path)
+    text = figures.scores("t.json")
+    tables = []
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        lines = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in block.splitlines()]
+        tables.append([dict(zip(lines[0], line, strict=True)) for line in lines[2:]])
+    return tables, text
+
+
+def test_rows_of_one_seed_stand_by_themselves_with_what_was_scored_on_their_trainings(figures, monkeypatch, tmp_path):
+    results = {
+        "A": row(60),
+        "B": row(50, seeds=1, reference="47.0", machine=["NVIDIA X"], head=["fit"], preset="code"),
+        "A: published head": row(45, of="A", name="published head", head=["fit"]),
+        "B: local network": row(51, seeds=1, of="B", name="local network", head=[], preset="code"),
+        "eszsl (closed form)": row(49, method="eszsl", preset="", head=["rows"]),
+    }
+    (several, single), text = shown(figures, monkeypatch, tmp_path, results)
+    assert [one[""] for one in several] == ["A", "↳ published head ‡", "eszsl (closed form)"]
+    assert [one[""] for one in single] == ["B", "↳ local network"]
+    assert [one["head"] for one in several + single] == ["Gaussian", "softmax", "rows", "softmax", "-"]
+    assert [one["preset"] for one in several + single] == ["default", "default", "-", "code", "code"]
+    assert [one["minutes"] for one in several] == ["10", "-", "under 1"]
+    assert [one["seeds"] for one in several + single] == ["3", "3", "3", "1", "1"]
+    assert several[0]["H"] == "61.0 ± 1.0"
+    assert [(one["authors' code, H"], one["trained on"]) for one in single] == [("47.0", "NVIDIA X"), ("-", "CPU")]
+    assert "trained on" not in several[0]  # no card had a part in it
+    assert "authors' code, H" not in several[0]
+    assert text.index("One seed each:") < text.index("T1: photographs of unseen classes") < text.index("‡ H below")
+    assert "no preset `default` is among them" in text
+
+
+def test_defaults_under_the_closed_form_are_named(figures, monkeypatch, tmp_path):
+    results = {
+        "A": row(48),
+        "B": row(40, preset="code"),
+        "C": row(60),
+        "ESZSL": row(30, method="eszsl"),
+        "eszsl (closed form)": row(50, method="eszsl", preset="", head=["rows"]),
+        "gfzsl (closed form)": row(45, method="gfzsl", preset=""),
+    }
+    (table,), text = shown(figures, monkeypatch, tmp_path, results)
+    marked = [one[""].removesuffix(" ‡") for one in table if one[""].endswith(" ‡")]
+    assert marked == ["A", "B"]
+    assert "‡ H below that of ESZSL (51.0), a closed form of seconds; of preset `default`: A." in text
+    del results["A"], results["B"]
+    assert "‡" not in shown(figures, monkeypatch, tmp_path, results)[1]
+
+
+def test_what_older_results_do_not_say_is_read_from_titles_and_options(figures):
+    old = row(40)
+    for key in ("method", "preset", "head"):
+        del old[key]
+    recipe = "train/recipes/cub/acmr_code.toml"
+    titles = ("X", "X: published head, same features", "X, cascade", "eszsl (closed form)")
+    options = ["--method", "acmr", "--recipe", recipe, "--set=literature=true"]
+    own, head, two, closed = (figures.line_of(t, old | {"options": options}, titles) for t in titles)
+    assert (own.of, own.method, own.preset, own.head) == ("", "acmr", "code", ("fit",))
+    assert [(one.of, one.name) for one in (head, two)] == [("X", "published head"), ("X", "cascade")]
+    closed = figures.line_of("eszsl (closed form)", old, titles)
+    assert (closed.method, closed.preset, closed.head, closed.closed) == ("eszsl", "", ("rows",), True)
+    aen = old | {"options": ["--method", "sp-aen", "--preset", "paper"]}
+    assert figures.line_of("Y", aen, titles).head == ("rows",)
+    assert figures.line_of("Y", aen, titles).preset == "paper"
+
+
+def test_a_method_is_shown_by_its_default_else_by_its_code(figures):
+    lines = [
+        figures.line_of(title, found, ())
+        for title, found in {
+            "a": row(1, preset="paper"),
+            "b": row(1, preset="code"),
+            "c": row(1, method="acmr"),
+            "d": row(1, method="acmr", preset="code"),
+            "e": row(1, method="lisgan", preset="paper"),
+            "f": row(1, method="sc-egg", of="b", preset="default"),
+        }.items()
+    ]
+    assert [figures.shown_of(lines, method).title for method in ("sc-egg", "acmr", "lisgan")] == ["b", "c", "e"]
+    assert figures.shown_of(lines, "gfzsl") is None

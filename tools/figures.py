@@ -9,20 +9,34 @@ them, and several pages the same one.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sys
+import textwrap
+import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Mapping, Sequence
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 RESULTS = ROOT / "benchmarks" / "results"
 BLOCK = re.compile(r"(<!-- figures: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SCORES = ("T1", "T1_czsl", "U", "S", "H", "AUSUC")
+HEADS = {"gaussian": "Gaussian", "fit": "softmax", "rows": "rows"}
+CLOSED = " (closed form)"  # what titles of closed forms end with
+OWN_ROWS = ("sp-aen", "eszsl")  # their heads are of computed rows, others' softmax, in results that do not say it
+OLD_ENDINGS = {": published head, same features": "published head", ", cascade": "cascade"}
+MEANING = (
+    "T1: photographs of unseen classes among these alone, by the head that ships. T1_czsl: the same by a classifier "
+    "fitted for them alone, the papers' T1; one figure with T1 where no class's row depends on another's (Gaussian, "
+    "rows, what is scored inside a training). ↳: on the same trainings as the row above. Minutes: folds and final "
+    "training."
+)
 SPEED = "2026-11-21-cpu.json"
 IN_TURNS = "cpu.json"  # of `make bench-cpu`
 CARD = "2026-11-26-h200.json"
@@ -63,7 +77,7 @@ def rows(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def newcomers() -> str:
     """What newcomers cost the classes that were there: of every data set and method, and every number of them."""
-    headings = ("", "new", "H of the old: from the start", "before", "added", "+ 5 photos each")
+    headings = ("", "preset", "head", "new", "H of the old: from the start", "before", "added", "+ 5 photos each")
     headings += ("the new: from the start", "added", "+ 1 photo", "+ 5", "+ 10")
     lines = []
     for title, found in read("newcomers.json").items():
@@ -72,21 +86,137 @@ def newcomers() -> str:
             old = [one(figures[column]["old_H"]) if column in figures else "-" for column in columns]
             columns = ("known", "after_0", "after_1", "after_5", "after_10")
             new = [one(figures[column]["newcomers"]) if column in figures else "-" for column in columns]
-            lines.append((title, count, *old, *new))
+            lines.append((title, *made_of(found), count, *old, *new))
     return rows(headings, lines)
 
 
+def made_of(found: Mapping[str, Any]) -> tuple[str, str]:
+    """Preset and head of what newcomers were added to; older results are of preset `default` and the Gaussian head."""
+    return found.get("preset", "default"), HEADS[found.get("head", "gaussian")]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of `benchmarks/accuracy/table.py`, as a table shows it.
+
+    Attributes:
+        title: its name in the results.
+        of: title of the row whose trainings it was scored on; empty for a training of its own.
+        name: shown.
+        method: of zsl-train, or the closed form's name.
+        preset: of the method; empty for a closed form.
+        head: rules of the head; empty where none is known.
+        found: all else.
+
+    """
+
+    title: str
+    of: str
+    name: str
+    method: str
+    preset: str
+    head: tuple[str, ...]
+    found: Mapping[str, Any]
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is a closed form beside the trainings."""
+        return self.title.endswith(CLOSED)
+
+    @property
+    def h(self) -> float | None:
+        """Mean H."""
+        figure = self.found["figures"].get("H")
+        return None if figure is None else figure["mean"]
+
+
+def lines_of(name: str) -> list[Line]:
+    """The rows of a file of results, each with what was scored on its trainings behind it."""
+    results = read(name)["results"]
+    made = [line_of(title, found, results) for title, found in results.items()]
+    return [line for own in made if not own.of for line in (own, *(one for one in made if one.of == own.title))]
+
+
+def line_of(title: str, found: Mapping[str, Any], titles: Container[str]) -> Line:
+    """A row; what older results do not say of it is read from its title and options."""
+    of, name = found.get("of", ""), found.get("name", title)
+    for ending, shown in OLD_ENDINGS.items():
+        if not of and title.endswith(ending) and title.removesuffix(ending) in titles:
+            of, name = title.removesuffix(ending), shown
+    options = found.get("options", [])
+    given = {option: value for option, value in itertools.pairwise(options) if option.startswith("--")}
+    method = found.get("method", given.get("--method", title.removesuffix(CLOSED)))
+    preset = found.get("preset", preset_of(given))
+    head = found.get("head", ["rows"] if method in OWN_ROWS or title.endswith(CLOSED) else ["fit"])
+    if found["setting"] == "transductive":
+        name += " (transductive)"
+    return Line(title, of, name, method, preset, tuple(head), found)
+
+
+def preset_of(given: Mapping[str, str]) -> str:
+    """The preset that options of zsl-train name, by themselves or by a recipe of ours; empty where there are none."""
+    if "--recipe" not in given:
+        return given.get("--preset", "")
+    recipe: dict[str, Any] = tomllib.loads((ROOT / given["--recipe"]).read_text(encoding="utf-8"))
+    return str(recipe.get("preset", "default"))
+
+
 def scores(name: str) -> str:
-    """The rows of a table of `benchmarks/accuracy/table.py`."""
-    lines = []
-    for title, found in read(name)["results"].items():
-        figures = found["figures"]
-        cells = [spread(figures.get(figure)) for figure in SCORES]
-        seconds = figures.get("train_seconds")
-        minutes = "-" if seconds is None else f"{seconds['mean'] / 60:.0f}"
-        mark = " (transductive)" if found["setting"] == "transductive" else ""
-        lines.append((f"{title}{mark}", *cells, minutes, str(len(found["seeds"]))))
-    return rows(("", *SCORES, "minutes", "seeds"), lines)
+    """The rows of a table of `benchmarks/accuracy/table.py`, those of one seed by themselves, and what columns mean."""
+    lines = lines_of(name)
+    alone = {line.title for line in lines if not line.of and len(line.found["seeds"]) == 1}
+    single = [line for line in lines if (line.of or line.title) in alone]
+    several = [line for line in lines if line not in single]
+    eszsl = next((line.h for line in lines if line.closed and line.method == "eszsl"), None)
+    trained = [line for line in lines if not line.closed and line.method != "eszsl"]
+    below = [line for line in trained if line.h is not None and eszsl is not None and line.h < eszsl]
+    parts = [score_rows(several, below)] if several else []
+    if single:
+        parts.append(f"One seed each:\n\n{score_rows(single, below)}" if several else score_rows(single, below))
+    parts.append(paragraph(MEANING))
+    if below:
+        named = [line.name for line in below if line.preset == "default" and not line.of]
+        of_default = f"of preset `default`: {'; '.join(named)}" if named else "no preset `default` is among them"
+        parts.append(paragraph(f"‡ H below that of ESZSL ({one(eszsl)}), a closed form of seconds; {of_default}."))
+    return "\n".join(parts)
+
+
+def paragraph(text: str) -> str:
+    """Lines that fit a page."""
+    return f"{textwrap.fill(text, 120)}\n"
+
+
+def score_rows(lines: Sequence[Line], below: Sequence[Line]) -> str:
+    """A table of scores.
+
+    Args:
+        lines: to show.
+        below: those that stand under ESZSL.
+
+    """
+    cards = any(cards_of(line) for line in lines)
+    referenced = any(line.found["reference"] for line in lines)
+    shown = []
+    for line in lines:
+        figures, seconds = line.found["figures"], line.found["figures"].get("train_seconds")
+        cells = [
+            f"{'↳ ' if line.of else ''}{line.name}{' ‡' if line in below else ''}",
+            line.preset or "-",
+            ", ".join(HEADS.get(rule, rule) for rule in line.head) or "-",
+            str(len(line.found["seeds"])),
+            "-" if seconds is None else f"{seconds['mean'] / 60:.0f}" if seconds["mean"] >= 60 else "under 1",
+            *(spread(figures.get(figure)) for figure in SCORES),
+            *([line.found["reference"] or "-"] if referenced else []),
+            *([cards_of(line) or "CPU"] if cards else []),
+        ]
+        shown.append(cells)
+    last = [*(["authors' code, H"] if referenced else []), *(["trained on"] if cards else [])]
+    return rows(("", "preset", "head", "seeds", "minutes", *SCORES, *last), shown)
+
+
+def cards_of(line: Line) -> str:
+    """The cards that a row was trained on; empty for CPUs."""
+    return ", ".join(name for name in line.found.get("machine", []) if name.startswith("NVIDIA"))
 
 
 def spread(figure: dict[str, Any] | None) -> str:
@@ -98,27 +228,30 @@ def spread(figure: dict[str, Any] | None) -> str:
 
 def methods() -> str:
     """Which method, what it reaches, how long it trains; rows of tables that the explanation of accuracy has whole."""
-    guide, birds, vectors = (read(f"{name}.json")["results"] for name in ("field_guide", "cub20", "cub_fc1000"))
-    old = "default of 2026-11-21, published head"
-    picked = {
-        "`gfzsl`": ("GFZSL, mean-pooled features", "GFZSL, mean-pooled features", "GFZSL"),
-        "`sc-egg`": ("SC-EGG, as in the demo", "SC-EGG, default", f"SC-EGG (EGGN half), {old}"),
-        "`lisgan`": ("", "LisGAN, default", "LisGAN, code, R2 on 20 classes a step"),
-        "`dcr-gan`": ("", f"DCR-GAN, {old}", "DCR-GAN, code, shorter stages, guided on 30 classes a step"),
-        "`acmr`": ("", f"ACMR, {old}", "ACMR, code"),
-        "`sp-aen`": ("", "SP-AEN, default", "SP-AEN, default"),
-        "`eszsl`": ("", "ESZSL as a method", "ESZSL"),
-    }
-    lines = []
-    for method, titles in picked.items():
+    tables = [lines_of(f"{name}.json") for name in ("field_guide", "cub20", "cub_fc1000")]
+    shown = []
+    for method in ("gfzsl", "sc-egg", "lisgan", "dcr-gan", "acmr", "sp-aen", "eszsl"):
+        found = [shown_of(lines, method) for lines in tables]
         cells = []
-        for found, title in zip((guide, birds, vectors), titles, strict=True):
-            figures = found[title]["figures"] if title else {}
-            published = " †" if title.endswith(old) or ", code" in title else ""
-            cells.append(spread(figures.get("H")) + published)
-        seconds = birds[titles[1]]["figures"]["train_seconds"]["mean"]
-        lines.append((method, *cells, f"{seconds / 60:.0f}" if seconds >= 60 else "under 1"))
-    return rows(("", "drawn birds", "20 bird species", "CUB, feature vectors", "minutes to train"), lines)
+        for line in found:
+            own = line is not None and line.head == ("fit",)
+            cells.append("-" if line is None else spread(line.found["figures"].get("H")) + (" †" if own else ""))
+        birds = found[1]
+        seconds = None if birds is None else birds.found["figures"]["train_seconds"]["mean"]
+        minutes = "-" if seconds is None else f"{seconds / 60:.0f}" if seconds >= 60 else "under 1"
+        shown.append((f"`{method}`", *cells, minutes))
+    return rows(("", "drawn birds", "20 bird species", "CUB, feature vectors", "minutes to train"), shown)
+
+
+def shown_of(lines: Sequence[Line], method: str) -> Line | None:
+    """The row that stands for a method: preset `default`, else `code`; rows that do not say their head come last."""
+    own = [line for line in lines if line.method == method and not line.of and not line.closed]
+    order = ("default", "code")
+    return min(
+        own,
+        key=lambda line: (order.index(line.preset) if line.preset in order else len(order), "head" not in line.found),
+        default=None,
+    )
 
 
 def scalings() -> str:

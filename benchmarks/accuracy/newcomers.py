@@ -253,10 +253,10 @@ def cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def markdown(title: str, by_count: dict[str, dict[str, Any]]) -> str:
-    """The table of one data set and method."""
+def markdown(title: str, of: str, by_count: dict[str, dict[str, Any]]) -> str:
+    """The table of one data set and of a training, whose method, preset and head are told in `of`."""
     lines = [
-        f"**{title}**",
+        f"**{title}** ({of})",
         "",
         "| newcomers | | old classes: H | seen | old unseen | newcomers |",
         "|---|---|---|---|---|---|",
@@ -319,6 +319,9 @@ def main() -> None:
         by_count[f"{count} of {len(unseen)}"] = mean_over(draws) | {"draws": len(draws)}
     table = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
     table[title] = {
+        "method": run.method,
+        "preset": run.recipe["preset"],
+        "head": run.trained.head_rule,
         "protocol": run.scores["protocol"],
         "settings": "chosen again for every draw" if options.choose else "of the run that knew all classes",
         "photographs": "never scored in any column, the same ones in all",
@@ -326,7 +329,8 @@ def main() -> None:
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(markdown(title, by_count))
+    of = f"{run.method}, preset {run.recipe['preset']}, head rule {run.trained.head_rule}"
+    print(markdown(title, of, by_count))
 
 
 if __name__ == "__main__":
