@@ -52,6 +52,7 @@ def test_it_finds_what_the_selection_of_zsl_train_finds(bench, tmp_path, monkeyp
     capsys.readouterr()
     scores = json.loads((run / "scores.json").read_text())
     assert found["wide"]["H"] == pytest.approx(scores["validation_H"])
+    assert found["wide"]["H_crossfitted"] == pytest.approx(scores["validation_H_crossfitted"])
     assert (found["wide"]["gamma"], found["wide"]["stop_at"]) == (scores["gamma"], scores["stop_at"])
     assert found["wide"]["H_of_shares"] == pytest.approx(scores["candidates"])
 
