@@ -15,7 +15,7 @@ import torch
 from zsl_runtime.errors import UsageError, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
@@ -76,3 +76,80 @@ def described(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return platform.processor() or platform.machine()
+
+
+WARM = 3  # steps before a step is recorded: libraries choose their kernels, optimisers make their state
+
+
+def capturable() -> bool:
+    """Whether optimisers that are made now must keep their step count on the card, as recorded steps need it."""
+    return current().type == "cuda"
+
+
+def repeated(
+    body: Callable[[int], Mapping[str, Tensor]],
+    generator: torch.Generator,
+    phase: Callable[[int], object] = lambda _step: None,
+) -> Callable[[int], Mapping[str, Tensor]]:
+    """A step that does the same every time, made fast where it runs on a card; elsewhere the step as it is.
+
+    A step of small networks is hundreds of launches, which take longer than what they compute. So it is recorded once
+    as a CUDA graph and played from then on. That needs a step that never waits for the card, whose optimisers are
+    `capturable`, and whose randomness comes from `generator` alone; Python in it runs only while it is recorded.
+
+    Args:
+        body: the step; returns its losses, scalars by name.
+        generator: of the step's randomness.
+        phase: of a step, by its number; where it differs from that of the last step, the step is recorded anew.
+
+    Returns:
+        A function that takes the number of the step. The losses it returns are overwritten by the next step.
+
+    """
+    return Recorded(body, generator, phase) if generator.device.type == "cuda" else body
+
+
+class Recorded:
+    """The step of `repeated` on a card."""
+
+    def __init__(
+        self,
+        body: Callable[[int], Mapping[str, Tensor]],
+        generator: torch.Generator,
+        phase: Callable[[int], object],
+    ) -> None:
+        self._body, self._generator, self._phase = body, generator, phase
+        self._in: object = object()  # the phase that the graph is of
+        self._seen = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._losses: Mapping[str, Tensor] = {}
+
+    def __call__(self, step: int) -> Mapping[str, Tensor]:
+        """Do one step."""
+        phase = self._phase(step)
+        if phase != self._in:
+            self._in, self._seen, self._graph = phase, 0, None
+        if self._graph is None and self._seen < WARM:
+            self._seen += 1
+            return self._warm(step)
+        if self._graph is None:
+            self._graph = self._record(step)
+        self._graph.replay()
+        return self._losses
+
+    def _warm(self, step: int) -> Mapping[str, Tensor]:
+        """Do a step beside the usual stream, as CUDA wants it before one is recorded."""
+        here, beside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        beside.wait_stream(here)
+        with torch.cuda.stream(beside):
+            losses = self._body(step)
+        here.wait_stream(beside)
+        return losses
+
+    def _record(self, step: int) -> torch.cuda.CUDAGraph:
+        """Record a step, which is not done by that; other threads may use the card meanwhile."""
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self._generator)
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._losses = self._body(step)
+        return graph

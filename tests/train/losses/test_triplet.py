@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsl_train.losses.triplet import batch_all_triplet
+from zsl_train.losses.triplet import all_at_once, batch_all_triplet
 
 
 def slow_triplet(embedded, labels, margin):
@@ -36,6 +36,10 @@ def test_it_is_the_triple_loop(labels, margin, seed):
     assert share.item() == pytest.approx(wanted_share)
     loss.backward()
     assert bool(embedded.grad.isfinite().all())
+    kinds, distance = torch.tensor(labels), torch.cdist(embedded.detach(), embedded.detach())
+    loss, share = all_at_once(distance, kinds[:, None] == kinds[None], margin)  # what a card does
+    assert loss.item() == pytest.approx(wanted, rel=1e-9, abs=1e-6)
+    assert share.item() == pytest.approx(wanted_share)
 
 
 def test_its_gradient_is_that_of_differences():

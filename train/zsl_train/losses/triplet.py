@@ -27,9 +27,20 @@ def batch_all_triplet(embedded: Tensor, labels: Tensor, margin: float) -> tuple[
     squared = (embedded.unsqueeze(1) - embedded.unsqueeze(0)).square().sum(dim=2)  # (B, B)
     distance = (squared + EPSILON).sqrt()
     same = labels.unsqueeze(1) == labels.unsqueeze(0)
+    if embedded.is_cuda:
+        return all_at_once(distance, same, margin)
     anchor, positive = (same & ~torch.eye(len(labels), dtype=torch.bool)).nonzero(as_tuple=True)  # P pairs, few of B^2
     violation = (distance[anchor, positive].unsqueeze(1) - distance[anchor] + margin).relu()  # (P, B)
     violation = violation * ~same[anchor]
     wrong = int((violation > 0).sum())
     triplets = int((~same[anchor]).sum())
     return violation.sum() / max(wrong, 1), violation.new_tensor(wrong / max(triplets, 1))
+
+
+def all_at_once(distance: Tensor, same: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    """The same of distances and `same` (B, B), over all B^3 triplets: more work, but nothing waits for a card."""
+    positive = same.clone().fill_diagonal_(fill_value=False)
+    valid = positive.unsqueeze(2) & ~same.unsqueeze(1)  # anchor, positive, negative
+    violation = (distance.unsqueeze(2) - distance.unsqueeze(1) + margin).relu() * valid
+    wrong = (violation > 0).sum()
+    return violation.sum() / wrong.clamp_min(1), wrong / valid.sum().clamp_min(1)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from zsl_runtime.head.head import FitSettings, View
-from zsl_train.devices import tensor_of
+from zsl_train.devices import capturable, repeated, tensor_of
 from zsl_train.methods.base import Dims, Trained, TrainingData
 from zsl_train.methods.lengths import WIDE_FLOPS_PER_SECOND, Stage, plan, step_seconds
 from zsl_train.methods.pooled import Batches, at_least_one, generator_output, pooled_features
@@ -220,7 +220,8 @@ def train_classifier(batches: Batches, column: Tensor, config: Config, session: 
     """
     classifier = nn.Linear(batches.features.shape[1], int(column.max()) + 1)
     start_normal(classifier, batches.rng.generator)
-    adam = torch.optim.Adam(classifier.parameters(), lr=config.learning_rate_classifier, betas=BETAS, fused=True)
+    rate = config.learning_rate_classifier
+    adam = torch.optim.Adam(classifier.parameters(), lr=rate, betas=BETAS, fused=True, capturable=capturable())
 
     def body(_: int) -> dict[str, Tensor]:
         features, _condition, labels = batches.draw()
@@ -230,7 +231,8 @@ def train_classifier(batches: Batches, column: Tensor, config: Config, session: 
         adam.step()
         return {"likelihood": loss}
 
-    session.loop("classifier", steps, {"classifier": classifier, "adam": adam, "rng": batches.rng}, body)
+    step = repeated(body, batches.rng.generator)
+    session.loop("classifier", steps, {"classifier": classifier, "adam": adam, "rng": batches.rng}, step)
     return classifier
 
 
@@ -269,5 +271,5 @@ def train(data: TrainingData, config: Any, session: Session, seed: int, gan_of: 
 def train_gan(gan: Wgan, embedder: PooledEmbedder, config: Any, session: Session, *, steps: int) -> Trained:
     """The stage `gan`, and what ships of it."""
     trained = shipped(config, embedder, gan.generator)
-    session.loop("gan", steps, gan.state(), lambda _: gan.outer_step(), trained)
+    session.loop("gan", steps, gan.state(), repeated(lambda _: gan.outer_step(), gan.rng.generator), trained)
     return trained.eval()

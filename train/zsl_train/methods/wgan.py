@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from zsl_train.devices import capturable
 from zsl_train.losses.wgan_gp import critic_gradients, frozen_score
 from zsl_train.nets import Critic, Generator, start_normal
 
@@ -69,10 +70,11 @@ class Wgan:
         for network in (self.generator, self.critic):
             start_normal(network, self.rng.generator)
         rates = settings.learning_rate_generator, settings.learning_rate_critic
-        self.adam_generator = torch.optim.Adam(self.generator.parameters(), lr=rates[0], betas=BETAS, fused=True)
+        kept: dict[str, Any] = {"betas": BETAS, "fused": True, "capturable": capturable()}
+        self.adam_generator = torch.optim.Adam(self.generator.parameters(), lr=rates[0], **kept)
         # The critic's last bias is in every score alike: the loss does not depend on it.
         moved = [*self.critic.first.parameters(), self.critic.last.weight]
-        self.adam_critic = torch.optim.Adam(moved, lr=rates[1], betas=BETAS, fused=True)
+        self.adam_critic = torch.optim.Adam(moved, lr=rates[1], **kept)
 
     def state(self) -> dict[str, Any]:
         """All that changes while training."""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from zsl_train.devices import tensor_of
+from zsl_train.devices import capturable, repeated, tensor_of
 from zsl_train.methods.base import Conventional, Dims, Trained, TrainingData
 from zsl_train.methods.dcr_gan.config import Config, for_unseen, head_views
 from zsl_train.methods.dcr_gan.metric import BLOCK, train_metric, train_rectifier
@@ -131,7 +131,7 @@ def train_regressor(
 
     """
     start_normal(network, batches.rng.generator)
-    adam = torch.optim.Adam(network.parameters(), lr=config.learning_rate_regressor, betas=BETAS, fused=True)
+    adam = _regressor_adam(network, config)
 
     def body(_step: int) -> dict[str, Tensor]:
         features, _, labels = batches.draw()
@@ -141,7 +141,13 @@ def train_regressor(
         adam.step()
         return {"regression": loss}
 
-    session.loop(stage, steps, {"network": network, "adam": adam, "rng": batches.rng}, body)
+    step = repeated(body, batches.rng.generator)
+    session.loop(stage, steps, {"network": network, "adam": adam, "rng": batches.rng}, step)
+
+
+def _regressor_adam(network: TwoLayers, config: Config) -> torch.optim.Adam:
+    rate = config.learning_rate_regressor
+    return torch.optim.Adam(network.parameters(), lr=rate, betas=BETAS, fused=True, capturable=capturable())
 
 
 @torch.no_grad()
@@ -195,9 +201,7 @@ class DcrGan(Wgan):
         for name, network in self.networks.items():
             network.requires_grad_(requires_grad=False)
             if self.joint:
-                self.adams[name] = torch.optim.Adam(
-                    network.parameters(), lr=config.learning_rate_regressor, betas=BETAS, fused=True
-                )
+                self.adams[name] = _regressor_adam(network, config)
         weights = {
             "seen": {"semantic": config.seen_semantic, "searched": config.seen_searched},
             "unseen": {"semantic": config.unseen_semantic, "searched": config.unseen_searched},
@@ -328,7 +332,8 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
         column=column,
     )
     trained = shipped(config, embedder, lift, Synthesizer(gan.generator, rectify), data.dims.attributes)
-    session.loop("gan", steps["gan"], gan.state(), lambda _: gan.outer_step(), trained)
+    step = repeated(lambda _: gan.outer_step(), gan.rng.generator)
+    session.loop("gan", steps["gan"], gan.state(), step, trained)
     return trained.eval()
 
 

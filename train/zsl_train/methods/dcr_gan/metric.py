@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from zsl_train.devices import capturable, repeated
 from zsl_train.losses.triplet import batch_all_triplet
 from zsl_train.methods.dcr_gan.networks import METRIC_SLOPE, TwoLayers, rectifier
 from zsl_train.nets import start_layers
@@ -36,7 +37,8 @@ def train_metric(batches: Batches, config: Config, session: Session, steps: int)
         adam.step()
         return {"triplet": loss, "violated": violated}
 
-    session.loop("metric", steps, {"metric": metric, "adam": adam, "rng": batches.rng}, body)
+    step = repeated(body, batches.rng.generator)
+    session.loop("metric", steps, {"metric": metric, "adam": adam, "rng": batches.rng}, step)
     return metric
 
 
@@ -85,7 +87,8 @@ def train_rectifier(metric: TwoLayers, batches: Batches, config: Config, session
         adam.step()
         return {"distance": loss}
 
-    session.loop("rectify", steps, {"rectify": rectify, "adam": adam, "rng": batches.rng}, body)
+    step = repeated(body, batches.rng.generator)
+    session.loop("rectify", steps, {"rectify": rectify, "adam": adam, "rng": batches.rng}, step)
     return rectify
 
 
@@ -95,7 +98,8 @@ def _metric_adam(network: TwoLayers, config: Config, decay: float) -> torch.opti
     biases = [network.first.bias, network.last.bias]
     twice = 2 * decay if config.decay == "squares" else 0.0
     groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": twice}, {"params": biases}]
-    return torch.optim.Adam(groups, lr=config.learning_rate_metric, betas=METRIC_BETAS, fused=True)
+    rate = config.learning_rate_metric
+    return torch.optim.Adam(groups, lr=rate, betas=METRIC_BETAS, fused=True, capturable=capturable())
 
 
 def _with_decay(loss: Tensor, network: TwoLayers, config: Config, decay: float) -> Tensor:
