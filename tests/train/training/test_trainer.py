@@ -16,6 +16,7 @@ from zsl_train.methods import dcr_gan
 from zsl_train.methods import eszsl as eszsl_method
 from zsl_train.scoring.baselines import BASELINES, ESZSL_GRID, SCALINGS, eszsl, scale
 from zsl_train.scoring.folds import choose_baseline
+from zsl_train.training import trainer as trainer_module
 from zsl_train.training.choice import choose
 from zsl_train.training.closed_forms import closed_forms
 from zsl_train.training.trainer import Trainer, trainings_in_turn, validation_folds
@@ -120,6 +121,27 @@ def test_a_head_has_the_views_that_every_training_of_the_run_has(prepared, tmp_p
     assert trainer.choice.validation_H == pytest.approx(wanted.validation_H)
     assert made.head.gamma == trainer.choice.gamma
     assert trainer.conventional(made.trained) is not None
+
+
+def test_the_classifier_of_unseen_classes_is_fitted_as_the_method_says(prepared, tmp_path, monkeypatch):
+    """T1_czsl: by the views and the count of `Trained.czsl`, on unseen classes alone, where a method gives them."""
+    monkeypatch.setattr(dcr_gan.method, "_alive", lambda *_: True)
+    recipe = replace(PUBLISHED, method="dcr-gan", folds=0)
+    own = {"czsl_head_batch": 9, "czsl_semantic_weight": 0.7, "czsl_head_learning_rate": 0.02}
+    trainer = Trainer(prepared, recipe, replace(DCR, **own), checkpoints=tmp_path, log=lambda _: None)
+    made = trainer.train(trainer.select([]))
+    real, asked = trainer_module.fit_shipped_head, []
+
+    def fit(trained, table, *rest):
+        asked.append((trained.synthetic_per_class, [view.weight for view in trained.views], table.seen.any()))
+        asked.append([view.fit.batch_size for view in trained.views] + [trained.views[0].fit.learning_rate])
+        return real(trained, table, *rest)
+
+    monkeypatch.setattr(trainer_module, "fit_shipped_head", fit)
+    figure = trainer.conventional(made.trained)
+    assert asked == [(7, [1.0, 0.7, 0.05], False), [9, 100, 100, 0.02]]
+    assert 0 <= figure <= 100
+    assert made.trained.synthetic_per_class == 5  # the head's own
 
 
 @pytest.fixture
