@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zsl_train.methods.sp_aen.config import NAME, PRESETS, Config
+from zsl_train.methods.sp_aen.config import NAME, PRESETS, SNAPSHOTS, Config
 from zsl_train.methods.sp_aen.method import build, fit, stages
 
-__all__ = ["NAME", "PRESETS", "Config", "build", "fit", "stages"]
+__all__ = ["NAME", "PRESETS", "SNAPSHOTS", "Config", "build", "fit", "stages"]

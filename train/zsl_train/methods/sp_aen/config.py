@@ -10,6 +10,7 @@ from zsl_train.methods.pooled import at_least_one
 
 NAME = "sp-aen"
 AT_LEAST_ONE = ("hidden", "batch", "critic_steps", "sheet_pictures")
+SNAPSHOTS = (0.05, 0.1, 0.25, 0.5, 1.0)  # the adversary can be trained too long: early shares are compared, too
 SLOPE = 0.3  # negative slope of every LeakyReLU (docs/methods.md 3.2)
 
 
