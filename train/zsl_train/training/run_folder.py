@@ -438,6 +438,7 @@ def _rebuild(path: Path, info: dict[str, Any], blobs: dict[str, bytes]) -> Run:
     if "views" in info:
         trained.views = tuple(View.from_dict(view) for view in info["views"])
         trained.lifted_width = max(view.stop for view in trained.views)  # columns of no view may be left out, too
+        trained.czsl = None  # T1_czsl was scored while training, and is of those columns
     pictures = tensors("pictures.safetensors")
     return Run(
         recipe=tomllib.loads(blobs[RECIPE].decode()),
