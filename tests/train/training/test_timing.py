@@ -13,7 +13,7 @@ from zsl_train.methods import eszsl, sc_egg
 from zsl_train.methods.session import Session
 from zsl_train.training import timing
 from zsl_train.training.timing import ENOUGH_SECONDS, LEAST_STEPS, Expected, Stopwatch, Timed, expect
-from zsl_train.training.trainer import validation_folds
+from zsl_train.training.trainer import Trainer, validation_folds
 
 FOLD = Timed({"scen": 100, "eggn": 50}, {"scen": 0.1, "eggn": 0.4}, 3.0)
 FINAL = Timed({"scen": 120, "eggn": 60}, {"scen": 0.05, "eggn": 0.2}, 2.0)
@@ -112,3 +112,29 @@ def test_a_closed_form_is_timed_too(prepared):
     found = expect(prepared, recipe, eszsl.Config(), validation_folds(prepared, recipe))
     assert found.final.steps == {"solve": 1}
     assert 0 < found.seconds < 60
+
+
+@pytest.mark.parametrize("cap", [0, 2])
+def test_a_head_that_was_timed_on_some_rows_is_reckoned_for_all_of_them(prepared, cap):
+    """Synthetic rows are as many in both; a recipe that caps real rows caps them here."""
+    trainer = Trainer(prepared, replace(PUBLISHED, replay_per_class=cap), CONFIG, checkpoints=None, log=lambda _: None)
+    trained = sc_egg.build(CONFIG, prepared.dims)
+    labels = prepared.images.labels[prepared.training_rows()]
+    real = len(labels) if cap == 0 else 2 * 6
+    synthetic = 3 * CONFIG.synthetic_per_class
+    wanted = (real + synthetic) / (10 + synthetic)
+    assert timing._rows_by(trainer, trained, 10) == pytest.approx(wanted)
+    assert timing._rows_by(trainer, trained, 10**6) == 1.0
+    assert timing._rows_by(trainer, replace(trained, replay=torch.nn.Identity()), 10) == 1.0
+
+
+def test_the_other_head_is_reckoned_with_where_both_are_made(prepared, monkeypatch):
+    """If making a case took a second and a setting as much: a case a snapshot and one for the final training."""
+    folds = validation_folds(prepared, PUBLISHED)
+    snapshots = 3 * len(folds)
+    heads = {}
+    for compare in (False, True):
+        monkeypatch.setattr(timing, "timed", lambda work: (1.0, work()))
+        monkeypatch.setattr(timing, "_fit_seconds", lambda *_: 0.0)
+        heads[compare] = expect(prepared, replace(PUBLISHED, compare_heads=compare), CONFIG, folds).heads
+    assert heads[True] - heads[False] == pytest.approx(snapshots + 1 + snapshots * timing.SETTINGS_TRIED)

@@ -213,16 +213,29 @@ def _heads(trainer: Trainer, trained: Trained, folds: Sequence[Fold]) -> float:
     embed, features = timed(lambda: embed_rows(trained, regions, some))
     snapshots = len(trainer.snapshots) * len(folds)
     total = embed / max(len(some), 1) * (snapshots + 2) * (len(rows) + len(prepared.rows("test")) / 2)
-    if trainer.gaussian:
+    if trainer.makes_gaussian:
         seen = prepared.images.table.seen
         case, spectrum = timed(lambda: Spectrum(trainer.case(trained, features, labels[some]), features, labels[some]))
         setting, _ = timed(lambda: try_default(spectrum, labels[some], seen))
-        return total + (snapshots + 1) * case + snapshots * SETTINGS_TRIED * setting
-    if trained.head_rule == "fit":
+        total += (snapshots + 1) * case + snapshots * SETTINGS_TRIED * setting
+    if trainer.makes_published and trained.head_rule == "fit":
         once, twice = (_fit_seconds(trainer, trained, some, epochs) for epochs in (1, 2))
         epochs = max(view.fit.epochs for view in trained.views if view.fit is not None)
-        total += (once + (epochs - 1) * max(twice - once, 0.0)) * (snapshots + 2)
+        total += (once + (epochs * _rows_by(trainer, trained, len(some)) - 1) * max(twice - once, 0.0)) * (
+            snapshots + 2
+        )
     return total
+
+
+def _rows_by(trainer: Trainer, trained: Trained, some: int) -> float:
+    """How many times as many rows a head is fitted on as were timed, where `some` real ones were."""
+    if trained.replay is not None:
+        return 1.0  # as many of a class, however many pictures there are
+    table, labels = trainer.prepared.images.table, trainer.labels[trainer.rows]
+    most = trainer.recipe.replay_per_class or len(labels)
+    real = np.minimum(np.bincount(labels), most).sum()
+    synthetic = trained.synthetic_per_class * int((~table.seen).sum())
+    return float((real + synthetic) / (min(some, real) + synthetic))
 
 
 def timed(work: Callable[[], T]) -> tuple[float, T]:
