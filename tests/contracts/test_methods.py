@@ -531,7 +531,7 @@ def test_a_card_trains_what_the_cpu_trains(name, tmp_path, monkeypatch, same_dra
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["f-clswgan", "lisgan", "dcr-gan"])
+@pytest.mark.parametrize("name", ["f-clswgan", "lisgan", "dcr-gan", "tf-vaegan", "sc-egg", "sp-aen"])
 def test_recorded_steps_are_the_steps(name, tmp_path, monkeypatch):
     """A CUDA graph of a step, played, against the step itself: the same draws, the same losses, the same weights."""
     if not torch.cuda.is_available():

@@ -100,7 +100,7 @@ def repeated(
     Args:
         body: the step; returns its losses, scalars by name.
         generator: of the step's randomness.
-        phase: of a step, by its number; where it differs from that of the last step, the step is recorded anew.
+        phase: of a step, by its number: steps of another phase are recorded apart.
 
     Returns:
         A function that takes the number of the step. The losses it returns are overwritten by the next step.
@@ -119,23 +119,21 @@ class Recorded:
         phase: Callable[[int], object],
     ) -> None:
         self._body, self._generator, self._phase = body, generator, phase
-        self._in: object = object()  # the phase that the graph is of
-        self._seen = 0
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._losses: Mapping[str, Tensor] = {}
+        self._warmed: dict[object, int] = {}  # phase -> its steps before it is recorded
+        self._graphs: dict[object, tuple[torch.cuda.CUDAGraph, Mapping[str, Tensor]]] = {}
 
     def __call__(self, step: int) -> Mapping[str, Tensor]:
         """Do one step."""
         phase = self._phase(step)
-        if phase != self._in:
-            self._in, self._seen, self._graph = phase, 0, None
-        if self._graph is None and self._seen < WARM:
-            self._seen += 1
+        warmed = self._warmed.get(phase, 0)
+        if warmed < WARM:
+            self._warmed[phase] = warmed + 1
             return self._warm(step)
-        if self._graph is None:
-            self._graph = self._record(step)
-        self._graph.replay()
-        return self._losses
+        if phase not in self._graphs:
+            self._graphs[phase] = self._record(step)
+        graph, losses = self._graphs[phase]
+        graph.replay()
+        return losses
 
     def _warm(self, step: int) -> Mapping[str, Tensor]:
         """Do a step beside the usual stream, as CUDA wants it before one is recorded."""
@@ -146,10 +144,10 @@ class Recorded:
         here.wait_stream(beside)
         return losses
 
-    def _record(self, step: int) -> torch.cuda.CUDAGraph:
+    def _record(self, step: int) -> tuple[torch.cuda.CUDAGraph, Mapping[str, Tensor]]:
         """Record a step, which is not done by that; other threads may use the card meanwhile."""
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self._generator)
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._losses = self._body(step)
-        return graph
+            losses = self._body(step)
+        return graph, losses

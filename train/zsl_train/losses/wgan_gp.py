@@ -88,7 +88,7 @@ def critic_gradients(
     condition: Tensor,
     mix: Tensor,
     *,
-    penalty: float,
+    penalty: float | Tensor,
     weight: float = 1.0,
     bf16: bool = False,
 ) -> tuple[Tensor, Tensor]:

@@ -72,18 +72,23 @@ class Rng:
 
 
 class Scalar:
-    """A number that is part of a stage's state (an adapted penalty weight)."""
+    """A number that is part of a stage's state (an adapted penalty weight); on a card a tensor, which stays there."""
 
     def __init__(self, value: float) -> None:
-        self.value = value
+        self.value: float | torch.Tensor = value
+        if current().type == "cuda":
+            self.value = torch.tensor(value)
 
     def state_dict(self) -> dict[str, Any]:
         """The number."""
-        return {"value": self.value}
+        return {"value": float(self.value)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the number back."""
-        self.value = float(state["value"])
+        if isinstance(self.value, torch.Tensor):
+            self.value.fill_(state["value"])
+        else:
+            self.value = float(state["value"])
 
 
 class Tally:

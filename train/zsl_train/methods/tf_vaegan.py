@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from zsl_runtime.head.head import FitSettings, View
-from zsl_train.devices import tensor_of
+from zsl_train.devices import capturable, repeated, tensor_of
 from zsl_train.losses.reconstruction import plain_l1, weighted_l1
 from zsl_train.losses.vae import (
     bernoulli_reconstruction,
@@ -248,19 +248,20 @@ class VaeGan:
         for network in (self.encoder, self.generator, self.critic, self.decoder, self.feedback):
             start_normal(network, rng.generator)
         gan, betas = config.learning_rate_gan, (0.5, 0.999)
+        kept: dict[str, Any] = {"fused": True, "capturable": capturable()}
         self.adam = {
             # E alone has the default betas (docs/methods.md 7.2)
-            "encoder": torch.optim.Adam(self.encoder.parameters(), lr=gan, fused=True),
-            "generator": torch.optim.Adam(self.generator.parameters(), lr=gan, betas=betas, fused=True),
+            "encoder": torch.optim.Adam(self.encoder.parameters(), lr=gan, **kept),
+            "generator": torch.optim.Adam(self.generator.parameters(), lr=gan, betas=betas, **kept),
             # The critic's last bias is in every score alike: the loss does not depend on it.
             "critic": torch.optim.Adam(
-                [*self.critic.first.parameters(), self.critic.last.weight], lr=gan, betas=betas, fused=True
+                [*self.critic.first.parameters(), self.critic.last.weight], lr=gan, betas=betas, **kept
             ),
             "decoder": torch.optim.Adam(
-                self.decoder.parameters(), lr=config.learning_rate_decoder, betas=betas, fused=True
+                self.decoder.parameters(), lr=config.learning_rate_decoder, betas=betas, **kept
             ),
             "feedback": torch.optim.Adam(
-                self.feedback.parameters(), lr=config.learning_rate_feedback, betas=betas, fused=True
+                self.feedback.parameters(), lr=config.learning_rate_feedback, betas=betas, **kept
             ),
         }
         self.penalty = Scalar(config.penalty)
@@ -292,17 +293,20 @@ class VaeGan:
             penalty, distance, decoded = self._critic_step(batch, weight)
             penalties.append(penalty)
         if self.config.adapt_penalty:
-            self._adapt_penalty(float(torch.stack(penalties).mean()))
+            self._adapt_penalty(torch.stack(penalties).mean())
         if batch is None or self.config.fresh_batch:
             batch = self.batches.draw()
         return {"wasserstein": distance, "decoder": decoded, **self._generator_step(batch, weight)}
 
-    def _adapt_penalty(self, mean: float) -> None:
+    def _adapt_penalty(self, mean: Tensor) -> None:
         # TF-VAEGAN's code (docs/methods.md 7.2): compares the unweighted mean penalty with 1.05 and 1.001
-        if mean > 1.05:
-            self.penalty.value *= 1.1
-        elif mean < 1.001:
-            self.penalty.value /= 1.1
+        value = self.penalty.value
+        if isinstance(value, Tensor):  # on a card, which nothing waits for
+            value.mul_(torch.where(mean > 1.05, 1.1, torch.where(mean < 1.001, 1 / 1.1, 1.0)))
+        elif float(mean) > 1.05:
+            self.penalty.value = value * 1.1
+        elif float(mean) < 1.001:
+            self.penalty.value = value / 1.1
 
     def _generate(self, noise: Tensor, semantic: Tensor, weight: float) -> Tensor:
         with self._products():
@@ -356,10 +360,13 @@ class VaeGan:
         mean, log_variance = self._encode(real, semantic)
         noise = sample_normal(mean, log_variance, self.rng.normal(*mean.shape))
         fake = self._generate(noise, semantic, weight)
-        if not bool(fake.isfinite().all()):  # binary cross-entropy would raise; the session says what diverged
+        lost: Tensor | float = 0.0
+        if fake.is_cuda:  # nothing waits for the card; binary cross-entropy would end the whole process there
+            fake, lost = fake.nan_to_num(), 0 * fake.detach().sum()
+        elif not bool(fake.isfinite().all()):  # binary cross-entropy would raise; the session says what diverged
             return {"bce": fake.sum()}
         losses = {
-            "bce": self.likelihood(fake, real),
+            "bce": self.likelihood(fake, real) + lost,
             "kl": kl_to_standard_normal(mean, log_variance),
         }
         # With encoded noise off, the Wasserstein and decoder terms look at features of fresh noise
@@ -397,7 +404,8 @@ class VaeGan:
         def body(step: int) -> dict[str, Tensor]:
             return self.outer_step(with_feedback=(step // per_loop) % 2 == 1)
 
-        session.loop(stage, steps, self.state(), body, trained)
+        step = repeated(body, self.rng.generator, lambda step: (step // per_loop) % 2)
+        session.loop(stage, steps, self.state(), step, trained)
 
 
 def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trained:

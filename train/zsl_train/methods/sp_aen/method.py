@@ -13,6 +13,7 @@ at 128 px (`zsl_train.methods.sp_aen.pictures`).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from zsl_runtime.errors import UsageError
 from zsl_runtime.head.head import View
-from zsl_train.devices import tensor_of
+from zsl_train.devices import capturable, repeated, tensor_of
 from zsl_train.losses.ranking import ranking_loss
 from zsl_train.losses.wgan_gp import gradient_penalty
 from zsl_train.methods.base import Dims, Trained, TrainingData
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from numpy.typing import NDArray
+
+Step = Callable[[int], Mapping[str, Tensor]]
 
 BETAS = (0.5, 0.999)
 DRAWN = ("any", "random")  # negatives that take a random number
@@ -150,7 +153,9 @@ def is_joint(config: Config) -> bool:
     return config.phases == "joint" and config.adversarial_weight > 0
 
 
-SHORTEST = {"stage1": 600, "stage2": 1500}  # steps below which accuracy on validation classes suffers
+# Steps below which accuracy on validation classes suffers. More of the second stage than its epochs make a small set
+# worse: once the ranking loss is near 0, the adversary goes on alone (docs/methods.md 3.5).
+SHORTEST = {"stage1": 600, "stage2": 150}
 
 
 def stages(config: Config, dims: Dims) -> list[Stage]:
@@ -191,7 +196,8 @@ class Updater:
         self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
         self.config = config
         self.decay = config.weight_decay if decay else 0.0
-        self.adam = torch.optim.Adam(self.parameters, lr=config.learning_rate, betas=BETAS, fused=True)
+        rate = config.learning_rate
+        self.adam = torch.optim.Adam(self.parameters, lr=rate, betas=BETAS, fused=True, capturable=capturable())
 
     def regulariser(self) -> Tensor:
         """Half the weight decay times the squared weights; biases are free."""
@@ -321,6 +327,12 @@ class SpAen:
         minimise(config.adversarial_weight * (config.penalty * penalty - distance), share, self.of_critic)
         return distance, penalty
 
+    def repeated(self, body: Step, steps: int, *, rebuilds: bool) -> Step:
+        """A step of a stage of `steps`, as fast as it can be; photographs are read anew for each step."""
+        if rebuilds and self.config.reconstruction == "images":
+            return body
+        return repeated(body, self.rng.generator, lambda step: step / steps >= self.config.drop_at)
+
     def keep_all(self) -> None:
         """F of every training picture, once F is fixed: what does not change is computed once."""
         with torch.no_grad():
@@ -362,7 +374,7 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
         def keep_body(step: int) -> dict[str, Tensor]:
             return model.keep_step(step / steps)
 
-        session.loop("keep", steps, model.state("keep"), keep_body)
+        session.loop("keep", steps, model.state("keep"), model.repeated(keep_body, steps, rebuilds=True))
         model.keep_all()
     joint = is_joint(config)
     parts = ["embed", *(["critic"] if adversarial else []), *(["keep"] if joint else [])]
@@ -371,7 +383,7 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
     def embed_body(step: int) -> dict[str, Tensor]:
         return model.embed_step(step / last, joint=joint)
 
-    session.loop("embed", last, model.state(*parts), embed_body, trained)
+    session.loop("embed", last, model.state(*parts), model.repeated(embed_body, last, rebuilds=joint), trained)
     if adversarial and len(model.shown):
         show(model, data, session)
     return trained.eval()
