@@ -216,6 +216,31 @@ def test_regressors_of_the_paper_learn_with_the_generator_on_its_fakes():
     assert names < set(gan.state())  # so that a training that is resumed goes on with them
 
 
+class CutError(Exception):
+    """What the test interrupts a training with."""
+
+
+@pytest.mark.parametrize("changes", [{}, {"classification_weight": 0.01, "critic_condition": False}])
+def test_a_training_with_joint_regressors_goes_on_where_it_was_cut(changes, tmp_path):
+    """F1, F2 and their optimisers are part of what is kept of the GAN's stage; so is the classifier, of its own."""
+    config = replace(PAPER, gan_steps=6, **changes)
+    whole = dcr_gan.fit(DATA, config, Session(tmp_path / "whole", lambda _: None), 0)
+    left = [sum((3, 3, 3 if changes else 0, 4))]  # steps of metric, rectify, classifier, and of six of the GAN
+
+    def check() -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise CutError
+
+    with pytest.raises(CutError):
+        dcr_gan.fit(DATA, config, Session(tmp_path / "cut", lambda _: None, check=check, save_seconds=0.0), 0)
+    again = dcr_gan.fit(DATA, config, Session(tmp_path / "cut", lambda _: None), 0)
+    state, wanted = again.state_dict(), whole.state_dict()
+    assert any(key.startswith("lift.semantic") for key in wanted)
+    assert state.keys() == wanted.keys()
+    assert all(torch.equal(state[key], wanted[key]) for key in wanted)
+
+
 # --- a dead F1 -------------------------------------------------------------------------------------------------------
 
 
