@@ -20,13 +20,14 @@ from support.tiny_features import SEEN, tiny_training_data
 from zsl_runtime.errors import ArtefactError, UsageError
 from zsl_train.losses.wgan_gp import gradient_penalty
 from zsl_train.methods.base import run_batched, run_rows
-from zsl_train.methods.lengths import estimate
+from zsl_train.methods.lengths import estimate, plan, size
 from zsl_train.methods.session import Rng, Session
 from zsl_train.methods.sp_aen import method, pictures
 from zsl_train.methods.sp_aen.config import PRESETS, Config
 from zsl_train.methods.sp_aen.method import SpAen, Updater, drop, held_out, minimise, start_he
 from zsl_train.methods.sp_aen.pictures import CaffeNetConv5, FromScratch, Inverter, PictureDecoder, multiply_adds, sheet
 from zsl_train.recipe import make_recipe, method_config, read_recipe
+from zsl_train.training.runner import with_defaults
 
 DATA = tiny_training_data()
 SMALL = {"hidden": 8, "batch": 12, "stage1_steps": 4, "stage2_steps": 4, "learning_rate": 1e-2, "decoder_channels": 8}
@@ -212,6 +213,19 @@ def test_stages_are_those_that_the_settings_need():
         for settings in ({"adversarial_weight": 0.0}, {}, {"reconstruction": "images"})
     ]
     assert costs == sorted(costs)
+
+
+def test_a_small_set_gets_the_epochs_of_a_large_one_in_the_second_stage_and_early_shares_are_compared():
+    """60 epochs of 390 pictures are 183 steps; 1500 of them were 450 epochs and too many (docs/methods.md 3.5)."""
+    dims = replace(DATA.dims, channels=1280, attributes=312)
+    config = Config(**PRESETS["default"])
+    ways = method.stages(config, dims)
+    assert plan(ways, size(ways, config, 390, 1e9), 390) == {"stage1": 600, "stage2": 183}
+    assert plan(ways, size(ways, config, 7057, 1e9), 7057) == {"stage1": 1654, "stage2": 3308}
+    asked = make_recipe({"method": "sp-aen"}, {}, {})
+    assert with_defaults(asked, {"method"}).snapshots == (0.05, 0.1, 0.25, 0.5, 1.0)
+    named = make_recipe({"method": "sp-aen", "snapshots": [1.0]}, {}, {})
+    assert list(with_defaults(named, {"method", "snapshots"}).snapshots) == [1.0]
 
 
 def test_classification_only_trains_e_alone_with_the_same_start(tmp_path):

@@ -153,8 +153,8 @@ def is_joint(config: Config) -> bool:
     return config.phases == "joint" and config.adversarial_weight > 0
 
 
-# Steps below which accuracy on validation classes suffers. More of the second stage than its epochs make a small set
-# worse: once the ranking loss is near 0, the adversary goes on alone (docs/methods.md 3.5).
+# Steps below which accuracy on validation classes suffers. More of the second stage than its epochs makes a small set
+# worse (docs/methods.md 3.5).
 SHORTEST = {"stage1": 600, "stage2": 150}
 
 
