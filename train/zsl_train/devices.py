@@ -119,6 +119,8 @@ class Recorded:
         phase: Callable[[int], object],
     ) -> None:
         self._body, self._generator, self._phase = body, generator, phase
+        # One stream for all: gradients are added up in the stream in which a weight was first used.
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._warmed: dict[object, int] = {}  # phase -> its steps before it is recorded
         self._graphs: dict[object, tuple[torch.cuda.CUDAGraph, Mapping[str, Tensor]]] = {}
 
@@ -137,17 +139,17 @@ class Recorded:
 
     def _warm(self, step: int) -> Mapping[str, Tensor]:
         """Do a step beside the usual stream, as CUDA wants it before one is recorded."""
-        here, beside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        beside.wait_stream(here)
-        with torch.cuda.stream(beside):
+        here = torch.cuda.current_stream()
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
             losses = self._body(step)
-        here.wait_stream(beside)
+        here.wait_stream(self._stream)
         return losses
 
     def _record(self, step: int) -> tuple[torch.cuda.CUDAGraph, Mapping[str, Tensor]]:
         """Record a step, which is not done by that; other threads may use the card meanwhile."""
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self._generator)
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             losses = self._body(step)
         return graph, losses
