@@ -22,6 +22,7 @@ from zsl_train.head.modules import run_means
 from zsl_train.methods import METHODS, find_method
 from zsl_train.methods.base import Trained, run_batched, run_rows
 from zsl_train.methods.lengths import cap_epochs, estimate, names, size
+from zsl_train.methods.sc_egg.scen import BalancedBatches
 from zsl_train.methods.session import Rng, Session
 from zsl_train.recipe import Recipe, make_recipe, method_config
 
@@ -499,6 +500,7 @@ def same_draws(monkeypatch):
         rng.device, rng.generator = current(), torch.Generator().manual_seed(seed)
 
     monkeypatch.setattr(Rng, "__init__", on_the_cpu)
+    monkeypatch.setattr(BalancedBatches, "draw_at_once", BalancedBatches.draw_in_turn)
 
 
 def _drawn_on_the_cpu(draw):

@@ -901,3 +901,23 @@ def test_numbers_that_are_none_stop_plain_vectors_too(tmp_path):
     broken = replace(plain_data(), regions=np.full_like(plain_data().regions, np.nan))
     with pytest.raises(GateError, match="E-DIVERGED"):
         sc_egg.fit(broken, SMALL, Session(tmp_path, lambda _: None), 0)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=7), st.integers(1, 40), st.integers(0, 99))
+def test_a_card_draws_balanced_batches_too(sizes, batch, seed):
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    batches = BalancedBatches(labels, batch, Rng(seed))
+    classes, each = min(batch, len(sizes)), max(1, batch // len(sizes))
+    for found in (batches.draw_at_once(classes, each), batches.draw()):
+        owners = labels[found.numpy()].reshape(classes, each)
+        assert (owners == owners[:, :1]).all()
+        assert len(set(owners[:, 0])) == classes
+        for rows, owner in zip(found.numpy().reshape(classes, each), owners[:, 0], strict=True):
+            assert len(set(rows)) == each or each > sizes[owner]
+
+
+def test_every_picture_is_as_likely_on_a_card():
+    batches = BalancedBatches(np.repeat([0, 1, 2], [3, 5, 4]), 6, Rng(0))
+    shares = torch.cat([batches.draw_at_once(3, 2) for _ in range(3000)]).bincount(minlength=12) / 3000
+    assert shares.numpy() == pytest.approx(np.repeat([2 / 3, 2 / 5, 2 / 4], [3, 5, 4]), abs=0.04)

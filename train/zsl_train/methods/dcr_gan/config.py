@@ -182,7 +182,7 @@ CODE: dict[str, Any] = {
     "czsl_searched_learning_rate": 1e-3,
 }
 PRESETS: dict[str, dict[str, Any]] = {
-    # Ours: narrower and faster, so that minutes on two cores train it, standardised, and an F1 that cannot die. Lengths:
+    # Ours: narrower and faster, so that minutes on two cores train it, standardised, an F1 that cannot die. Lengths:
     # `size`.
     "default": {
         "scaling": "standard",

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from zsl_train.devices import tensor_of
+from zsl_train.devices import repeated, tensor_of
 from zsl_train.methods.sc_egg.config import MLP_SLOPE, Config
-from zsl_train.methods.sc_egg.scen import BalancedBatches, Scen, embed_all, embedding_optimiser, regions_of
+from zsl_train.methods.sc_egg.scen import BalancedBatches, RegionBatches, Scen, embed_all, embedding_optimiser
 from zsl_train.methods.sc_egg.steps import stage_steps
 from zsl_train.methods.session import Rng, Session
 from zsl_train.nets import MinMaxScaler
@@ -96,7 +96,8 @@ def _train_separate_guide(
         optimiser.step()
         return {"regression": loss}
 
-    session.loop("guide", steps, {"guide": layers, "optimiser": optimiser, "rng": rng}, body)
+    step = repeated(body, rng.generator)
+    session.loop("guide", steps, {"guide": layers, "optimiser": optimiser, "rng": rng}, step)
     return Guide(layers, evidence=config.guide_target == "evidence")
 
 
@@ -110,11 +111,11 @@ def _train_shared_guide(
     if config.pooling == "mlp":
         trained += [*scen.first.parameters(), *scen.last.parameters()]
     optimiser = embedding_optimiser(trained, config)
-    batches = BalancedBatches(data.labels, config.embedding_batch, rng)
+    batches, read = BalancedBatches(data.labels, config.embedding_batch, rng), RegionBatches(data)
 
     def body(_: int) -> dict[str, Tensor]:
         chosen = batches.draw()
-        regions = scen.embedder.normalise(regions_of(data, chosen))
+        regions = scen.embedder.normalise(read(chosen))
         with torch.no_grad():
             attention = scen.maps(regions)[0]
         if config.pooling == "mlp":
@@ -127,7 +128,8 @@ def _train_shared_guide(
         optimiser.step()
         return {"regression": loss}
 
-    session.loop("guide", steps, {"scen": scen, "optimiser": optimiser, "rng": rng}, body)
+    step = read.repeated(body, rng)
+    session.loop("guide", steps, {"scen": scen, "optimiser": optimiser, "rng": rng}, step)
     scen.write_embedder()
     raw = embed_all(data, scen.embedder.compress)
     features = scen.embedder.scaler.fit(raw)(raw)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from zsl_train.devices import tensor_of
+from zsl_train.devices import capturable, current, repeated, tensor_of
 from zsl_train.methods.sc_egg.embedder import Embedder, compress_mlp
 from zsl_train.methods.sc_egg.steps import stage_steps
 from zsl_train.methods.session import Rng, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -85,13 +85,28 @@ class BalancedBatches:
         self.members = [tensor_of(np.flatnonzero(labels == c)) for c in np.unique(labels)]
         self.batch = batch
         self.rng = rng
+        self.sizes = torch.tensor([len(one) for one in self.members])
+        self.table = nn.utils.rnn.pad_sequence(self.members, batch_first=True, padding_value=-1)  # (classes, most)
 
     def draw(self) -> Tensor:
         """Positions into `labels`, int64."""
         count = len(self.members)
-        chosen = self.rng.permutation(count)[: min(self.batch, count)]
-        each = max(1, self.batch // count)
+        draw = self.draw_at_once if self.table.is_cuda else self.draw_in_turn
+        return draw(min(self.batch, count), max(1, self.batch // count))
+
+    def draw_in_turn(self, classes: int, each: int) -> Tensor:
+        """`each` pictures of each of `classes` classes, one class after the other."""
+        chosen = self.rng.permutation(len(self.members))[:classes]
         return torch.cat([self._some(self.members[c], each) for c in chosen.tolist()])
+
+    def draw_at_once(self, classes: int, each: int) -> Tensor:
+        """The same in a few operations on whole tensors, none of which waits for a card; other draws than `draw`."""
+        chosen = self.rng.permutation(len(self.members))[:classes]
+        table, sizes = self.table[chosen], self.sizes[chosen].unsqueeze(1)
+        order = self.rng.uniform(*table.shape).masked_fill(table < 0, 2.0).argsort(dim=1)  # members first, shuffled
+        again = (self.rng.uniform(classes, each) * sizes).long()  # with repetitions, for classes with fewer pictures
+        places = torch.arange(each, device=table.device).clamp_max(table.shape[1] - 1)
+        return table.gather(1, torch.where(sizes < each, again, order[:, places])).flatten()
 
     def _some(self, members: Tensor, each: int) -> Tensor:
         if each <= len(members):
@@ -103,13 +118,18 @@ def embedding_optimiser(parameters: list[nn.Parameter], config: Config) -> torch
     """Of stages 1 and 2."""
     if config.optimiser == "adam":
         return torch.optim.Adam(
-            parameters, lr=config.learning_rate_embedding, weight_decay=config.weight_decay, fused=True
+            parameters,
+            lr=config.learning_rate_embedding,
+            weight_decay=config.weight_decay,
+            fused=True,
+            capturable=capturable(),
         )
     return torch.optim.RMSprop(
         parameters,
         lr=config.learning_rate_embedding,
         weight_decay=config.weight_decay,
         momentum=config.momentum,
+        capturable=capturable(),
     )
 
 
@@ -117,6 +137,32 @@ def regions_of(data: TrainingData, positions: Tensor) -> Tensor:
     """Region features of the training pictures at `positions` (B,): (B, R, V) float32."""
     rows = data.rows[positions.numpy(force=True)]
     return tensor_of(np.asarray(data.regions[rows], dtype=np.float32))
+
+
+class RegionBatches:
+    """Region features of training pictures, batch by batch: from the store, or from a card that has room for them all.
+
+    Args:
+        data: the training pictures.
+
+    """
+
+    ROOM = 0.5  # of the card's free memory
+
+    def __init__(self, data: TrainingData) -> None:
+        self._data = data
+        self._kept: Tensor | None = None  # (n, R, V) float16
+        size = 2 * len(data.rows) * data.dims.regions * data.dims.channels
+        if current().type == "cuda" and size < self.ROOM * torch.cuda.mem_get_info()[0]:
+            self._kept = tensor_of(np.asarray(data.regions[data.rows]))
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        """Those at `positions` (B,): (B, R, V) float32."""
+        return regions_of(self._data, positions) if self._kept is None else self._kept[positions].float()
+
+    def repeated(self, body: Callable[[int], Mapping[str, Tensor]], rng: Rng) -> Callable[[int], Mapping[str, Tensor]]:
+        """A step on these batches, recorded where nothing is read from the store in it."""
+        return body if self._kept is None else repeated(body, rng.generator)
 
 
 def region_mean(data: TrainingData, embedder: Embedder, block: int = 64) -> Tensor:
@@ -152,25 +198,25 @@ def train_scen(data: TrainingData, config: Config, session: Session, seed: int) 
     if config.classes_in_softmax == "seen":
         keep = tensor_of(data.table.seen)
     column = torch.cumsum(keep, 0) - 1  # class -> its column among the kept ones
-    labels = column[tensor_of(data.labels)]
+    labels, kept = column[tensor_of(data.labels)], keep.nonzero().squeeze(1)
     own = [p for name, p in scen.named_parameters() if not name.startswith("embedder.")]
     optimiser = embedding_optimiser(own, config)
-    batches = BalancedBatches(data.labels, config.embedding_batch, rng)
+    batches, read = BalancedBatches(data.labels, config.embedding_batch, rng), RegionBatches(data)
 
     def body(_: int) -> dict[str, Tensor]:
         chosen = batches.draw()
-        regions = embedder.normalise(regions_of(data, chosen))
+        regions = embedder.normalise(read(chosen))
         target = labels[chosen]
         attention, evidence = scen.maps(regions)
-        losses = {"local": F.cross_entropy(scen.local_scores(attention, evidence, semantic)[:, keep], target)}
+        losses = {"local": F.cross_entropy(scen.local_scores(attention, evidence, semantic)[:, kept], target)}
         if config.global_weight > 0:
             scores = scen.classifier(scen.global_feature(attention, regions))
-            losses["global"] = config.global_weight * F.cross_entropy(scores[:, keep], target)
+            losses["global"] = config.global_weight * F.cross_entropy(scores[:, kept], target)
         optimiser.zero_grad()
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         return losses
 
     steps = stage_steps("stage1", config, data)
-    session.loop("scen", steps, {"scen": scen, "optimiser": optimiser, "rng": rng}, body)
+    session.loop("scen", steps, {"scen": scen, "optimiser": optimiser, "rng": rng}, read.repeated(body, rng))
     return scen
