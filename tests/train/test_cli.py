@@ -40,7 +40,7 @@ from zsl_train.training.run_folder import RunWriter, load_run, read_info
 
 KEYS = {"T1", "U", "S", "H", "AUSUC", "H_uncalibrated", "T1_czsl", "ECE", "gamma", "temperature", "protocol"}
 FIGURES = KEYS - {"protocol"}
-LETTERS = ["S", "U", "H", "T1", "AUSUC", "gamma"]
+LETTERS = ["S", "U", "H", "T1", "T1_czsl", "AUSUC", "gamma"]
 HEAD_SETTINGS = {"shrinkage", "width", "ridge", "kappa", "share", "draws", "error_ratio", "error_floor"}
 
 
@@ -120,12 +120,14 @@ def test_a_run_prints_its_folder_to_stdout_and_the_rest_to_stderr(train, shared,
     assert any(line.startswith("training sc-egg (default) on 30 photographs, 2 folds for validation") for line in lines)
     assert any(line.startswith("closed forms, in ") and "gfzsl " in line for line in lines)
     assert any(re.fullmatch(r"about \d+ seconds, measured on this machine", line) for line in lines)
-    assert not [line for line in lines if "local" in line]  # losses are in the log
+    assert not [line for line in lines if "local" in line and "its local network" not in line]  # losses are in the log
     assert [line for line in lines if line.startswith("validation classes: H ")]
-    table = next(row for row, line in enumerate(lines) if line.split()[:2] == ["T1", "U"])
-    first = [line.split("  ")[0] for line in lines[table + 1 : table + 5]]
-    assert first == ["sc-egg (default)", "gfzsl", "eszsl", "ridge-to-prototype"]
-    assert [line.split()[0] for line in lines if re.match(r"  (S|U|H|T1|AUSUC|gamma) ", line)] == LETTERS
+    table = next(row for row, line in enumerate(lines) if line.split()[:3] == ["T1", "T1_czsl", "U"])
+    first = [re.split(r"  (?=\S)|\s{3}", line.strip())[0] for line in lines[table + 1 : table + 7]]
+    inside = ["its local network, same training", "its guide, same training"]
+    assert first == ["sc-egg (default)", *inside, "gfzsl", "eszsl", "ridge-to-prototype"]
+    assert [line.split()[0] for line in lines if re.match(r"  (S|U|H|T1|T1_czsl|AUSUC|gamma) ", line)] == LETTERS
+    assert [line for line in lines if line.startswith("  on validation classes H was ")]
     assert [line for line in lines if line.startswith("class by class, worst first")]
     assert [line for line in lines if line.startswith(("verdict: ", "WARNING: "))]
     assert lines[-1] == f"run written to {tmp_path / 'run'}; next: zsl-export {tmp_path / 'run'} --out BUNDLE"
@@ -135,6 +137,8 @@ def test_a_run_prints_its_folder_to_stdout_and_the_rest_to_stderr(train, shared,
 def test_scores_have_their_keys_and_their_protocol(finished):
     scores = json.loads((finished / "scores.json").read_text())
     assert set(scores) >= KEYS
+    assert 0 <= scores["validation_H_crossfitted"] <= 100
+    assert set(scores["parts"]) == {"local network", "guide"}
     assert all(isinstance(scores[key], float) for key in FIGURES)
     assert all(0 <= scores[key] <= 100 for key in FIGURES - {"gamma", "temperature"})
     assert scores["temperature"] > 0
@@ -145,6 +149,7 @@ def test_scores_have_their_keys_and_their_protocol(finished):
     assert set(scores["baselines"]["gfzsl"]) >= HEAD_SETTINGS | {"scaling", "gamma", "validation_H"}
     assert "published_head" not in scores
     protocol = scores["protocol"]
+    assert protocol["head_rows"] == {"real": 30, "synthetic": 0}
     assert protocol["pictures"] == {"train": 30, "test_seen": 6, "test_unseen": 18, "unreadable": 0}
     assert protocol["seed"] == 0
     assert "2 folds of validation classes" in protocol["selection"]

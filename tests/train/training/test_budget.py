@@ -238,7 +238,7 @@ def test_the_whole_thing_for_real(prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "lengthen", lambda stages, config, share, count: short(config))
     seen = []
     select = Trainer.select
-    monkeypatch.setattr(Trainer, "select", lambda self, folds: seen.append(folds) or select(self, folds))
+    monkeypatch.setattr(Trainer, "select", lambda self, folds, **how: seen.append(folds) or select(self, folds, **how))
     scores, _ = go(prepared, tmp_path / "run", 600.0)
     assert len(seen) == 4  # three trials and the winner's, which finds its folds where the trial left them
     assert all(one is seen[0] for one in seen)

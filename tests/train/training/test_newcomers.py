@@ -269,7 +269,7 @@ def test_gfzsl_is_the_baseline_of_that_name(tmp_path, monkeypatch, floor):
     """Float32 modules and rows against the closed form in float64: the same choice, the same figures."""
     chosen = HeadChoice(Settings(0.3, 0.7, 0.1, 0.5), Errors(1.5, floor), 0.8, 2.0, 50.0)
     for module in (trainer_module, closed_forms):
-        monkeypatch.setattr(module, "choose_settings", lambda folds: chosen)
+        monkeypatch.setattr(module, "choose_settings", lambda folds, **_: chosen)
     mine = run(tmp_path / "method", Recipe(method="gfzsl", folds=2))
     other = run(tmp_path / "other", Recipe(method="eszsl", folds=2, head="gaussian"))["baselines"]["gfzsl"]
     assert "gfzsl" not in mine["baselines"]

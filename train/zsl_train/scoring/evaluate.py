@@ -51,7 +51,7 @@ class Curve:
     @property
     def area(self) -> float:
         """AUSUC: area under U over S by trapezoids, 0 to 100 (Chao et al., ECCV 2016)."""
-        return float(-np.trapezoid(self.unseen, self.seen) / 100)
+        return float(np.trapezoid(self.unseen[::-1], self.seen[::-1]) / 100)
 
     def at(self, gamma: Floats) -> Floats:
         """H at each gamma, (m,) -> (m,)."""
