@@ -78,6 +78,7 @@ def described(device: torch.device) -> str:
     return platform.processor() or platform.machine()
 
 
+MOST_GRAPHS = 2  # phases of one step that are kept
 WARM = 3  # steps before a step is recorded: libraries choose their kernels, optimisers make their state
 
 
@@ -132,6 +133,8 @@ class Recorded:
             self._warmed[phase] = warmed + 1
             return self._warm(step)
         if phase not in self._graphs:
+            if len(self._graphs) == MOST_GRAPHS:  # phases that are over would keep their memory
+                del self._graphs[next(iter(self._graphs))]
             self._graphs[phase] = self._record(step)
         graph, losses = self._graphs[phase]
         graph.replay()

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from zsl_train.devices import tensor_of
+from zsl_train.devices import capturable, repeated, tensor_of
 from zsl_train.losses.annealing import linear_ramp
 from zsl_train.losses.vae import kl_to_standard_normal, wasserstein_of_diagonals
 from zsl_train.methods import dual_vae
@@ -337,7 +337,8 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
     pooled, features = pooled_features(data, config.scaling)
     network = Acmr(config, data.dims)
     start_xavier(network, rng)
-    optimiser = torch.optim.Adam(network.groups(config), amsgrad=config.amsgrad, fused=True)
+    groups, amsgrad = network.groups(config), config.amsgrad
+    optimiser = torch.optim.Adam(groups, amsgrad=amsgrad, fused=True, capturable=capturable())
     labels, semantic = tensor_of(data.labels), tensor_of(data.semantic)
     batches = Batches(features, labels, semantic, config.batch, rng)
     (steps,) = plan(stages(config, data.dims), config, len(features)).values()
@@ -357,5 +358,6 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
         return losses
 
     trained = _shipped(config, pooled, network)
-    session.loop("align", steps, {"network": network, "optimiser": optimiser, "rng": rng}, body, trained)
+    step = repeated(body, rng.generator, lambda step: schedule_epoch(config, step, steps))
+    session.loop("align", steps, {"network": network, "optimiser": optimiser, "rng": rng}, step, trained)
     return trained.eval()

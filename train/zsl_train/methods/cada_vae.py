@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zsl_train.devices import tensor_of
+from zsl_train.devices import capturable, repeated, tensor_of
 from zsl_train.losses.annealing import linear_ramp
 from zsl_train.losses.vae import kl_to_standard_normal, wasserstein_of_diagonals
 from zsl_train.methods import dual_vae
@@ -170,7 +170,8 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
     pooled, features = pooled_features(data, config.scaling)
     vae = DualVae(config, data.dims.channels, data.dims.attributes)
     start_xavier(vae, rng)
-    optimiser = torch.optim.Adam(vae.parameters(), lr=config.learning_rate, amsgrad=True, fused=True)
+    rate = config.learning_rate
+    optimiser = torch.optim.Adam(vae.parameters(), lr=rate, amsgrad=True, fused=True, capturable=capturable())
     labels, semantic = tensor_of(data.labels), tensor_of(data.semantic)
     batches = Batches(features, labels, semantic, config.batch, rng)
     (steps,) = plan(stages(config, data.dims), config, len(features)).values()
@@ -185,5 +186,6 @@ def fit(data: TrainingData, config: Config, session: Session, seed: int) -> Trai
         return losses
 
     trained = assemble(config, pooled, vae)
-    session.loop("align", steps, {"vae": vae, "optimiser": optimiser, "rng": rng}, body, trained)
+    step = repeated(body, rng.generator, lambda step: schedule_epoch(config, step, steps))
+    session.loop("align", steps, {"vae": vae, "optimiser": optimiser, "rng": rng}, step, trained)
     return trained.eval()
