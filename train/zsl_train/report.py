@@ -117,7 +117,8 @@ def _promised(scores: Mapping[str, Any]) -> Iterator[str]:
     promised, fair = scores.get("validation_H"), scores.get("validation_H_crossfitted")
     if promised is not None:
         others = "" if fair is None else f"; {fair:.1f} where each fold is scored with what the other folds choose"
-        yield f"  on validation classes H was {promised:.1f}, the best of what was compared on them{others}"
+        told = f"on validation classes H was {promised:.1f}, the best of what was compared on them{others}"
+        yield from textwrap.wrap(told, WIDTH, initial_indent="  ", subsequent_indent="  ")
 
 
 def by_class(scores: Mapping[str, Any]) -> list[str]:
