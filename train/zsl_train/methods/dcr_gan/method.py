@@ -243,7 +243,9 @@ class DcrGan(Wgan):
         return losses
 
     def _missed(self, name: str, fakes: Tensor, condition: Tensor) -> Tensor:
-        return regression_loss(self.networks[name](fakes), condition[:, self.columns[name]], self.config.regression)
+        with torch.autocast(fakes.device.type, torch.bfloat16, enabled=self.settings.bf16):
+            found = self.networks[name](fakes).float()
+        return regression_loss(found, condition[:, self.columns[name]], self.config.regression)
 
     def _fit(self, name: str, adam: torch.optim.Adam, fakes: Tensor, condition: Tensor) -> Tensor:
         """One step of a regressor on fakes that stand still; its loss, which moves nothing else."""
