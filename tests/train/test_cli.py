@@ -433,7 +433,7 @@ def test_one_photograph_a_class_is_enough_for_a_published_head_and_nothing_to_te
         (["--image-size", "5"], "E-BACKBONE-SIZE", "16 px"),
         (["--image-size", "-224"], "E-RECIPE", "image_size"),
         (["--weights", "nowhere.pth"], "E-WEIGHTS-FILE", "nowhere.pth"),
-        (["--device", "gpu"], "E-DEVICE", "expected auto, cpu, cuda, or cuda:N"),
+        (["--device", "gpu"], "E-TRAIN-DEVICE", "expected auto, cpu, cuda, or cuda:N"),
         (["--set", "hiden=3"], "E-RECIPE", "hiden is no setting of sc-egg"),
         (["--set", "hiden=3"], "E-RECIPE", "(did you mean hidden?)"),
         (["--set", "atributes=att"], "E-RECIPE", "(did you mean attributes?)"),

@@ -47,13 +47,13 @@ def test_the_device_that_is_asked_for(cards, asked, count, found):
 )
 def test_a_device_that_is_not_there(cards, asked, count, said):
     cards(count)
-    with pytest.raises(UsageError, match=f"E-DEVICE: {said}" if said.startswith("--") else said):
+    with pytest.raises(UsageError, match=f"E-TRAIN-DEVICE: {said}" if said.startswith("--") else said):
         find_device(asked)
 
 
 def test_a_torch_for_the_cpu_alone_is_told(cards):
     cards(0, None)
-    with pytest.raises(UsageError, match=r"E-DEVICE.*this torch was built for the CPU alone"):
+    with pytest.raises(UsageError, match=r"E-TRAIN-DEVICE.*this torch was built for the CPU alone"):
         find_device("cuda")
 
 

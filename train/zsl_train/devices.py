@@ -28,21 +28,21 @@ def find_device(name: str) -> torch.device:
     """The device that `auto`, `cpu`, `cuda` or `cuda:N` names; `auto` is a card where torch can use one.
 
     Raises:
-        UsageError: E-DEVICE for another name, or for a card that is not there.
+        UsageError: E-TRAIN-DEVICE for another name, or for a card that is not there.
 
     """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return CPU
     kind, _, number = name.partition(":")
     if kind not in {"auto", "cuda"} or (number and not number.isdecimal()) or (kind == "auto" and number):
-        raise UsageError("E-DEVICE", f"--device {shown(name, 40)}; expected auto, cpu, cuda, or cuda:N for card N")
+        raise UsageError("E-TRAIN-DEVICE", f"--device {shown(name, 40)}; expected auto, cpu, cuda, or cuda:N for card N")
     if not torch.cuda.is_available():
         why = "this torch was built for the CPU alone" if torch.version.cuda is None else "it finds no card it can use"
-        raise UsageError("E-DEVICE", f"--device {name}: torch {torch.__version__} has no card here ({why}); give cpu")
+        raise UsageError("E-TRAIN-DEVICE", f"--device {name}: torch {torch.__version__} has no card here ({why}); give cpu")
     count = torch.cuda.device_count()
     if int(number or 0) >= count:
         cards = f"cuda:0 to cuda:{count - 1}" if count > 1 else "cuda:0"
-        raise UsageError("E-DEVICE", f"--device {name}: this machine has {count} card(s); give {cards}")
+        raise UsageError("E-TRAIN-DEVICE", f"--device {name}: this machine has {count} card(s); give {cards}")
     return torch.device("cuda", int(number or 0))
 
 
