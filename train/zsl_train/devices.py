@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+CODE = "E-TRAIN-DEVICE"
 CPU = torch.device("cpu")
 
 
@@ -35,14 +36,14 @@ def find_device(name: str) -> torch.device:
         return CPU
     kind, _, number = name.partition(":")
     if kind not in {"auto", "cuda"} or (number and not number.isdecimal()) or (kind == "auto" and number):
-        raise UsageError("E-TRAIN-DEVICE", f"--device {shown(name, 40)}; expected auto, cpu, cuda, or cuda:N for card N")
+        raise UsageError(CODE, f"--device {shown(name, 40)}; expected auto, cpu, cuda, or cuda:N for card N")
     if not torch.cuda.is_available():
         why = "this torch was built for the CPU alone" if torch.version.cuda is None else "it finds no card it can use"
-        raise UsageError("E-TRAIN-DEVICE", f"--device {name}: torch {torch.__version__} has no card here ({why}); give cpu")
+        raise UsageError(CODE, f"--device {name}: torch {torch.__version__} has no card here ({why}); give cpu")
     count = torch.cuda.device_count()
     if int(number or 0) >= count:
         cards = f"cuda:0 to cuda:{count - 1}" if count > 1 else "cuda:0"
-        raise UsageError("E-TRAIN-DEVICE", f"--device {name}: this machine has {count} card(s); give {cards}")
+        raise UsageError(CODE, f"--device {name}: this machine has {count} card(s); give {cards}")
     return torch.device("cuda", int(number or 0))
 
 
