@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from support.tiny_features import ATTRIBUTES, CHANNELS, REGIONS, WORDS, tiny_training_data
@@ -532,6 +533,23 @@ def test_virtual_classes_of_zeros_and_ones_take_each_attribute_from_a_seen_class
     new = {tuple(row.tolist()) for row in drawn} - {tuple(row.tolist()) for row in seen}
     assert len(new) > 50
     assert set(VirtualClasses(rows_of("five"), Rng(3)).draw(50).unique().tolist()) == {0.0, 5.0}
+
+
+def test_no_virtual_class_is_without_any_attribute():
+    """Of classes with one attribute each most mixtures would be: then it is the first of the three."""
+    drawn = VirtualClasses(2 * torch.eye(9), Rng(3)).draw(200) / 2
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    assert (drawn.sum(dim=1) >= 1).all()
+    assert (drawn.sum(dim=1) > 1).any()
+
+
+@pytest.mark.parametrize("kind", ["ones", "shares"])
+def test_sizes_of_virtual_classes_do_not_depend_on_what_is_drawn(kind):
+    """A step that is recorded on a card can ask for none of its numbers, which tensors without numbers show."""
+    virtual = VirtualClasses(rows_of(kind, unit=True), Rng(3))
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        virtual.seen = mode.from_tensor(virtual.seen)
+        assert virtual.draw(20).shape == (20, 9)
 
 
 def test_of_unit_vectors_virtual_ones_are_of_unit_length_and_those_of_zeros_and_ones_have_two_values():

@@ -45,8 +45,9 @@ class VirtualClasses:
         if self.binary:
             which = self.rng.integers(3, count * parents.shape[2]).view(count, 1, -1)
             mixed = (parents != 0).to(parents.dtype).gather(1, which).squeeze(1)
-            nothing = ~mixed.any(dim=1)  # of sparse parents: what has no attribute is no class
-            mixed[nothing] = (parents[nothing, 0] != 0).to(mixed.dtype)
+            some = mixed.any(dim=1, keepdim=True)  # of sparse parents: what has no attribute is no class
+            # Not by a mask as an index: a card would be waited for, to know how many rows that is
+            mixed = torch.where(some, mixed, (parents[:, 0] != 0).to(mixed.dtype))
             if not self.unit:
                 return mixed * self.seen.amax()
         else:
