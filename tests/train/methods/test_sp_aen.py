@@ -18,6 +18,7 @@ from torch import nn
 
 from support.tiny_features import SEEN, tiny_training_data
 from zsl_runtime.errors import ArtefactError, UsageError
+from zsl_train.devices import CPU, computing
 from zsl_train.losses.wgan_gp import gradient_penalty
 from zsl_train.methods.base import run_batched, run_rows
 from zsl_train.methods.lengths import estimate, plan, size
@@ -388,6 +389,17 @@ def test_picture_losses_are_the_mean_squares_of_levels_and_of_the_comparators_ma
     assert (shown.dtype, tuple(shown.shape)) == (torch.uint8, (3, 128, 128, 3))
     np.testing.assert_allclose(shown.numpy(), rebuilt.permute(0, 2, 3, 1).clamp(0, 255).numpy(), atol=0.5001)
     assert not any("comparator" in key or "conv1" in key for key in decoder.state_dict())
+
+
+def test_pictures_are_compared_where_the_training_computes(with_pictures):
+    """On a card, too, where the backbone itself is not; here a device without numbers stands for it."""
+    config = Config(**SMALL, reconstruction="images")
+    with computing(torch.device("meta")):
+        decoder = PictureDecoder(6, config, with_pictures.pictures, with_pictures.rows)
+        losses = decoder.losses(torch.rand(3, 6), torch.rand(3, 6), torch.tensor([4, 0, 7], device="cpu"))
+    assert {name: loss.device.type for name, loss in losses.items()} == {"pixels": "meta", "perceptual": "meta"}
+    assert decoder._frozen[0].weight.device.type == "meta"
+    assert with_pictures.pictures.comparator.weight.device == CPU
 
 
 def test_held_out_pictures_are_shown_and_never_learned_from(with_pictures, tmp_path):

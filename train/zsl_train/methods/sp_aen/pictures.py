@@ -7,6 +7,7 @@ in an early map of the frozen backbone (docs/methods.md 3.5).
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 from itertools import pairwise
@@ -22,7 +23,7 @@ from torch.nn import functional as F  # noqa: N812
 from zsl_runtime.errors import ArtefactError
 from zsl_train.backbones.base import read_weights
 from zsl_train.data.pictures import SIDE
-from zsl_train.devices import tensor_of
+from zsl_train.devices import CPU, current, tensor_of
 from zsl_train.methods.base import SHEET, SHEET_FIGURES
 from zsl_train.methods.sp_aen.config import SLOPE, Config
 from zsl_train.methods.sp_aen.decoder import Decoder
@@ -180,9 +181,10 @@ class PictureDecoder(Decoder):
         self.picture: nn.Module = FromScratch(config.decoder_channels)
         if config.inverter_weights:
             self.picture = load_frozen(Inverter(), config.inverter_weights, "the inverter")
-        comparator: nn.Module = pictures.comparator
         if config.comparator_weights:
             comparator = load_frozen(CaffeNetConv5(), config.comparator_weights, "the comparator")
+        else:  # a copy: the backbone stays on the CPU, where folds side by side share it
+            comparator = pictures.comparator if current() == CPU else copy.deepcopy(pictures.comparator).to(current())
         # In a tuple: neither is a part of what is trained and saved.
         self._frozen = (comparator, pictures)
         self._rows = rows
