@@ -265,6 +265,21 @@ def test_the_last_stage_ends_at_the_chosen_share_and_others_do_not(tmp_path):
     assert taken(tmp_path / "other", 8, (0.5,), stop_at=0.25, trained=None) == ([], [8] * 8)
 
 
+@pytest.mark.parametrize(("made_on", "told"), [("cuda", True), ("cpu", False), (None, False)])
+def test_a_checkpoint_of_another_device_says_where_it_can_be_gone_on_with(tmp_path, made_on, told):
+    """Random numbers of a card cannot be gone on with on the CPU; those of older versions are all the CPU's."""
+    run(counting(tmp_path, [], stop_at=0.5), 8, trained="modules")
+    path = tmp_path / "one.pt"
+    content = torch.load(path, weights_only=True)
+    assert content.pop("device") == "cpu"
+    torch.save(content | ({} if made_on is None else {"device": made_on}), path)
+    if not told:
+        run(counting(tmp_path, []), 8, trained="modules")
+        return
+    with pytest.raises(ArtefactError, match=r"E-CHECKPOINT.*on cuda, this one is on cpu.*--device cuda, or .*--force"):
+        run(counting(tmp_path, []), 8, trained="modules")
+
+
 # --- divergence ------------------------------------------------------------------------------------------------------
 
 
@@ -276,6 +291,23 @@ def test_a_shortened_stage_can_be_gone_on_with_but_not_be_taken_back(tmp_path):
     assert log[-1]["steps"] == 4
     with pytest.raises(ArtefactError, match="E-CHECKPOINT"):
         run(counting(tmp_path / "half", [], stop_at=0.5), 8, trained="modules")
+
+
+def test_what_diverged_on_a_card_is_in_no_checkpoint(tmp_path, monkeypatch):
+    """There losses are looked at when a line of the log is due, after 20 steps; and before a checkpoint is kept."""
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda _: True), raising=False)
+    total, ran = Scalar(0.0), []
+
+    def body(step: int) -> dict[str, torch.Tensor]:
+        ran.append(step)
+        total.value = float("nan") if step >= 3 else float(step)
+        return {"loss": torch.tensor(total.value)}
+
+    with pytest.raises(GateError, match=r"E-DIVERGED.*step 4"):
+        counting(tmp_path, [], save_seconds=0.0).loop("one", 10, {"total": total}, body)
+    assert ran == [0, 1, 2, 3]
+    kept = torch.load(tmp_path / "one.pt", weights_only=True)
+    assert (kept["step"], kept["state"]["total"]["value"]) == (3, 2.0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1.01 * DIVERGED, -1.01 * DIVERGED])

@@ -95,7 +95,7 @@ class Tally:
     """Losses of the steps since the last line of the log, each looked at for divergence.
 
     On the CPU every step's losses are looked at at once. On a card that would make every step wait for the card, so
-    there they are looked at together, when a line is logged.
+    there they are looked at together, when a line is logged or a checkpoint is written.
 
     Args:
         check: called with a step and its losses; raises where they are not usable.
@@ -116,16 +116,17 @@ class Tally:
         values = torch.stack([value.detach().double() for value in losses.values()])
         self._open.append((step, tuple(losses), values))
         if not values.is_cuda:
-            self._look()
+            self.look()
 
     def means(self) -> dict[str, float]:
         """Mean of each loss over the steps since the last call."""
-        self._look()
+        self.look()
         means = {name: round(value / max(self._count, 1), 6) for name, value in self._sums.items()}
         self._sums, self._count = {}, 0
         return means
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Look at the losses of all steps that were not looked at yet."""
         for step, names, values in self._open:
             self.last = dict(zip(names, values.tolist(), strict=True))
             self._check(step, self.last)
@@ -253,6 +254,7 @@ class Session:
             if logged:
                 self._log({"session": self.name, "stage": stage, "step": count, "of": steps, **means})
             if time.monotonic() - saved > self._save_seconds and count < steps:
+                tally.look()  # what diverged must not be what an interrupted training goes on from
                 self._save(path, count, whole, state)
                 saved = time.monotonic()
         self._refuse_broken_weights(stage, state)
@@ -263,23 +265,33 @@ class Session:
     def _restore(self, path: Path, stage: str, steps: int, whole: int, state: Mapping[str, Stateful]) -> int:
         if not path.exists():
             return 0
+        here, there = current().type, ""
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
+            there = saved.get("device", "cpu")  # older ones are all the CPU's
+            if there != here:
+                raise RuntimeError(f"it is of a training on {there}, this one is on {here}")  # noqa: TRY301
             if saved["whole"] != whole or saved["step"] > steps or set(saved["state"]) != set(state):
                 raise KeyError(stage)  # noqa: TRY301  # one message for every way a checkpoint can be unusable
             for name, part in state.items():
                 part.load_state_dict(saved["state"][name])
         except Exception as error:
+            first = f"repeat the command with --device {there}, or " if there not in {"", here} else ""
             raise ArtefactError(
                 "E-CHECKPOINT",
                 f"{path} cannot be resumed ({type(error).__name__}: {error}); "
-                "run zsl-train again with --force to start over",
+                f"{first}run zsl-train again with --force to start over",
             ) from error
         return int(saved["step"])
 
     def _save(self, path: Path, step: int, whole: int, state: Mapping[str, Stateful]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        content = {"step": step, "whole": whole, "state": {name: part.state_dict() for name, part in state.items()}}
+        content = {
+            "step": step,
+            "whole": whole,
+            "device": current().type,  # whose random numbers cannot be gone on with elsewhere
+            "state": {name: part.state_dict() for name, part in state.items()},
+        }
         write_atomic(path, lambda temporary: torch.save(content, temporary))
 
     def _refuse_divergence(self, stage: str, step: int, losses: Mapping[str, float]) -> None:
