@@ -223,9 +223,13 @@ def _refusal(error: Exception) -> SystemProblem | None:
             return SystemProblem("E-SYSTEM", gone)
         return from_os_error(error, "finish: the system refused")
     said = str(error)
+    needed = re.search(r"[\d.,]+ (?:bytes|[KMGT]iB)", said)
+    more = f" ({needed[0]} more were wanted)" if needed else ""
+    if "CUDA" in said and "out of memory" in said:  # as torch says of a card
+        return SystemProblem(
+            "E-SYSTEM", f"the card's memory is not enough for this{more}; see what else uses it, or give --device cpu"
+        )
     if isinstance(error, MemoryError) or "can't allocate memory" in said:  # as torch says
-        needed = re.search(r"[\d.,]+ (?:bytes|[KMGT]iB)", said)
-        more = f" ({needed[0]} more were wanted)" if needed else ""
         return SystemProblem("E-SYSTEM", f"the memory is not enough for this{more}; do less at once, or give it more")
     if isinstance(error, RuntimeError) and "can't start new thread" in said:
         return SystemProblem(

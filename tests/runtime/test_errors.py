@@ -152,6 +152,17 @@ def test_a_bug_shows_its_traceback_and_asks_for_a_report(capsys, error):
             "the memory is not enough for this (4000000 bytes more were wanted); do less at once, or give it more",
         ),
         (
+            RuntimeError(
+                "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 3.81 GiB of which"
+            ),
+            "the card's memory is not enough for this (2.50 GiB more were wanted); see what else uses it, or give"
+            + " --device cpu",
+        ),
+        (
+            RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+            "the card's memory is not enough for this; see what else uses it, or give --device cpu",
+        ),
+        (
             RuntimeError("can't start new thread"),
             "the system allows this process no more threads; take fewer (--threads 1), or raise the limit",
         ),
