@@ -155,8 +155,10 @@ def test_a_bug_shows_its_traceback_and_asks_for_a_report(capsys, error):
             RuntimeError(
                 "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 3.81 GiB of which"
             ),
-            "the card's memory is not enough for this (2.50 GiB more were wanted); see what else uses it, or give"
-            + " --device cpu",
+            (
+                "the card's memory is not enough for this (2.50 GiB more were wanted); see what else uses it, or give "
+                "--device cpu"
+            ),
         ),
         (
             RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
