@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,10 +14,14 @@ from support.tiny_run import TinyBackbone
 from zsl_train.data.open import open_image_set
 from zsl_train.recipe import Recipe
 from zsl_train.scoring.evaluate import score
+from zsl_train.training.beside import Literature, best_on_test
 from zsl_train.training.choice import Choice
 from zsl_train.training.prepared import Prepared, prepare
 from zsl_train.training.stored import load_array
-from zsl_train.training.trainer import Trainer, best_on_test
+from zsl_train.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from zsl_train.training.shipped import Shipped
 
 RECIPE = Recipe(method="sc-egg", folds=2, word_width=5, backbone="tiny", head="published", literature=True)
 WHOLE, HALF = Choice(1.0, 0.2, 1.5, None, {}), Choice(0.5, 0.2, 1.5, None, {})
@@ -34,14 +39,22 @@ def trainer(prepared, folder, recipe=RECIPE) -> Trainer:
     return Trainer(prepared, recipe, CONFIG, checkpoints=folder, log=lambda _: None)
 
 
+def looked_at(one: Trainer, choice: Choice) -> tuple[Shipped, Literature]:
+    """What it ships, and what looked at its training on the way."""
+    literature = Literature(one)
+    return one.train(choice, look=literature.look), literature
+
+
 @pytest.mark.parametrize("choice", [WHOLE, HALF])
 def test_what_ships_is_the_same_with_it_and_without(prepared, tmp_path, choice):
     found = []
-    for literature in (False, True):
-        one = trainer(prepared, tmp_path / str(literature), replace(RECIPE, literature=literature))
-        shipped = one.train(choice)
-        if literature:
-            one.literature()
+    for looked in (False, True):
+        one = trainer(prepared, tmp_path / str(looked))
+        if looked:
+            shipped, literature = looked_at(one, choice)
+            literature.figures()
+        else:
+            shipped = one.train(choice)
         found.append((shipped.trained.state_dict(), shipped.head, shipped.replay))
     (state, head, replay), (state_too, head_too, replay_too) = found
     assert all(np.array_equal(state[key], state_too[key]) for key in state)
@@ -52,40 +65,40 @@ def test_what_ships_is_the_same_with_it_and_without(prepared, tmp_path, choice):
 
 def test_the_last_snapshot_is_the_whole_training_without_gamma(prepared, tmp_path):
     one = trainer(prepared, tmp_path)
-    shipped = one.train(WHOLE)
+    shipped, literature = looked_at(one, WHOLE)
     plain = one.test(shipped.trained, replace(shipped.head, gamma=0.0, temperature=1.0)).figures
-    last = one.literature()["last"]
+    last = literature.figures()["last"]
     assert last == {"share": 1.0} | {name: plain[name] for name in ("T1", "U", "S", "H", "AUSUC")}
 
 
 def test_it_is_of_the_published_head_where_the_gaussian_one_ships(prepared, tmp_path):
     """The same training under either head has the same snapshots, and what ships does not change by looking."""
-    recipes = [replace(RECIPE, head="gaussian", literature=literature) for literature in (False, True)]
-    plain, looked = (trainer(prepared, tmp_path / str(recipe.literature), recipe) for recipe in recipes)
-    published = trainer(prepared, tmp_path / "published")
-    states = [one.train(WHOLE).trained.state_dict() for one in (plain, looked)]
-    published.train(WHOLE)
-    assert all(np.array_equal(states[0][key], states[1][key]) for key in states[0])
-    assert looked.literature() == published.literature()
+    gaussian = replace(RECIPE, head="gaussian")
+    plain = trainer(prepared, tmp_path / "plain", gaussian).train(WHOLE).trained.state_dict()
+    looked, of_gaussian = looked_at(trainer(prepared, tmp_path / "looked", gaussian), WHOLE)
+    _, of_published = looked_at(trainer(prepared, tmp_path / "published"), WHOLE)
+    state = looked.trained.state_dict()
+    assert all(np.array_equal(plain[key], state[key]) for key in plain)
+    assert of_gaussian.figures() == of_published.figures()
 
 
 def test_snapshots_beyond_the_chosen_share_are_those_of_the_whole_schedule(prepared, tmp_path):
-    whole, half = trainer(prepared, tmp_path / "whole"), trainer(prepared, tmp_path / "half")
-    whole.train(WHOLE)
-    half.train(HALF)
+    one = trainer(prepared, tmp_path / "half")
+    _, whole = looked_at(trainer(prepared, tmp_path / "whole"), WHOLE)
+    _, half = looked_at(one, HALF)
     files = {path.name for path in (tmp_path / "half" / "literature").glob("scores-*.npy")}
     assert files == {"scores-0.25.npy", "scores-0.5.npy"}
-    assert half.literature() == whole.literature()
-    half.method = None  # read back, nothing is trained
-    assert half.literature() == whole.literature()
-    assert whole.literature_seconds > 0
+    assert half.figures() == whole.figures()
+    one.method = None  # read back, nothing is trained
+    assert half.figures() == whole.figures()
+    assert whole.seconds > 0
 
 
 def test_what_the_final_training_ran_is_not_run_again(prepared, tmp_path):
     lines = []
     one = Trainer(prepared, RECIPE, CONFIG, checkpoints=tmp_path, log=lines.append)
-    one.train(HALF)
-    one.literature()
+    _, literature = looked_at(one, HALF)
+    literature.figures()
     ran = {(line["session"], line["stage"]): line["steps"] for line in lines if "seconds" in line}
     whole = next(line["of"] for line in lines if line["session"] == "literature" and line["stage"] == "eggn")
     assert {stage for session, stage in ran if session == "literature"} == {"eggn"}  # earlier stages are read back
@@ -93,9 +106,8 @@ def test_what_the_final_training_ran_is_not_run_again(prepared, tmp_path):
 
 
 def test_figures_are_those_of_the_files(prepared, tmp_path):
-    one = trainer(prepared, tmp_path)
-    one.train(WHOLE)
-    found = one.literature()
+    _, literature = looked_at(trainer(prepared, tmp_path), WHOLE)
+    found = literature.figures()
     rows = prepared.rows("test")
     for share in RECIPE.snapshots:
         logits = load_array(tmp_path / "literature" / f"scores-{share!r}.npy")

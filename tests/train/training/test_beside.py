@@ -1,4 +1,4 @@
-"""What is scored beside what ships: the other head on the same training, and the classifiers inside it."""
+"""What is scored beside what ships: the other head on the same training, the classifiers inside it, T1_czsl."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from support.tiny_prepared import CONFIG, PUBLISHED, RECIPE
+from support.tiny_prepared import CONFIG, DCR, PUBLISHED, RECIPE
 from zsl_train import methods
-from zsl_train.methods import METHODS
+from zsl_train.methods import METHODS, dcr_gan
 from zsl_train.scoring.evaluate import choose_gamma, score, seen_unseen_curve
+from zsl_train.training import beside as beside_module
+from zsl_train.training.beside import conventional, score_gaussian, score_parts
 from zsl_train.training.choice import Choice
 from zsl_train.training.runner import with_defaults
 from zsl_train.training.trainer import Trainer, validation_folds
@@ -74,7 +76,7 @@ def test_a_part_is_scored_on_held_out_pictures_and_on_test_pictures_with_a_gamma
     trainer = Trainer(prepared, RECIPE, CONFIG, checkpoints=tmp_path, log=lambda _: None)
     choice = trainer.select(folds)
     trainer.train(choice)
-    found = trainer.parts(folds, choice)["pooled"]
+    found = score_parts(trainer, folds, choice)["pooled"]
 
     pooled, semantic = prepared.store.regions.astype(np.float64).mean(axis=1), prepared.semantic.astype(np.float64)
     curves = []
@@ -100,7 +102,7 @@ def test_a_training_that_is_gone_on_with_gives_the_same_parts_without_training_a
         trainer = Trainer(prepared, RECIPE, CONFIG, checkpoints=tmp_path, log=lines.append)
         choice = trainer.select(folds)
         trainer.train(choice)
-        found.append(trainer.parts(folds, choice))
+        found.append(score_parts(trainer, folds, choice))
     assert found[0] == found[1]
     assert not [line for line in lines if "step" in line]
 
@@ -109,7 +111,7 @@ def test_without_folds_a_part_has_no_gamma(prepared, tmp_path, with_part):
     trainer = Trainer(prepared, replace(RECIPE, folds=0), CONFIG, checkpoints=tmp_path, log=lambda _: None)
     choice = trainer.select([])
     trainer.train(choice)
-    found = trainer.parts([], choice)["pooled"]
+    found = score_parts(trainer, [], choice)["pooled"]
     assert (found["gamma"], found["validation_H"], found["validation_H_crossfitted"]) == (0.0, None, None)
     assert found["H"] == found["H_uncalibrated"]
 
@@ -124,7 +126,7 @@ def test_the_gaussian_head_beside_a_published_one_is_the_head_that_would_ship_on
     beside = Trainer(prepared, recipe, CONFIG, checkpoints=tmp_path / "beside", log=lambda _: None)
     choice = beside.select(folds, cross=True)
     shipped = beside.train(choice)
-    found = beside.gaussian_head(folds, choice)
+    found = score_gaussian(beside, folds, choice)
     alone = Trainer(prepared, PUBLISHED, CONFIG, checkpoints=tmp_path / "alone", log=lambda _: None)
     assert alone.select(folds, cross=True) == choice  # what ships is the same with it and without
     np.testing.assert_array_equal(alone.train(choice).head.weights[0], shipped.head.weights[0])
@@ -132,7 +134,7 @@ def test_the_gaussian_head_beside_a_published_one_is_the_head_that_would_ship_on
     own = Trainer(prepared, RECIPE, CONFIG, checkpoints=tmp_path / "own", log=lambda _: None)
     picked = own.select(folds, cross=True)  # the same folds: the Gaussian head's own would have newcomers
     assert found["candidates"] == pytest.approx({str(share): value for share, value in picked.candidates.items()})
-    at = Choice(choice.stop_at, 0, 1, None, {}, own._head_choices(folds, 0)[choice.stop_at])
+    at = Choice(choice.stop_at, 0, 1, None, {}, own.head_choices(folds, 0)[choice.stop_at])
     made = own.train(replace(at, gamma=at.head.gamma, temperature=at.head.temperature))
     wanted = own.test(made.trained, made.head).figures
     assert {name: found[name] for name in SCORES} == pytest.approx({name: wanted[name] for name in SCORES})
@@ -152,7 +154,7 @@ def test_a_method_whose_rows_are_computed_can_have_the_gaussian_head_beside_it(p
     choice = trainer.select(folds)
     shipped = trainer.train(choice)
     assert shipped.trained.head_rule == "rows"
-    found = trainer.gaussian_head(folds, choice)
+    found = score_gaussian(trainer, folds, choice)
     assert found["head_settings"]["share"] == 0  # there is no generator
     assert all(0 <= found[key] <= 100 for key in SCORES)
 
@@ -174,6 +176,30 @@ def test_folds_that_a_gaussian_head_is_made_on_have_two_pictures_of_some_class(p
         folds = validation_folds(few, replace(PUBLISHED, compare_heads=compare))
         most = [np.bincount(images.labels[fold.train]).max() for fold in folds]
         assert (min(most) > 1) == compare
+
+
+# --- unseen classes alone --------------------------------------------------------------------------------------------
+
+
+def test_the_classifier_of_unseen_classes_is_fitted_as_the_method_says(prepared, tmp_path, monkeypatch):
+    """T1_czsl: by the views and the count of `Trained.czsl`, on unseen classes alone, where a method gives them."""
+    monkeypatch.setattr(dcr_gan.method, "_alive", lambda *_: True)
+    recipe = replace(PUBLISHED, method="dcr-gan", folds=0)
+    own = {"czsl_head_batch": 9, "czsl_semantic_weight": 0.7, "czsl_head_learning_rate": 0.02}
+    trainer = Trainer(prepared, recipe, replace(DCR, **own), checkpoints=tmp_path, log=lambda _: None)
+    made = trainer.train(trainer.select([]))
+    real, asked = beside_module.fit_shipped_head, []
+
+    def fit(trained, table, *rest):
+        asked.append((trained.synthetic_per_class, [view.weight for view in trained.views], table.seen.any()))
+        asked.append([view.fit.batch_size for view in trained.views] + [trained.views[0].fit.learning_rate])
+        return real(trained, table, *rest)
+
+    monkeypatch.setattr(beside_module, "fit_shipped_head", fit)
+    figure = conventional(trainer, made.trained)
+    assert asked == [(7, [1.0, 0.7, 0.05], False), [9, 100, 100, 0.02]]
+    assert 0 <= figure <= 100
+    assert made.trained.synthetic_per_class == 5  # the head's own
 
 
 # --- what a recipe leaves open ---------------------------------------------------------------------------------------

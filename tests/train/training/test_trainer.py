@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from support.tiny_prepared import CONFIG, PUBLISHED, RECIPE
+from support.tiny_prepared import CONFIG, DCR, PUBLISHED, RECIPE
 from zsl_runtime.errors import ArtefactError, GateError
 from zsl_train.methods import dcr_gan
 from zsl_train.methods import eszsl as eszsl_method
 from zsl_train.scoring.baselines import BASELINES, ESZSL_GRID, SCALINGS, eszsl, scale
 from zsl_train.scoring.folds import choose_baseline
-from zsl_train.training import trainer as trainer_module
+from zsl_train.training.beside import conventional
 from zsl_train.training.choice import choose
 from zsl_train.training.closed_forms import closed_forms
 from zsl_train.training.trainer import Trainer, trainings_in_turn, validation_folds
@@ -77,13 +77,6 @@ def test_what_folds_found_is_read_back_and_not_computed_again(prepared, tmp_path
         trainer.select(folds)
 
 
-DCR = dcr_gan.Config(
-    hidden=8, regressor_hidden=8, searched_width=3, metric_steps=3, rectify_steps=3, semantic_steps=3,
-    searched_steps=3, gan_steps=4, synthetic_per_class=5, head_epochs=2, head_other_epochs=2,
-    czsl_synthetic_per_class=7,
-)  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("dead", "shipped"),
     [
@@ -120,28 +113,7 @@ def test_a_head_has_the_views_that_every_training_of_the_run_has(prepared, tmp_p
     assert trainer.choice.gamma == pytest.approx(wanted.gamma, abs=1e-5)
     assert trainer.choice.validation_H == pytest.approx(wanted.validation_H)
     assert made.head.gamma == trainer.choice.gamma
-    assert trainer.conventional(made.trained) is not None
-
-
-def test_the_classifier_of_unseen_classes_is_fitted_as_the_method_says(prepared, tmp_path, monkeypatch):
-    """T1_czsl: by the views and the count of `Trained.czsl`, on unseen classes alone, where a method gives them."""
-    monkeypatch.setattr(dcr_gan.method, "_alive", lambda *_: True)
-    recipe = replace(PUBLISHED, method="dcr-gan", folds=0)
-    own = {"czsl_head_batch": 9, "czsl_semantic_weight": 0.7, "czsl_head_learning_rate": 0.02}
-    trainer = Trainer(prepared, recipe, replace(DCR, **own), checkpoints=tmp_path, log=lambda _: None)
-    made = trainer.train(trainer.select([]))
-    real, asked = trainer_module.fit_shipped_head, []
-
-    def fit(trained, table, *rest):
-        asked.append((trained.synthetic_per_class, [view.weight for view in trained.views], table.seen.any()))
-        asked.append([view.fit.batch_size for view in trained.views] + [trained.views[0].fit.learning_rate])
-        return real(trained, table, *rest)
-
-    monkeypatch.setattr(trainer_module, "fit_shipped_head", fit)
-    figure = trainer.conventional(made.trained)
-    assert asked == [(7, [1.0, 0.7, 0.05], False), [9, 100, 100, 0.02]]
-    assert 0 <= figure <= 100
-    assert made.trained.synthetic_per_class == 5  # the head's own
+    assert conventional(trainer, made.trained) is not None
 
 
 @pytest.fixture

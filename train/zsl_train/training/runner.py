@@ -19,6 +19,7 @@ from zsl_train.methods import find_method
 from zsl_train.methods.lengths import cap_epochs, names, size
 from zsl_train.recipe import method_config
 from zsl_train.scoring.verdict import by_classes, lead, warnings
+from zsl_train.training.beside import Literature, conventional, scored_beside, told_apart
 from zsl_train.training.closed_forms import closed_forms
 from zsl_train.training.prepared import fingerprint, keep_pictures, prepare
 from zsl_train.training.protocol import crossfit_reason, head_rows, null_reasons, of_folds, protocol
@@ -223,16 +224,17 @@ def carry_out(
         fair = choice.validation_H_crossfitted
         others = "" if fair is None else f" ({fair:.1f} where each fold is scored with what the others choose)"
         say(f"validation classes: H {choice.validation_H:.1f}{others}, {stopped}gamma {choice.gamma:.2f}")
-    shipped = trainer.train(choice)
+    literature = Literature(trainer)
+    shipped = trainer.train(choice, look=literature.look if recipe.literature else None)
     choice = trainer.choice  # made again where the final training lacks a view that the folds had
-    head, seconds = shipped.head, time.monotonic() - began - trainer.literature_seconds
+    head, seconds = shipped.head, time.monotonic() - began - literature.seconds
     found = trainer.test(shipped.trained, head)
     truth = images.labels[prepared.rows("test")]
     scores: dict[str, Any] = found.figures | {
         # Rows of the Gaussian head do not depend on each other: unseen ones alone are T1's.
-        "T1_czsl": trainer.conventional(shipped.trained)
+        "T1_czsl": conventional(trainer, shipped.trained)
         if shipped.means is None
-        else trainer.told_apart(found.figures["T1"]),
+        else told_apart(images.table, found.figures["T1"]),
         "head": shipped.trained.head_rule,
         "head_settings": None if choice.head is None else choice.head.to_dict(),
         "gamma": head.gamma,
@@ -256,14 +258,7 @@ def carry_out(
         **(more or {}),
     }
     scores["warnings"] = warnings(scores)
-    if recipe.compare_heads and trainer.gaussian and trainer.makes_published:
-        scores["published_head"] = trainer.other_head(folds, choice)
-    if recipe.compare_heads and not trainer.gaussian:
-        scores["gaussian_head"] = trainer.gaussian_head(folds, choice)
-    if trainer.own.parts:
-        scores["parts"] = trainer.parts(folds, choice)
-    if recipe.literature and trainer.own.head_rule != "gaussian":
-        scores["literature"] = trainer.literature()
+    scores |= scored_beside(trainer, folds, choice, literature)
     save_run(
         writer,
         trained=shipped.trained,

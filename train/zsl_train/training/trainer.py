@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import time
 from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,8 +23,8 @@ from zsl_train.head.modules import run_means
 from zsl_train.methods import find_method
 from zsl_train.methods.base import run_batched
 from zsl_train.methods.lengths import names
-from zsl_train.methods.session import Session, write_atomic
-from zsl_train.scoring.evaluate import best_held, crossfitted, score
+from zsl_train.methods.session import Session
+from zsl_train.scoring.evaluate import best_held
 from zsl_train.scoring.folds import Fold, make_folds
 from zsl_train.training.choice import Choice, choose, quality
 from zsl_train.training.closed_forms import Tested, tested
@@ -48,7 +46,7 @@ from zsl_train.training.side_by_side import side_by_side
 from zsl_train.training.stored import load_array, load_arrays, save_array, save_arrays
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from zsl_runtime.arrays import Floats, Ints
@@ -117,7 +115,6 @@ class Trainer:
         self.variants = getattr(self.method, "variants", lambda one: [one])(config)
         self.rows = prepared.training_rows()
         self.labels = prepared.images.labels
-        self.literature_seconds = 0.0
         self.folds: list[Fold] = []
         self.cross = False
         self.final_views: list[str] = []  # of the final training, as the method gave it
@@ -183,14 +180,14 @@ class Trainer:
         """The choice for one variant of the method."""
         if not self.gaussian:
             return self._choose_published(folds, variant)
-        candidates = self._head_choices(folds, variant)
+        candidates = self.head_choices(folds, variant)
         known = {share: one.validation_H for share, one in candidates.items() if one.validation_H is not None}
         best = max(known, key=lambda share: (known[share], -share), default=max(self.snapshots))
         head = candidates[best]
         held = best_held([one.held for _, one in sorted(candidates.items()) if one.held])
         return Choice(best, head.gamma, head.temperature, head.validation_H, known, head, held=held)
 
-    def _head_choices(self, folds: list[Fold], variant: int) -> dict[float, HeadChoice]:
+    def head_choices(self, folds: list[Fold], variant: int) -> dict[float, HeadChoice]:
         """Share of the last stage -> what the folds choose for the Gaussian head there."""
         found = {}
         for share in self.snapshots:
@@ -204,16 +201,16 @@ class Trainer:
     def _choose_published(self, folds: list[Fold], variant: int) -> Choice:
         """The share of the last stage, gamma and temperature for the method's own head."""
         labels = [self.labels[fold.held_out] for fold in folds]
-        return choose(self._published_scores(folds, variant), labels, [fold.seen for fold in folds])
+        return choose(self.published_scores(folds, variant), labels, [fold.seen for fold in folds])
 
-    def _published_scores(self, folds: list[Fold], variant: int) -> dict[float, list[Floats]]:
+    def published_scores(self, folds: list[Fold], variant: int) -> dict[float, list[Floats]]:
         """Share of the last stage -> the published head's scores of each fold's held-out pictures."""
         shared = self._shared_views(variant)
 
         def scores(index: int, share: float) -> Floats:
             if shared is None:
-                return load_array(self._fold_file(index, variant, f"scores-{share!r}.npy"))
-            parts = load_arrays(self._fold_file(index, variant, f"views-{share!r}.npz"))
+                return load_array(self.fold_file(index, variant, f"scores-{share!r}.npy"))
+            parts = load_arrays(self.fold_file(index, variant, f"views-{share!r}.npz"))
             total: Floats = np.sum([parts[name] for name in shared], axis=0, dtype=np.float32)
             return total
 
@@ -227,7 +224,7 @@ class Trainer:
         A method finds out in each training whether a view is of any use. A head is chosen on the folds for the final
         training, so it has the views that all of them have.
         """
-        files = [self._fold_file(i, variant, f"views-{self.snapshots[-1]!r}.npz") for i in range(len(self.folds))]
+        files = [self.fold_file(i, variant, f"views-{self.snapshots[-1]!r}.npz") for i in range(len(self.folds))]
         found = [list(load_arrays(file)) for file in files if file.exists()]
         if self.final_views and found:
             found.append(self.final_views)
@@ -237,11 +234,12 @@ class Trainer:
 
     def _spectrum(self, fold: Fold, index: int, variant: int, share: float) -> Spectrum:
         """What the Gaussian head looks at of a fold's training at one snapshot."""
-        arrays = load_arrays(self._fold_file(index, variant, f"case-{share!r}.npz"))
+        arrays = load_arrays(self.fold_file(index, variant, f"case-{share!r}.npz"))
         held = arrays.pop("held")
         return Spectrum(Case.from_arrays(arrays), held, self.labels[fold.held_out])
 
-    def _fold_file(self, index: int, variant: int, name: str) -> Path:
+    def fold_file(self, index: int, variant: int, name: str) -> Path:
+        """Where a fold's training of a variant keeps something."""
         return self.checkpoints / (f"fold{index}" if variant == 0 else f"fold{index}-{variant}") / name
 
     def _fold(self, fold: Fold, index: int, count: int, variant: int, check: Callable[[], None]) -> None:
@@ -258,7 +256,7 @@ class Trainer:
         kinds = ["case-{!r}.npz"] if self.makes_gaussian else []
         kinds += ["scores-{!r}.npy"] if self.makes_published else []
         wanted = {
-            share: [self._fold_file(index, variant, kind.format(share)) for kind in kinds] for share in self.snapshots
+            share: [self.fold_file(index, variant, kind.format(share)) for kind in kinds] for share in self.snapshots
         }
         if all(path.exists() for paths in wanted.values() for path in paths):
             return
@@ -277,7 +275,7 @@ class Trainer:
                 for name, module in trained.parts.items()
             }
             if parts:
-                save_arrays(self._fold_file(index, variant, f"parts-{share!r}.npz"), parts)
+                save_arrays(self.fold_file(index, variant, f"parts-{share!r}.npz"), parts)
             features = embed_rows(trained, data.regions, fold.held_out)
             if self.makes_gaussian:
                 case = self.case(trained, embed_rows(trained, data.regions, fold.train), labels)
@@ -287,12 +285,12 @@ class Trainer:
                 head = fit_shipped_head(trained, whole, self.prepared.rule, replay, self.recipe.seed)
                 if len(head.views) > 1:
                     save_arrays(
-                        self._fold_file(index, variant, f"views-{share!r}.npz"), view_logits(trained, head, features)
+                        self.fold_file(index, variant, f"views-{share!r}.npz"), view_logits(trained, head, features)
                     )
                 save_array(wanted[share][-1], head_logits(trained, head, features))
 
         session = Session(
-            self._fold_file(index, variant, ""),
+            self.fold_file(index, variant, ""),
             self.log,
             name=f"fold {index + 1}/{count}" if len(self.variants) == 1 else f"fold {index + 1}/{count}, {variant + 1}",
             progress=self.progress,
@@ -328,19 +326,25 @@ class Trainer:
             return sample_replay(trained, regions, rows, labels, table=table, count=count, seed=seed)
         return make_replay(embed_rows(trained, regions, rows), labels, table, most, seed)
 
-    def train(self, choice: Choice) -> Shipped:
-        """Train on all seen classes as chosen, and make the head that ships."""
-        trained = self._fit_all(self.checkpoints / "final", "final", stop_at=choice.stop_at)
+    def train(self, choice: Choice, look: Callable[[float, Trained], None] | None = None) -> Shipped:
+        """Train on all seen classes as chosen, and make the head that ships.
+
+        Args:
+            choice: of `select`.
+            look: called with (share, trained) at the snapshots on the way; nothing that it finds comes back.
+
+        """
+        trained = self.fit_all(self.checkpoints / "final", "final", stop_at=choice.stop_at, look=look)
         self.own = trained
         self.choice = choice = self._agreed(trained, choice)
         if choice.head is not None or self.gaussian:
-            made = self._with_gaussian(trained, choice.head or HeadChoice())
+            made = self.with_gaussian(trained, choice.head or HeadChoice())
         else:
             head, replay = self.published_head(trained)
             made = Shipped(trained, head, replay)
         return replace(made, head=replace(made.head, gamma=choice.gamma, temperature=choice.temperature))
 
-    def _with_gaussian(self, trained: Trained, choice: HeadChoice) -> Shipped:
+    def with_gaussian(self, trained: Trained, choice: HeadChoice) -> Shipped:
         """The Gaussian head of all classes on what was trained, with the gamma and the temperature of `choice`."""
         labels = self.labels[self.rows]
         features = embed_rows(trained, self.prepared.store.regions, self.rows)
@@ -378,7 +382,7 @@ class Trainer:
         self.log({"session": "final", "note": note})
         if self.gaussian:
             return choice
-        by_share = {choice.stop_at: self._published_scores(self.folds, choice.variant)[choice.stop_at]}
+        by_share = {choice.stop_at: self.published_scores(self.folds, choice.variant)[choice.stop_at]}
         labels, seen = [self.labels[fold.held_out] for fold in self.folds], [fold.seen for fold in self.folds]
         again = choose(by_share, labels, seen)
         held = self._choose_published(self.folds, choice.variant).held
@@ -390,61 +394,18 @@ class Trainer:
         replay = self.replay(trained, self.rows, labels, table)
         return fit_shipped_head(trained, table, self.prepared.rule, replay, self.recipe.seed), replay
 
-    def other_head(self, folds: list[Fold], choice: Choice) -> dict[str, Any]:
-        """Test scores of the published head on the same features, gamma and temperature chosen on the same folds.
+    def fit_all(
+        self, folder: Path, name: str, *, stop_at: float, look: Callable[[float, Trained], None] | None
+    ) -> Trained:
+        """The method on all seen classes, up to a share of its last stage.
 
-        The share of the last stage stays that of the head that ships, so that only the heads differ; what the folds say
-        of the published head at every share is under `candidates`.
+        Args:
+            folder: for checkpoints.
+            name: of the session; what "final" gives to keep is the run's.
+            stop_at: share of the last stage.
+            look: called with (share, trained) at every snapshot until then.
+
         """
-        by_share = self._published_scores(folds, choice.variant)
-        labels, seen = [self.labels[fold.held_out] for fold in folds], [fold.seen for fold in folds]
-        own = choose({share: one for share, one in by_share.items() if share == choice.stop_at}, labels, seen)
-        every = choose(by_share, labels, seen)
-        head, _ = self.published_head(self.own)
-        head = replace(head, gamma=own.gamma, temperature=own.temperature)
-        czsl = self.conventional(self.own)
-        figures = self.test(self.own, head).figures | {"T1_czsl": czsl, **_said(own)}
-        candidates = {str(share): value for share, value in every.candidates.items()}
-        return {"rule": self.own.head_rule, **figures, "candidates": candidates}
-
-    def gaussian_head(self, folds: list[Fold], choice: Choice) -> dict[str, Any]:
-        """The same of the Gaussian head, where the published one ships."""
-        every = self._head_choices(folds, choice.variant)
-        own = every.get(choice.stop_at, HeadChoice())
-        made = self._with_gaussian(self.own, own)
-        head = replace(made.head, gamma=own.gamma, temperature=own.temperature)
-        figures = self.test(made.trained, head).figures
-        candidates = {str(share): one.validation_H for share, one in every.items() if one.validation_H is not None}
-        return {
-            "rule": made.trained.head_rule,
-            **figures,
-            "T1_czsl": self.told_apart(figures["T1"]),
-            **_said(own),
-            "head_settings": own.to_dict(),
-            "candidates": candidates,
-        }
-
-    def parts(self, folds: list[Fold], choice: Choice) -> dict[str, Any]:
-        """Name -> test scores of each classifier inside the training, gamma and temperature chosen on the same folds.
-
-        All at the share of the last stage that ships, so that they are parts of one and the same training.
-        """
-        labels, seen = [self.labels[fold.held_out] for fold in folds], [fold.seen for fold in folds]
-        found = {}
-        for name, module in self.own.parts.items():
-            of_folds = [
-                load_arrays(self._fold_file(index, choice.variant, f"parts-{choice.stop_at!r}.npz"))[name]
-                for index in range(len(folds))
-            ]
-            own = choose({choice.stop_at: of_folds}, labels, seen)
-            logits = run_part(module, self.prepared.store.regions, self.prepared.rows("test"), self.prepared.semantic)
-            figures = tested(logits, self.prepared, own.gamma, own.temperature).figures
-            # Scores of classes do not depend on each other: unseen ones alone are T1's.
-            found[name] = figures | {"T1_czsl": self.told_apart(figures["T1"]), **_said(own)}
-        return found
-
-    def _fit_all(self, folder: Path, name: str, *, stop_at: float) -> Trained:
-        """The method on all seen classes, up to a share of its last stage."""
         table = self.prepared.images.table
         data = training_data(self.prepared, self.rows, table, self.labels[self.rows], self.prepared.semantic)
         session = Session(
@@ -452,101 +413,18 @@ class Trainer:
             self.log,
             name=name,
             progress=self.progress,
-            snapshot_at=self.snapshots if self.recipe.literature else (),
-            snapshot=self._save_literature,
+            snapshot_at=() if look is None else self.snapshots,
+            snapshot=look,
             stop_at=stop_at,
             keep=self.keep if name == "final" else lambda _name, _content: None,
         )
         return self.fit(data, self.config, session)
 
     def test(self, trained: Trained, head: Head) -> Tested:
-        """Scores on the test pictures: beside `literature` and the closed forms, the only place that looks at them."""
+        """Scores on the test pictures: but for the closed forms and beside.py, the only place that looks at them."""
         rows = self.prepared.rows("test")
         logits = head_logits(trained, head, embed_rows(trained, self.prepared.store.regions, rows))
         return tested(logits, self.prepared, head.gamma, head.temperature)
-
-    def literature(self) -> dict[str, Any]:
-        """What the papers report: every snapshot of the whole schedule scored on the test pictures, and the best.
-
-        Optimistic, because the best is picked on test data (docs/methods.md 1.5), and with gamma 0 as published.
-        `train` has left the snapshots up to its end; a copy of it that goes on to the end of the schedule, which
-        nothing else looks at, gives the rest.
-        """
-        if not all(self._literature_file(share).exists() for share in self.snapshots):
-            folder = self.checkpoints / "literature"
-            for checkpoint in (self.checkpoints / "final").glob("*.pt"):
-                if not (folder / checkpoint.name).exists():
-                    folder.mkdir(exist_ok=True)
-                    write_atomic(folder / checkpoint.name, partial(shutil.copyfile, checkpoint))
-            self._fit_all(folder, "literature", stop_at=1.0)
-        rows = self.prepared.rows("test")
-        labels, seen = self.labels[rows], self.prepared.images.table.seen
-        logits = {share: load_array(self._literature_file(share)) for share in self.snapshots}
-        return best_on_test({share: score(one, labels, seen, 0.0, 1.0) for share, one in logits.items()})
-
-    def _literature_file(self, share: float) -> Path:
-        return self.checkpoints / "literature" / f"scores-{share!r}.npy"
-
-    def _save_literature(self, share: float, trained: Trained) -> None:
-        """Scores of the test pictures at one snapshot under the published head, written aside."""
-        began = time.monotonic()
-        if not self._literature_file(share).exists():
-            head, _ = self.published_head(trained)
-            features = embed_rows(trained, self.prepared.store.regions, self.prepared.rows("test"))
-            save_array(self._literature_file(share), head_logits(trained, head, features))
-        self.literature_seconds += time.monotonic() - began
-
-    def conventional(self, trained: Trained) -> float | None:
-        """T1_czsl: a separate head fitted on synthetic features of the unseen classes only (docs/methods.md 1.5)."""
-        table = self.prepared.images.table
-        unseen = np.flatnonzero(~table.seen)
-        rows = self.prepared.rows("test", seen=False)
-        if len(unseen) < 2 or len(rows) == 0:  # one class cannot be told from another
-            return None
-        assert trained.means is None, "rows that do not depend on each other: T1 is that figure already"
-        own = trained.czsl
-        if own is not None:
-            trained = replace(trained, views=own.views, synthetic_per_class=own.synthetic_per_class)
-        only = table.take(unseen)
-        empty = no_replay(trained.feature_width)
-        head = fit_shipped_head(trained, only, self.prepared.rule, empty, self.recipe.seed)
-        logits = head_logits(trained, head, embed_rows(trained, self.prepared.store.regions, rows))
-        labels = np.searchsorted(unseen, self.labels[rows])
-        return score(logits, labels, only.seen, 0.0, 1.0)["T1"]
-
-    def told_apart(self, first: float | None) -> float | None:
-        """T1 where there are two unseen classes to tell apart."""
-        return first if (~self.prepared.images.table.seen).sum() > 1 else None
-
-
-def _said(choice: Choice | HeadChoice) -> dict[str, Any]:
-    """What scores.json says of the choice of a head that does not ship."""
-    return {
-        "gamma": choice.gamma,
-        "validation_H": choice.validation_H,
-        "validation_H_crossfitted": crossfitted(choice.held),
-    }
-
-
-def best_on_test(snapshots: Mapping[float, Mapping[str, float | None]]) -> dict[str, Any]:
-    """The papers' column of a table: the best snapshot by its own test scores, T1 and H each by its own best.
-
-    Args:
-        snapshots: share of the last stage -> test scores without gamma.
-
-    """
-    figures = ("T1", "U", "S", "H", "AUSUC")
-    last = snapshots[max(snapshots)]
-    known = {share: one for share, one in snapshots.items() if one["H"] is not None}
-    best = max(known, key=lambda share: (known[share]["H"], -share), default=None)
-    firsts = [one["T1"] for one in snapshots.values() if one["T1"] is not None]
-    return {
-        "note": "optimistic: the best snapshot was picked by these very test pictures, as published codes do; gamma 0",
-        "best": None if best is None else {"share": best} | {name: known[best][name] for name in figures},
-        "best_T1": max(firsts, default=None),
-        "last": {"share": max(snapshots)} | {name: last[name] for name in figures},
-        "snapshots": {str(share): {name: one[name] for name in figures} for share, one in snapshots.items()},
-    }
 
 
 def trainings_in_turn(folds: int) -> int:
