@@ -91,6 +91,10 @@ def test_what_else_was_scored_of_the_training_stands_below_it():
     assert [line.split()[-1] for line in lines[2:5]] == ["22.0", "33.0", "44.0"]
     (other,) = [line for line in table(scores(gaussian_head=baseline(None, None, 11.0))) if "same training" in line]
     assert other.startswith("  the Gaussian head, same training  ")
+    for found in ({"parts": parts}, {"gaussian_head": baseline(None, None)}):
+        assert "same training: what else can label there" in text(legend(scores(**found)))
+    for found in ({}, {"parts": {}}):
+        assert "same training" not in text(legend(scores(**found)))
 
 
 def test_older_runs_have_no_t1_of_its_own_for_closed_forms():

@@ -87,6 +87,8 @@ def legend(scores: Mapping[str, Any]) -> list[str]:
     }
     missing = scores["null"]
     lines = [f"  {letter:<7} {text}" for letter, text in said.items() if letter not in missing]
+    if scores.get("parts") or any(key in scores for key in HEADS):
+        lines.append("  same training: what else can label there, each with a gamma of its own; none of that ships")
     chance = f"guessing gives {guess['all']:.1f}"
     if guess["unseen"] is not None:
         chance += f", and {guess['unseen']:.1f} for T1"
