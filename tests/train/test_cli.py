@@ -289,6 +289,14 @@ def test_without_a_method_the_closed_form_is_fitted_and_a_longer_one_named(train
     assert not [line for line in lines if "would take" in line]
 
 
+def test_a_method_without_a_published_head_has_no_literature_to_compare_with(train, shared, tmp_path):
+    out = tmp_path / "run"
+    more = ("--backbone", "tiny", "--method", "gfzsl", "--set", "literature=true", "--set", "compare_heads=true")
+    code, _, lines = train(plainly(shared, out, *more))
+    assert code == 0, lines
+    assert not {"literature", "published_head", "gaussian_head"} & figures(out).keys()
+
+
 def test_a_run_is_called_run_unless_it_is_named(train, shared, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = [word for word in plainly(shared, tmp_path, "--backbone", "tiny", "--method", "gfzsl") if word != "--out"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from support.tiny_prepared import CONFIG, DCR, PUBLISHED, RECIPE
 from zsl_runtime.errors import ArtefactError, GateError
+from zsl_train.head.gaussian import HeadChoice
 from zsl_train.methods import dcr_gan
 from zsl_train.methods import eszsl as eszsl_method
 from zsl_train.scoring.baselines import BASELINES, ESZSL_GRID, SCALINGS, eszsl, scale
@@ -260,3 +262,18 @@ def test_pictures_marked_for_validation_are_held_out(prepared):
     assert set(marked) <= set(changed.training_rows())  # the final training has them
     for one in validation_folds(changed, RECIPE):
         assert not set(marked) & set(one.train)
+
+
+def test_where_all_shares_are_alike_for_the_head_that_ships_the_head_beside_decides(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "head_choices", lambda *_: {0.5: HeadChoice(validation_H=40.0), 1.0: ALIKE})
+    beside = SimpleNamespace(candidates={0.5: 10.0, 1.0: 30.0})
+    monkeypatch.setattr(Trainer, "_choose_published", lambda *_: beside)
+    for recipe, share in ((replace(RECIPE, compare_heads=True), 1.0), (RECIPE, 0.5)):
+        trainer = Trainer(prepared, recipe, CONFIG, checkpoints=tmp_path, log=lambda _: None)
+        assert trainer._choose([], 0).stop_at == share
+    monkeypatch.setattr(Trainer, "head_choices", lambda *_: {0.5: HeadChoice(validation_H=40.1), 1.0: ALIKE})
+    trainer = Trainer(prepared, replace(RECIPE, compare_heads=True), CONFIG, checkpoints=tmp_path, log=lambda _: None)
+    assert trainer._choose([], 0).stop_at == 0.5
+
+
+ALIKE = HeadChoice(validation_H=40.0)

@@ -24,7 +24,7 @@ from zsl_train.training.closed_forms import closed_forms
 from zsl_train.training.prepared import fingerprint, keep_pictures, prepare
 from zsl_train.training.protocol import crossfit_reason, head_rows, null_reasons, of_folds, protocol
 from zsl_train.training.run_folder import CHECKPOINT, RunWriter, save_run
-from zsl_train.training.shipped import ships_gaussian
+from zsl_train.training.shipped import has_published_head, ships_gaussian
 from zsl_train.training.timing import expect
 from zsl_train.training.trainer import Trainer, trainings_in_turn, validation_folds
 
@@ -225,7 +225,8 @@ def carry_out(
         others = "" if fair is None else f" ({fair:.1f} where each fold is scored with what the others choose)"
         say(f"validation classes: H {choice.validation_H:.1f}{others}, {stopped}gamma {choice.gamma:.2f}")
     literature = Literature(trainer)
-    shipped = trainer.train(choice, look=literature.look if recipe.literature else None)
+    looks = recipe.literature and has_published_head(recipe)
+    shipped = trainer.train(choice, look=literature.look if looks else None)
     choice = trainer.choice  # made again where the final training lacks a view that the folds had
     head, seconds = shipped.head, time.monotonic() - began - literature.seconds
     found = trainer.test(shipped.trained, head)

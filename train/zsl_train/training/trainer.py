@@ -182,7 +182,9 @@ class Trainer:
             return self._choose_published(folds, variant)
         candidates = self.head_choices(folds, variant)
         known = {share: one.validation_H for share, one in candidates.items() if one.validation_H is not None}
-        best = max(known, key=lambda share: (known[share], -share), default=max(self.snapshots))
+        # Where the generator has no part in a class's mean, all shares are alike: then the head beside decides.
+        beside = self._choose_published(folds, variant).candidates if self.makes_published else {}
+        best = max(known, key=lambda share: (known[share], beside.get(share, 0.0), -share), default=max(self.snapshots))
         head = candidates[best]
         held = best_held([one.held for _, one in sorted(candidates.items()) if one.held])
         return Choice(best, head.gamma, head.temperature, head.validation_H, known, head, held=held)
