@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import threading
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -79,6 +80,7 @@ def described(device: torch.device) -> str:
     return platform.processor() or platform.machine()
 
 
+RECORDING = threading.Lock()  # folds go side by side in threads; one records at a time
 MOST_GRAPHS = 2  # phases of one step that are kept
 WARM = 3  # steps before a step is recorded: libraries choose their kernels, optimisers make their state
 
@@ -152,6 +154,10 @@ class Recorded:
 
     def _record(self, step: int) -> tuple[torch.cuda.CUDAGraph, Mapping[str, Tensor]]:
         """Record a step, which is not done by that; other threads may use the card meanwhile."""
+        with RECORDING:
+            return self._record_alone(step)
+
+    def _record_alone(self, step: int) -> tuple[torch.cuda.CUDAGraph, Mapping[str, Tensor]]:
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self._generator)
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):

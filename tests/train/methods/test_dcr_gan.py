@@ -421,3 +421,10 @@ def test_the_stages_are_those_that_there_are():
     assert names() == ["metric", "rectify", "semantic", "searched", "gan"]
     assert names(regressors="joint") == ["metric", "rectify", "gan"]
     assert names(**VARIANT_A) == ["semantic", "classifier", "gan"]
+
+
+@pytest.mark.parametrize("name", ["semantic_weight", "searched_weight"])
+def test_a_weight_of_a_view_that_is_left_out_is_refused(name):
+    with pytest.raises(UsageError, match=f"E-RECIPE: czsl_{name} of dcr-gan weighs a view that {name} = 0 leaves out"):
+        dcr_gan.Config(**{name: 0.0, f"czsl_{name}": 0.5})
+    assert dcr_gan.Config(**{name: 0.0, f"czsl_{name}": 0.0})

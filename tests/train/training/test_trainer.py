@@ -16,6 +16,7 @@ from zsl_runtime.errors import ArtefactError, GateError
 from zsl_train.head.gaussian import HeadChoice
 from zsl_train.methods import dcr_gan
 from zsl_train.methods import eszsl as eszsl_method
+from zsl_train.methods.base import run_batched
 from zsl_train.scoring.baselines import BASELINES, ESZSL_GRID, SCALINGS, eszsl, scale
 from zsl_train.scoring.folds import choose_baseline
 from zsl_train.training.beside import conventional
@@ -116,6 +117,24 @@ def test_a_head_has_the_views_that_every_training_of_the_run_has(prepared, tmp_p
     assert trainer.choice.validation_H == pytest.approx(wanted.validation_H)
     assert made.head.gamma == trainer.choice.gamma
     assert conventional(trainer, made.trained) is not None
+    last = made.trained.views[-1]  # what ships has no columns that no view looks at
+    assert last.stop == made.trained.lifted_width == 12 + sum(WIDTHS[name] for name in shipped)
+    features = np.zeros((2, made.trained.feature_width), np.float32)
+    assert run_batched(made.trained.lift, features).shape == (2, last.stop)
+
+
+WIDTHS = {"visual": 0, "semantic": 7, "prior": 1, "searched": 3}
+
+
+@pytest.mark.parametrize("dead", [("fold 1/2",), ("final",), ("fold 1/2", "fold 2/2"), ("fold 1/2", "final")])
+def test_a_training_may_have_a_single_view_where_others_have_two(prepared, tmp_path, monkeypatch, dead):
+    monkeypatch.setattr(dcr_gan.method, "_alive", lambda *given: given[-1].name not in dead)
+    recipe = replace(PUBLISHED, method="dcr-gan", folds=2, snapshots=(0.5, 1.0))
+    config = replace(DCR, dead_view="drop", searched_weight=0.0, czsl_searched_weight=0.0)
+    trainer = Trainer(prepared, recipe, config, checkpoints=tmp_path, log=lambda _: None)
+    made = trainer.train(trainer.select(validation_folds(prepared, recipe)))
+    assert [view.name for view in made.head.views] == ["visual"]
+    assert made.trained.lift is None
 
 
 @pytest.fixture

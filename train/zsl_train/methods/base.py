@@ -13,6 +13,8 @@ A method is one module with these names (see `zsl_train.methods.METHODS`):
 - ``SNAPSHOTS``, where it compares other shares of the last stage than usual;
 - ``variants(config)``, where validation classes choose among several settings: the Configs to choose from;
 - ``settle(config, folds, pooled, labels, semantic)``, where they choose in closed form: the Config with nothing open;
+- ``keep_views(trained, config, names)``, where a training finds out which of its views are of use: leaves the others
+  out, for a run's head has the views that all its trainings have;
 - ``WORDS = True``, where it looks at the word vectors of the attributes;
 - ``RETIRED``: settings that older versions had and that runs of theirs still name.
 

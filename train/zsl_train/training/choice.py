@@ -73,7 +73,7 @@ def choose(snapshots: Mapping[float, Sequence[Floats]], labels: Sequence[Ints], 
         if usable:
             candidates[share] = choose_gamma(usable)
     if not candidates:
-        return Choice(1.0, 0.0, 1.0, None, {})
+        return Choice(max(snapshots, default=1.0), 0.0, 1.0, None, {})
     best = max(candidates, key=lambda share: (candidates[share][1], -share))
     gamma, value = candidates[best]
     temperature = fit_temperature(snapshots[best], labels, seen, gamma)

@@ -285,10 +285,9 @@ class Trainer:
             if self.makes_published:
                 replay = self.replay(trained, fold.train, labels, whole)
                 head = fit_shipped_head(trained, whole, self.prepared.rule, replay, self.recipe.seed)
-                if len(head.views) > 1:
-                    save_arrays(
-                        self.fold_file(index, variant, f"views-{share!r}.npz"), view_logits(trained, head, features)
-                    )
+                if hasattr(self.method, "keep_views"):
+                    views = view_logits(trained, head, features)
+                    save_arrays(self.fold_file(index, variant, f"views-{share!r}.npz"), views)
                 save_array(wanted[share][-1], head_logits(trained, head, features))
 
         session = Session(
@@ -374,10 +373,9 @@ class Trainer:
         shared = self._shared_views(choice.variant)
         if shared is None:
             return choice
-        trained.views = tuple(view for view in trained.views if view.name in shared)
-        if trained.czsl is not None:
-            views = tuple(view for view in trained.czsl.views if view.name in shared)
-            trained.czsl = replace(trained.czsl, views=views)
+        keep_views = getattr(self.method, "keep_views", None)
+        assert keep_views is not None, "views that differ are a method's that can leave some out"
+        keep_views(trained, self.config, shared)
         note = (
             f"views {', '.join(self.final_views)} here, others in a fold: this run's head has {', '.join(shared)} alone"
         )

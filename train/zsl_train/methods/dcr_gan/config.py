@@ -168,6 +168,11 @@ class Config:
         for name in ("semantic_weight", "searched_weight"):
             if not getattr(self, name) >= 0:
                 raise UsageError("E-RECIPE", f"{name} = {getattr(self, name)!r} of {NAME}; expected 0 or more")
+        for name in ("semantic_weight", "searched_weight"):
+            if getattr(self, f"czsl_{name}") > 0 and getattr(self, name) == 0:
+                raise UsageError(
+                    "E-RECIPE", f"czsl_{name} of {NAME} weighs a view that {name} = 0 leaves out; give both or neither"
+                )
         # Refused now, not after an hour of training.
         for settings in (self, for_unseen(self)):
             head_views(settings, {"visual": 1, "semantic": 1, "searched": 1})

@@ -33,7 +33,7 @@ from zsl_train.methods.wgan import BETAS, Wgan, WganSettings, outer_multiply_add
 from zsl_train.nets import Generator, PooledEmbedder, start_normal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from zsl_train.methods.session import Session
 
@@ -73,6 +73,20 @@ def shipped(config: Config, embedder: PooledEmbedder, lift: Lift, synthesizer: S
         synthetic_per_class=config.synthetic_per_class,
         czsl=None if unseen is config else Conventional(head_views(unseen, widths), unseen.synthetic_per_class),
     )
+
+
+def keep_views(trained: Trained, config: Config, names: Collection[str]) -> None:
+    """Leave the other views, and the columns of F1 where it has none, out of what was trained."""
+    if trained.lift is None:  # a single view is there
+        return
+    assert isinstance(trained.lift, Lift)
+    assert isinstance(trained.synthesizer, Synthesizer)
+    assert isinstance(trained.embedder, PooledEmbedder)
+    if not {"semantic", "prior"} & set(names):
+        trained.lift.silence(prior=False)
+    made = shipped(config, trained.embedder, trained.lift, trained.synthesizer, trained.noise_width)
+    trained.lift, trained.lifted_width = made.lift, made.lifted_width
+    trained.views, trained.czsl = made.views, made.czsl
 
 
 # --- how long it takes ---------------------------------------------------------------------------------------------
