@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from zsl_runtime.errors import GateError, UsageError
-from zsl_train.devices import CPU, computing, described, exact_products, find_device, tensor_of
+from zsl_train.devices import (
+    CPU,
+    MOST_GRAPHS,
+    Recorded,
+    computing,
+    described,
+    exact_products,
+    find_device,
+    repeated,
+    tensor_of,
+)
 from zsl_train.methods.session import Session
 
 
@@ -119,3 +132,59 @@ def test_losses_on_a_card_are_looked_at_line_by_line(tmp_path):
         Session(tmp_path, lines.append).loop("stage", 100, {}, body)
     assert done == list(range(40))
     assert [line["a"] for line in lines if "step" in line] == [9.5]
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    """Recorded steps on a card that is not there: a graph, when it is played, does again what it heard."""
+    told = []
+
+    class Graph:
+        def register_generator_state(self, generator) -> None:
+            told.append(generator)
+
+        def replay(self) -> None:
+            told.append(f"played {self.heard}")
+
+    @contextlib.contextmanager
+    def listening(graph, **_):
+        graph.heard = len(told)
+        yield
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    stand_ins = {"CUDAGraph": Graph, "graph": listening, "Stream": lambda: stream, "current_stream": lambda: stream}
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    return told
+
+
+def test_a_step_is_recorded_after_some_and_played_from_then_on_each_phase_apart(recorder):
+    done = []
+
+    def body(step: int) -> dict[str, torch.Tensor]:
+        done.append(step)
+        return {"a": torch.tensor(float(step))}
+
+    step = Recorded(body, "generator", phase=lambda number: number >= 6)
+    losses = [float(step(number)["a"]) for number in range(12)]
+    # Three steps are done, the fourth is recorded: of each phase.
+    assert done == [0, 1, 2, 3, 6, 7, 8, 9]
+    assert losses == [0, 1, 2, 3, 3, 3, 6, 7, 8, 9, 9, 9]
+    assert recorder.count("generator") == 2
+    assert len([one for one in recorder if one.startswith("played")]) == 6
+
+
+def test_graphs_of_phases_that_are_over_are_let_go(recorder):
+    step = Recorded(lambda number: {"a": torch.tensor(float(number))}, "generator", phase=lambda number: number // 5)
+    for number in range(25):
+        step(number)
+        assert len(step._graphs) <= MOST_GRAPHS
+    assert recorder.count("generator") == 5
+
+
+def test_on_the_cpu_a_step_stays_the_step():
+    def body(step: int) -> dict[str, torch.Tensor]:
+        return {"a": torch.tensor(float(step))}
+
+    assert repeated(body, torch.Generator()) is body
