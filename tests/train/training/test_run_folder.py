@@ -21,7 +21,17 @@ from zsl_runtime.errors import ArtefactError, UsageError, ZslError
 from zsl_runtime.machine.storage import LOCK, parse_tensors
 from zsl_train.methods import dcr_gan, eszsl
 from zsl_train.recipe import Recipe
-from zsl_train.training.run_folder import READ, RUN_FORMAT, STATISTICS, Run, RunWriter, info_bytes, load_run, read_info
+from zsl_train.training.run_folder import (
+    READ,
+    RUN_FORMAT,
+    STATISTICS,
+    Run,
+    RunWriter,
+    info_bytes,
+    load_run,
+    read_info,
+    trained_before,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -523,3 +533,39 @@ def test_a_run_that_may_not_be_read_is_one_line(path, public_folder):
         assert outcome.code == 2, outcome.stderr
         assert "E-SYSTEM: could not read the run" in outcome.stdout
         assert name in outcome.stdout
+
+
+def test_seconds_of_training_are_those_of_all_sittings(tmp_path):
+    log = tmp_path / "log.jsonl"
+    assert trained_before(log) == 0  # the first sitting
+    first = [
+        '{"t": 8.0, "session": "closed"}',
+        '{"t": 10.0, "trained_before": 0.0}',
+        '{"t": 25.5, "session": "fold 1/2"}',
+    ]
+    log.write_text("\n".join([*first, '{"t": 99.0, "ses']))  # killed while it wrote
+    assert trained_before(log) == 15.5
+    # The second sitting reads features for longer than the first lived: what comes before its mark is not training.
+    log.write_text("\n".join([*first, '{"t": 40.0, "note": ""}', '{"t": 41.0, "trained_before": 15.5}']))
+    assert trained_before(log) == 15.5
+    with log.open("a") as file:
+        file.write('\n{"t": 43.0, "session": "final"}\n[1]\n{"t": "x"}\nnull\n')
+    assert trained_before(log) == 17.5
+
+
+def test_a_run_that_goes_on_knows_how_long_it_trained_before(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("zsl_train.training.run_folder.time.time", lambda: now[0])
+    for sitting, expected in enumerate((0.0, 7.0, 14.0)):
+        writer = RunWriter(tmp_path / "r", force=False)
+        with writer.exclusive():
+            writer.begin(Recipe(method="tiny"), Config(), "the same")
+            now[0] += 50 * sitting  # features and closed forms
+            assert writer.begin_training() == expected
+            now[0] += 7
+            writer.log({"session": "final"})
+            now[0] += 1000  # until the next sitting
+    again = RunWriter(tmp_path / "r", force=True)
+    with again.exclusive():
+        again.begin(Recipe(method="tiny"), Config(), "another")
+        assert again.begin_training() == 0

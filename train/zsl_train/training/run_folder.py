@@ -141,6 +141,7 @@ TENSORS = (
     "replay.safetensors",
     "pictures.safetensors",
 )
+SITTING = "trained_before"  # of the line of log.jsonl with which a sitting begins to train: seconds of the earlier ones
 REPORT = "report.txt"  # what the command said at its end, for people; nothing reads it
 KEPT = (SHEET, SHEET_FIGURES)
 READ = (*TENSORS, RECIPE, SCORES)  # what load_run reads besides run.json, where their hashes are
@@ -273,6 +274,15 @@ class RunWriter:
         except OSError as error:
             raise from_os_error(error, "write the log") from error
 
+    def begin_training(self) -> float:
+        """Mark in log.jsonl that training begins, or goes on; returns how many seconds earlier sittings trained.
+
+        Each counts up to the last line that it logged: what came after it was lost with the sitting.
+        """
+        before = trained_before(self.folder / LOG)
+        self.log({SITTING: round(before, 2)})
+        return before
+
     def keep(self, name: str, content: bytes) -> None:
         """Write a file of KEPT, which a method makes beside its weights."""
         assert name in KEPT, name
@@ -301,6 +311,25 @@ class RunWriter:
         except OSError as error:
             raise from_os_error(error, f"write {name} in {self.folder}") from error
         self._hashes[name] = hashlib.sha256(data).hexdigest()
+
+
+def trained_before(log: Path) -> float:
+    """Seconds that the sittings trained whose lines `log` holds; what cannot be read of it counts for nothing."""
+    before, began, last = 0.0, None, 0.0
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return 0.0
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            at, marked = float(entry["t"]), entry.get(SITTING)
+            if marked is not None:
+                before, began = float(marked), at
+            last = at
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue  # the line that a kill cut off
+    return before if began is None else before + max(0.0, last - began)
 
 
 def _earlier_builds(before: dict[str, Any]) -> dict[str, list[str]]:

@@ -217,7 +217,7 @@ def carry_out(
         keep=writer.keep,
     )
 
-    began = time.monotonic()
+    earlier, began = writer.begin_training(), time.monotonic()
     choice = trainer.select(folds, cross=True)
     if choice.validation_H is not None:
         stopped = f"{choice.stop_at:.0%} of the last stage, " if task.iterated else ""
@@ -228,7 +228,7 @@ def carry_out(
     looks = recipe.literature and has_published_head(recipe)
     shipped = trainer.train(choice, look=literature.look if looks else None)
     choice = trainer.choice  # made again where the final training lacks a view that the folds had
-    head, seconds = shipped.head, time.monotonic() - began - literature.seconds
+    head, seconds = shipped.head, earlier + time.monotonic() - began - literature.seconds
     found = trainer.test(shipped.trained, head)
     truth = images.labels[prepared.rows("test")]
     scores: dict[str, Any] = found.figures | {
