@@ -118,6 +118,15 @@ def test_rows_of_one_seed_stand_by_themselves_with_what_was_scored_on_their_trai
     assert [one["seeds"] for one in several + single] == ["3", "3", "3", "1", "1"]
     assert several[0]["H"] == "61.0 ± 1.0"
     assert [(one["authors' code, H"], one["trained on"]) for one in single] == [("47.0", "NVIDIA X"), ("-", "CPU")]
+
+
+def test_a_row_says_where_its_seeds_were_trained(figures):
+    def trained_on(*machines: str) -> str:
+        return figures.cards_of(figures.line_of("A", row(50, machine=list(machines)), {}))
+
+    assert trained_on("x86_64", "aarch64") == ""
+    assert trained_on("NVIDIA X") == "NVIDIA X"
+    assert trained_on("NVIDIA X", "NVIDIA Y", "x86_64") == "NVIDIA X, NVIDIA Y, CPU"
     assert "trained on" not in several[0]  # no card had a part in it
     assert "authors' code, H" not in several[0]
     assert text.index("One seed each:") < text.index("T1: photographs of unseen classes") < text.index("‡ H below")

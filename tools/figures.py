@@ -215,8 +215,10 @@ def score_rows(lines: Sequence[Line], below: Sequence[Line]) -> str:
 
 
 def cards_of(line: Line) -> str:
-    """The cards that a row was trained on; empty for CPUs."""
-    return ", ".join(name for name in line.found.get("machine", []) if name.startswith("NVIDIA"))
+    """The cards that a row was trained on, and whether seeds of it were on a CPU; empty for CPUs alone."""
+    machines = line.found.get("machine", [])
+    cards = [name for name in machines if name.startswith("NVIDIA")]
+    return ", ".join([*cards, *(["CPU"] if cards and len(cards) < len(machines) else [])])
 
 
 def spread(figure: dict[str, Any] | None) -> str:
