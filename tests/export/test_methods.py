@@ -60,7 +60,8 @@ SMALL = {
         "head_batch": 40,
         "head_searched_learning_rate": 0.05,
     },
-    "tf-vaegan": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.05},
+    # Random weights with a linear output make features so large that a faster fit amplifies every rounding.
+    "tf-vaegan": {"hidden": 16, "synthetic_per_class": 20, "head_learning_rate": 0.01},
 }
 PRECISIONS = ("fp32", "fp16", "int8")
 CASES = [(name, preset) for name, method in METHODS.items() for preset in method.PRESETS]
