@@ -565,8 +565,12 @@ def test_ctrl_c_is_130_and_the_same_command_resumes_to_the_same_figures(
     assert read_info(out)["state"] == "unfinished"
     monkeypatch.setattr(TrainingProgress, "__call__", real)
     one_line(train(given(shared, out, hidden=9)), 2, "E-RUN-RECIPE")
+    last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])["t"]
+    with (out / "log.jsonl").open("a") as log:  # as if that sitting had gone on for longer
+        log.write(json.dumps({"t": last + 5000, "note": ""}) + "\n")
     code, _, lines = train(given(shared, out, "--resume", "-v"))
     assert code == 0
+    assert 5000 <= json.loads((out / "scores.json").read_text())["train_seconds"] < 6000  # of both sittings
     repeated = [line for line in lines if " fold 1/2, " in line]
     assert bool(repeated) == (at[0] == "fold 1/2")  # what was done is not done again
     assert figures(out) == figures(finished)
