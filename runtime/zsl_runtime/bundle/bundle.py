@@ -38,6 +38,7 @@ from zsl_runtime.machine.storage import (
     sha256_of,
     stage,
     sync_folder,
+    write_whole,
 )
 from zsl_runtime.machine.threads import checked_threads
 
@@ -310,7 +311,11 @@ class Bundle:
         return data
 
     def history(self) -> tuple[list[dict[str, Any]], list[int]]:
-        """What was done to the classes: the lines of history.jsonl, and the numbers of lines that cannot be read."""
+        """What was done to the classes: the lines of history.jsonl, and the numbers of lines that cannot be read.
+
+        A line of a generation beyond CURRENT is of a change that was cut off before it was made: it is left out.
+        """
+        in_force = _read_pointer(self.path).generation  # before the history, to which writers add first
         try:
             lines = (self.path / HISTORY).read_bytes().splitlines()
         except FileNotFoundError:
@@ -318,9 +323,12 @@ class Bundle:
         entries, broken = [], []
         for number, line in enumerate(lines, start=1):
             try:
-                entries.append(_parse_object(line, HISTORY, "E-BUNDLE-HISTORY"))
+                entry = _parse_object(line, HISTORY, "E-BUNDLE-HISTORY")
             except ArtefactError:
                 broken.append(number)
+                continue
+            if not _beyond(entry, in_force):
+                entries.append(entry)
         return entries, broken
 
     def leftovers(self) -> list[Path]:
@@ -350,8 +358,9 @@ class Bundle:
     def commit(self, generation: Generation, entry: Mapping[str, Any]) -> None:
         """Make `generation` the one in force. Call it with `lock` held.
 
-        All that needs space is written under temporary names first; then the generation, CURRENT and the history are
-        renamed into place. Whenever this is cut off, the bundle is the old or the new one.
+        All that needs space is written under temporary names first; then the generation, the history and CURRENT are
+        renamed into place. Whenever this is cut off, the bundle is the old or the new one: a line of the history whose
+        generation never came into force is no longer there after the next commit, and nobody reads it before.
 
         Args:
             generation: its number must be one more than that of the generation in force.
@@ -371,25 +380,30 @@ class Bundle:
         digest = hashlib.sha256(data).hexdigest()
         pointer = Pointer(generation.number, digest, self.manifest_sha256).to_bytes()
         target = self.generation_path(generation.number)
+        history = self._history_before(number)
         made: list[Path] = []
         try:
             for folder, content in (
                 (self.path / CLASSES, data),
                 (self.path / CLASSES, pointer),
-                (self.path, self._history_with(file_entry(generation, digest, entry))),
+                (self.path, history + file_entry(generation, digest, entry)),
             ):
                 made.append(stage(folder, content))
             made[0].replace(target)
             sync_folder(self.path / CLASSES)
-            made[1].replace(self.path / CLASSES / CURRENT)
-            sync_folder(self.path / CLASSES)
             made[2].replace(self.path / HISTORY)
             sync_folder(self.path)
+            made[1].replace(self.path / CLASSES / CURRENT)
+            sync_folder(self.path / CLASSES)
         except BaseException as error:
             # An interrupt may come between the rename of CURRENT and the next line, so look which one is in force.
             committed = _read_pointer(self.path).generation == generation.number
+            undone = len(made) == 3 and not committed and not made[2].exists()
             for path in (*made, *(() if committed else (target,))):
                 path.unlink(missing_ok=True)
+            if undone:  # nobody would read the line, but whoever looks into the file should not find it
+                with contextlib.suppress(OSError):
+                    write_whole(self.path / HISTORY, history)
             if isinstance(error, OSError):
                 state = "made" if committed else "not made, the bundle is unchanged"
                 raise from_os_error(error, f"finish the change ({state}): the system refused") from error
@@ -401,13 +415,13 @@ class Bundle:
             _remove(self.generation_path(number))
         sync_folder(self.path / CLASSES)
 
-    def _history_with(self, line: bytes) -> bytes:
-        """The history's bytes with one more line; a last line that was cut off is closed first."""
+    def _history_before(self, number: int) -> bytes:
+        """The history's bytes up to generation `number`, ready for one more line: one that was cut off is closed."""
         try:
-            before = (self.path / HISTORY).read_bytes()
+            lines = (self.path / HISTORY).read_bytes().splitlines()
         except FileNotFoundError:
-            before = b""
-        return before + (b"" if before.endswith(b"\n") or not before else b"\n") + line
+            return b""
+        return b"".join(line + b"\n" for line in lines if not _beyond(_object_or_empty(line), number))
 
 
 def _find_folder(path: Path) -> Path:
@@ -435,6 +449,20 @@ def _parse_object(data: bytes, where: str, code: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ArtefactError(code, f"{where} holds {type(value).__name__}, expected a JSON object; copy it again")
     return value
+
+
+def _object_or_empty(line: bytes) -> dict[str, Any]:
+    """A line of the history; an empty object for one that cannot be read."""
+    try:
+        return _parse_object(line, HISTORY, "E-BUNDLE-HISTORY")
+    except ArtefactError:
+        return {}
+
+
+def _beyond(entry: Mapping[str, Any], number: int) -> bool:
+    """Whether a line of the history is of a generation after `number`, which a killed writer did not get into force."""
+    own = entry.get("number")
+    return type(own) is int and own > number
 
 
 def _read_pointer(folder: Path) -> Pointer:
