@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "zsl_export": {"zsl_runtime", "zsl_train", "zsl_export"},
 }
 # onnxruntime, openvino and cuda (cuda.bindings) by the backends that need them; where their extras are installed,
-# simplejpeg, scipy and h5py for .mat files, and openpyxl for .xlsx files
+# simplejpeg, scipy and h5py for .mat files, openpyxl for .xlsx files, cryptography and model_signing for signatures
 RUNTIME_NEEDS = {
     "numpy",
     "PIL",
@@ -44,6 +44,8 @@ RUNTIME_NEEDS = {
     "scipy",
     "h5py",
     "openpyxl",
+    "cryptography",
+    "model_signing",
 }
 
 
