@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zsl_runtime.bundle.generation import Generation, Probe, read_whole
+from zsl_runtime.bundle.generation import Generation, Probe
 from zsl_runtime.bundle.manifest import (
     CLASSES,
     CURRENT,
@@ -29,13 +29,23 @@ from zsl_runtime.bundle.manifest import (
     check_manifest,
     check_version,
 )
+from zsl_runtime.bundle.reading import (
+    MOST_OF_HISTORY,
+    MOST_OF_MANIFEST,
+    MOST_OF_POINTER,
+    OLD_CACHE,
+    check_places,
+    parsed,
+    read_whole,
+    size_and_sha256,
+    size_of,
+)
 from zsl_runtime.errors import ArtefactError, UsageError, from_os_error
 from zsl_runtime.head.fitting import Replay
 from zsl_runtime.head.gaussian import Gaussian
 from zsl_runtime.machine.storage import (
     TEMPORARY,
     exclusive,
-    sha256_of,
     stage,
     sync_folder,
     write_whole,
@@ -50,7 +60,7 @@ if TYPE_CHECKING:
     from zsl_runtime.head.semantic_rule import SemanticRule
 
 
-OLD_CACHE = "cache"  # where zsl-deploy kept rows of classes to fit others on, while it fitted them alone
+LAST_GENERATION = 10**15  # a number that fits the name of a file
 READ_ATTEMPTS = 5  # a reader meets a writer that commits and prunes between two of its own reads at most now and then
 
 
@@ -102,8 +112,9 @@ class Bundle:
 
         """
         folder = _find_folder(Path(path))
-        data = read_whole(folder / MANIFEST)
-        manifest = _parse_object(data, str(folder / MANIFEST), "E-BUNDLE-MANIFEST")
+        check_places(folder)
+        data = read_whole(folder / MANIFEST, folder, MOST_OF_MANIFEST)
+        manifest = parsed(data, str(folder / MANIFEST), "E-BUNDLE-MANIFEST")
         check_version(manifest, folder)
         digest = hashlib.sha256(data).hexdigest()
         if _read_pointer(folder).manifest_sha256 != digest:
@@ -197,20 +208,16 @@ class Bundle:
         """Compare one listed file with the manifest.
 
         Raises:
-            ArtefactError: E-BUNDLE-MISSING, E-BUNDLE-PATH (it leads out of the bundle) or E-BUNDLE-HASH.
+            ArtefactError: E-BUNDLE-HASH, E-BUNDLE-MISSING, E-BUNDLE-PATH (it is a link) or E-BUNDLE-FILE (a pipe, a
+                device, or too large).
             SystemProblem: it cannot be read.
 
         """
         path, expected = self.file(name), self.manifest["files"][name]
-        if not path.is_file():
-            raise ArtefactError("E-BUNDLE-MISSING", f"{path} is missing; copy the whole bundle again")
-        if not path.resolve().is_relative_to(self.path.resolve()):
-            raise ArtefactError("E-BUNDLE-PATH", f"{path} is a link out of the bundle; copy the files, not links")
-        try:
-            size = path.stat().st_size
-            digest = sha256_of(path) if size == expected["bytes"] else f"{size} bytes"
-        except OSError as error:
-            raise from_os_error(error, "read the bundle") from error
+        size, digest = size_of(path, self.path), ""
+        if size == expected["bytes"]:
+            size, digest = size_and_sha256(path, self.path)
+        digest = digest if size == expected["bytes"] else f"{size} bytes"
         if digest != expected["sha256"]:
             raise ArtefactError(
                 "E-BUNDLE-HASH",
@@ -260,7 +267,7 @@ class Bundle:
 
         """
         path = self.generation_path(number)
-        data = read_whole(path)
+        data = read_whole(path, self.path)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise ArtefactError("E-BUNDLE-HASH", f"{path} was changed after it was written; copy the bundle again")
         generation = Generation.from_bytes(data, self.views, where=str(path))
@@ -300,12 +307,12 @@ class Bundle:
     def probe(self) -> Probe:
         """The inputs with known answers; ArtefactError E-BUNDLE-PROBE, E-BUNDLE-MISSING."""
         path = self.file(PROBE)
-        return Probe.from_bytes(read_whole(path), where=str(path))
+        return Probe.from_bytes(read_whole(path, self.path), where=str(path))
 
     def _checked(self, name: str) -> bytes:
         """Content of a file that the manifest lists; ArtefactError E-BUNDLE-HASH when it is not the exported one."""
         path = self.file(name)
-        data = read_whole(path)
+        data = read_whole(path, self.path)
         if hashlib.sha256(data).hexdigest() != self.manifest["files"][name]["sha256"]:
             raise ArtefactError("E-BUNDLE-HASH", f"{path} is not the exported file; copy or export the bundle again")
         return data
@@ -316,14 +323,11 @@ class Bundle:
         A line of a generation beyond CURRENT is of a change that was cut off before it was made: it is left out.
         """
         in_force = _read_pointer(self.path).generation  # before the history, to which writers add first
-        try:
-            lines = (self.path / HISTORY).read_bytes().splitlines()
-        except FileNotFoundError:
-            return [], []
+        lines = self._history_lines()
         entries, broken = [], []
         for number, line in enumerate(lines, start=1):
             try:
-                entry = _parse_object(line, HISTORY, "E-BUNDLE-HISTORY")
+                entry = parsed(line, HISTORY, "E-BUNDLE-HISTORY")
             except ArtefactError:
                 broken.append(number)
                 continue
@@ -347,9 +351,11 @@ class Bundle:
         """Be the only writer; waits for another one and says so on stderr once. What a killed writer left is removed.
 
         Raises:
+            ArtefactError: E-BUNDLE-PATH or E-BUNDLE-FILE where a folder or lock of it leads elsewhere.
             SystemProblem: the bundle is not writable, or its file system cannot lock.
 
         """
+        check_places(self.path)
         with exclusive(self.path):
             for leftover in self.leftovers():
                 _remove(leftover)
@@ -415,13 +421,18 @@ class Bundle:
             _remove(self.generation_path(number))
         sync_folder(self.path / CLASSES)
 
+    def _history_lines(self) -> list[bytes]:
+        """Lines of history.jsonl, none where it is not there; ArtefactError E-BUNDLE-PATH or E-BUNDLE-FILE."""
+        try:
+            return read_whole(self.path / HISTORY, self.path, MOST_OF_HISTORY).splitlines()
+        except ArtefactError as error:
+            if error.code == "E-BUNDLE-MISSING":
+                return []
+            raise
+
     def _history_before(self, number: int) -> bytes:
         """The history's bytes up to generation `number`, ready for one more line: one that was cut off is closed."""
-        try:
-            lines = (self.path / HISTORY).read_bytes().splitlines()
-        except FileNotFoundError:
-            return b""
-        return b"".join(line + b"\n" for line in lines if not _beyond(_object_or_empty(line), number))
+        return b"".join(line + b"\n" for line in self._history_lines() if not _beyond(_object_or_empty(line), number))
 
 
 def _find_folder(path: Path) -> Path:
@@ -441,20 +452,10 @@ def _find_folder(path: Path) -> Path:
     )
 
 
-def _parse_object(data: bytes, where: str, code: str) -> dict[str, Any]:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ArtefactError(code, f"{where} is not readable JSON ({error}); copy the bundle again") from None
-    if not isinstance(value, dict):
-        raise ArtefactError(code, f"{where} holds {type(value).__name__}, expected a JSON object; copy it again")
-    return value
-
-
 def _object_or_empty(line: bytes) -> dict[str, Any]:
     """A line of the history; an empty object for one that cannot be read."""
     try:
-        return _parse_object(line, HISTORY, "E-BUNDLE-HISTORY")
+        return parsed(line, HISTORY, "E-BUNDLE-HISTORY")
     except ArtefactError:
         return {}
 
@@ -467,11 +468,11 @@ def _beyond(entry: Mapping[str, Any], number: int) -> bool:
 
 def _read_pointer(folder: Path) -> Pointer:
     path = folder / CLASSES / CURRENT
-    data = read_whole(path)
-    value = _parse_object(data, str(path), "E-BUNDLE-CURRENT")
+    data = read_whole(path, folder, MOST_OF_POINTER)
+    value = parsed(data, str(path), "E-BUNDLE-CURRENT")
     try:
         pointer = Pointer(**value)
-        whole = type(pointer.generation) is int and pointer.generation >= 1
+        whole = type(pointer.generation) is int and 1 <= pointer.generation <= LAST_GENERATION
         # Compared byte for byte: a changed blank or key is damage too, though JSON would not mind it.
         if whole and pointer.to_bytes() == data:
             return pointer

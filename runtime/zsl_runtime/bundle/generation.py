@@ -11,7 +11,7 @@ import numpy as np
 from zsl_runtime.bundle.manifest import (
     require,
 )
-from zsl_runtime.errors import ArtefactError, UsageError, from_os_error, listed
+from zsl_runtime.errors import ArtefactError, UsageError, listed
 from zsl_runtime.head.class_table import ClassTable, check_holdable
 from zsl_runtime.head.gaussian import ClassMeans
 from zsl_runtime.head.head import Head, View
@@ -19,10 +19,10 @@ from zsl_runtime.machine.storage import (
     parse_tensors,
     tensor_bytes,
 )
+from zsl_runtime.machine.untrusted import parse_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -171,22 +171,11 @@ class Probe(NamedTuple):
         return cls(tensors.get("pixels"), tensors.get("inputs"), *(tensors[k] for k in ("features", "scores", "top1")))
 
 
-def read_whole(path: Path) -> bytes:
-    """A file of the bundle; ArtefactError E-BUNDLE-MISSING, SystemProblem E-SYSTEM."""
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise ArtefactError("E-BUNDLE-MISSING", f"{path} is missing; copy the whole bundle again") from None
-    except OSError as error:
-        raise from_os_error(error, "read the bundle") from error
-
-
 def _names(text: str) -> tuple[str, ...]:
     """Different strings from their JSON list."""
-    names = json.loads(text)
-    require(isinstance(names, list) and all(isinstance(name, str) for name in names), "names are not a list of strings")
+    names = parse_names(text)
     require(len(set(names)) == len(names), "names are not unique")
-    return tuple(names)
+    return names
 
 
 def _check_writable(names: Sequence[str], attributes: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from zsl_runtime.errors import ArtefactError, UsageError
 from zsl_runtime.head.head import RULES, View
 from zsl_runtime.head.semantic_rule import SCALE, SemanticRule
 from zsl_runtime.machine.storage import LOCK, TEMPORARY
+from zsl_runtime.machine.untrusted import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +34,11 @@ MANIFEST, CLASSES, CURRENT, HISTORY = "manifest.json", "classes", "CURRENT", "hi
 PRECISIONS = ("fp32", "fp16", "int8-cpu", "int8-trt")
 PRECISION_FILES = {"fp32": ("fp32",), "fp16": ("fp16",), "int8": ("int8-cpu", "int8-trt")}
 REPLAY, PROBE, GAUSSIAN = "replay.safetensors", "probe.safetensors", "gaussian.safetensors"
+
+# What a bundle may be at most, so that to open one of anybody's making takes a bounded time.
+LARGEST_FILE, LARGEST_BUNDLE, MOST_FILES = 4 * GIB, 16 * GIB, 1000
+LONGEST_PATH = 255  # letters of a file's name in the bundle
+WIDEST = 1 << 20  # of F, D, A and Z
 
 MANIFEST_TYPES: dict[str, tuple[type, ...]] = {
     "method": (str,),
@@ -113,10 +119,15 @@ def require(good: object, problem: str) -> None:
 
 
 def _check_files(files: Mapping[str, Any], folder: Path) -> None:
+    require(len(files) <= MOST_FILES, f"it lists {len(files)} files, where at most {MOST_FILES} can be")
     check_names(files, folder)
     for name, entry in files.items():
         good = isinstance(entry, dict) and set(entry) == {"sha256", "bytes"} and _is_count(entry["bytes"], 0)
         require(good and re.fullmatch("[0-9a-f]{64}", str(entry["sha256"])), f"file {name!r} has no sha256 and size")
+        fits = entry["bytes"] <= LARGEST_FILE
+        require(fits, f"file {name!r} has {entry['bytes']:,} bytes, where at most {LARGEST_FILE:,} can be")
+    whole = sum(entry["bytes"] for entry in files.values())
+    require(whole <= LARGEST_BUNDLE, f"its files have {whole:,} bytes, where at most {LARGEST_BUNDLE:,} can be")
 
 
 def check_names(names: Mapping[str, Any], folder: Path) -> None:
@@ -125,7 +136,8 @@ def check_names(names: Mapping[str, Any], folder: Path) -> None:
         path = PurePosixPath(name)
         own = path.parts[:1] in {(MANIFEST,), (CLASSES,), (HISTORY,), (LOCK,)}
         inside = path.parts and str(path) == name and not path.is_absolute() and ".." not in path.parts
-        if own or not inside or re.search(r"[\\:\x00]", name) or name.startswith(TEMPORARY):
+        odd = re.search(r"[\\:\x00-\x1f\x7f]", name) or len(name) > LONGEST_PATH or path.name in {LOCK, CURRENT}
+        if own or not inside or odd or any(part.startswith(TEMPORARY) for part in path.parts):
             raise ArtefactError("E-BUNDLE-PATH", f"{folder} lists the file {name!r}, which may not be part of a bundle")
 
 
@@ -183,6 +195,10 @@ def _check_sizes(manifest: Mapping[str, Any]) -> None:
     fitted = manifest["head"]["rule"] == "fit"
     good = set(dims) == {"F", "D", "A", "Z"} and all(_is_count(dims[name], 1) for name in "FDA")
     require(good, f"`dims` is {dims!r}, expected F, D, A and Z, the first three at least 1")
+    require(
+        all(type(size) is int and size <= WIDEST for size in dims.values()),
+        f"`dims` is {dims!r}, expected sizes up to {WIDEST:,}",
+    )
     width = dims["Z"]
     noise = _is_count(width, 1) if fitted else type(width) is int and width == 0
     require(noise, f"`dims` has Z {width!r}, expected {'at least 1' if fitted else '0 without a synthesizer'}")

@@ -12,7 +12,7 @@ import click
 
 from zsl_runtime.cli.command import Command
 from zsl_runtime.cli.finding import BROKEN, FAILED, NOTE, OK, Finding, guarded, said
-from zsl_runtime.errors import ArtefactError, BackendError, SystemProblem, UsageError, run_command
+from zsl_runtime.errors import ArtefactError, BackendError, SystemProblem, UsageError, ZslError, run_command
 from zsl_runtime.extras import EXTRAS, install
 from zsl_runtime.machine.memory import memory_bytes
 from zsl_runtime.streams import print_line
@@ -280,11 +280,12 @@ def examine(path: str, *, cards: bool = True) -> Iterator[Finding]:
 def _identity(path: str) -> tuple[bytes | None, ...]:
     """What changes with every export and every change of the classes."""
     from zsl_runtime.bundle.manifest import CLASSES, CURRENT, MANIFEST
+    from zsl_runtime.bundle.reading import MOST_OF_MANIFEST, read_whole
 
     def content(file: Path) -> bytes | None:
         try:
-            return file.read_bytes()
-        except OSError:
+            return read_whole(file, folder, MOST_OF_MANIFEST)
+        except ZslError:
             return None
 
     folder = Path(path)

@@ -9,7 +9,6 @@ int8, EfficientNet-Lite2, worst of 48 pictures: 0.10 of a row's length from the 
 
 from __future__ import annotations
 
-import json
 import math
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,12 +20,13 @@ from zsl_runtime.backends.auto import TOLERANCES
 from zsl_runtime.backends.devices import find_card, trouble
 from zsl_runtime.backends.opening import open_backend
 from zsl_runtime.backends.table import BACKENDS, installed_of
-from zsl_runtime.bundle.generation import read_whole
+from zsl_runtime.bundle.reading import MOST_OF_MANIFEST, read_whole
 from zsl_runtime.cli.finding import BROKEN, FAILED, NOTE, OK, Finding, said
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError, ZslError
 from zsl_runtime.graphs.precisions import PRECISIONS, file_key, held_precisions
 from zsl_runtime.head.head import fold
 from zsl_runtime.machine.processor import processor
+from zsl_runtime.machine.untrusted import UnfitError, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -285,8 +285,8 @@ def read_stated(bundle: Bundle) -> tuple[Stated, str]:
     nothing = Stated({}, None, {})
     path = bundle.path / PARITY
     try:
-        content = json.loads(read_whole(path))
-    except (ZslError, ValueError, RecursionError) as error:
+        content = parse_json(read_whole(path, bundle.path, MOST_OF_MANIFEST))
+    except (ZslError, UnfitError) as error:
         return nothing, f"{path} cannot be read ({said(error)})"
     if not isinstance(content, dict):
         return nothing, f"{path} is not what an export writes"

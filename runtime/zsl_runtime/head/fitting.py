@@ -14,6 +14,7 @@ from zsl_runtime.arrays import row_blocks
 from zsl_runtime.errors import ArtefactError, UsageError
 from zsl_runtime.head.head import FitSettings, Head, View
 from zsl_runtime.machine.storage import parse_tensors, tensor_bytes
+from zsl_runtime.machine.untrusted import parse_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,10 +75,7 @@ class Replay:
         code = "E-BUNDLE-REPLAY"
         tensors, metadata = parse_tensors(data, code=code, where=where)
         try:
-            names = json.loads(metadata["names"])
-            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                raise ValueError("its class names are not a list of strings")  # noqa: TRY301
-            return cls(tensors["features"], tensors["labels"], tuple(names))
+            return cls(tensors["features"], tensors["labels"], parse_names(metadata["names"]))
         except (KeyError, ValueError, UsageError) as error:
             reason = f"it holds no {error}" if isinstance(error, KeyError) else getattr(error, "message", error)
             raise ArtefactError(code, f"{where} is not a replay file: {reason}; export the model again") from None

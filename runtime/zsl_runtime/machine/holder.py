@@ -19,10 +19,14 @@ import json
 import os
 import platform
 import secrets
+import stat
 import threading
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from zsl_runtime.machine.untrusted import parse_object, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,9 +34,11 @@ if TYPE_CHECKING:
 
 SUFFIX = ".holder"
 BEAT, PATIENCE = 10.0, 120.0  # seconds
+MOST_OF_CLAIM = 4096  # bytes of a holder's file
 DEAD = {"Z", "X", "x"}  # states of processes that have ended and are still listed
 
 _held: set[str] = set()  # tokens of the locks that this process holds
+_watched: dict[str, tuple[tuple[int, int], float]] = {}  # holders' files: as they were, and since when (monotonic)
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Claim:
             return False  # one of ours that lost its file, or of an earlier process of this number
         try:
             os.kill(self.pid, 0)
-        except ProcessLookupError:
+        except (ProcessLookupError, OverflowError):
             return False
         except OSError:
             pass  # it is another user's
@@ -92,7 +98,7 @@ class Holder:
     def __init__(self, target: Path, claim: Claim) -> None:
         self._target = target
         self._claim = claim
-        self._handle = os.open(target, os.O_RDWR)  # the file is ours whatever its name is by and by
+        self._handle = os.open(target, os.O_RDWR | os.O_NOFOLLOW)  # the file is ours whatever its name is by and by
         self._done = threading.Event()
         self._beats = threading.Thread(target=self._beat, name="zsl-lock", daemon=True)
         self._beats.start()
@@ -129,7 +135,7 @@ def try_to_hold(path: Path) -> Holder | None:
     """
     target = path.with_name(f"{path.name}{SUFFIX}")
     for found in (target, *_moved(target)):
-        if found.exists() and not (_left_behind(found) and _drop(found, target, _left_behind)):
+        if os.path.lexists(found) and not (_left_behind(found) and _drop(found, target, _left_behind)):
             return None
     claim = Claim.own()
     try:
@@ -151,13 +157,13 @@ def try_to_hold(path: Path) -> Holder | None:
 def is_held(path: Path) -> bool:
     """Whether somebody who lives has the lock on `path` by a holder's file; for whoever has the other kind of lock."""
     target = path.with_name(f"{path.name}{SUFFIX}")
-    return target.exists() and not _left_behind(target)
+    return os.path.lexists(target) and not _left_behind(target)
 
 
 def read_claim(path: Path) -> Claim | None:
     """What a holder's file says; None where it is not there, or says nothing yet."""
     try:
-        said = json.loads(path.read_bytes())
+        said = parse_object(read_file(path, MOST_OF_CLAIM))
         return Claim(str(said["host"]), str(said["space"]), int(said["pid"]), str(said["started"]), str(said["token"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -194,18 +200,31 @@ def _drop(path: Path, target: Path, unwanted: Callable[[Path], bool]) -> bool:
 
 
 def _left_behind(path: Path) -> bool:
-    """Whether nobody holds the lock any more that a file stands for."""
+    """Whether nobody holds the lock any more that a file stands for; what is no plain file is nobody's."""
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return True
+    except OSError:
+        return False
     claim = read_claim(path)
     lives = None if claim is None else claim.lives()
     return _untouched(path) if lives is None else not lives
 
 
 def _untouched(path: Path) -> bool:
-    """Whether a file was not changed for PATIENCE seconds, by the clock of the file system that it is on."""
+    """Whether a file was not changed for PATIENCE seconds, by the clock of the file system that it is on.
+
+    Or by ours, while it was looked at: it may have come with a time of the far future.
+    """
     probe = path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
     try:
         probe.open("xb").close()
-        return probe.stat().st_mtime - path.stat().st_mtime > PATIENCE
+        status = path.lstat()
+        facts, now = (status.st_ino, status.st_mtime_ns), time.monotonic()
+        before, since = _watched.get(os.fspath(path), (facts, now))
+        _watched[os.fspath(path)] = facts, since if before == facts else now
+        quiet = now - since if before == facts else 0.0
+        return probe.stat().st_mtime - status.st_mtime > PATIENCE or quiet > PATIENCE
     except FileNotFoundError:
         return False
     finally:

@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from zsl_runtime.errors import ArtefactError, from_os_error
 from zsl_runtime.machine.holder import SUFFIX, is_held, try_to_hold
 from zsl_runtime.machine.notes import note_once
+from zsl_runtime.machine.untrusted import UnfitError, check_tensors
 
 Mapped = TypeVar("Mapped")
 
@@ -126,8 +128,8 @@ def write_whole(path: Path, data: bytes) -> None:
         OSError: the system said no; the old file is untouched and nothing is left behind.
 
     """
-    with replacing(path) as partial:
-        partial.write_bytes(data)
+    with replacing(path) as partial, partial.open("xb") as file:
+        file.write(data)
 
 
 @contextlib.contextmanager
@@ -154,7 +156,7 @@ def put_in_place(partial: Path, path: Path) -> None:
 
     Where somebody has the old file open, some shares refuse for a moment.
     """
-    with partial.open("r+b") as file:
+    with open(open_plain(partial, os.O_RDWR), "r+b") as file:
         sync_file(file.fileno(), path)
     for _ in range(BUSY_TRIES - 1):
         try:
@@ -275,8 +277,10 @@ def parse_tensors(data: bytes, *, code: str, where: str) -> tuple[dict[str, NDAr
     from safetensors.numpy import load
 
     try:
+        metadata = check_tensors(data)
         tensors = load(data)
-        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+    except UnfitError as error:
+        raise ArtefactError(code, f"{where} {error}, so it is no safetensors file of ours; export it again") from None
     except (SafetensorError, KeyError, ValueError) as error:
         raise ArtefactError(code, f"{where} is not a readable safetensors file ({error}); export it again") from None
     return tensors, metadata
@@ -350,7 +354,7 @@ def _take(path: Path, held: contextlib.ExitStack, *, block: bool) -> Literal["ou
     """
     import fcntl  # not there on Windows, where bundles can be read but not written
 
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    handle = open_plain(path)
     held.callback(os.close, handle)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if block else fcntl.LOCK_NB))
@@ -371,7 +375,22 @@ def _take(path: Path, held: contextlib.ExitStack, *, block: bool) -> Literal["ou
             held.callback(holder.release)
     if not free:
         return "another's"
-    return "ours" if path.exists() and os.path.samestat(os.fstat(handle), path.stat()) else "replaced"
+    return "ours" if path.exists() and os.path.samestat(os.fstat(handle), path.lstat()) else "replaced"
+
+
+def open_plain(path: Path, flags: int = os.O_RDWR | os.O_CREAT, mode: int = 0o666) -> int:
+    """Open a file that is written to in place, and is made if need be: never through a link, nor a pipe or device.
+
+    Raises:
+        OSError: it is none of ours, or the system refuses.
+
+    """
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    handle = os.open(path, flags | getattr(os, "O_BINARY", 0), mode)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is no plain file", os.fspath(path))
+    return handle
 
 
 def _say(text: str) -> None:

@@ -53,12 +53,14 @@ class UnfitError(ValueError):
 
     Attributes:
         link: it, or a folder on the way to it, is a symbolic link.
+        folder: it is a folder.
 
     """
 
-    def __init__(self, problem: str, *, link: bool = False) -> None:
+    def __init__(self, problem: str, *, link: bool = False, folder: bool = False) -> None:
         super().__init__(problem)
         self.link = link
+        self.folder = folder
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -178,7 +180,9 @@ def _kept(held: contextlib.ExitStack, handle: int) -> int:
 
 def _require_regular(mode: int) -> None:
     if not stat.S_ISREG(mode):
-        raise UnfitError(f"is {_kind(mode)}, expected a plain file", link=stat.S_ISLNK(mode))
+        raise UnfitError(
+            f"is {_kind(mode)}, expected a plain file", link=stat.S_ISLNK(mode), folder=stat.S_ISDIR(mode)
+        )
 
 
 def _require_folder(mode: int) -> None:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from support.drivers import pretend_driver
 from support.tiny_bundle import ATTRIBUTES
 from zsl_runtime.backends import auto, opening, ort, table
+from zsl_runtime.bundle import reading
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.classes import changes
 from zsl_runtime.classes.changes import add_classes, remove_classes, undo
@@ -428,14 +429,14 @@ def test_what_is_no_bundle_or_of_another_time_is_broken(own_bundle, capsys, tmp_
 
 def test_a_bundle_that_cannot_be_read_is_refused_after_all_else_was_told(own_bundle, capsys, monkeypatch):
     path = own_bundle()
-    real = Path.read_bytes
+    real = reading.read_file
 
-    def refuses(self):
-        if self.name == "manifest.json":
-            raise PermissionError(13, "Permission denied", str(self))
-        return real(self)
+    def refuses(file, *given, **more):
+        if file.name == "manifest.json":
+            raise PermissionError(13, "Permission denied", str(file))
+        return real(file, *given, **more)
 
-    monkeypatch.setattr(Path, "read_bytes", refuses)
+    monkeypatch.setattr(reading, "read_file", refuses)
     code, lines, err = report(capsys, path)
     assert code == 2
     assert err.startswith("error: E-SYSTEM: could not read the bundle")
