@@ -40,6 +40,16 @@ from zsl_runtime.bundle.reading import (
     size_and_sha256,
     size_of,
 )
+from zsl_runtime.bundle.signatures import (
+    check_files,
+    check_fixed,
+    check_generation,
+    check_newest,
+    fixed_files,
+    generation_signature,
+    required_keys,
+)
+from zsl_runtime.bundle.signing import sign_generation
 from zsl_runtime.errors import ArtefactError, UsageError, from_os_error
 from zsl_runtime.head.fitting import Replay
 from zsl_runtime.head.gaussian import Gaussian
@@ -55,7 +65,10 @@ from zsl_runtime.machine.threads import checked_threads
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Literal
 
+    from zsl_runtime.bundle.signatures import Keys
+    from zsl_runtime.bundle.signing import Signer
     from zsl_runtime.head.head import View
     from zsl_runtime.head.semantic_rule import SemanticRule
 
@@ -86,6 +99,8 @@ class Bundle:
         manifest_sha256: of the manifest's bytes; CURRENT holds it too.
         views: the head's views.
         rule: raw attributes -> semantic vectors.
+        keys: by one of which this bundle, and every generation that is read, must be signed; None demands nothing.
+        signer: who signs the generations that are made.
 
     """
 
@@ -94,35 +109,54 @@ class Bundle:
     manifest_sha256: str
     views: tuple[View, ...]
     rule: SemanticRule
+    keys: Keys | None = None
+    signer: Signer | None = None
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, verify: bool | Iterable[str] = True) -> Bundle:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        verify: bool | Iterable[str] = True,
+        require_signature: str | os.PathLike[str] | Literal[False] | None = None,
+        signer: Signer | None = None,
+    ) -> Bundle:
         """Open a bundle and check it.
 
         Args:
             path: the bundle's folder or a file inside it.
             verify: compare the size and sha256 of every file the manifest lists, or only of the graphs named here.
                 Manifest, CURRENT and the generation in force are checked in any case.
+            require_signature: a file or folder of public keys and certificates, one of which must have signed the
+                bundle and the generation in force, before anything of them is believed; None for those that
+                $ZSL_REQUIRE_SIGNATURE names, if it names any; False demands nothing. See docs/security.md.
+            signer: who signs the generations that are made; what they are made from must be signed as well, by them or
+                by whoever else is trusted.
 
         Raises:
-            UsageError: E-BUNDLE-PATH when nothing is there.
+            UsageError: E-BUNDLE-PATH when nothing is there; E-KEY; E-SIGN, the signer is not trusted here.
             ArtefactError: E-BUNDLE-... (exit 5) when it is not a bundle, is of a newer version, or differs from what
-                was exported by a single byte.
+                was exported by a single byte; E-SIGNATURE, E-SIGNATURE-OLD.
+            BackendError: E-PACKAGE, signatures are demanded and the extra `verify` is not installed.
             SystemProblem: a file cannot be read.
 
         """
         folder = _find_folder(Path(path))
         check_places(folder)
+        keys = _keys(folder, require_signature, signer)
         data = read_whole(folder / MANIFEST, folder, MOST_OF_MANIFEST)
+        digest = hashlib.sha256(data).hexdigest()
+        signed = {} if keys is None else check_fixed(folder, digest, keys)
         manifest = parsed(data, str(folder / MANIFEST), "E-BUNDLE-MANIFEST")
         check_version(manifest, folder)
-        digest = hashlib.sha256(data).hexdigest()
         if _read_pointer(folder).manifest_sha256 != digest:
             raise ArtefactError(
                 "E-BUNDLE-HASH", f"{folder / MANIFEST} was changed after the export (sha256 differs); export it again"
             )
         views, rule = check_manifest(manifest, folder)
-        bundle = cls(folder, manifest, digest, views, rule)
+        if keys is not None:
+            check_files(folder, signed, fixed_files(digest, manifest["files"]), keys)
+        bundle = cls(folder, manifest, digest, views, rule, keys, signer)
         if verify is True:
             bundle.verify()
         for name in map(manifest["graphs"].get, () if isinstance(verify, bool) else verify):
@@ -250,7 +284,7 @@ class Bundle:
         number, digest = self.pointer()
         for _ in range(READ_ATTEMPTS):
             try:
-                return self.generation(number, digest)
+                return self._in_force(number, digest)
             except ArtefactError:
                 # A writer may have committed and pruned since CURRENT was read; only then is it worth a second look.
                 before = number, digest
@@ -259,17 +293,27 @@ class Bundle:
                     raise
         raise ArtefactError("E-BUNDLE-CURRENT", f"{self.path} changed {READ_ATTEMPTS} times while it was read; retry")
 
+    def _in_force(self, number: int, sha256: str) -> Generation:
+        """The generation in force; where signatures are demanded, it is none that was in force before and put back."""
+        generation = self.generation(number, sha256)
+        if self.keys is not None:
+            check_newest(self.path, self.manifest_sha256, number, sha256)
+        return generation
+
     def generation(self, number: int, sha256: str) -> Generation:
         """Read one generation and compare its hash.
 
         Raises:
-            ArtefactError: E-BUNDLE-MISSING, E-BUNDLE-HASH or E-BUNDLE-GENERATION.
+            ArtefactError: E-BUNDLE-MISSING, E-BUNDLE-HASH or E-BUNDLE-GENERATION; E-SIGNATURE where signatures are
+                demanded.
 
         """
         path = self.generation_path(number)
         data = read_whole(path, self.path)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise ArtefactError("E-BUNDLE-HASH", f"{path} was changed after it was written; copy the bundle again")
+        if self.keys is not None:
+            check_generation(self.path, self.manifest_sha256, number, sha256, self.keys)
         generation = Generation.from_bytes(data, self.views, where=str(path))
         means = generation.means is not None
         own = generation.table.attributes == self.attributes and means == (self.head_rule == "gaussian")
@@ -344,7 +388,10 @@ class Bundle:
         found = [path for folder in (self.path, self.path / CLASSES) for path in folder.glob(f"{TEMPORARY}*")]
         if (self.path / OLD_CACHE / "rows.json").is_file():
             found.append(self.path / OLD_CACHE)
-        return sorted(found + [self.generation_path(n) for n in self.generation_numbers() if n > number])
+        numbers = self.generation_numbers()
+        kept = {generation_signature(self.path, n).name for n in numbers if n <= number}
+        found += [path for path in (self.path / CLASSES).glob("*.sig") if path.name not in kept]
+        return sorted(found + [self.generation_path(n) for n in numbers if n > number])
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -373,10 +420,12 @@ class Bundle:
             entry: JSON data for history.jsonl; number, action, when (UTC) and sha256 are added.
 
         Raises:
-            UsageError: E-GENERATION when the number does not follow.
+            UsageError: E-GENERATION when the number does not follow; E-SIGN, signatures are demanded and nobody signs.
+            ArtefactError, BackendError: as `Signer.sign`.
             SystemProblem: the system said no (full disk, read-only); the bundle is unchanged and holds no litter.
 
         """
+        self.check_signable()
         number, _ = self.pointer()
         if generation.number != number + 1:
             raise UsageError(
@@ -385,7 +434,7 @@ class Bundle:
         data = generation.to_bytes()
         digest = hashlib.sha256(data).hexdigest()
         pointer = Pointer(generation.number, digest, self.manifest_sha256).to_bytes()
-        target = self.generation_path(generation.number)
+        target, signature = self.generation_path(generation.number), generation_signature(self.path, generation.number)
         history = self._history_before(number)
         made: list[Path] = []
         try:
@@ -395,6 +444,10 @@ class Bundle:
                 (self.path, history + file_entry(generation, digest, entry)),
             ):
                 made.append(stage(folder, content))
+            if self.signer is not None:
+                args = (self.signer, self.path, self.manifest_sha256, generation.number, digest)
+                made.append(stage(self.path / CLASSES, sign_generation(*args, place=made[0])))
+                made[3].replace(signature)
             made[0].replace(target)
             sync_folder(self.path / CLASSES)
             made[2].replace(self.path / HISTORY)
@@ -404,8 +457,8 @@ class Bundle:
         except BaseException as error:
             # An interrupt may come between the rename of CURRENT and the next line, so look which one is in force.
             committed = _read_pointer(self.path).generation == generation.number
-            undone = len(made) == 3 and not committed and not made[2].exists()
-            for path in (*made, *(() if committed else (target,))):
+            undone = len(made) >= 3 and not committed and not made[2].exists()
+            for path in (*made, *(() if committed else (target, signature))):
                 path.unlink(missing_ok=True)
             if undone:  # nobody would read the line, but whoever looks into the file should not find it
                 with contextlib.suppress(OSError):
@@ -415,10 +468,20 @@ class Bundle:
                 raise from_os_error(error, f"finish the change ({state}): the system refused") from error
             raise
 
+    def check_signable(self) -> None:
+        """Refuse to make a generation that would be refused here at once: UsageError E-SIGN."""
+        if self.keys is not None and self.signer is None:
+            raise UsageError(
+                "E-SIGN",
+                f"signatures by {self.keys.place} are demanded, and what would be made of {self.path} would have none; "
+                "give --sign KEY, the private key of one that may sign",
+            )
+
     def drop(self, numbers: Sequence[int]) -> None:
         """Delete generation files. Call it with `lock` held; never with the number in force."""
         for number in numbers:
             _remove(self.generation_path(number))
+            _remove(generation_signature(self.path, number))
         sync_folder(self.path / CLASSES)
 
     def _history_lines(self) -> list[bytes]:
@@ -433,6 +496,22 @@ class Bundle:
     def _history_before(self, number: int) -> bytes:
         """The history's bytes up to generation `number`, ready for one more line: one that was cut off is closed."""
         return b"".join(line + b"\n" for line in self._history_lines() if not _beyond(_object_or_empty(line), number))
+
+
+def _keys(folder: Path, require: str | os.PathLike[str] | Literal[False] | None, signer: Signer | None) -> Keys | None:
+    """By whom a bundle and its generations must be signed, where that is demanded, or where somebody signs on top."""
+    demanded = None if require is False else required_keys(require, folder)
+    if signer is None:
+        return demanded
+    if demanded is None:
+        return signer.own
+    if not demanded.would_take(signer.hint, signer.chain):
+        raise UsageError(
+            "E-SIGN",
+            f"{signer.key} is none of those whose signatures are demanded here, {demanded.place}, so what it signs "
+            "would be refused; sign with another key, or add the public half of this one",
+        )
+    return demanded
 
 
 def _find_folder(path: Path) -> Path:

@@ -10,6 +10,7 @@ that opening a bundle compares with the files anyway. Needs the package cryptogr
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime as dt
 import hashlib
 import os
@@ -67,9 +68,7 @@ class Signature(NamedTuple):
     @property
     def claims(self) -> str:
         """Who it says that it is by; anybody can say so."""
-        if self.hint:
-            return f"key {self.hint[:16]}"
-        return f"certificate {hashlib.sha256(self.chain[0]).hexdigest()[:16]}"
+        return told(self.hint, self.chain)
 
 
 @dataclass(frozen=True)
@@ -114,27 +113,40 @@ class Keys:
                 raise error from None
 
     def _check(self, signature: Signature) -> str:
-        if signature.chain:
-            certificate = certified(signature.chain, self.certificates)
-            check_value(signature, certificate.public_key())
-            return f"{signature.claims} of {shown(certificate.subject.rfc4514_string(), 60)}"
-        key = self.keys.get(signature.hint)
-        if key is None:
-            raise UnfitError(f"is by {signature.claims}, which is none of the {len(self.keys)} of {self.place}")
+        key, who = self.whose(signature.hint, signature.chain)
         check_value(signature, key)
-        return signature.claims
+        return who
 
-    def knows(self, signature: Signature) -> bool:
-        """Whether a signature would do for a generation, as far as that can be told."""
-        try:
-            self.check(signature, generation=True)
-        except UnfitError:
-            return False
-        return True
+    def whose(self, hint: str, chain: Sequence[bytes]) -> tuple[Any, str]:
+        """The public key that a signature would have to be by, and whose that is; UnfitError for a stranger's.
 
-    def and_also(self, other: Keys) -> Keys:
-        """These and those of `other`."""
-        return Keys(self.place, {**self.keys, **other.keys}, (*self.certificates, *other.certificates), self.additions)
+        Args:
+            hint: sha256 of a public key's PEM, where there is no certificate.
+            chain: certificates (DER), the signer's first.
+
+        """
+        if chain:
+            certificate = certified(chain, self.certificates)
+            name = shown(certificate.subject.rfc4514_string(), 60)
+            return certificate.public_key(), f"{told(hint, chain)} of {name}"
+        key = self.keys.get(hint)
+        if key is None:
+            raise UnfitError(f"is by {told(hint, chain)}, which is none of the {len(self.keys)} of {self.place}")
+        return key, told(hint, chain)
+
+    def would_take(self, hint: str, chain: Sequence[bytes]) -> bool:
+        """Whether a generation may be signed with this key or certificate."""
+        for keys in (self, self.additions):
+            if keys is not None:
+                with contextlib.suppress(UnfitError):
+                    keys.whose(hint, chain)
+                    return True
+        return False
+
+
+def told(hint: str, chain: Sequence[bytes]) -> str:
+    """A key or certificate as messages name it: by the first digits of its sha256."""
+    return f"certificate {hashlib.sha256(chain[0]).hexdigest()[:16]}" if chain else f"key {hint[:16]}"
 
 
 # --- keys -----------------------------------------------------------------------------------------------------------
@@ -468,11 +480,11 @@ def generation_files(manifest_sha256: str, number: int, sha256: str) -> dict[str
     return {MANIFEST: manifest_sha256, f"classes/{number:06d}.safetensors": sha256}
 
 
-def check_fixed(folder: Path, manifest_sha256: str, keys: Keys) -> tuple[str, dict[str, str]]:
+def check_fixed(folder: Path, manifest_sha256: str, keys: Keys) -> dict[str, str]:
     """Hold manifest.json against the signature of the fixed part, before anything of it is believed.
 
     Returns:
-        Who signed it, and name -> sha256 of all that is signed; the caller compares it with what the manifest lists.
+        Name -> sha256 of all that is signed; the caller compares it with what the manifest lists.
 
     Raises:
         ArtefactError: E-SIGNATURE.
@@ -481,13 +493,13 @@ def check_fixed(folder: Path, manifest_sha256: str, keys: Keys) -> tuple[str, di
     path = folder / SIGNATURE
     try:
         signature = read_signature(path, within=folder)
-        who = keys.check(signature, generation=False)
+        keys.check(signature, generation=False)
         files = statement_of(signature)
     except UnfitError as error:
         raise refused(path, error, keys) from None
     if files.get(MANIFEST) != manifest_sha256:
         raise refused(path, UnfitError(f"is of another {MANIFEST} than the one that lies here"), keys)
-    return who, files
+    return files
 
 
 def check_files(folder: Path, signed: Mapping[str, str], expected: Mapping[str, str], keys: Keys) -> None:
@@ -497,8 +509,8 @@ def check_files(folder: Path, signed: Mapping[str, str], expected: Mapping[str, 
         raise refused(folder / SIGNATURE, UnfitError(f"does not agree with {MANIFEST} about {shown(odd[0])}"), keys)
 
 
-def check_generation(folder: Path, manifest_sha256: str, number: int, sha256: str, keys: Keys) -> str:
-    """Hold a generation's file against its signature, before anything of it is believed; who signed it.
+def check_generation(folder: Path, manifest_sha256: str, number: int, sha256: str, keys: Keys) -> None:
+    """Hold a generation's file against its signature, before anything of it is believed.
 
     Raises:
         ArtefactError: E-SIGNATURE.
@@ -507,21 +519,20 @@ def check_generation(folder: Path, manifest_sha256: str, number: int, sha256: st
     path = generation_signature(folder, number)
     try:
         signature = read_signature(path, within=folder)
-        who = keys.check(signature, generation=True)
+        keys.check(signature, generation=True)
         files = statement_of(signature)
     except UnfitError as error:
         raise refused(path, error, keys) from None
     if files != generation_files(manifest_sha256, number, sha256):
         raise refused(path, UnfitError("is of another generation, or of one of another model"), keys)
-    return who
 
 
 def refused(path: Path, error: UnfitError, keys: Keys) -> ArtefactError:
     """What is wrong with a signature, and what to do."""
     return ArtefactError(
         "E-SIGNATURE",
-        f"signatures by {keys.place} are demanded, and {path} {error}; get the bundle again from its maker, or, if you "
-        "vouch for it yourself, sign it (docs/security.md)",
+        f"signatures by {keys.place} are demanded, and {path} {error}; get the bundle again from its maker; or, if you "
+        "trust somebody else, give their public key with --require-signature (docs/security.md)",
     )
 
 

@@ -7,10 +7,11 @@ network.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import stat
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,6 @@ from zsl_runtime.bundle.signatures import (
     fingerprint,
     fixed_files,
     generation_files,
-    generation_signature,
     need_cryptography,
     parse_signature,
     read_pem,
@@ -34,13 +34,11 @@ from zsl_runtime.bundle.signatures import (
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError, from_os_error, shown
 from zsl_runtime.extras import wanting
 from zsl_runtime.machine.notes import note_once
-from zsl_runtime.machine.storage import LOCK, stage, sync_folder, temporary_name
+from zsl_runtime.machine.storage import LOCK, temporary_name
 from zsl_runtime.machine.untrusted import UnfitError, read_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from zsl_runtime.bundle.bundle import Bundle
+    from collections.abc import Mapping
 
 PASSWORD = "ZSL_SIGN_PASSWORD"  # of a private key that is encrypted  # noqa: S105
 # What a bundle holds besides what is signed: those who verify with model-signing alone pass over it.
@@ -58,6 +56,7 @@ class Signer:
             key alone.
         password: of the key; None where it is not encrypted.
         own: the public key or the certificate, as somebody trusts it.
+        chain: the certificates (DER), empty for a key alone.
 
     """
 
@@ -65,6 +64,12 @@ class Signer:
     certificates: Path | None
     password: bytes | None
     own: Keys
+    chain: tuple[bytes, ...] = ()
+
+    @property
+    def hint(self) -> str:
+        """The sha256 of the public key's PEM, '' where there is a certificate."""
+        return next(iter(self.own.keys), "")
 
     def sign(self, files: Mapping[str, Path], expected: Mapping[str, str], folder: Path) -> bytes:
         """The signature's file for some files.
@@ -107,7 +112,7 @@ class Signer:
             {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": NOT_SIGNED}
         )
 
-        class Listed(hashing.Config):  # type: ignore[misc]
+        class Listed(hashing.Config):  # type: ignore[misc, name-defined]
             """Hashes the files of the list, under the names that they have in the bundle."""
 
             def hash(self, model_path: Any, *, files_to_hash: Any = None) -> Any:  # noqa: ARG002
@@ -163,19 +168,18 @@ def open_signer(key: str | os.PathLike[str], certificates: str | os.PathLike[str
         raise UsageError("E-KEY", f"{place} holds no certificate that can be read ({error})") from None
     if not chain or chain[0].public_key() != public:
         raise UsageError("E-KEY", f"the first certificate of {place} is not that of the key {path}")
+    ders = tuple(one.public_bytes(Encoding.DER) for one in chain)
     try:
-        certified([one.public_bytes(Encoding.DER) for one in chain], (chain[0],))
+        certified(ders, (chain[0],))
     except UnfitError as error:
         raise UsageError("E-KEY", f"a signature with {place} {error}: whoever checks it would refuse it") from None
-    return Signer(path, place, None, Keys(place, {}, (chain[0],)))
+    return Signer(path, place, None, Keys(place, {}, (chain[0],)), ders)
 
 
 def _need_model_signing() -> None:
     """Whether it is there, without importing it: that takes a third of a second. BackendError E-PACKAGE."""
-    from importlib.util import find_spec
-
     for package in ("model_signing", "OpenSSL"):
-        if find_spec(package) is None:
+        if importlib.util.find_spec(package) is None:
             error = ModuleNotFoundError(f"No module named {package!r}", name=package)
             raise BackendError("E-PACKAGE", f"signing needs {wanting(package, error, 'sign')}")
 
@@ -232,60 +236,3 @@ def sign_generation(
     if place is not None:
         files[next(name for name in files if name != MANIFEST)] = place
     return signer.sign(files, expected, folder)
-
-
-def sign_bundle(bundle: Bundle, signer: Signer, *, fixed: bool = True) -> tuple[int, ...]:
-    """Sign a bundle that is there: what is fixed, and the generation in force with all that undo can go back to.
-
-    Whoever signs vouches for what is there, whoever made it; every file is compared with its hash before.
-
-    Args:
-        bundle: opened, every hash of it checked.
-        signer: who vouches.
-        fixed: also what is fixed at the export; without it the generations alone.
-
-    Returns:
-        The numbers of the generations that were signed, ascending.
-
-    Raises:
-        ArtefactError: the bundle is damaged.
-        BackendError: E-PACKAGE, E-SIGN-FAILED.
-        SystemProblem: it cannot be written.
-
-    """
-    bare = replace(bundle, keys=None)
-    with bundle.lock():
-        made = dict(_generations(bare))
-        staged: list[tuple[Path, Path]] = []
-        try:
-            if fixed:
-                data = sign_fixed(signer, bundle.path, bundle.manifest_sha256, bundle.manifest["files"])
-                staged.append((stage(bundle.path, data), bundle.path / SIGNATURE))
-            for number, sha256 in made.items():
-                data = sign_generation(signer, bundle.path, bundle.manifest_sha256, number, sha256)
-                staged.append((stage(bundle.path / CLASSES, data), generation_signature(bundle.path, number)))
-            for partial, path in staged:
-                partial.replace(path)
-        except OSError as error:
-            raise from_os_error(error, "sign the bundle") from error
-        finally:
-            for partial, _ in staged:
-                partial.unlink(missing_ok=True)
-        for folder in (bundle.path / CLASSES, bundle.path):
-            sync_folder(folder)
-    return tuple(sorted(made))
-
-
-def _generations(bundle: Bundle) -> Iterable[tuple[int, str]]:
-    """Number and sha256 of the generation in force and of those before it, as far as they are there and whole."""
-    generation = bundle.current()
-    yield generation.number, bundle.pointer()[1]
-    while generation.parent and bundle.generation_path(generation.parent).exists():
-        number, sha256 = generation.parent, generation.parent_sha256
-        generation = bundle.generation(number, sha256)
-        yield number, sha256
-    if generation.number > 1 and bundle.generation_path(1).exists():  # after `prune` it stands alone, for the probe
-        known = [entry.get("sha256") for entry in bundle.history()[0] if entry.get("number") == 1]
-        if len(known) == 1 and isinstance(known[0], str):
-            bundle.generation(1, known[0])
-            yield 1, known[0]

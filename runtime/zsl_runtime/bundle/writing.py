@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,11 @@ from zsl_runtime.bundle.manifest import (
     check_names,
     format_for,
 )
+from zsl_runtime.bundle.signatures import SIGNATURE, generation_signature
+from zsl_runtime.bundle.signing import sign_fixed, sign_generation
 from zsl_runtime.errors import SystemProblem, UsageError, from_os_error
 from zsl_runtime.machine.storage import (
+    LOCK,
     copy_synced,
     exchange,
     exclusive,
@@ -38,8 +42,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from zsl_runtime.bundle.generation import Generation
+    from zsl_runtime.bundle.signing import Signer
 
 _FIXED = {errno.EBUSY, errno.EXDEV}  # what the system says of a folder that cannot be moved: a volume, an image's
+JUST_MADE = 10.0  # seconds in which a folder without a lock may be that of a writer who has just begun
 _OLD = "old-"  # marks a bundle that was moved aside, where two names cannot be swapped in one step
 
 
@@ -51,6 +57,7 @@ def write_bundle(
     generation: Generation,
     loose: Mapping[str, bytes] | None = None,
     force: bool = False,
+    signer: Signer | None = None,
 ) -> Path:
     """Write a new bundle; `dest` is whole or, whatever happens, as it was.
 
@@ -62,6 +69,7 @@ def write_bundle(
         loose: name -> content of files that may be written anew later, so that the manifest does not list them.
         force: replace a bundle that is there; without it that is an error. The old one is removed after the new one
             stands in its place. A folder that is not a bundle is never replaced.
+        signer: who signs what is fixed, and the generation; None leaves them unsigned.
 
     Returns:
         The bundle's folder.
@@ -69,6 +77,7 @@ def write_bundle(
     Raises:
         UsageError: E-BUNDLE-EXISTS (needs force), E-BUNDLE-DEST (something else is there), E-GENERATION (number not 1).
         ArtefactError: E-BUNDLE-MANIFEST or E-BUNDLE-PATH when the manifest or a name could not be read back.
+        BackendError: as `Signer.sign`.
         SystemProblem: the system said no; nothing is left behind.
 
     """
@@ -79,13 +88,15 @@ def write_bundle(
     check_names({**files, **loose}, target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _clean_siblings(target)
+        clean_siblings(target)
         check_dest(target, force=force)
         building = temporary_name(target)
         try:
             building.mkdir()
             with exclusive(building):
                 _fill(building, manifest, files, generation)
+                if signer is not None:
+                    _sign(building, signer)
                 for name, content in loose.items():
                     write_synced(building / name, content)
                 sync_folder(building)
@@ -124,6 +135,17 @@ def _fill(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, Path | 
     write_synced(folder / HISTORY, file_entry(generation, digest, {"names": generation.table.names}))
     for sub in (*{(folder / name).parent for name in files}, folder / CLASSES, folder):
         sync_folder(sub)
+
+
+def _sign(folder: Path, signer: Signer) -> None:
+    """Sign what is fixed of a bundle that was just filled, and its first generation."""
+    data = (folder / MANIFEST).read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    write_synced(folder / SIGNATURE, sign_fixed(signer, folder, digest, json.loads(data)["files"]))
+    path = generation_signature(folder, 1)
+    first = sha256_of(folder / CLASSES / "000001.safetensors")
+    write_synced(path, sign_generation(signer, folder, digest, 1, first))
+    sync_folder(folder / CLASSES)
 
 
 def _put_in_place(building: Path, target: Path, *, force: bool) -> None:
@@ -190,17 +212,21 @@ def _is_bundle(path: Path) -> bool:
 def export_leftovers(target: Path) -> list[Path]:
     """Folders beside the bundle `target` in which it is being written, or was when its writer was killed."""
     pattern = re.compile(rf"{re.escape(temporary_stem(target))}-({_OLD})?[0-9a-f]{{8}}")
-    return sorted(path for path in target.parent.iterdir() if pattern.fullmatch(path.name) and path.is_dir())
+    found = (path for path in target.parent.iterdir() if pattern.fullmatch(path.name))
+    return sorted(path for path in found if path.is_dir() and not path.is_symlink())
 
 
-def _clean_siblings(target: Path) -> None:
+def clean_siblings(target: Path) -> None:
     """Remove what killed writers of this very bundle left beside it, and put an old bundle back that lost its place.
 
     What cannot be removed (a writer at work holds its lock, or it is another user's) stays: it is in nobody's way.
     """
     for path in export_leftovers(target):
-        with contextlib.suppress(OSError, SystemProblem), exclusive(path, wait=False):
-            if not target.exists() and path.name.startswith(f"{temporary_stem(target)}-{_OLD}"):
-                path.rename(target)
-            else:
-                shutil.rmtree(path)
+        with contextlib.suppress(OSError, SystemProblem):
+            if not (path / LOCK).exists() and abs(time.time() - path.stat().st_mtime) < JUST_MADE:
+                continue  # its writer is about to lock it
+            with exclusive(path, wait=False):
+                if not target.exists() and path.name.startswith(f"{temporary_stem(target)}-{_OLD}"):
+                    path.rename(target)
+                else:
+                    shutil.rmtree(path)
