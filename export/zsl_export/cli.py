@@ -42,7 +42,7 @@ def _points(_: click.Context, __: click.Parameter, value: float | None) -> float
 
 @click.command("zsl-export", cls=Command)
 @click.argument("run", metavar="RUN|BUNDLE")
-@click.option("--out", metavar="BUNDLE", help="The folder to make of RUN.")
+@click.option("--out", metavar="BUNDLE|REPO", help="The folder to make of RUN, or of BUNDLE with --format triton.")
 @click.option(
     "--precision",
     callback=_precisions,
@@ -53,20 +53,36 @@ def _points(_: click.Context, __: click.Parameter, value: float | None) -> float
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["onnx", "engine"]),
+    type=click.Choice(["onnx", "engine", "triton"]),
     default="onnx",
     show_default=True,
-    help="engine: TensorRT engines beside the ONNX graphs, one a precision.",
+    help="engine: TensorRT engines beside the ONNX graphs, one a precision. triton: a model repository that serves "
+    "BUNDLE.",
 )
 @click.option("--trt", type=click.Choice(CHOICES), help="The library that builds engines.  [default: auto]")
 @click.option("--min-batch", type=int, metavar="N", help="Smallest batch of an engine's second profile.  [default: 1]")
 @click.option("--opt-batch", type=int, metavar="N", help="Batch at which it is fastest.  [default: --max-batch]")
-@click.option("--max-batch", type=int, metavar="N", help="Largest batch of an engine.  [default: 64]")
+@click.option(
+    "--max-batch", type=int, metavar="N", help="Largest batch of an engine, or of a request to Triton.  [default: 64]"
+)
 @click.option("--workspace", type=float, metavar="GIB", help="Scratch memory that a layer of an engine may take.")
 @click.option(
     "--compute-capability",
     metavar="LIST",
     help="Cards to build engines for, such as 8.6,8.9 (with --trt rtx).  [default: the card at hand, else all]",
+)
+@click.option("--name", metavar="NAME", help="Of the model in Triton.  [default: BUNDLE's, without .bundle]")
+@click.option(
+    "--variant",
+    type=click.Choice(["python", "tensorrt"]),
+    help="Who runs the graph in Triton: its Python backend with this package, on CPUs, or its TensorRT backend "
+    "with the engine of BUNDLE.  [default: python]",
+)
+@click.option("--instances", type=int, metavar="N", help="Processes that label in Triton side by side.  [default: 1]")
+@click.option(
+    "--copy-bundle",
+    is_flag=True,
+    help="Put a copy of BUNDLE into the model repository; without it, Triton serves BUNDLE from where it is.",
 )
 @click.option(
     "--verify", is_flag=True, help="Make nothing: compare everything that can run BUNDLE here with what was exported."
@@ -102,6 +118,10 @@ def cli(
     replay_per_class: int | None,
     no_probe_images: bool,
     force: bool,
+    name: str | None,
+    variant: str | None,
+    instances: int | None,
+    copy_bundle: bool,
     **engine: Any,
 ) -> None:
     """Export RUN, the folder that zsl-train wrote, as a bundle that labels pictures without torch.
@@ -120,12 +140,39 @@ def cli(
     profiles, one that is fastest for a single picture and one for large batches. Adding classes leaves engines as they
     are.
 
+    With --format triton REPO becomes a model repository for NVIDIA's Triton Inference Server, which labels pictures
+    with BUNDLE and sees the classes that zsl-classes adds to it. REPO must not be there yet.
+
     With --verify every backend and precision that can run BUNDLE on this machine is compared with what was recorded at
     its export, and with --data DIR on labelled pictures: a data folder, or folders that are called like classes. A
     table says how far features and scores are off, how often the best class is the same, and what it does to accuracy.
     Exit code 3 when one is off, or when there was nothing to compare.
     """
-    given = {name: value for name, value in engine.items() if value is not None}
+    given = {option: value for option, value in engine.items() if value is not None}
+    serving = {"--name": name, "--variant": variant, "--instances": instances, "--copy-bundle": copy_bundle or None}
+    asked = [flag for flag, value in serving.items() if value is not None]
+    if asked and (kind != "triton" or verify):
+        raise click.UsageError(f"{' and '.join(asked)}: only for Triton; add --format triton.")
+    if kind == "triton" and not verify:
+        told = {"--device": device, "--data": data, "--max-drop": max_drop, "--replay-per-class": replay_per_class}
+        told |= {"--no-probe-images": no_probe_images, "--force": force}
+        wrong = [flag for flag, value in told.items() if value]
+        wrong += [f"--{option.replace('_', '-')}" for option in sorted(given.keys() - {"max_batch"})]
+        if wrong:
+            raise click.UsageError(f"{' and '.join(wrong)}: not for --format triton; leave it out.")
+        if out is None:
+            raise click.UsageError("Missing option '--out': the model repository to make.")
+        _serve(
+            run,
+            out,
+            precisions=precision,
+            name=name,
+            variant=variant or "python",
+            instances=1 if instances is None else instances,
+            copy=copy_bundle,
+            **given,
+        )
+        return
     if verify:
         makes = {"--out": out, "--precision": precision, "--replay-per-class": replay_per_class}
         makes |= {"--no-probe-images": no_probe_images, "--force": force}
@@ -184,6 +231,39 @@ def _build_in_place(folder: str, precisions: tuple[str, ...] | None, options: di
     with reporting(f"{len(made)} engines were built in {folder}"):
         for stored in made:
             click.echo(os.fsencode(stored.path))
+
+
+def _serve(
+    folder: str,
+    out: str,
+    *,
+    precisions: tuple[str, ...] | None,
+    name: str | None,
+    variant: str,
+    instances: int,
+    copy: bool,
+    max_batch: int | None = None,
+) -> None:
+    """Write the model repository of a bundle that is there."""
+    from zsl_export.to_triton import Repository, next_commands, write_repository
+
+    if precisions is not None and len(precisions) > 1:
+        raise click.UsageError(f"--precision {','.join(precisions)}: Triton serves one of them; give one.")
+    if name == "":
+        raise click.UsageError("--name is empty; give a name, or leave it out.")
+    wanted = Repository(
+        name=name or "",
+        variant=variant,
+        max_batch=max_batch,
+        instances=instances,
+        precision=None if precisions is None else precisions[0],
+        copy=copy,
+    )
+    repository, model = write_repository(folder, out, wanted)
+    _tell(f"wrote {repository}: model {model}")
+    _tell(next_commands(repository, model))
+    with reporting(f"the model repository {repository} was written"):
+        click.echo(os.fsencode(repository))
 
 
 def _inputs(*, has_pictures: bool) -> str:

@@ -112,7 +112,8 @@ def test_what_can_be_wrong_with_the_options(bundle, capfd, options, exit_code, w
     [
         (["--max-batch", "4", "--trt", "rtx"], ["--max-batch and --trt: only for engines; add --format engine"]),
         ([], ["Missing option '--out'"]),
-        (["--format", "triton"], ["--format"]),
+        (["--format", "tflite"], ["--format"]),
+        (["--format", "triton"], ["Missing option '--out'"]),
     ],
 )
 def test_engine_options_belong_to_engines(bundle, capfd, options, words):
