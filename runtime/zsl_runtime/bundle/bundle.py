@@ -10,6 +10,7 @@ import contextlib
 import datetime as dt
 import hashlib
 import json
+import os
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,7 @@ from zsl_runtime.bundle.reading import (
     size_of,
 )
 from zsl_runtime.bundle.signatures import (
+    SIGNATURE,
     check_files,
     check_fixed,
     check_generation,
@@ -49,7 +51,7 @@ from zsl_runtime.bundle.signatures import (
     generation_signature,
     required_keys,
 )
-from zsl_runtime.bundle.signing import sign_generation
+from zsl_runtime.bundle.signing import check_taken, sign_generation
 from zsl_runtime.errors import ArtefactError, UsageError, from_os_error
 from zsl_runtime.head.fitting import Replay
 from zsl_runtime.head.gaussian import Gaussian
@@ -63,7 +65,6 @@ from zsl_runtime.machine.storage import (
 from zsl_runtime.machine.threads import checked_threads
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Literal
 
@@ -468,6 +469,10 @@ class Bundle:
                 raise from_os_error(error, f"finish the change ({state}): the system refused") from error
             raise
 
+    def is_signed(self) -> bool:
+        """Whether there is a signature of what is fixed; it need not be a good one."""
+        return os.path.lexists(self.path / SIGNATURE)
+
     def check_signable(self) -> None:
         """Refuse to make a generation that would be refused here at once: UsageError E-SIGN."""
         if self.keys is not None and self.signer is None:
@@ -505,12 +510,7 @@ def _keys(folder: Path, require: str | os.PathLike[str] | Literal[False] | None,
         return demanded
     if demanded is None:
         return signer.own
-    if not demanded.would_take(signer.hint, signer.chain):
-        raise UsageError(
-            "E-SIGN",
-            f"{signer.key} is none of those whose signatures are demanded here, {demanded.place}, so what it signs "
-            "would be refused; sign with another key, or add the public half of this one",
-        )
+    check_taken(signer, demanded, generation=True)
     return demanded
 
 

@@ -134,9 +134,9 @@ class Keys:
             raise UnfitError(f"is by {told(hint, chain)}, which is none of the {len(self.keys)} of {self.place}")
         return key, told(hint, chain)
 
-    def would_take(self, hint: str, chain: Sequence[bytes]) -> bool:
-        """Whether a generation may be signed with this key or certificate."""
-        for keys in (self, self.additions):
+    def would_take(self, hint: str, chain: Sequence[bytes], *, generation: bool) -> bool:
+        """Whether this key or certificate may sign a generation, or what is fixed."""
+        for keys in (self, self.additions if generation else None):
             if keys is not None:
                 with contextlib.suppress(UnfitError):
                     keys.whose(hint, chain)

@@ -30,6 +30,7 @@ from zsl_runtime.bundle.signatures import (
     parse_signature,
     read_pem,
     statement_of,
+    told,
 )
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError, from_os_error, shown
 from zsl_runtime.extras import wanting
@@ -65,6 +66,11 @@ class Signer:
     password: bytes | None
     own: Keys
     chain: tuple[bytes, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """The key or certificate, as messages name it."""
+        return told(self.hint, self.chain)
 
     @property
     def hint(self) -> str:
@@ -108,8 +114,10 @@ class Signer:
     def _signed(self, files: Mapping[str, Path], folder: Path, work: Path) -> bytes:
         library: Any = _model_signing()
         hashing, manifest = library.hashing, library.manifest
+        signed = {name.partition("/")[0] for name in files}
+        ignored = [name for name in NOT_SIGNED if name not in signed]
         kind = manifest.SerializationType.from_args(
-            {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": NOT_SIGNED}
+            {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": ignored}
         )
 
         class Listed(hashing.Config):  # type: ignore[misc, name-defined]
@@ -174,6 +182,16 @@ def open_signer(key: str | os.PathLike[str], certificates: str | os.PathLike[str
     except UnfitError as error:
         raise UsageError("E-KEY", f"a signature with {place} {error}: whoever checks it would refuse it") from None
     return Signer(path, place, None, Keys(place, {}, (chain[0],)), ders)
+
+
+def check_taken(signer: Signer, demanded: Keys, *, generation: bool) -> None:
+    """UsageError E-SIGN where what somebody signs would be refused by those who demand signatures."""
+    if not demanded.would_take(signer.hint, signer.chain, generation=generation):
+        raise UsageError(
+            "E-SIGN",
+            f"{signer.key} is none of those whose signatures are demanded here, {demanded.place}, so what it signs "
+            "would be refused; sign with another key, or add the public half of this one to them",
+        )
 
 
 def _need_model_signing() -> None:

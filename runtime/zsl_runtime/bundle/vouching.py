@@ -5,18 +5,41 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.bundle.manifest import CLASSES
-from zsl_runtime.bundle.signatures import SIGNATURE, generation_signature
-from zsl_runtime.bundle.signing import sign_fixed, sign_generation
+from zsl_runtime.bundle.signatures import SIGNATURE, check_fixed, generation_signature, required_keys
+from zsl_runtime.bundle.signing import check_taken, sign_fixed, sign_generation
 from zsl_runtime.errors import from_os_error
 from zsl_runtime.machine.storage import stage, sync_folder
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable
     from pathlib import Path
 
-    from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.bundle.signing import Signer
+
+
+def open_to_vouch(place: str | os.PathLike[str], signer: Signer, *, fixed: bool, check: bool = False) -> Bundle:
+    """Open a bundle, every hash of it compared, whose signatures are to be made.
+
+    Args:
+        place: of the bundle.
+        signer: who will sign; where signatures are demanded, theirs must be taken.
+        fixed: also what is fixed at the export; without it the signature of that, if one is demanded, is checked.
+        check: the signatures that are there are checked as for everybody else.
+
+    Raises:
+        UsageError, ArtefactError, SystemProblem: as `Bundle.open`; E-SIGN, what would be signed would be refused.
+
+    """
+    bundle = Bundle.open(place, require_signature=None if check else False)
+    demanded = required_keys(None, bundle.path)
+    if demanded is not None:
+        check_taken(signer, demanded, generation=not fixed)
+        if not fixed:
+            check_fixed(bundle.path, bundle.manifest_sha256, demanded)
+    return bundle
 
 
 def sign_bundle(bundle: Bundle, signer: Signer, *, fixed: bool = True) -> tuple[int, ...]:
