@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 import click
 
 from zsl_runtime.cli.command import Group
-from zsl_runtime.cli.options import BACKEND, DEVICE, THREADS, together
+from zsl_runtime.cli.options import (
+    BACKEND,
+    DEVICE,
+    REQUIRE_SIGNATURE,
+    SIGN,
+    SIGN_CERTIFICATE,
+    THREADS,
+    signer_of,
+    together,
+)
 from zsl_runtime.errors import InputError, UsageError, listed, run_command
 from zsl_runtime.graphs.parts import SMALL_PARTS
 from zsl_runtime.machine.threads import limit_blas
@@ -31,7 +40,10 @@ if TYPE_CHECKING:
     Command = Callable[..., Any]
 
 MOST_WARNINGS = 20  # of one change; beyond that the table as a whole is odd
-ENGINE = click.option("--engine", required=True, metavar="BUNDLE", help="The bundle, or a file in it.")
+ENGINE = together(
+    click.option("--engine", required=True, metavar="BUNDLE", help="The bundle, or a file in it."), REQUIRE_SIGNATURE
+)
+SIGNING = together(SIGN, SIGN_CERTIFICATE)
 ATTRIBUTES = click.option(
     "--attributes",
     required=True,
@@ -126,6 +138,7 @@ def similar_command(engine: str, attributes: str, form: str) -> None:
 )
 @SEED
 @RUNNING
+@SIGNING
 def add_command(
     *,
     engine: str,
@@ -135,6 +148,8 @@ def add_command(
     device: str,
     backend: str,
     threads: int | None,
+    sign: str | None,
+    sign_certificate: str | None,
 ) -> int:
     """Add classes described by their attributes, and by photographs where there are some.
 
@@ -143,11 +158,10 @@ def add_command(
     Exit code 6 says that some photographs could not be read; the classes were added all the same.
     """
     limit_blas(threads)
-    from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.classes.changes import add_classes, check_addable, check_teachable, fit_epochs
     from zsl_runtime.head.class_file import read_class_csv
 
-    bundle = Bundle.open(engine, verify=SMALL_PARTS)
+    bundle = _to_change(engine, sign, sign_certificate, verify=SMALL_PARTS)
     if photos is not None:
         check_teachable(bundle)
     table = read_class_csv(attributes, attributes=bundle.attributes, need_split=False)
@@ -169,7 +183,17 @@ def add_command(
     "--photos", required=True, metavar="DIR", help="DIR/CLASS/... holds photographs of classes that are there."
 )
 @RUNNING
-def teach_command(*, engine: str, photos: str, device: str, backend: str, threads: int | None) -> int:
+@SIGNING
+def teach_command(
+    *,
+    engine: str,
+    photos: str,
+    device: str,
+    backend: str,
+    threads: int | None,
+    sign: str | None,
+    sign_certificate: str | None,
+) -> int:
     """Show the model photographs of classes that it has, seen or not; the rows of all others stay as they are.
 
     Photographs may come in portions; nothing is kept of them but their number and one sum for each class.
@@ -177,10 +201,9 @@ def teach_command(*, engine: str, photos: str, device: str, backend: str, thread
     Exit code 6 says that some photographs could not be read; the others were learnt all the same.
     """
     limit_blas(threads)
-    from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.classes.changes import check_taught, check_teachable, teach_classes
 
-    bundle = Bundle.open(engine, verify=SMALL_PARTS)
+    bundle = _to_change(engine, sign, sign_certificate, verify=SMALL_PARTS)
     check_teachable(bundle)
     found = _find(bundle, photos)
     check_taught(bundle, found.pictures)
@@ -193,40 +216,63 @@ def teach_command(*, engine: str, photos: str, device: str, backend: str, thread
 @cli.command("remove")
 @ENGINE
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-def remove_command(engine: str, names: tuple[str, ...]) -> None:
+@SIGNING
+def remove_command(engine: str, names: tuple[str, ...], sign: str | None, sign_certificate: str | None) -> None:
     """Take classes out. A name that begins with a dash goes after `--`."""
-    from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.classes.changes import remove_classes
 
-    change = remove_classes(Bundle.open(engine), names)
+    bundle = _to_change(engine, sign, sign_certificate)
+    change = remove_classes(bundle, names)
     _report(change, [f"removed {name}" for name in change.names])
 
 
 @cli.command("undo")
 @ENGINE
-def undo_command(engine: str) -> None:
+@SIGNING
+def undo_command(engine: str, sign: str | None, sign_certificate: str | None) -> None:
     """Go back to the classes and the head before the last change. Again: one change further back."""
-    from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.classes.changes import undo
 
-    change = undo(Bundle.open(engine))
+    bundle = _to_change(engine, sign, sign_certificate)
+    change = undo(bundle)
     _report(change, _undone(change))
 
 
 @cli.command("refit")
 @ENGINE
 @SEED
-def refit_command(engine: str, seed: int | None) -> None:
+@SIGNING
+def refit_command(engine: str, seed: int | None, sign: str | None, sign_certificate: str | None) -> None:
     """Fit the whole head again for the classes in force, or compute its rows again."""
-    from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.classes.changes import fit_epochs, refit
 
-    bundle = Bundle.open(engine, verify=SMALL_PARTS)
+    bundle = _to_change(engine, sign, sign_certificate, verify=SMALL_PARTS)
     if seed is not None and bundle.head_rule != "fit":
         click.echo("the head of this model is computed, not fitted: --seed changes nothing", err=True)
     with _bar(fit_epochs(bundle), "steps") as advance:
         change = refit(bundle, seed=seed, advance=advance)
     _report(change, [])
+
+
+@cli.command("sign")
+@ENGINE
+@click.option("--sign", required=True, metavar="FILE.pem", help="Your private key (elliptic curve).")
+@SIGN_CERTIFICATE
+def sign_command(engine: str, sign: str, sign_certificate: str | None) -> None:
+    """Vouch for the classes in force, and for what undo can go back to, whoever made them: sign their generations.
+
+    What the export fixed is not signed by this: zsl-export BUNDLE --sign signs all of it. Where signatures are
+    demanded, that of the fixed part is checked before.
+    """
+    from zsl_runtime.bundle.signing import open_signer
+    from zsl_runtime.bundle.vouching import open_to_vouch, sign_bundle
+
+    signer = open_signer(sign, sign_certificate)
+    bundle = open_to_vouch(engine, signer, fixed=False)
+    made = sign_bundle(bundle, signer, fixed=False)
+    told = f"signed generation {', '.join(map(str, made))} of {bundle.path} by {signer.told}"
+    with reporting(told):
+        _say(told)
 
 
 @cli.command("prune")
@@ -260,6 +306,23 @@ def _check_table_output(path: str | None, *, force: bool) -> None:
         raise UsageError(
             "E-OUTPUT-EXISTS", f"{path!r} is there, and may be filled in; give --force to replace it, or another name"
         )
+
+
+def _to_change(
+    engine: str, sign: str | None, certificate: str | None, *, verify: bool | Iterable[str] = True
+) -> Bundle:
+    """The bundle to make a generation of, which `sign` signs; where signatures are demanded, somebody must."""
+    from zsl_runtime.bundle.bundle import Bundle
+
+    bundle = Bundle.open(engine, verify=verify, signer=signer_of(sign, certificate))
+    bundle.check_signable()
+    if bundle.signer is None and bundle.is_signed():
+        click.echo(
+            "note: this bundle is signed, and the state of its classes that this makes will not be: who demands "
+            "signatures refuses it until zsl-classes sign is run; --sign KEY signs it at once",
+            err=True,
+        )
+    return bundle
 
 
 @contextmanager

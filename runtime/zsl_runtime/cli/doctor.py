@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zsl_runtime.cli.command import Command
+from zsl_runtime.cli.options import REQUIRE_SIGNATURE
 from zsl_runtime.cli.finding import BROKEN, FAILED, NOTE, OK, Finding, guarded, said
 from zsl_runtime.errors import ArtefactError, BackendError, SystemProblem, UsageError, ZslError, run_command
 from zsl_runtime.extras import EXTRAS, install
@@ -39,6 +40,7 @@ FORMATS = {"jpg": ".jpg", "zlib": ".png", "webp": ".webp", "libtiff": "compresse
 @click.command("zsl-doctor", cls=Command)
 @click.argument("bundle", required=False, metavar="[BUNDLE]")
 @click.option("--cards", is_flag=True, help="Speak of cards, CUDA and TensorRT even if there is no NVIDIA card here.")
+@REQUIRE_SIGNATURE
 @click.option("--explain", "word", metavar="WORD", help="Only say what a word of the commands' messages means.")
 def cli(bundle: str | None, *, cards: bool, word: str | None) -> int:
     """Say what this machine can run, and examine BUNDLE: its files, its classes, and its answers in each precision.
@@ -310,6 +312,7 @@ def _examine(path: str, *, cards: bool) -> Iterator[Finding]:
         yield Finding(FAILED, f"{path} cannot be opened here, {said(error)}")
         return
     yield from guarded("what is in it", partial(_contents, bundle, current), FAILED)
+    yield from guarded("signatures", partial(_signatures, bundle, current), FAILED)
     yield from guarded("precisions", lambda: [_precisions(bundle, cards=cards)], FAILED)
     yield from guarded("engines", partial(engines if cards else damaged_engines, bundle), FAILED)
     whole = True
@@ -334,6 +337,31 @@ def _contents(bundle: Bundle, current: Generation) -> Iterator[Finding]:
         f"generation {current.number}",
     )
     yield Finding(OK, _takes(bundle))
+
+
+def _signatures(bundle: Bundle, current: Generation) -> Iterator[Finding]:
+    """By whom the bundle and the generation in force are signed, and whether that was checked."""
+    from zsl_runtime.bundle.signatures import SIGNATURE, generation_signature, read_signature
+    from zsl_runtime.machine.untrusted import UnfitError
+
+    told = []
+    for what, path, generation in (
+        ("what the export fixed", bundle.path / SIGNATURE, False),
+        (f"generation {current.number}", generation_signature(bundle.path, current.number), True),
+    ):
+        try:
+            signature = read_signature(path, within=bundle.path)
+            who = signature.claims if bundle.keys is None else bundle.keys.check(signature, generation=generation)
+            told.append(f"{what} is signed by {who}")
+        except UnfitError as error:
+            missing = str(error) == "is missing"
+            told.append(f"{what} is not signed" if missing else f"{what} has no good signature: {path.name} {error}")
+    if bundle.keys is not None:
+        yield Finding(OK, f"{', '.join(told)}; checked against {bundle.keys.place}")
+    elif all(one.endswith("is not signed") for one in told):
+        yield Finding(OK, "not signed: hashes find damage, and do not tell who made it (docs/security.md)")
+    else:
+        yield Finding(NOTE, f"{', '.join(told)}; not checked: give the public key with --require-signature")
 
 
 def _takes(bundle: Bundle) -> str:

@@ -15,6 +15,7 @@ from zsl_runtime.cli.options import (
     BATCH_SIZE,
     DEVICE,
     PRECISION,
+    REQUIRE_SIGNATURE,
     THREADS,
     TRUST_ENGINE,
     batch_told,
@@ -60,7 +61,7 @@ DEFAULT_ROLE = "test"
 )
 @click.option("--output", metavar="FILE", help="Write here instead of stdout, the whole file or none.")
 @click.option("--confusion", metavar="FILE.csv", help="Write how many photographs of each class were called what.")
-@together(DEVICE, BACKEND, PRECISION, TRUST_ENGINE, THREADS, BATCH_SIZE)
+@together(DEVICE, BACKEND, PRECISION, TRUST_ENGINE, REQUIRE_SIGNATURE, THREADS, BATCH_SIZE)
 def command(
     *,
     words: tuple[str, ...],
@@ -112,8 +113,8 @@ def command(
     # What Pillow has to say about odd metadata is no concern of whoever measures a model.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     threads = threads or usable_cpus()
-    backend, precision = of_engine(place, backend, precision)
     bundle = Bundle.open(place, verify=False)
+    backend, precision = of_engine(place, backend, precision)
     with ExitStack() as stack, Stop() as stop:
         with bundle.verifying(threads):  # hashing goes on while photographs are found and the first ones are read
             reader, table = reader_of(bundle), bundle.current().table

@@ -26,6 +26,7 @@ from zsl_runtime.cli.options import (
     BATCH_SIZE,
     DEVICE,
     PRECISION,
+    REQUIRE_SIGNATURE,
     THREADS,
     TRUST_ENGINE,
     batch_told,
@@ -103,7 +104,7 @@ REBUILT = frozenset({"E-ENGINE-MISSING", "E-ENGINE-MISMATCH", "E-ENGINE-HASH", "
     is_flag=True,
     help="With TensorRT: build the engine when there is none that fits this card and version.",
 )
-@together(TRUST_ENGINE, THREADS, BATCH_SIZE)
+@together(TRUST_ENGINE, REQUIRE_SIGNATURE, THREADS, BATCH_SIZE)
 @click.option("--profile", is_flag=True, help="At the end, print to stderr where the time went.")
 @click.option("--quiet", "-q", is_flag=True, help="At the end, leave out what was found in counts; errors stay.")
 def command(

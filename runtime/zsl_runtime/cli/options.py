@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +14,7 @@ from zsl_runtime.graphs.precisions import PRECISIONS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from zsl_runtime.bundle.signing import Signer
     from zsl_runtime.labelling.reading import Reader
 
     Command = Callable[..., Any]
@@ -40,6 +43,60 @@ TRUST_ENGINE = click.option(
     is_flag=True,
     help="Load a TensorRT engine that you did not build on this machine; loading one runs its code.",
 )
+
+
+def _demand(context: click.Context, _parameter: click.Parameter, keys: str | None) -> None:
+    """Say it to whatever opens a bundle in this command, in other processes too: by the variable that a site sets."""
+    if keys is None:
+        return
+    from zsl_runtime.bundle.signatures import REQUIRE
+    from zsl_runtime.errors import UsageError
+
+    if not keys:
+        raise UsageError("E-KEY", "--require-signature '': expected a file or folder of public keys")
+    before = os.environ.get(REQUIRE)
+    os.environ[REQUIRE] = keys
+    context.call_on_close(partial(_restore, REQUIRE, before))
+
+
+def _restore(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+REQUIRE_SIGNATURE = click.option(
+    "--require-signature",
+    metavar="FILE|DIR",
+    expose_value=False,
+    callback=_demand,
+    help="Public keys or certificates (PEM), by one of which the bundle must be signed "
+    "[default: those of $ZSL_REQUIRE_SIGNATURE].",
+)
+SIGN = click.option("--sign", metavar="FILE.pem", help="Sign what is made with this private key (elliptic curve).")
+SIGN_CERTIFICATE = click.option(
+    "--sign-certificate",
+    metavar="FILE.pem",
+    help="With --sign: the key's certificate, and those that lead to whoever is trusted.",
+)
+
+
+def signer_of(sign: str | None, certificate: str | None) -> Signer | None:
+    """Who signs, by the options; None where nobody does.
+
+    Raises:
+        UsageError: E-KEY.
+        BackendError: E-PACKAGE.
+
+    """
+    if sign is None:
+        if certificate is not None:
+            raise click.UsageError("--sign-certificate: is of a private key; give --sign, too.")
+        return None
+    from zsl_runtime.bundle.signing import open_signer
+
+    return open_signer(sign, certificate)
 
 
 def _cut(_: click.Context, __: click.Parameter, value: int | None) -> int | None:

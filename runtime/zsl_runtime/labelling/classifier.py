@@ -87,6 +87,7 @@ class Classifier(OfThisProcess):
         precision: str | None = None,
         *,
         trust_engine: bool = False,
+        require_signature: AnyPath | None = None,
     ) -> Classifier:
         """Open a bundle: check every hash, load the graph and the generation in force.
 
@@ -102,9 +103,12 @@ class Classifier(OfThisProcess):
             precision: `fp32`, `fp16`, `bf16` or `int8`, as far as the bundle holds it; None for the bundle's default.
                 `backend.precision` says which it is.
             trust_engine: load a TensorRT engine that was not built here by this user; loading one runs its code.
+            require_signature: a file or folder of public keys and certificates (PEM), by one of which the bundle, and
+                every generation that `reload` finds, must be signed; None for those of $ZSL_REQUIRE_SIGNATURE, if it
+                is set. A Bundle was opened with its own.
 
         Raises:
-            UsageError: E-BUNDLE-PATH, E-BACKEND-NAME, E-THREADS, E-PRECISION-NAME, E-DEVICE-NAME; E-DEVICE-BACKEND
+            UsageError: E-KEY, E-BUNDLE-PATH, E-BACKEND-NAME, E-THREADS, E-PRECISION-NAME, E-DEVICE-NAME; E-DEVICE-BACKEND
                 for a backend that does not run there; E-PRECISION when the bundle does not hold it.
             BackendError: E-BACKEND-MISSING, E-BACKEND-LOAD, E-BACKEND-PROBE, E-DEVICE; E-PRECISION-BACKEND and
                 E-PRECISION-CPU when backend or CPU do not run this precision.
@@ -112,7 +116,7 @@ class Classifier(OfThisProcess):
 
         """
         threads = checked_threads(threads)
-        bundle = path if isinstance(path, Bundle) else Bundle.open(path)
+        bundle = path if isinstance(path, Bundle) else Bundle.open(path, require_signature=require_signature)
         opened = open_backend(
             backend, bundle, device=device, threads=threads, precision=precision, trust_engine=trust_engine
         )
