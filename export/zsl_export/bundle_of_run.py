@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from zsl_export.graphs import Graph
     from zsl_export.parity import Parity
+    from zsl_runtime.bundle.signing import Signer
     from zsl_runtime.head.class_table import ClassTable
     from zsl_train.training.run_folder import Run
 
@@ -63,6 +64,7 @@ def export_run(
     force: bool = False,
     threads: int = 1,
     tell: Tell = lambda _: None,
+    signer: Signer | None = None,
 ) -> Path:
     """Export a run, hold the graphs against it, and write the bundle if they agree.
 
@@ -77,6 +79,7 @@ def export_run(
         force: replace a bundle that is there.
         threads: for ONNX Runtime.
         tell: gets a line for the user now and then.
+        signer: who signs the bundle; None leaves it unsigned.
 
     Returns:
         The bundle's folder.
@@ -121,6 +124,7 @@ def export_run(
                 generation=run.generation,
                 loose={PARITY: parity_file(parity, lower.report)},
                 force=force,
+                signer=signer,
             )
     except OSError as error:
         raise from_os_error(error, "write the bundle") from error

@@ -15,6 +15,7 @@ import click
 
 from zsl_export.precisions import LARGEST_DROP, parse_precisions
 from zsl_runtime.cli.command import Command
+from zsl_runtime.cli.options import REQUIRE_SIGNATURE, SIGN, SIGN_CERTIFICATE, demanded_by_option, signer_of, together
 from zsl_runtime.errors import run_command
 from zsl_runtime.streams import print_line, reporting
 from zsl_runtime.trt.library import CHOICES
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from zsl_runtime.bundle.signing import Signer
     from zsl_train.training.run_folder import Run
 
 
@@ -105,6 +107,7 @@ def _points(_: click.Context, __: click.Parameter, value: float | None) -> float
 )
 @click.option("--no-probe-images", is_flag=True, help="Leave the probe's inputs out of the bundle.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@together(SIGN, SIGN_CERTIFICATE, REQUIRE_SIGNATURE)
 def cli(
     run: str,
     out: str | None,
@@ -118,6 +121,8 @@ def cli(
     replay_per_class: int | None,
     no_probe_images: bool,
     force: bool,
+    sign: str | None,
+    sign_certificate: str | None,
     name: str | None,
     variant: str | None,
     instances: int | None,
@@ -135,6 +140,9 @@ def cli(
 
     A head that is fitted comes with the features that it was fitted on: where classes are added, it is fitted again on
     them. --replay-per-class makes the bundle smaller, and such a fit see less than the training's did.
+
+    With --sign the bundle is signed with a private key, whose public half then tells others who made it. Without --out
+    that is done to BUNDLE as it is: whoever signs vouches for it.
 
     With --format engine and without --out, BUNDLE gets TensorRT engines in the precisions that it holds. Each has two
     profiles, one that is fastest for a single picture and one for large batches. Adding classes leaves engines as they
@@ -155,7 +163,7 @@ def cli(
         raise click.UsageError(f"{' and '.join(asked)}: only for Triton; add --format triton.")
     if kind == "triton" and not verify:
         told = {"--device": device, "--data": data, "--max-drop": max_drop, "--replay-per-class": replay_per_class}
-        told |= {"--no-probe-images": no_probe_images, "--force": force}
+        told |= {"--no-probe-images": no_probe_images, "--force": force, "--sign": sign}
         wrong = [flag for flag, value in told.items() if value]
         wrong += [f"--{option.replace('_', '-')}" for option in sorted(given.keys() - {"max_batch"})]
         if wrong:
@@ -175,7 +183,7 @@ def cli(
         return
     if verify:
         makes = {"--out": out, "--precision": precision, "--replay-per-class": replay_per_class}
-        makes |= {"--no-probe-images": no_probe_images, "--force": force}
+        makes |= {"--no-probe-images": no_probe_images, "--force": force, "--sign": sign}
         wrong = [*(flag for flag, value in makes.items() if value), *(["--format engine"] if kind != "onnx" else [])]
         if wrong or given:
             raise click.UsageError(f"{' and '.join(wrong) or _flags(given)}: --verify makes nothing; leave it out.")
@@ -187,11 +195,20 @@ def cli(
         raise click.UsageError("--device: only for the comparison; add --verify.")
     if kind == "onnx" and given:
         raise click.UsageError(f"{_flags(given)}: only for engines; add --format engine.")
+    signer = signer_of(sign, sign_certificate)
+    if kind == "onnx" and out is None and signer is not None:
+        told = {"--precision": precision, "--data": data, "--max-drop": max_drop}
+        told |= {"--replay-per-class": replay_per_class, "--no-probe-images": no_probe_images, "--force": force}
+        wrong = [flag for flag, value in told.items() if value]
+        if wrong:
+            raise click.UsageError(f"{' and '.join(wrong)}: only for the export of a run; add --out.")
+        _sign_in_place(run, signer)
+        return
     if kind == "onnx" and out is None:
         raise click.UsageError("Missing option '--out': the folder to make (only --format engine works in place).")
     if out is None:
         told = {"--data": data, "--max-drop": max_drop, "--replay-per-class": replay_per_class}
-        told |= {"--no-probe-images": no_probe_images, "--force": force}
+        told |= {"--no-probe-images": no_probe_images, "--force": force, "--sign": sign}
         wrong = [flag for flag, value in told.items() if value]
         if wrong:
             raise click.UsageError(f"{' and '.join(wrong)}: only for the export of a run; add --out.")
@@ -211,12 +228,25 @@ def cli(
         probe_images=not no_probe_images,
         replay_per_class=replay_per_class,
         force=force,
+        signer=signer,
         engine=given if kind == "engine" else None,
     )
 
 
 def _flags(given: dict[str, Any]) -> str:
     return " and ".join(f"--{name.replace('_', '-')}" for name in sorted(given))
+
+
+def _sign_in_place(folder: str, signer: Signer) -> None:
+    """Sign a bundle that is there, without anything that only training needs."""
+    from zsl_runtime.bundle.vouching import open_to_vouch, sign_bundle
+
+    bundle = open_to_vouch(folder, signer, fixed=True, check=demanded_by_option())
+    made = sign_bundle(bundle, signer)
+    numbers = ", ".join(map(str, made))
+    _tell(f"signed by {signer.told}: what the export of {folder} fixed, and generation {numbers} of its classes")
+    with reporting(f"{folder} was signed"):
+        click.echo(os.fsencode(bundle.path))
 
 
 def _build_in_place(folder: str, precisions: tuple[str, ...] | None, options: dict[str, Any]) -> None:
@@ -278,6 +308,7 @@ def _export(
     probe_images: bool,
     replay_per_class: int | None,
     force: bool,
+    signer: Signer | None,
     engine: dict[str, Any] | None,
     **lower: Any,
 ) -> None:
@@ -313,7 +344,11 @@ def _export(
         _tell(f"WARNING, from the training of this run: {text}")
     if replay_per_class is not None:
         run = _with_fewer(run, replay_per_class)
-    bundle = export_run(run, out, probe_images=probe_images, force=force, threads=threads, tell=_tell, **lower)
+    bundle = export_run(
+        run, out, probe_images=probe_images, force=force, threads=threads, tell=_tell, signer=signer, **lower
+    )
+    if signer is not None:
+        _tell(f"signed by {signer.told}: what the export fixed, and the classes as they are (generation 1)")
     size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
     kept = run.replay.features.nbytes
     of_that = f", {kept / 1e6:.1f} MB of it features that the head is fitted on again as classes come" if kept else ""

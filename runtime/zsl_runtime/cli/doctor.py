@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from zsl_runtime.cli.command import Command
-from zsl_runtime.cli.options import REQUIRE_SIGNATURE
 from zsl_runtime.cli.finding import BROKEN, FAILED, NOTE, OK, Finding, guarded, said
+from zsl_runtime.cli.options import REQUIRE_SIGNATURE
 from zsl_runtime.errors import ArtefactError, BackendError, SystemProblem, UsageError, ZslError, run_command
 from zsl_runtime.extras import EXTRAS, install
 from zsl_runtime.machine.memory import memory_bytes

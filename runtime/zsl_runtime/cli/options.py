@@ -56,7 +56,15 @@ def _demand(context: click.Context, _parameter: click.Parameter, keys: str | Non
         raise UsageError("E-KEY", "--require-signature '': expected a file or folder of public keys")
     before = os.environ.get(REQUIRE)
     os.environ[REQUIRE] = keys
+    context.meta[REQUIRE] = True
     context.call_on_close(partial(_restore, REQUIRE, before))
+
+
+def demanded_by_option() -> bool:
+    """Whether this command line says --require-signature, and not the site alone."""
+    from zsl_runtime.bundle.signatures import REQUIRE
+
+    return bool(click.get_current_context().meta.get(REQUIRE))
 
 
 def _restore(name: str, value: str | None) -> None:

@@ -108,8 +108,8 @@ class Classifier(OfThisProcess):
                 is set. A Bundle was opened with its own.
 
         Raises:
-            UsageError: E-KEY, E-BUNDLE-PATH, E-BACKEND-NAME, E-THREADS, E-PRECISION-NAME, E-DEVICE-NAME; E-DEVICE-BACKEND
-                for a backend that does not run there; E-PRECISION when the bundle does not hold it.
+            UsageError: E-KEY, E-BUNDLE-PATH, E-BACKEND-NAME, E-THREADS, E-PRECISION-NAME, E-DEVICE-NAME;
+                E-DEVICE-BACKEND for a backend that does not run there; E-PRECISION when the bundle does not hold it.
             BackendError: E-BACKEND-MISSING, E-BACKEND-LOAD, E-BACKEND-PROBE, E-DEVICE; E-PRECISION-BACKEND and
                 E-PRECISION-CPU when backend or CPU do not run this precision.
             ArtefactError: E-BUNDLE-..., when the bundle is damaged or does not fit together.
