@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.inputs.share import Share
     from zsl_runtime.labelling.classifier import Classifier
 
 # What changes no answer; all other options must be the same for --resume. Which pictures they were is checked by name.
@@ -56,8 +57,10 @@ NO_MATTER = frozenset(
         "confident",
         "rebuild",
         "trust_engine",
+        "merge",
     }
 )
+WITH_MERGE = frozenset({"paths", "merge", "output", "quiet"})
 # What building an engine cures: there is none, it is for another card or version, or it is damaged.
 REBUILT = frozenset({"E-ENGINE-MISSING", "E-ENGINE-MISMATCH", "E-ENGINE-HASH", "E-ENGINE-LOAD"})
 
@@ -66,14 +69,21 @@ REBUILT = frozenset({"E-ENGINE-MISSING", "E-ENGINE-MISMATCH", "E-ENGINE-HASH", "
 @click.argument("paths", nargs=-1, required=True)
 @click.option(
     "--engine",
-    required=True,
     metavar="BUNDLE_OR_PLAN",
-    help="The folder that zsl-export wrote; or a TensorRT engine inside it, which then runs the model.",
+    help="The folder that zsl-export wrote; or a TensorRT engine inside it, which then runs the model.  [required]",
 )
 @click.option("--topk", type=click.IntRange(min=1), default=5, show_default=True, help="Classes per picture.")
 @click.option("--format", "format_", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
 @click.option("--output", metavar="FILE", help="Write here instead of stdout; it is FILE.partial until it is complete.")
 @click.option("--resume", is_flag=True, help="With --output: go on with FILE.partial where a run was interrupted.")
+@click.option(
+    "--shard",
+    metavar="I/N",
+    help="Label only the share of task I, of N tasks counted from 0; --merge puts their outputs together.",
+)
+@click.option(
+    "--merge", is_flag=True, help="PATHS are the outputs of all shares of a run: put them together into --output."
+)
 @click.option(
     "--null", "-0", is_flag=True, help="Paths of a list on stdin end with NUL (find -print0), not with a line."
 )
@@ -110,11 +120,13 @@ REBUILT = frozenset({"E-ENGINE-MISSING", "E-ENGINE-MISMATCH", "E-ENGINE-HASH", "
 def command(
     *,
     paths: tuple[str, ...],
-    engine: str,
+    engine: str | None,
     topk: int,
     format_: str,
     output: str | None,
     resume: bool,
+    shard: str | None,
+    merge: bool,
     null: bool,
     classes: str,
     min_probability: float,
@@ -151,13 +163,23 @@ def command(
     Thumbnails of a NAS (@eaDir), recycle bins, snapshots and the like are left out of folders, patterns and archives,
     and counted; one that is named itself is read. Pictures of kinds that are not read, such as HEIC, are counted, too.
 
+    With --shard I/N only the share of task I is labelled, 0/N being the first: for Slurm --shard
+    $SLURM_ARRAY_TASK_ID/8 with --array=0-7, for Kubernetes $JOB_COMPLETION_INDEX/8. Whose a picture is follows from its
+    name alone, so give all tasks the same PATHS, and each an --output of its own. Then: zsl-infer --merge PART...
+    --output FILE, which is byte for byte what one run over everything writes.
+
     Exit code 6 says that some pictures could not be read, or that a folder could not be looked into; the others were
     labelled all the same.
     """
+    if merge:
+        return _merge(paths, output, quiet=quiet)
+    if engine is None:
+        raise click.UsageError("Missing option '--engine'.", click.get_current_context())
     _check(min_probability, confident, cascade=cascade, output=output, resume=resume)
+    share = _share(shard, cascade=cascade)
     if null and "-" not in paths:
         raise UsageError("E-LIST", "--null is for a list of paths on stdin; give - as a path, too")
-    if resume and _nothing_to_resume(output):
+    if resume and _nothing_to_resume(output, share):
         click.echo(f"{output} is complete: nothing to resume; leave --resume out to label again", err=True)
         return 0
     import warnings
@@ -180,6 +202,9 @@ def command(
     warnings.filterwarnings("ignore", module=r"PIL\.")
     threads = threads or usable_cpus()
     options = {name: value for name, value in click.get_current_context().params.items() if name not in NO_MATTER}
+    options.pop("shard")
+    if share is not None:
+        options["shard"] = str(share)
     notes = Profile() if profile else NO_PROFILE
     bundle = Bundle.open(engine, verify=False)
     backend, precision = of_engine(engine, backend, precision)
@@ -191,11 +216,11 @@ def command(
     with ExitStack() as stack, Stop() as stop:
         with bundle.verifying(threads):  # hashing goes on while inputs are counted and the first ones are read
             job = find_inputs(
-                bundle, paths, null=null, threads=threads, batch_size=batch_size, stop=stop, profile=notes
+                bundle, paths, null=null, threads=threads, batch_size=batch_size, stop=stop, profile=notes, share=share
             )
             if not cascade:
                 stack.enter_context(stopping(stop))
-            out = begin_output(bundle, output, options, stack, resume=resume, whole=cascade)
+            out = begin_output(bundle, output, options, stack, resume=resume, whole=cascade, share=share)
             rows = begin_to_read(job, out, stack)
         opener = partial(
             Classifier.open, bundle, backend, device, threads, precision=precision, trust_engine=trust_engine
@@ -205,8 +230,7 @@ def command(
         snapshot = classifier.snapshot(classes)
         progress = begin_progress(job, out, snapshot, bundle)
         if cascade:
-            share = CONFIDENT if confident is None else confident
-            two = stack.enter_context(classifier.open_cascade(snapshot, share))
+            two = stack.enter_context(classifier.open_cascade(snapshot, CONFIDENT if confident is None else confident))
         batches = scored_ahead(job, classifier, snapshot, rows, stack, topk=None if cascade else topk)
         if cascade:
             answers = cascade_answers(two, batches, Progress(job.total, job.unit, sys.stderr), topk=topk)
@@ -215,6 +239,8 @@ def command(
         encode = partial(encode_csv if format_ == "csv" else encode_jsonl, min_probability=min_probability)
         counts = Counts()
         header = csv_header() if format_ == "csv" else b""
+        if out.partial is not None:
+            out.partial.backend = f"{classifier.backend.name} {classifier.backend.precision}"
         unreadable = write_answers(job, out, answers, progress, encode, header=header, counts=counts)
         whole = tell_the_end(
             job, classifier, snapshot, progress, unreadable=unreadable, counts=None if quiet else counts
@@ -226,10 +252,50 @@ def command(
         return InputError.exit_code if unreadable or not whole else 0
 
 
-def _nothing_to_resume(output: str | None) -> bool:
-    from zsl_runtime.labelling.results import is_complete
+def _nothing_to_resume(output: str | None, share: Share | None) -> bool:
+    from zsl_runtime.labelling.results import check_complete, is_complete
 
-    return output is not None and is_complete(output)
+    complete = output is not None and is_complete(output)
+    if complete and output is not None and share is not None:
+        check_complete(output, share)
+    return complete
+
+
+def _share(shard: str | None, *, cascade: bool) -> Share | None:
+    """The share that --shard asks for; UsageError E-SHARE."""
+    if shard is None:
+        return None
+    from zsl_runtime.inputs.share import parse_share
+
+    if cascade:
+        raise UsageError("E-SHARE", "a cascade labels all pictures together and has no shares; leave --shard out")
+    return parse_share(shard)
+
+
+def _merge(paths: Sequence[str], output: str | None, *, quiet: bool) -> int:
+    """Put the outputs of all shares together; the exit code is that of one whole run."""
+    from click.core import ParameterSource
+
+    context = click.get_current_context()
+    asked = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name not in WITH_MERGE
+        and context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+    ]
+    if asked:
+        raise UsageError("E-MERGE", f"--merge takes outputs and --output alone; leave {', '.join(asked)} out")
+    from zsl_runtime.labelling.merging import merge
+    from zsl_runtime.labelling.results import open_output
+
+    with open_output(output) as out:
+        done = merge(paths, out)
+    for line in () if quiet else done.notes:
+        click.echo(line, err=True)
+    click.echo(
+        f"merged {done.shares} shares: {done.items} answers, of which {done.unreadable} could not be read", err=True
+    )
+    return InputError.exit_code if done.unreadable else 0
 
 
 def _rebuilding(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from zsl_runtime.cli.progress import Progress
     from zsl_runtime.inputs.files import Found
     from zsl_runtime.inputs.item import Item, Place, Tally
+    from zsl_runtime.inputs.share import Share
     from zsl_runtime.labelling.ahead import Ahead
     from zsl_runtime.labelling.cascade import Cascade, Refit
     from zsl_runtime.labelling.classifier import Classifier
@@ -47,6 +48,7 @@ class Job:
         batch_size: of the graph.
         stop: asked for by Ctrl-C or SIGTERM.
         profile: takes notes.
+        share: of the items, where others label the rest; `total` is then of all.
 
     """
 
@@ -59,6 +61,7 @@ class Job:
     batch_size: int
     stop: Stop
     profile: NoProfile
+    share: Share | None = None
 
     @property
     def unit(self) -> str:
@@ -80,7 +83,15 @@ class Output(NamedTuple):
 
 
 def find_inputs(
-    bundle: Bundle, paths: Sequence[str], *, null: bool, threads: int, batch_size: int, stop: Stop, profile: NoProfile
+    bundle: Bundle,
+    paths: Sequence[str],
+    *,
+    null: bool,
+    threads: int,
+    batch_size: int,
+    stop: Stop,
+    profile: NoProfile,
+    share: Share | None = None,
 ) -> Job:
     """Find out what the paths stand for, and how many things to label that is."""
     from zsl_runtime.inputs.item import Tally
@@ -94,12 +105,19 @@ def find_inputs(
 
         entries = list_entries(_stdin(paths), suffixes, null=null, stop=stop, tally=tally)
     found = _only(paths, suffixes, others, entries, takes=takes)
-    items, total = _items(found, reader, tally)
-    return Job(reader, found, items, total, tally, threads, batch_size, stop, profile)
+    items, total = _items(found, reader, tally, share)
+    return Job(reader, found, items, total, tally, threads, batch_size, stop, profile, share)
 
 
 def begin_output(
-    bundle: Bundle, path: str | None, options: dict[str, Any], stack: ExitStack, *, resume: bool, whole: bool
+    bundle: Bundle,
+    path: str | None,
+    options: dict[str, Any],
+    stack: ExitStack,
+    *,
+    resume: bool,
+    whole: bool,
+    share: Share | None = None,
 ) -> Output:
     """Open stdout or a file; `whole` is for answers that all come at the end, so that there is no part to keep."""
     import os
@@ -113,7 +131,7 @@ def begin_output(
     generation = bundle.pointer()[0]
     known = {f"--{name.strip('_').replace('_', '-')}": value for name, value in options.items()}
     known |= {"bundle": bundle.manifest_sha256, "generation": generation, "zsl-deploy": _release(__version__)}
-    partial = stack.enter_context(open_partial(path, known, resume=resume, build=__version__))
+    partial = stack.enter_context(open_partial(path, known, resume=resume, build=__version__, share=share))
     return Output(partial, partial, generation)
 
 
@@ -142,7 +160,7 @@ def begin_progress(job: Job, out: Output, snapshot: Snapshot, bundle: Bundle) ->
 
     if out.partial is not None and snapshot.generation.number != out.generation:
         raise UsageError("E-RESUME", f"the classes of {bundle.path} were changed just now; run it again")
-    progress = Progress(job.total, job.unit, sys.stderr, out.done)
+    progress = Progress(job.total if job.share is None else None, job.unit, sys.stderr, out.done)
     if job.found.skipped:
         archives = f" ({job.found.shards} zip or tar: name them to read them)" if job.found.shards else ""
         progress.line(f"files of other kinds skipped: {job.found.skipped}{archives}")
@@ -210,7 +228,10 @@ def write_answers(
                     errors = [result for _, result in batch if isinstance(result, InputError)]
                     for error in errors:
                         progress.line(f"error: {error}")
-                    out.sink.write(encode(batch), batch)
+                    if job.share is None or out.partial is None:
+                        out.sink.write(encode(batch), batch)
+                    else:
+                        out.partial.write_each([encode([one]) for one in batch], batch)
                     counts.add(batch)
                 unreadable += len(errors)
                 progress.advance(len(batch))
@@ -259,7 +280,8 @@ def tell_the_end(
     left_out.add(job.tally)
     for line in told(left_out, job.unit):
         progress.line(line)
-    lost = 0 if job.total is None else max(job.total - progress.done, 0)
+    came = progress.done if job.share is None else job.share.seen
+    lost = 0 if job.total is None else max(job.total - came, 0)
     if lost:
         progress.line(
             f"error: E-FOLDER: {lost} of {job.total} {job.unit} that were counted in the beginning were gone when "
@@ -267,8 +289,9 @@ def tell_the_end(
         )
     if job.tally.skipped:
         progress.line(f"files of other kinds skipped in lists and shards: {job.tally.skipped}")
+    shared = "" if job.share is None else f" of share {job.share}"
     progress.line(
-        f"labelled {progress.done - unreadable} of {progress.done} {job.unit}, {progress.rate:.1f} "
+        f"labelled {progress.done - unreadable} of {progress.done} {job.unit}{shared}, {progress.rate:.1f} "
         f"{job.unit}/s, backend {backend.name} ({backend.library}) on {backend.device}, {backend.precision}, "
         f"generation {snapshot.generation.number}"
     )
@@ -360,8 +383,8 @@ def _only(
     return found
 
 
-def _items(found: Found, reader: Reader, tally: Tally) -> tuple[Generator[Item], int | None]:
-    """What to label, one after the other, and how many that is, where it can be known."""
+def _items(found: Found, reader: Reader, tally: Tally, share: Share | None) -> tuple[Generator[Item], int | None]:
+    """What to label, one after the other, and how many that is, where it can be known; of a share, what all have."""
     from zsl_runtime.inputs.feature_rows import RowFiles
     from zsl_runtime.inputs.files import pictures
     from zsl_runtime.inputs.item import Tally
@@ -370,7 +393,8 @@ def _items(found: Found, reader: Reader, tally: Tally) -> tuple[Generator[Item],
 
     if reader.pixels is None:
         files = RowFiles(reader.shape, reader.like)
-        return files.items(found), None if found.count is None else files.count(found)
+        rows = files.items(found)
+        return rows if share is None else share.each(rows), None if found.count is None else files.count(found)
     total, others = found.count, Tally()
     for path in found.archives:
         from zsl_runtime.inputs.shards import count_members
@@ -382,4 +406,8 @@ def _items(found: Found, reader: Reader, tally: Tally) -> tuple[Generator[Item],
         raise UsageError(
             "E-NO-IMAGES", f"there are no pictures in {listed(found.archives)}; expected {' '.join(SUFFIXES)}{more}"
         )
-    return pictures(found, SUFFIXES, tally), total
+    if share is None:
+        return pictures(found, SUFFIXES, tally), total
+    from zsl_runtime.inputs.share import pictures_of
+
+    return pictures_of(share, found, SUFFIXES, tally), total

@@ -488,13 +488,16 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return error.errno in HINDERED and "." not in entry.name
 
 
-def pictures(files: Iterable[Place], suffixes: Sequence[str], tally: Tally) -> Generator[Item]:
+def pictures(
+    files: Iterable[Place], suffixes: Sequence[str], tally: Tally, wanted: Callable[[str], bool] | None = None
+) -> Generator[Item]:
     """Files one after the other, and in place of each shard the pictures in it.
 
     Args:
         files: paths, and folders that cannot be listed.
         suffixes: of pictures in shards.
         tally: counts what is left out of shards.
+        wanted: as of `shards.members`.
 
     """
     for path in files:
@@ -503,7 +506,7 @@ def pictures(files: Iterable[Place], suffixes: Sequence[str], tally: Tally) -> G
         elif has_suffix(path, SHARD_SUFFIXES):
             from zsl_runtime.inputs.shards import members
 
-            yield from members(path, suffixes, tally)
+            yield from members(path, suffixes, tally, wanted)
         elif has_suffix(path, OTHER_ARCHIVES):
             from zsl_runtime.inputs.shards import unread_archive
 

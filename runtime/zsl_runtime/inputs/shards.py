@@ -29,7 +29,7 @@ from zsl_runtime.inputs.litter import litter_member
 from zsl_runtime.pixels.pixels import MAX_PIXELS
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from typing import Self
 
 MEMBER_BYTES = 3 * MAX_PIXELS  # what the largest picture has when it is decoded
@@ -80,13 +80,16 @@ def unread_archive(path: str) -> InputError:
     )
 
 
-def members(path: str, suffixes: Sequence[str], tally: Tally) -> Generator[Item]:
+def members(
+    path: str, suffixes: Sequence[str], tally: Tally, wanted: Callable[[str], bool] | None = None
+) -> Generator[Item]:
     """The pictures of one shard.
 
     Args:
         path: of the shard.
         suffixes: of pictures; other members, hidden ones, and what is not a plain file, are counted and left out.
         tally: counts what is left out.
+        wanted: members of a zip file of other names come without their bytes, and are not unpacked; None wants all.
 
     Yields:
         Items of bytes. A shard that is damaged or cut off gives its pictures up to there and then an InputError
@@ -96,7 +99,8 @@ def members(path: str, suffixes: Sequence[str], tally: Tally) -> Generator[Item]
     """
     done = 0
     try:
-        for item in _zip(path, suffixes, tally) if path.lower().endswith(".zip") else _tar(path, suffixes, tally):
+        is_zip = path.lower().endswith(".zip")
+        for item in _zip(path, suffixes, tally, wanted) if is_zip else _tar(path, suffixes, tally):
             yield item
             done += 1
     except _NoShardError as error:
@@ -177,7 +181,9 @@ def _too_large(name: str) -> InputError:
 # --- zip ------------------------------------------------------------------------------------------------------------
 
 
-def _zip(path: str, suffixes: Sequence[str], tally: Tally) -> Iterator[Item]:
+def _zip(
+    path: str, suffixes: Sequence[str], tally: Tally, wanted: Callable[[str], bool] | None = None
+) -> Iterator[Item]:
     encrypted, unsure, names = 0, 0, _Names()
     with _opened(path) as stream, _contents(stream) as archive:
         for name, info in _zip_pictures(archive, suffixes, tally):
@@ -186,7 +192,7 @@ def _zip(path: str, suffixes: Sequence[str], tally: Tally) -> Iterator[Item]:
             else:
                 unsure += _name_of(info)[1]
                 full = f"{path}/{names.different(name)}"
-                yield Item(full, _unpacked(archive, info, full))
+                yield Item(full, _unpacked(archive, info, full) if wanted is None or wanted(full) else b"")
     if unsure:
         tally.notes.append(
             f"{unsure} names of pictures in {path!r} do not say how they are written, and stand as in code page "

@@ -9,11 +9,13 @@ import json
 import os
 import sys
 import time
+from array import array
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from zsl_runtime.errors import InputError, UsageError, from_os_error
+from zsl_runtime.labelling.merging import Facts, read_facts, records_of, write_share
 from zsl_runtime.machine.storage import hold, put_in_place, replacing, sync_folder
 from zsl_runtime.streams import goes_nowhere
 
@@ -21,14 +23,17 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
     from zsl_runtime.inputs.item import Item
+    from zsl_runtime.inputs.share import Share
     from zsl_runtime.labelling.snapshot import Labelled, Prediction
 
 CSV_HEADER = ("path", "rank", "class", "split", "probability")
 PARTIAL = ".partial"  # behind the name of a file that is not finished
 STATE = ".state"  # behind that: how far it is
+LENGTHS = ".lengths"  # likewise, of a share: the bytes of each answer, 4 bytes each
 STATE_FORMAT = 1
 STATE_INTERVAL = 1.0  # seconds between two notes of how far it is; a killed run does this much again at most
 READ_BYTES = 1 << 20
+LENGTH = "I"  # the type of array of a length, 4 bytes
 
 
 # --- lines ----------------------------------------------------------------------------------------------------------
@@ -181,13 +186,24 @@ class PartialFile(Sink):
     second: it is written behind the answers that it speaks of, so whatever ends a run, the last whole line of the state
     describes answers that are there.
 
+    Of a share, FILE.partial.lengths holds how long each answer is, for FILE.share.
+
     Use `open_partial`.
     """
 
     def __init__(
-        self, path: str, stream: IO[bytes], notes: IO[bytes], state: State, digest: hashlib._Hash, *, begun_by: str
+        self,
+        path: str,
+        stream: IO[bytes],
+        notes: IO[bytes],
+        state: State,
+        digest: hashlib._Hash,
+        *,
+        begun_by: str,
+        lengths: IO[bytes] | None = None,
     ) -> None:
         super().__init__(stream)
+        self._lengths = lengths
         self.path = path
         self.begun_by = begun_by
         self._notes = notes
@@ -196,6 +212,7 @@ class PartialFile(Sink):
         self._noted = state
         self._when = time.monotonic()
         self.complete = False
+        self.backend = ""  # that ran the model, as FILE.share tells
 
     def write(self, data: bytes, batch: Sequence[Labelled]) -> None:
         """Write the lines of one batch, and now and then how far this is."""
@@ -211,6 +228,13 @@ class PartialFile(Sink):
         )
         if time.monotonic() - self._when >= STATE_INTERVAL:
             self.note()
+
+    def write_each(self, pieces: Sequence[bytes], batch: Sequence[Labelled]) -> None:
+        """The same of a share: the lines of each answer by themselves."""
+        if self._lengths is not None:
+            self._lengths.write(array(LENGTH, map(len, pieces)).tobytes())
+            self._lengths.flush()
+        self.write(b"".join(pieces), batch)
 
     def note(self) -> None:
         """Write down how far it is."""
@@ -250,7 +274,9 @@ def undone(items: Generator[Item], state: State) -> Generator[Item]:
 
 
 @contextmanager
-def open_partial(path: str, options: Mapping[str, object], *, resume: bool, build: str = "") -> Iterator[PartialFile]:
+def open_partial(
+    path: str, options: Mapping[str, object], *, resume: bool, build: str = "", share: Share | None = None
+) -> Iterator[PartialFile]:
     """Write FILE as FILE.partial, which takes the name FILE at the end of the block if `complete` was set.
 
     Otherwise, and whatever is raised inside the block, an existing FILE is left as it was and FILE.partial stays for
@@ -261,6 +287,7 @@ def open_partial(path: str, options: Mapping[str, object], *, resume: bool, buil
         options: what the answers depend on, by the names that users know; values are those of JSON.
         resume: go on with FILE.partial, if there is one.
         build: the version of the program, which may differ when it goes on; `begun_by` is that of the beginning.
+        share: FILE holds the answers of this share; `merging.py` takes FILE and FILE.share, which is written, too.
 
     Raises:
         UsageError: E-OUTPUT for a folder, a device or a pipe; E-PARTIAL when FILE.partial is there and `resume` is not
@@ -273,13 +300,15 @@ def open_partial(path: str, options: Mapping[str, object], *, resume: bool, buil
     if target.exists() and not target.is_file():
         raise UsageError("E-OUTPUT", f"--output {path!r} is no plain file; --resume is for files only")
     try:
-        with _opened(target, dict(options), resume=resume, build=build) as partial:
+        with _opened(target, dict(options), resume=resume, build=build, share=share) as partial:
             try:
                 yield partial
             finally:
                 with suppress(OSError):  # the disk is full: then the last note says how far it was
                     partial.note()
             if partial.complete:
+                if share is not None:
+                    _tell_share(target, partial, dict(options), share)
                 _finish(target)
     except BrokenPipeError:
         raise
@@ -295,11 +324,48 @@ def is_complete(path: str) -> bool:
     return target.is_file() and not _names(target)[0].exists()
 
 
+def check_complete(path: str, share: Share) -> None:
+    """UsageError E-RESUME when the complete FILE is not that of this share."""
+    facts = read_facts(path)
+    if facts is None or (facts.index, facts.count) != (share.index, share.count):
+        what = "the output of another run" if facts is None else f"that of share {facts.index}/{facts.count}"
+        raise UsageError(
+            "E-RESUME",
+            f"{path!r} is complete and is {what}, not of share {share}; give each share an --output of its own",
+        )
+
+
+def _tell_share(target: Path, partial: PartialFile, options: dict[str, object], share: Share) -> None:
+    """Write FILE.share, which is there before FILE is: whoever sees FILE finds both."""
+    lengths = array(LENGTH, _lengths_of(target).read_bytes())
+    state = partial.state
+    assert len(lengths) == len(share.units) == state.items
+    options.pop("--shard", None)
+    facts = Facts(
+        format=1,
+        index=share.index,
+        count=share.count,
+        options=options,
+        backend=partial.backend,
+        units=share.seen,
+        own=share.own,
+        names=share.names,
+        items=state.items,
+        unreadable=state.unreadable,
+        header=state.bytes - sum(lengths),
+        bytes=state.bytes,
+        data=state.data,
+        records="",
+    )
+    write_share(target, facts, records_of(share.units, lengths))
+
+
 def _finish(target: Path) -> None:
     """FILE.partial becomes FILE."""
     partial, notes = _names(target)
     put_in_place(partial, target)
     notes.unlink(missing_ok=True)
+    _lengths_of(target).unlink(missing_ok=True)
     sync_folder(target.parent)
 
 
@@ -309,8 +375,15 @@ def _names(target: Path) -> tuple[Path, Path]:
     return partial, partial.with_name(f"{partial.name}{STATE}")
 
 
+def _lengths_of(target: Path) -> Path:
+    """FILE.partial.lengths."""
+    return target.with_name(f"{target.name}{PARTIAL}{LENGTHS}")
+
+
 @contextmanager
-def _opened(target: Path, options: dict[str, object], *, resume: bool, build: str) -> Iterator[PartialFile]:
+def _opened(
+    target: Path, options: dict[str, object], *, resume: bool, build: str, share: Share | None = None
+) -> Iterator[PartialFile]:
     partial, notes = _names(target)
     there = partial.exists()
     if there and not notes.exists():
@@ -330,14 +403,34 @@ def _opened(target: Path, options: dict[str, object], *, resume: bool, build: st
         elif header.get("options") != options:
             raise _other_options(partial, header, options)
         states.truncate(end)
-        with partial.open("r+b" if there else "xb") as stream:
+        with ExitStack() as open_files, partial.open("r+b" if there else "xb") as stream:
+            lengths = None if share is None else open_files.enter_context(_open_lengths(target, state))
             digest = _digest_of(stream, state, partial) if state.items else hashlib.sha256()
             stream.truncate(state.bytes)
             stream.seek(state.bytes)
             if not end:
                 states.write(_line({"format": STATE_FORMAT, "options": options, "build": build}))
                 states.flush()
-            yield PartialFile(str(partial), stream, states, state, digest, begun_by=str(header.get("build", build)))
+            begun_by = str(header.get("build", build))
+            yield PartialFile(str(partial), stream, states, state, digest, begun_by=begun_by, lengths=lengths)
+
+
+@contextmanager
+def _open_lengths(target: Path, state: State) -> Iterator[IO[bytes]]:
+    """FILE.partial.lengths, to go on behind the answers that are there; UsageError E-RESUME when some are not told."""
+    path = _lengths_of(target)
+    wanted = state.items * array(LENGTH).itemsize
+    with path.open("a+b") as stream:
+        stream.seek(0)
+        data = stream.read(wanted)
+        if len(data) < wanted or sum(array(LENGTH, data)) > state.bytes:
+            raise UsageError(
+                "E-RESUME",
+                f"{str(path)!r} is missing or was changed since the interruption; delete it and the unfinished "
+                f"{target.name}{PARTIAL} to start again from the first",
+            )
+        stream.truncate(wanted)
+        yield stream
 
 
 def _not_ours(partial: Path) -> UsageError:
@@ -440,4 +533,5 @@ def _drop_empty(target: Path) -> None:
         header, state, _ = _read_state(states)
         if not state.items and (header or not partial.exists() or not partial.stat().st_size):
             partial.unlink(missing_ok=True)
+            _lengths_of(target).unlink(missing_ok=True)
             notes.unlink()
