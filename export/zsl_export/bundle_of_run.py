@@ -26,11 +26,11 @@ from zsl_export.to_onnx import OPSET, export_graph
 from zsl_runtime.backends.ort import OrtBackend
 from zsl_runtime.bundle.generation import Probe
 from zsl_runtime.bundle.manifest import GAUSSIAN, PARTS, PROBE, REPLAY
-from zsl_runtime.bundle.writing import check_dest, write_bundle
+from zsl_runtime.bundle.writing import check_dest, clean_siblings, write_bundle
 from zsl_runtime.errors import UsageError, from_os_error
 from zsl_runtime.graphs.parts import SMALL_PARTS
 from zsl_runtime.head.head import fold
-from zsl_runtime.machine.storage import exclusive, temporary_name
+from zsl_runtime.machine.storage import claimed_folder, new_sibling
 from zsl_train.training import run_folder
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def export_run(
     lower = _Lower(run, precisions, data=data, max_drop=max_drop, threads=threads, tell=tell)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        clean_siblings(target)
         with working_folder(target) as work:
             graphs = _export_graphs(run, work, tell)
             backend = _open(graphs, threads)
@@ -245,13 +246,11 @@ def working_folder(target: Path) -> Iterator[Path]:
     It is named and locked as `write_bundle` does with its own, so that the next export to the same place removes it
     when this process was killed.
     """
-    work = temporary_name(target)
-    work.mkdir()
-    try:
-        with exclusive(work):
+    with claimed_folder(lambda: new_sibling(target)) as work:
+        try:
             yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 @contextmanager

@@ -375,6 +375,24 @@ def test_killed_while_the_graphs_are_compared_and_cleaned_by_the_next_export(exp
     assert names(tmp_path) == ["bundle"]
 
 
+@allow_fork
+def test_killed_exports_do_not_pile_up(exported, tmp_path):
+    """Each begins by removing what killed ones left, and never what a living one is at."""
+
+    def die(line):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def action():
+        torch.set_num_threads(1)
+        export_run(exported.run, tmp_path / "bundle", tell=die)
+
+    with bundle_of_run.working_folder(tmp_path / "bundle") as living:
+        for _ in range(3):
+            assert forked(action).code == -signal.SIGKILL
+            assert len(list(tmp_path.iterdir())) == 2
+        assert living.is_dir()
+
+
 @pytest.mark.slow
 @allow_fork
 @pytest.mark.parametrize("replacing", [False, True])

@@ -8,7 +8,6 @@ import hashlib
 import json
 import re
 import shutil
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +25,11 @@ from zsl_runtime.bundle.signatures import SIGNATURE, generation_signature
 from zsl_runtime.bundle.signing import sign_fixed, sign_generation
 from zsl_runtime.errors import SystemProblem, UsageError, from_os_error
 from zsl_runtime.machine.storage import (
-    LOCK,
+    claimed_folder,
     copy_synced,
     exchange,
     exclusive,
+    new_sibling,
     sha256_of,
     sync_folder,
     temporary_name,
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from zsl_runtime.bundle.signing import Signer
 
 _FIXED = {errno.EBUSY, errno.EXDEV}  # what the system says of a folder that cannot be moved: a volume, an image's
-JUST_MADE = 10.0  # seconds in which a folder without a lock may be that of a writer who has just begun
 _OLD = "old-"  # marks a bundle that was moved aside, where two names cannot be swapped in one step
 
 
@@ -90,10 +89,8 @@ def write_bundle(
         target.parent.mkdir(parents=True, exist_ok=True)
         clean_siblings(target)
         check_dest(target, force=force)
-        building = temporary_name(target)
-        try:
-            building.mkdir()
-            with exclusive(building):
+        with claimed_folder(lambda: new_sibling(target)) as building:
+            try:
                 _fill(building, manifest, files, generation)
                 if signer is not None:
                     _sign(building, signer)
@@ -101,9 +98,9 @@ def write_bundle(
                     write_synced(building / name, content)
                 sync_folder(building)
                 _put_in_place(building, target, force=force)
-        except BaseException:
-            shutil.rmtree(building, ignore_errors=True)
-            raise
+            except BaseException:
+                shutil.rmtree(building, ignore_errors=True)
+                raise
     except OSError as error:
         raise from_os_error(error, "write the bundle") from error
     return target
@@ -222,11 +219,8 @@ def clean_siblings(target: Path) -> None:
     What cannot be removed (a writer at work holds its lock, or it is another user's) stays: it is in nobody's way.
     """
     for path in export_leftovers(target):
-        with contextlib.suppress(OSError, SystemProblem):
-            if not (path / LOCK).exists() and abs(time.time() - path.stat().st_mtime) < JUST_MADE:
-                continue  # its writer is about to lock it
-            with exclusive(path, wait=False):
-                if not target.exists() and path.name.startswith(f"{temporary_stem(target)}-{_OLD}"):
-                    path.rename(target)
-                else:
-                    shutil.rmtree(path)
+        with contextlib.suppress(OSError, SystemProblem), exclusive(path, wait=False):
+            if not target.exists() and path.name.startswith(f"{temporary_stem(target)}-{_OLD}"):
+                path.rename(target)
+            else:
+                shutil.rmtree(path)

@@ -146,7 +146,7 @@ def open_output(path: str | None, option: str = "--output") -> Iterator[IO[bytes
             with target.open("wb") as stream:
                 yield stream
             return
-        with replacing(target) as partial, partial.open("xb") as stream:
+        with replacing(target) as partial, partial.open("r+b") as stream:
             yield stream
     except BrokenPipeError:
         raise

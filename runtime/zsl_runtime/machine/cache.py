@@ -8,6 +8,7 @@ from pathlib import Path
 
 from zsl_runtime.errors import UsageError, from_os_error
 from zsl_runtime.machine.notes import note_once
+from zsl_runtime.machine.storage import scratch_folder
 
 _CHOICE = "ZSL_CACHE"
 
@@ -85,17 +86,17 @@ def _usable(folder: Path) -> bool:
 @functools.cache
 def _of_this_process(why: str) -> Path:
     import atexit
-    import shutil
-    import tempfile
+    import contextlib
 
+    held = contextlib.ExitStack()
     try:
-        folder, owner = Path(tempfile.mkdtemp(prefix="zsl-cache-")), os.getpid()
+        folder, owner = held.enter_context(scratch_folder("zsl-cache-")), os.getpid()
     except OSError as error:
         raise from_os_error(error, f"make a folder for temporary files ({why}): set ZSL_CACHE to a folder") from error
 
     def remove() -> None:
         if os.getpid() == owner:  # not in a process that was forked from it
-            shutil.rmtree(folder, ignore_errors=True)
+            held.close()
 
     atexit.register(remove)
     note_once(

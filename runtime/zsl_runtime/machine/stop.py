@@ -1,4 +1,4 @@
-"""End a long run between two batches: the first Ctrl-C or SIGTERM asks for it, the second one insists."""
+"""End a long run between two batches: the first Ctrl-C, SIGTERM or SIGHUP asks for it, the second one insists."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ class Stop:
         """Raise what the signal would have raised, had nobody waited for the end of a batch.
 
         Raises:
-            KeyboardInterrupt: after Ctrl-C; its subclass Terminated after SIGTERM. Nothing when no signal came.
+            KeyboardInterrupt: after Ctrl-C; its subclass Terminated after SIGTERM or SIGHUP. Nothing without a signal.
 
         """
-        if self._signal == signal.SIGTERM:
-            raise Terminated
-        if self._signal is not None:
+        if self._signal == signal.SIGINT:
             raise KeyboardInterrupt
+        if self._signal is not None:
+            raise Terminated
 
 
 @contextmanager
 def stopping(stop: Stop) -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM inside the block only set `stop`; the next one does what it did outside.
+    """Let the first Ctrl-C, SIGTERM or SIGHUP inside the block only set `stop`; the next one does what it did outside.
 
     A signal that is ignored, or that nobody catches, stays so. In other threads than the main one nothing changes,
     since handlers can only be set there.
@@ -67,7 +67,7 @@ def stopping(stop: Stop) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
     before = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
 
     def ask(number: int, _frame: FrameType | None) -> None:

@@ -7,14 +7,16 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from zsl_runtime.errors import ArtefactError, from_os_error
+from zsl_runtime.errors import ArtefactError, SystemProblem, from_os_error
 from zsl_runtime.machine.holder import SUFFIX, is_held, try_to_hold
 from zsl_runtime.machine.notes import note_once
 from zsl_runtime.machine.untrusted import UnfitError, check_tensors
@@ -23,7 +25,6 @@ Mapped = TypeVar("Mapped")
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -128,36 +129,89 @@ def write_whole(path: Path, data: bytes) -> None:
         OSError: the system said no; the old file is untouched and nothing is left behind.
 
     """
-    with replacing(path) as partial, partial.open("xb") as file:
+    with replacing(path) as partial, partial.open("r+b") as file:
         file.write(data)
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path` to write to; what is there at the end becomes durable, and then `path`.
+def replacing(path: Path, mode: int = 0o666) -> Iterator[Path]:
+    """Give an empty file beside `path` to write to; what it holds at the end becomes durable, and then `path`.
+
+    Its name is temporary and its lock held. Files of such names whose writers were killed are removed first.
+
+    Args:
+        path: to write or replace.
+        mode: of the new file, of which the user's mask takes away.
 
     Raises:
         OSError: the system said no. Then, and whatever is raised inside the block, an old file is untouched and nothing
             is left behind.
 
     """
-    partial = temporary_name(path)
-    try:
-        yield partial
-        put_in_place(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    remove_left_behind(path)
+    with contextlib.ExitStack() as held:
+        partial = _claimed(path, mode, held)
+        try:
+            yield partial
+            put_in_place(partial, path, held)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
     sync_folder(path.parent)
 
 
-def put_in_place(partial: Path, path: Path) -> None:
+def remove_left_behind(path: Path) -> None:
+    """Remove the temporary files of `path` whose writers hold no lock on them: they were killed."""
+    if os.name == "nt":
+        return
+    import fcntl
+
+    pattern = re.compile(rf"{re.escape(temporary_stem(path))}-[0-9a-f]{{8}}")
+    with contextlib.suppress(OSError):
+        names = os.listdir(path.parent)  # noqa: PTH208  # the folder may be large
+        for name in filter(pattern.fullmatch, names):
+            with contextlib.suppress(OSError), contextlib.ExitStack() as held:  # another user's, a link, a folder
+                handle = open_plain(path.with_name(name), os.O_RDWR)
+                held.callback(os.close, handle)
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.with_name(name).unlink()
+
+
+def _claimed(path: Path, mode: int, held: contextlib.ExitStack) -> Path:
+    """A new file beside `path` with a lock on it until `held` ends; where there are no locks, nobody removes it."""
+    while True:
+        partial = temporary_name(path)
+        handle = open_plain(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+        if os.name == "nt":  # a file that is open cannot be renamed there
+            os.close(handle)
+            return partial
+        with contextlib.ExitStack() as own:
+            own.callback(os.close, handle)
+            with contextlib.suppress(OSError):
+                import fcntl
+
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            # Between the two, somebody may have taken it for left behind.
+            if partial.exists():
+                held.enter_context(own.pop_all())
+                return partial
+
+
+def put_in_place(partial: Path, path: Path, held: contextlib.ExitStack | None = None) -> None:
     """Wait until a finished file is on the disk, and give it its name; `sync_folder` makes that durable.
 
     Where somebody has the old file open, some shares refuse for a moment.
+
+    Args:
+        partial: the finished file.
+        path: its name.
+        held: what holds it open, closed before it is renamed.
+
     """
     with open(open_plain(partial, os.O_RDWR), "r+b") as file:
         sync_file(file.fileno(), path)
+    if held is not None:
+        held.close()
     for _ in range(BUSY_TRIES - 1):
         try:
             partial.replace(path)
@@ -170,9 +224,73 @@ def put_in_place(partial: Path, path: Path) -> None:
     partial.replace(path)
 
 
+@contextlib.contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """A folder among the user's temporary files until the block ends; those of killed processes are removed first.
+
+    Args:
+        prefix: of its name, which belongs to one purpose.
+
+    Raises:
+        OSError: there is no place for temporary files.
+
+    """
+    import tempfile
+
+    with contextlib.suppress(OSError):
+        for other in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+            with contextlib.suppress(OSError, SystemProblem):
+                status = other.lstat()
+                if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():
+                    with exclusive(other, wait=False):
+                        shutil.rmtree(other)
+    with claimed_folder(lambda: Path(tempfile.mkdtemp(prefix=prefix))) as folder:
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def claimed_folder(make: Callable[[], Path]) -> Iterator[Path]:
+    """A new folder of which this process is the only writer while the block runs; it stays.
+
+    Whoever removes what killed writers left may meet it before it has its lock; then another one is made.
+
+    Args:
+        make: makes it under a fresh name.
+
+    Raises:
+        OSError, SystemProblem: the system said no.
+
+    """
+    for attempt in range(BUSY_TRIES):
+        folder = make()
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(exclusive(folder))
+            except SystemProblem:
+                if folder.exists() or attempt + 1 == BUSY_TRIES:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    raise
+                continue
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            yield folder
+            return
+
+
 def temporary_name(path: Path, mark: str = "") -> Path:
     """A fresh sibling of `path` called `.tmp-NAME-[MARK-]` and 8 hexadecimal digits."""
     return path.with_name(f"{temporary_stem(path)}-{mark}{secrets.token_hex(4)}")
+
+
+def new_sibling(path: Path) -> Path:
+    """A new empty folder beside `path`, of a temporary name of it."""
+    folder = temporary_name(path)
+    folder.mkdir()
+    return folder
 
 
 def temporary_stem(path: Path) -> str:

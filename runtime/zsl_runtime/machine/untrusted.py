@@ -57,10 +57,13 @@ class UnfitError(ValueError):
 
     """
 
-    def __init__(self, problem: str, *, link: bool = False, folder: bool = False) -> None:
-        super().__init__(problem)
+    def __init__(self, problem: str, link: bool = False, folder: bool = False) -> None:
+        super().__init__(problem, link, folder)  # as `args`, of which a copy is made in another process
         self.link = link
         self.folder = folder
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -180,9 +183,7 @@ def _kept(held: contextlib.ExitStack, handle: int) -> int:
 
 def _require_regular(mode: int) -> None:
     if not stat.S_ISREG(mode):
-        raise UnfitError(
-            f"is {_kind(mode)}, expected a plain file", link=stat.S_ISLNK(mode), folder=stat.S_ISDIR(mode)
-        )
+        raise UnfitError(f"is {_kind(mode)}, expected a plain file", link=stat.S_ISLNK(mode), folder=stat.S_ISDIR(mode))
 
 
 def _require_folder(mode: int) -> None:

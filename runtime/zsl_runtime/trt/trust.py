@@ -68,8 +68,7 @@ def add_note(name: str, line: str) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     content = path.read_bytes() if path.is_file() and _own(path) else b""
-    with replacing(path) as partial:
-        partial.touch(mode=0o600)
+    with replacing(path, mode=0o600) as partial:
         partial.write_bytes(content + line.encode() + b"\n")
 
 

@@ -14,22 +14,27 @@ from zsl_runtime.machine.stop import Stop, stopping
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """SIGTERM as `run_command` sets it; both as they were, afterwards."""
+    """SIGTERM and SIGHUP as `run_command` sets them; all as they were, afterwards."""
 
     def terminate(_number, _frame):
         raise Terminated
 
     before = signal.signal(signal.SIGTERM, terminate), signal.signal(signal.SIGINT, signal.default_int_handler)
+    hang_up = signal.signal(signal.SIGHUP, terminate)
     yield (terminate, signal.default_int_handler)
     signal.signal(signal.SIGTERM, before[0])
     signal.signal(signal.SIGINT, before[1])
+    signal.signal(signal.SIGHUP, hang_up)
 
 
 def send(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated), (signal.SIGHUP, Terminated)],
+)
 def test_the_first_signal_only_asks_and_check_raises_it(handlers, number, kind):
     stop = Stop()
     with stopping(stop):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from support.forked import allow_fork, forked, killed_at_every_step
+from zsl_runtime.errors import SystemProblem
 from zsl_runtime.inputs.npyfile import NpyError, open_array
 from zsl_runtime.labelling.cascade import _FloatFile
 from zsl_runtime.machine.notes import forget_notes
@@ -21,8 +22,10 @@ from zsl_runtime.machine.storage import (
     allocate,
     copy_synced,
     exchange,
+    exclusive,
     parse_tensors,
     replacing,
+    scratch_folder,
     sync_folder,
     temporary_name,
     tensor_bytes,
@@ -60,10 +63,89 @@ def test_what_is_raised_while_writing_leaves_the_old_file_alone(tmp_path, error)
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_nothing_written_is_an_error_and_no_file(tmp_path):
-    with pytest.raises(FileNotFoundError), replacing(tmp_path / "file.bin"):
-        pass
+def test_nothing_written_is_an_empty_file(tmp_path):
+    with replacing(tmp_path / "file.bin"):
+        assert not (tmp_path / "file.bin").exists()
+    assert (tmp_path / "file.bin").read_bytes() == b""
+
+
+def test_a_file_that_was_removed_while_it_was_written_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "file.bin") as partial:
+        partial.unlink()
     assert list(tmp_path.iterdir()) == []
+
+
+def killed_in(block) -> None:
+    """Enter a context in a child and end there by SIGKILL."""
+
+    def action():
+        with block():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert forked(action).code == -signal.SIGKILL
+
+
+@allow_fork
+def test_killed_writers_of_a_file_leave_one_beside_it_at_most(tmp_path):
+    """And never one that lives loses its own, nor does a file that only looks like it."""
+    path, alike = tmp_path / "file.bin", tmp_path / ".tmp-file.bin-1234"
+    alike.write_bytes(b"of somebody else")
+    with replacing(path) as living:
+        for _ in range(3):
+            killed_in(lambda: replacing(path))
+            assert len(list(tmp_path.iterdir())) == 3  # the living one's, the one that looks like it, the killed one's
+        living.write_bytes(b"new")
+    assert path.read_bytes() == b"new"
+    write_whole(path, b"newer")
+    assert sorted(tmp_path.iterdir()) == [alike, path]
+
+
+def test_what_is_removed_beside_a_file_is_never_what_a_link_leads_to(tmp_path):
+    victim, inner = tmp_path / "victim", tmp_path / "folder"
+    victim.write_bytes(b"precious")
+    inner.mkdir()
+    (inner / "precious").touch()
+    (tmp_path / ".tmp-file.bin-00000000").symlink_to(victim)
+    (tmp_path / ".tmp-file.bin-11111111").symlink_to(inner)
+    os.mkfifo(tmp_path / ".tmp-file.bin-22222222")
+    os.link(victim, tmp_path / ".tmp-file.bin-33333333")
+    write_whole(tmp_path / "file.bin", b"new")
+    assert victim.read_bytes() == b"precious"
+    assert (inner / "precious").exists()
+    assert not (tmp_path / ".tmp-file.bin-33333333").exists()
+
+
+@allow_fork
+def test_killed_processes_leave_one_folder_of_temporary_files_at_most(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with scratch_folder("zsl-test-") as living:
+        for _ in range(3):
+            killed_in(lambda: scratch_folder("zsl-test-"))
+            assert len(list(tmp_path.iterdir())) == 2
+        assert living.is_dir()
+    with scratch_folder("zsl-test-") as folder:
+        assert list(tmp_path.iterdir()) == [folder]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "pipe", "folder"])
+def test_a_lock_is_a_plain_file_and_nothing_else_is_opened(tmp_path, kind):
+    (tmp_path / "bundle").mkdir()
+    lock, victim = tmp_path / "bundle" / ".lock", tmp_path / "victim"
+    if kind == "pipe":
+        os.mkfifo(lock)
+    elif kind == "folder":
+        lock.mkdir()
+    else:
+        lock.symlink_to(victim)
+        if kind == "link":
+            victim.write_bytes(b"precious")
+    with (
+        pytest.raises(SystemProblem, match="E-SYSTEM: could not lock bundle for writing"),
+        exclusive(tmp_path / "bundle"),
+    ):
+        pass
+    assert victim.exists() == (kind == "link")
 
 
 @allow_fork

@@ -143,7 +143,7 @@ def download(url: str, target: Path, sha256_prefix: str) -> None:
     """
     digest = hashlib.sha256()
     with replacing(target) as partial:
-        with partial.open("xb") as file:
+        with partial.open("r+b") as file:
             for block in _blocks(url):
                 digest.update(block)
                 file.write(block)

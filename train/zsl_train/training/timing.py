@@ -6,7 +6,6 @@ where it runs; what is told to whoever waits is measured.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
+from zsl_runtime.machine.storage import scratch_folder
 from zsl_train.data.image_set import in_turns
 from zsl_train.head.gaussian import SETTINGS_TRIED, Spectrum, try_default
 from zsl_train.methods.session import Session
@@ -164,8 +164,8 @@ def expect(prepared: Prepared, recipe: Recipe, config: Any, folds: Sequence[Fold
         folds: of the run.
 
     """
-    with tempfile.TemporaryDirectory(prefix="zsl-timing-") as folder:
-        trainer = Trainer(prepared, recipe, config, checkpoints=Path(folder), log=lambda _line: None)
+    with scratch_folder("zsl-timing-") as folder:
+        trainer = Trainer(prepared, recipe, config, checkpoints=folder, log=lambda _line: None)
         workers = max(1, min(torch.get_num_threads(), len(folds)))
         if folds:
             timed = side_by_side([lambda _check: _training(trainer, folds[0], folder) for _ in range(workers)])
@@ -177,7 +177,7 @@ def expect(prepared: Prepared, recipe: Recipe, config: Any, folds: Sequence[Fold
     return Expected(fold if folds else final, final, rounds, last, heads)
 
 
-def _training(trainer: Trainer, fold: Fold | None, folder: str) -> tuple[Timed, Trained]:
+def _training(trainer: Trainer, fold: Fold | None, folder: Path) -> tuple[Timed, Trained]:
     """A few steps of the training of a fold, or of the final one."""
     prepared = trainer.prepared
     table, labels = prepared.images.table, prepared.images.labels

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zsl_runtime.bundle.writing import clean_siblings
 from zsl_runtime.errors import UsageError, from_os_error
-from zsl_runtime.machine.storage import sync_folder, temporary_name, write_synced
+from zsl_runtime.machine.storage import LOCK, claimed_folder, new_sibling, sync_folder, write_synced
 from zsl_train.data.field_guide.picture import draw_picture, to_jpeg
 from zsl_train.data.field_guide.species import NEW, SEEN, UNSEEN, read_species
 from zsl_train.data.field_guide.traits import (
@@ -67,17 +68,20 @@ def draw_field_guide(
     """
     target = Path(out)
     _check(target, seed, per_class)
-    part = temporary_name(target.absolute())
+    place = target.absolute()
     try:
-        target.absolute().parent.mkdir(parents=True, exist_ok=True)
-        part.mkdir()
-        _fill(part, seed, per_class, progress or _silent)
-        part.rename(target.absolute())
-        sync_folder(part.parent)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        clean_siblings(place)
+        with claimed_folder(lambda: new_sibling(place)) as part:
+            try:
+                _fill(part, seed, per_class, progress or _silent)
+                (part / LOCK).unlink()
+                part.rename(place)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+        sync_folder(place.parent)
     except OSError as error:
         raise from_os_error(error, "write the field guide") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return target
 
 
