@@ -197,7 +197,7 @@ def cli(
         raise click.UsageError(f"{_flags(given)}: only for engines; add --format engine.")
     signer = signer_of(sign, sign_certificate)
     if kind == "onnx" and out is None and signer is not None:
-        told = {"--precision": precision, "--data": data, "--max-drop": max_drop}
+        told = {"--data": data, "--max-drop": max_drop, "--precision": precision is not None}
         told |= {"--replay-per-class": replay_per_class, "--no-probe-images": no_probe_images, "--force": force}
         wrong = [flag for flag, value in told.items() if value]
         if wrong:

@@ -306,6 +306,7 @@ def _certificate(pem: bytes, path: Path) -> x509.Certificate:
 def need_cryptography() -> None:
     """BackendError E-PACKAGE where the package that checks signatures is not here."""
     try:
+        import cryptography
         import cryptography.x509.verification  # noqa: F401
     except ImportError as error:
         raise BackendError(
