@@ -5,25 +5,33 @@ from __future__ import annotations
 import re
 import threading
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 
 from zsl_runtime.errors import ArtefactError, BackendError
 from zsl_runtime.graphs.ports import HEAD_INPUTS, InputPort, Ported, check_array, check_head, check_ports, common_length
+from zsl_runtime.graphs.sealed import GraphFile, sealed
 from zsl_runtime.machine.processes import OfThisProcess
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from zsl_runtime.arrays import Floats
     from zsl_runtime.head.head import FoldedHead
 
+Graphs: TypeAlias = "Mapping[str, GraphFile | Path | None]"  # part -> its file, with what its bundle tells of it or not
+
 # What the libraries say where they are well and the system is not.
 SCARCE = re.compile("bad_alloc|pthread_create|start new thread|[Ff]ailed to allocate|[Cc]annot allocate|out of memory")
+# And what they say of a graph that is none: ONNX Runtime's classes and words, and those of OpenVINO's frontend.
+INVALID = re.compile(
+    "^InvalidGraph|^InvalidProtobuf|INVALID_GRAPH|INVALID_PROTOBUF|[Tt]ype ?Error|ShapeInferenceError"
+    "|not a registered|^OpValidationFailure|^OpConversionFailure|While validating|[Ee]rror parsing"
+)
 
 
 class LoadedGraph(Ported, Protocol):
@@ -38,7 +46,8 @@ class GraphBackend(OfThisProcess, ABC):
     """A `Backend` over ONNX files; a subclass says how its library loads one.
 
     Args:
-        graphs: `model`, `means`, `synthesizer`, `rows`, `lift` -> ONNX file, or None where there is none.
+        graphs: `model`, `means`, `synthesizer`, `rows`, `lift` -> ONNX file, or None where there is none. Each is
+            checked when it is loaded (`zsl_runtime.graphs.check`).
         threads: that one call may use.
         precision: of the model graph; the other graphs always run in fp32, so that heads are the same everywhere.
 
@@ -49,17 +58,20 @@ class GraphBackend(OfThisProcess, ABC):
     install: ClassVar[str]  # the line that installs the library
     library: str  # its name and version
 
-    def __init__(self, graphs: Mapping[str, Path | None], threads: int, precision: str = "fp32") -> None:
+    def __init__(self, graphs: Graphs, threads: int, precision: str = "fp32") -> None:
         super().__init__()
         self.precision = precision
-        self._graphs = dict(graphs)
+        self._graphs = {
+            part: file if file is None or isinstance(file, GraphFile) else GraphFile(Path(file))
+            for part, file in graphs.items()
+        }
         self._threads = threads
         self._loaded: dict[str, LoadedGraph] = {}
         self._lock = threading.Lock()
 
     @abstractmethod
-    def _load(self, part: str, path: Path) -> LoadedGraph:
-        """Load a file; raises whatever the library raises."""
+    def _load(self, part: str, source: str | bytes) -> LoadedGraph:
+        """Load a graph from a path or from bytes, and keep neither; raises whatever the library raises."""
 
     def input_port(self) -> InputPort:
         """What `run` and `features` take, as the model graph itself says."""
@@ -119,23 +131,36 @@ class GraphBackend(OfThisProcess, ABC):
             return self._loaded[part]
 
     def _checked(self, part: str) -> LoadedGraph:
-        path = self._graphs.get(part)
-        if path is None:
+        file = self._graphs.get(part)
+        if file is None:
             raise ArtefactError("E-BUNDLE-GRAPH", f"this bundle has no {part} graph; export the model again")
+        with sealed(file, part) as source:
+            graph = self._loaded_from(part, source, file.path)
+        check_ports(part, graph, str(file.path))
+        return graph
+
+    def _loaded_from(self, part: str, source: str | bytes, path: Path) -> LoadedGraph:
+        """The graph that a library makes of a file that was checked."""
         try:
-            graph = self._load(part, path)
+            return self._load(part, source)
         except BackendError:
             raise
         except Exception as error:  # what the libraries raise has no public class in common
+            said = reason(error)
+            said = said if isinstance(source, bytes) else said.replace(source, path.name)
             if SCARCE.search(str(error)):
                 remedy = "the system gives this process no more memory or threads: free some, or raise the limit"
+            elif INVALID.search(f"{type(error).__name__}: {error}"):  # no other library is given it
+                raise ArtefactError(
+                    "E-BUNDLE-GRAPH",
+                    f"{str(path)!r} is not a graph that may be run: {self.library} says {said}; copy or export the "
+                    "bundle again",
+                ) from None
             else:
                 remedy = f"upgrade it with: {self.install} --upgrade"
             raise BackendError(
-                "E-BACKEND-LOAD", f"{self.library} cannot load {str(path)!r}: {reason(error)}; {remedy}"
+                "E-BACKEND-LOAD", f"{self.library} cannot load {str(path)!r}: {said}; {remedy}"
             ) from None
-        check_ports(part, graph, str(path))
-        return graph
 
     def _run(
         self,

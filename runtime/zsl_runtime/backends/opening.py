@@ -12,12 +12,11 @@ from zsl_runtime.graphs.precisions import PRECISIONS, model_file, no_precision
 from zsl_runtime.machine.threads import checked_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     from zsl_runtime.backends.auto import Open
     from zsl_runtime.backends.base import Backend
+    from zsl_runtime.backends.onnx_graphs import Graphs
     from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.graphs.sealed import GraphFile
 
 
 def open_backend(
@@ -124,7 +123,10 @@ def candidates_for(bundle: Bundle, device: str, precision: str) -> tuple[list[st
 def _open(name: str, bundle: Bundle, card: int, threads: int, precision: str, *, trust_engine: bool = False) -> Backend:
     """Open the backend `name` on the CPU or on a card, whichever it runs on."""
     if BACKENDS[name].device == "cpu":
-        return open_graphs(name, {**_small_graphs(bundle), "model": model_file(bundle, precision)}, threads, precision)
+        from zsl_runtime.graphs.sealed import graph_file
+
+        model = graph_file(bundle, "model", model_file(bundle, precision))
+        return open_graphs(name, {**_small_graphs(bundle), "model": model}, threads, precision)
     check_precision(name, precision)
     trust = {"trusted": True} if trust_engine and name == "tensorrt" else {}
     return cast("Backend", import_module(BACKENDS[name].module).open_on_card(bundle, threads, precision, card, **trust))
@@ -152,11 +154,13 @@ def open_small_graphs(bundle: Bundle, *, threads: int | None = None) -> Backend:
     raise missing[0]
 
 
-def open_graphs(name: str, graphs: Mapping[str, Path | None], threads: int, precision: str) -> Backend:
+def open_graphs(name: str, graphs: Graphs, threads: int, precision: str) -> Backend:
     """Open graph files with the backend `name`, a key of BACKENDS of the CPU; errors as of `open_backend`."""
     check_precision(name, precision)
     return cast("Backend", import_module(BACKENDS[name].module).open_graphs(graphs, threads, precision))
 
 
-def _small_graphs(bundle: Bundle) -> dict[str, Path | None]:
-    return {part: bundle.graph(part) for part in SMALL_PARTS}
+def _small_graphs(bundle: Bundle) -> dict[str, GraphFile | None]:
+    from zsl_runtime.graphs.sealed import graph_file
+
+    return {part: graph_file(bundle, part, bundle.graph(part)) for part in SMALL_PARTS}

@@ -7,6 +7,7 @@ bind threads to the same first cores in every process; and they count CPUs that 
 
 from __future__ import annotations
 
+import io
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +23,11 @@ from zsl_runtime.graphs.ports import Port, output_names
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from zsl_runtime.arrays import Floats
+    from zsl_runtime.backends.onnx_graphs import Graphs
 
 
 EXTRA = "openvino"
@@ -36,7 +37,7 @@ _TOOLS = "openvino.tools.ovc"  # the model converter: its import writes to the h
 _importing = threading.Lock()
 
 
-def open_graphs(graphs: Mapping[str, Path | None], threads: int, precision: str) -> OpenVinoBackend:
+def open_graphs(graphs: Graphs, threads: int, precision: str) -> OpenVinoBackend:
     """Open the graphs of a bundle; BackendError E-BACKEND-MISSING when openvino is not installed."""
     return OpenVinoBackend(graphs, threads, precision)
 
@@ -107,7 +108,7 @@ class OpenVinoBackend(GraphBackend):
     name = "openvino"
     install = install(EXTRA)
 
-    def __init__(self, graphs: Mapping[str, Path | None], threads: int, precision: str = "fp32") -> None:
+    def __init__(self, graphs: Graphs, threads: int, precision: str = "fp32") -> None:
         self._openvino = import_openvino()
         super().__init__(graphs, threads, precision)
         self.library = f"openvino {self._openvino.get_version().partition('-')[0]}"  # without the build
@@ -119,12 +120,12 @@ class OpenVinoBackend(GraphBackend):
                 "use --precision fp32, or int8 where the bundle holds it",
             )
 
-    def _load(self, part: str, path: Path) -> _Compiled:
+    def _load(self, part: str, source: str | bytes) -> _Compiled:
         hint = HINTS.get(self.precision, "f32") if part == "model" else "f32"
         # Its frontend by name: left to itself, the library tries all that it has, and each has something to print.
         frontend = self._openvino.frontend.FrontEndManager().load_by_framework("onnx")
         compiled = self._core.compile_model(
-            frontend.convert(frontend.load(str(path))),
+            frontend.convert(frontend.load(source if isinstance(source, str) else io.BytesIO(source))),
             "CPU",
             {
                 "INFERENCE_PRECISION_HINT": hint,

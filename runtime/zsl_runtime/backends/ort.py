@@ -16,11 +16,11 @@ from zsl_runtime.machine.libraries import tame_onnxruntime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from zsl_runtime.arrays import Floats
+    from zsl_runtime.backends.onnx_graphs import Graphs
 
 
 EXTRA = "cpu"
@@ -28,7 +28,7 @@ DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 SILENT = 4  # ONNX Runtime's severity "fatal": what it would log, it also raises, and we print that once
 
 
-def open_graphs(graphs: Mapping[str, Path | None], threads: int, precision: str) -> OrtBackend:
+def open_graphs(graphs: Graphs, threads: int, precision: str) -> OrtBackend:
     """Open the graphs of a bundle; BackendError E-BACKEND-MISSING when onnxruntime is not installed."""
     return OrtBackend(graphs, threads, precision)
 
@@ -64,15 +64,13 @@ class OrtBackend(GraphBackend):
     name = "ort"
     install = install(EXTRA)
 
-    def __init__(
-        self, graphs: Mapping[str, Path | None], threads: int, precision: str = "fp32", *, optimize: bool = True
-    ) -> None:
+    def __init__(self, graphs: Graphs, threads: int, precision: str = "fp32", *, optimize: bool = True) -> None:
         self._ort = import_onnxruntime()
         super().__init__(graphs, threads, precision)
         self.library = f"onnxruntime {self._ort.__version__}"
         self._optimize = optimize
 
-    def _load(self, part: str, path: Path) -> _Session:  # noqa: ARG002  # one kind of session for all graphs
+    def _load(self, part: str, source: str | bytes) -> _Session:  # noqa: ARG002  # one kind of session for all graphs
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
@@ -85,7 +83,7 @@ class OrtBackend(GraphBackend):
         levels = self._ort.GraphOptimizationLevel
         options.graph_optimization_level = levels.ORT_ENABLE_ALL if self._optimize else levels.ORT_DISABLE_ALL
         # Its fallback, from the CPU to the CPU, would print what went wrong to stdout, among the results.
-        session = self._ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        session = self._ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], enable_fallback=0)
         return _Session(session)
 
 

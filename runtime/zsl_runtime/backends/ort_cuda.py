@@ -24,11 +24,11 @@ from zsl_runtime.machine.libraries import tame_onnxruntime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from zsl_runtime.arrays import Floats
+    from zsl_runtime.backends.onnx_graphs import Graphs
     from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.machine.cards import Card
 
@@ -66,9 +66,11 @@ def open_on_card(bundle: Bundle, threads: int, precision: str, card: int) -> Ort
     """Open the graphs of a bundle; BackendError E-BACKEND-MISSING, E-DEVICE."""
     from zsl_runtime.graphs.parts import SMALL_PARTS
     from zsl_runtime.graphs.precisions import model_file
+    from zsl_runtime.graphs.sealed import graph_file
 
-    graphs = {part: bundle.graph(part) for part in SMALL_PARTS}
-    return OrtCudaBackend({**graphs, "model": model_file(bundle, precision)}, threads, precision, card=card)
+    graphs = {part: graph_file(bundle, part, bundle.graph(part)) for part in SMALL_PARTS}
+    model = graph_file(bundle, "model", model_file(bundle, precision))
+    return OrtCudaBackend({**graphs, "model": model}, threads, precision, card=card)
 
 
 def _import() -> Any:
@@ -124,7 +126,7 @@ class OrtCudaBackend(OrtBackend):
 
     def __init__(
         self,
-        graphs: Mapping[str, Path | None],
+        graphs: Graphs,
         threads: int,
         precision: str = "fp32",
         *,
@@ -141,9 +143,9 @@ class OrtCudaBackend(OrtBackend):
         ort.set_default_logger_severity(SILENT)
         self._missing = _preload(ort)
 
-    def _load(self, part: str, path: Path) -> Any:
+    def _load(self, part: str, source: str | bytes) -> Any:
         if part != "model":
-            return super()._load(part, path)
+            return super()._load(part, source)
         options = self._ort.SessionOptions()
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         options.log_severity_level = SILENT
@@ -156,15 +158,13 @@ class OrtCudaBackend(OrtBackend):
             "arena_extend_strategy": "kSameAsRequested",  # not the next power of two: others share the card
         }
         try:
-            session = self._ort.InferenceSession(
-                str(path), options, providers=[(PROVIDER, provider)], enable_fallback=0
-            )
+            session = self._ort.InferenceSession(source, options, providers=[(PROVIDER, provider)], enable_fallback=0)
         except Exception as error:
             if "fallback to CPU EP has been explicitly disabled" not in str(error):
                 raise
             raise BackendError(
                 "E-BACKEND-LOAD",
-                f"{self.library} cannot run all of {str(path)!r} on {self.device}, and nothing is run on the CPU "
+                f"{self.library} cannot run all of the {part} graph on {self.device}, and nothing is run on the CPU "
                 f"instead{self._missing}: {LIBRARIES}, and a bundle of an older version must be exported again; "
                 f"{INSTALL}",
             ) from None

@@ -9,22 +9,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zsl_runtime.backends.base import lifted
 from zsl_runtime.backends.ort import OrtBackend
 from zsl_runtime.graphs.ports import check_head
 from zsl_runtime.machine.processes import OfThisProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
     from zsl_runtime.arrays import Floats
+    from zsl_runtime.backends.onnx_graphs import Graphs
     from zsl_runtime.graphs.ports import InputPort
     from zsl_runtime.head.head import FoldedHead
 
 
-def open_graphs(graphs: Mapping[str, Path | None], threads: int, precision: str) -> ReferenceBackend:
+def open_graphs(graphs: Graphs, threads: int, precision: str) -> ReferenceBackend:
     """Open the graphs of a bundle; BackendError E-BACKEND-MISSING when onnxruntime is not installed."""
     return ReferenceBackend(graphs, threads, precision)
 
@@ -45,7 +44,7 @@ class ReferenceBackend(OfThisProcess):
     name = "reference"
     device = "cpu"
 
-    def __init__(self, graphs: Mapping[str, Path | None], threads: int, precision: str = "fp32") -> None:
+    def __init__(self, graphs: Graphs, threads: int, precision: str = "fp32") -> None:
         super().__init__()
         self.precision = precision
         self._graphs = OrtBackend(graphs, threads, precision, optimize=False)
@@ -59,9 +58,10 @@ class ReferenceBackend(OfThisProcess):
         """Inputs (N, ...) -> log-probabilities (N, C) and features (N, F), float32."""
         check_head(head)
         features = self._graphs.features(inputs)
-        x = self._graphs.lift(features).astype(np.float64)
-        logits = x @ head.weight.T.astype(np.float64) + head.bias + head.class_bias  # (N, C)
-        shifted = logits - logits.max(axis=1, keepdims=True)
+        x = lifted(self._graphs.lift, features).astype(np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):  # what is no number is told by whoever asked
+            logits = x @ head.weight.T.astype(np.float64) + head.bias + head.class_bias  # (N, C)
+            shifted = logits - logits.max(axis=1, keepdims=True)
         scores = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
         return scores.astype(np.float32), features
 

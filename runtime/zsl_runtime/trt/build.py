@@ -9,17 +9,18 @@ are inputs, so one plan serves every generation of a bundle.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError, from_os_error, listed
+from zsl_runtime.graphs.check import check_graph
 from zsl_runtime.graphs.ports import Ports, ports_of
 from zsl_runtime.machine import cards
 from zsl_runtime.trt.facts import Facts, Profile, Stored, graph_file
 from zsl_runtime.trt.library import Messages
-from zsl_runtime.trt.onnx_file import read_onnx
 from zsl_runtime.trt.progress import BuildProgress, monitor_for
 from zsl_runtime.trt.store import read_sidecar, store
 
@@ -135,6 +136,7 @@ def build_for_bundle(  # each is an option of the command
         compute_capabilities=capabilities,
         workspace_bytes=workspace_bytes,
         progress=progress,
+        sha256=facts.graph_sha256,
     )
     check_header(library, plan)
     # A plan for another card cannot be loaded here; TensorRT-RTX loads none without a card.
@@ -217,6 +219,7 @@ def build(
     compute_capabilities: Sequence[str],
     workspace_bytes: int | None = None,
     progress: BuildProgress | None = None,
+    sha256: str = "",
 ) -> bytes:
     """Build the plan of one ONNX file.
 
@@ -230,13 +233,15 @@ def build(
         compute_capabilities: of cards; with the full library, of the one at hand.
         workspace_bytes: scratch memory that a layer may take; None for the library's choice.
         progress: told how far it is.
+        sha256: that the file must have; '' where nothing says it.
 
     Returns:
         The plan, which trtexec and Triton load as it is.
 
     Raises:
         UsageError: E-ENGINE-PROFILE, E-ENGINE-WORKSPACE.
-        ArtefactError: E-BUNDLE-GRAPH for a file that is not ONNX, keeps weights elsewhere or has other ports.
+        ArtefactError: E-BUNDLE-GRAPH for a file that is no graph of ours (`zsl_runtime.graphs.check`) or has other
+            ports; E-BUNDLE-HASH for another file.
         BackendError: E-ENGINE-OPERATOR for operators that the library does not take; E-ENGINE-BUILD with its own error
             lines for the rest.
         KeyboardInterrupt: the build was cancelled.
@@ -249,11 +254,14 @@ def build(
         data = onnx_path.read_bytes()
     except OSError as error:
         raise from_os_error(error, "read the graph") from error
+    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+        raise ArtefactError("E-BUNDLE-HASH", f"{onnx_path} was exchanged meanwhile; copy or export the bundle again")
+    operators = check_graph(data, where=str(onnx_path), ports=ports).operators
     module, messages = library.module, Messages(library)
     builder = _made("builder", messages, lambda: module.Builder(messages.logger))
     network = _made("network", messages, lambda: builder.create_network(_strongly_typed(library)))
     parser = _made("parser", messages, lambda: module.OnnxParser(network, messages.logger))
-    _check_operators(library, parser, data, where=str(onnx_path))
+    _check_operators(library, parser, operators, where=str(onnx_path))
     _parse(library, parser, data, messages, where=str(onnx_path))
     check_network(network, ports, where=str(onnx_path))
     config = _made("configuration", messages, builder.create_builder_config)
@@ -420,15 +428,9 @@ def _strongly_typed(library: Library) -> int:
     return 1 << int(library.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
 
-def _check_operators(library: Library, parser: Any, data: bytes, *, where: str) -> None:
-    """ArtefactError for a file that is not whole; BackendError E-ENGINE-OPERATOR for what the parser does not take."""
-    held = read_onnx(data, where=where)
-    if held.external:
-        raise ArtefactError(
-            "E-BUNDLE-GRAPH",
-            f"{where} keeps {listed(sorted(held.external))} in another file, which a bundle does not; export it again",
-        )
-    refused = [name for name in sorted(held.operators) if not parser.supports_operator(name)] + sorted(held.foreign)
+def _check_operators(library: Library, parser: Any, operators: frozenset[str], *, where: str) -> None:
+    """BackendError E-ENGINE-OPERATOR for what the parser does not take."""
+    refused = [name for name in sorted(operators) if not parser.supports_operator(name)]
     if refused:
         raise BackendError(
             "E-ENGINE-OPERATOR",
