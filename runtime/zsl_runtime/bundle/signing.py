@@ -11,7 +11,7 @@ import importlib.util
 import os
 import shutil
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,7 @@ class Signer:
 
     key: Path
     certificates: Path | None
-    password: bytes | None
+    password: bytes | None = field(repr=False)
     own: Keys
     chain: tuple[bytes, ...] = ()
 
@@ -218,7 +218,7 @@ def _private(path: Path) -> tuple[Any, bytes | None]:
 
     data = read_pem(path)
     if hasattr(os, "getuid") and path.stat().st_mode & OTHERS_READ:
-        note_once("private-key", f"others can read the private key {path}; close it: chmod 600 {path}")
+        note_once(f"private-key {path}", f"others can read the private key {path}; close it: chmod 600 {path}")
     given = os.environ.get(PASSWORD)
     password = given.encode() if given and b"ENCRYPTED" in data else None
     try:
