@@ -20,11 +20,13 @@ from zsl_export.compare import FLOAT16, MIN_SCORE_SCALE, Limits, agree, batches,
 from zsl_runtime.backends.devices import Device, check_card, parse_device, trouble
 from zsl_runtime.backends.opening import open_backend, open_small_graphs
 from zsl_runtime.backends.table import BACKENDS, version_of
-from zsl_runtime.errors import BackendError, GateError, SystemProblem, ZslError, from_os_error
+from zsl_runtime.bundle.reading import MOST_OF_MANIFEST, read_whole
+from zsl_runtime.errors import ArtefactError, BackendError, GateError, SystemProblem, ZslError, from_os_error
 from zsl_runtime.graphs.precisions import PRECISIONS, file_key
 from zsl_runtime.head.head import fold
 from zsl_runtime.machine import cards
 from zsl_runtime.machine.storage import write_whole
+from zsl_runtime.machine.untrusted import UnfitError, parse_object
 from zsl_train.scoring.evaluate import score
 
 if TYPE_CHECKING:
@@ -424,8 +426,8 @@ def _compare(name: str, right: _Set, features: Floats, scores: Floats, limits: L
 
 def recorded(bundle: Bundle) -> dict[str, Any]:
     """How far ONNX Runtime was from PyTorch when the bundle was exported; empty where parity.json does not say."""
-    with suppress(OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-        said = json.loads((bundle.path / PARITY).read_bytes())
+    with suppress(ZslError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        said = parse_object(read_whole(bundle.path / PARITY, bundle.path, MOST_OF_MANIFEST))
         results = {one["what"]: one for one in said["sections"][0]["results"]}
         return {
             "row_error": float(results["features"]["row_error"]),
@@ -448,10 +450,8 @@ def keep(bundle: Bundle, verified: Verified) -> str:
     try:
         with bundle.lock():
             said: dict[str, Any] = {}
-            with suppress(FileNotFoundError, ValueError, RecursionError):
-                found = json.loads(path.read_bytes())
-                json.dumps(found, allow_nan=False)  # Python reads Infinity, and 1e999; it would not be written again
-                said = found if isinstance(found, dict) else {}
+            with suppress(UnfitError, ArtefactError):
+                said = parse_object(read_whole(path, bundle.path, MOST_OF_MANIFEST))
             before = said.get("verified")
             entries = [one for one in before if isinstance(one, dict)] if isinstance(before, list) else []
             others = [one for one in entries if one.get("machine") != machine]

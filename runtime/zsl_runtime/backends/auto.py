@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from zsl_runtime.backends.table import BACKENDS, version_of
+from zsl_runtime.bundle.reading import ENGINES
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError
 from zsl_runtime.graphs.precisions import file_key
 from zsl_runtime.head.head import fold
 from zsl_runtime.machine import cards
 from zsl_runtime.machine.cache import cache_folder
 from zsl_runtime.machine.storage import stage
+from zsl_runtime.machine.untrusted import MIB, UnfitError, check_folder, parse_object, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
 Open: TypeAlias = "Callable[[str], Backend]"
 
-ENGINES = "engines"
+MOST_OF_CHOICE = MIB  # bytes
 FORMAT = 1
 ROWS = 8  # inputs in one timed batch: what a Classifier gives the graph at once
 BUDGET = 1.0  # seconds that one backend is timed for, in turns with the others, after two runs that do not count
@@ -162,6 +164,7 @@ def measure(
 
     Raises:
         BackendError: E-BACKEND-PROBE when no candidate agrees.
+        ArtefactError: E-BUNDLE-... when one finds the graph invalid; the others are not given it.
 
     """
     left_out: dict[str, str] = {}
@@ -174,6 +177,8 @@ def measure(
                     backend = own.enter_context(closing(opener(name)))
                     difference = judge.difference(backend)
                 except FAILURES as error:
+                    if error.code.startswith("E-BUNDLE-"):  # what one calls invalid may be the end of the next
+                        raise
                     difference = str(error)
                 if difference:
                     left_out[name] = difference
@@ -336,10 +341,10 @@ def _folders(bundle: Bundle) -> Iterator[Path]:
 def _read(path: Path, facts: dict[str, Any]) -> Choice | None:
     """The choice of one file; None unless it is whole and of these very facts."""
     try:
-        said = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        said = parse_object(read_file(path, MOST_OF_CHOICE))
+    except (OSError, UnfitError):
         return None
-    if not isinstance(said, dict) or any(said.get(name) != value for name, value in facts.items()):
+    if any(said.get(name) != value for name, value in facts.items()):
         return None
     seconds, left_out = said.get("seconds"), said.get("left_out")
     if not isinstance(seconds, dict) or not isinstance(left_out, dict) or not isinstance(said.get("chosen"), str):
@@ -365,9 +370,11 @@ def _remember(bundle: Bundle, choice: Choice, facts: dict[str, Any], threads: in
     data = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
     for folder in _folders(bundle):
         try:
+            if folder.parent == bundle.path:
+                check_folder(folder)
             folder.mkdir(parents=True, exist_ok=True)
             _put(folder / _name(facts), data, facts)
-        except OSError:
+        except (OSError, UnfitError):
             continue
         return
 

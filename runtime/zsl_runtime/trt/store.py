@@ -14,11 +14,11 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import hashlib
-import json
 import re
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
+from zsl_runtime.bundle.reading import ENGINES, check_places
 from zsl_runtime.errors import ArtefactError, SystemProblem, from_os_error
 from zsl_runtime.graphs.parts import PARTS
 from zsl_runtime.graphs.ports import Port, Ports
@@ -26,6 +26,7 @@ from zsl_runtime.graphs.precisions import TENSORRT_FILES
 from zsl_runtime.machine.cache import cache_folder
 from zsl_runtime.machine.notes import note_once
 from zsl_runtime.machine.storage import TEMPORARY, exclusive, write_whole
+from zsl_runtime.machine.untrusted import GIB, MIB, UnfitError, check_regular, parse_object, read_file
 from zsl_runtime.trt.facts import (
     PLAN,
     SIDECAR,
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
     from zsl_runtime.bundle.bundle import Bundle
 
 FORMAT = 1  # of the sidecar
-ENGINES = "engines"
+MOST_OF_SIDECAR, MOST_OF_PLAN = MIB, 16 * GIB  # bytes
+AGAIN = "remove it and build the engine again: zsl-export BUNDLE --format engine"
 READ_ATTEMPTS = 5  # a plan and its sidecar are two files: a reader may come between the two renames of a rebuild
 _KEY = re.compile(r"[0-9a-f]{16}")
 
@@ -99,6 +101,8 @@ def store(
     places = _places(bundle_path)
     for place in places:
         try:
+            if place == places[0]:
+                check_places(bundle_path)
             place.mkdir(parents=True, exist_ok=True)
             with exclusive(bundle_path) if place == places[0] else contextlib.nullcontext():
                 _clean(place)
@@ -124,7 +128,7 @@ def mark_verified(stored: Stored, gpu: str) -> None:
     with contextlib.suppress(OSError):
         add_note(VERIFIED, f"{stored.sha256} {gpu}")
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        said = json.loads(stored.sidecar.read_bytes())
+        said = parse_object(_content(stored.sidecar, MOST_OF_SIDECAR))
         if said["plan"]["sha256"] == stored.sha256:
             said["verified"] = {"probe": True, "on": gpu}
             write_whole(stored.sidecar, json_bytes(said))
@@ -220,6 +224,7 @@ def find(
                 one.sha256 in own,
                 gpu in {one.facts.gpu, *one.verified_on},
                 one.built_at,
+                _written(one.sidecar),  # of two in one second
                 one.path.name,
             ),
         )
@@ -246,6 +251,14 @@ def find(
     )
 
 
+def _written(path: Path) -> int:
+    """When a file was written, in nanoseconds; 0 where it is gone."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 def engines_of(bundle: Bundle, part: str = "model") -> list[Stored]:
     """All plans of one part of a bundle that are there with a readable sidecar, of any facts; newest first."""
     return sorted(_held(bundle, part)[0], key=lambda one: one.built_at, reverse=True)
@@ -260,16 +273,17 @@ def read_sidecar(path: Path) -> Stored:
 
     """
     try:
-        data = path.read_bytes()
+        data = _content(path, MOST_OF_SIDECAR)
+    except UnfitError as error:
+        raise ArtefactError("E-ENGINE-SIDECAR", f"{path} {error}; {AGAIN}") from None
     except OSError as error:
         raise from_os_error(error, "read the engine's description") from error
     try:
-        return _stored_from(json.loads(data), path)
+        return _stored_from(parse_object(data), path)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
         raise ArtefactError(
             "E-ENGINE-SIDECAR",
-            f"{path} does not describe an engine ({type(error).__name__}: {error}); remove it and build the engine "
-            "again: zsl-export BUNDLE --format engine",
+            f"{path} does not describe an engine ({type(error).__name__}: {error}); {AGAIN}",
         ) from None
 
 
@@ -287,7 +301,7 @@ def _held(bundle: Bundle, part: str) -> tuple[list[Stored], list[Path]]:
             except ArtefactError:
                 damaged += [path] if own else []
                 continue
-            if stored.facts.part == part and stored.path.is_file() and (own or stored.facts.graph_sha256 in graphs):
+            if stored.facts.part == part and _is_plain(stored.path) and (own or stored.facts.graph_sha256 in graphs):
                 held.append(stored)
     return held, damaged
 
@@ -363,7 +377,9 @@ def read_plan(stored: Stored) -> bytes:
     """
     for attempt in range(READ_ATTEMPTS):
         try:
-            data = stored.path.read_bytes()
+            data = _content(stored.path, MOST_OF_PLAN)
+        except UnfitError as error:
+            raise ArtefactError("E-ENGINE-HASH", f"{stored.path} {error}; {AGAIN}") from None
         except FileNotFoundError:
             raise ArtefactError(
                 "E-ENGINE-MISSING", f"{stored.path} is gone; build it again: zsl-export BUNDLE --format engine"
@@ -380,6 +396,26 @@ def read_plan(stored: Stored) -> bytes:
                 continue
         break
     raise _changed(stored, digest[:12], "zsl-export BUNDLE --format engine")
+
+
+def _content(path: Path, most: int) -> bytes:
+    """A file of the store, which is no link and lies in no folder of the bundle that is one."""
+    return read_file(path, most, within=_top(path))
+
+
+def _top(path: Path) -> Path | None:
+    """The folder below which a file of the store has no links above it: the bundle. A user may link their own cache."""
+    kept = cache_folder()
+    return None if kept is not None and path.parent == kept / ENGINES else path.parent.parent
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether there is a plan, and neither it nor its folder is a link."""
+    try:
+        check_regular(path, within=_top(path))
+    except (OSError, UnfitError):
+        return False
+    return True
 
 
 def _changed(stored: Stored, found: str, command: str) -> ArtefactError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import stat
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from zsl_runtime.errors import ArtefactError
 from zsl_runtime.machine.cache import cache_folder
 from zsl_runtime.machine.storage import replacing
+from zsl_runtime.machine.untrusted import MIB, UnfitError, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from zsl_runtime.trt.facts import Stored
 
 
+MOST_OF_NOTES = 16 * MIB  # bytes: 240,000 plans
 TRUSTED, VERIFIED = "trusted-engines", "verified-engines"  # in the user's cache folder, a line a plan
 
 
@@ -67,7 +70,9 @@ def add_note(name: str, line: str) -> None:
     if line in noted_lines(name):
         return
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    content = path.read_bytes() if path.is_file() and _own(path) else b""
+    content = b""
+    with contextlib.suppress(UnfitError):  # it is begun anew
+        content = read_file(path, MOST_OF_NOTES) if path.is_file() and _own(path) else b""
     with replacing(path, mode=0o600) as partial:
         partial.write_bytes(content + line.encode() + b"\n")
 
@@ -81,8 +86,8 @@ def noted_lines(name: str) -> set[str]:
     try:
         if not _own(path):
             return set()
-        return set(path.read_text(encoding="utf-8", errors="replace").splitlines())
-    except OSError:
+        return set(read_file(path, MOST_OF_NOTES).decode(errors="replace").splitlines())
+    except (OSError, UnfitError):
         return set()
 
 
@@ -90,7 +95,7 @@ def _own(path: Path) -> bool:
     """Whether a file and its folder are this user's, and nobody else may write them (where the system has owners)."""
     if not hasattr(os, "getuid"):
         return True
-    file, folder = path.stat(), path.parent.stat()
+    file, folder = path.lstat(), path.parent.stat()
     closed = not folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     own_folder = closed and folder.st_uid == os.getuid()
     sticky = bool(folder.st_mode & stat.S_ISVTX) and folder.st_uid in {0, os.getuid()}  # others cannot replace a file
