@@ -15,7 +15,7 @@ import traceback
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from zsl_runtime.streams import standard_streams
+from zsl_runtime.streams import printable, standard_streams
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -61,7 +61,7 @@ class ZslError(Exception):
             code, message = told[-1] if told else ("E-BUG", code)
         super().__init__(code, message)  # as `args`, of which a copy is made in another process
         self.code = code
-        self.message = " ".join(message.split())
+        self.message = printable(" ".join(message.split()))
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
@@ -198,7 +198,8 @@ def _exit_code(command: click.Command, arguments: list[str]) -> int:
     except click.ClickException as error:
         given = getattr(error, "ctx", None)
         name = given.command_path if given else command.name
-        return _told(f"error: E-USAGE: {' '.join(error.format_message().split())} (see {name} --help)", EXIT_USAGE)
+        said = printable(" ".join(error.format_message().split()))
+        return _told(f"error: E-USAGE: {said} (see {name} --help)", EXIT_USAGE)
     except ZslError as error:
         return _told(f"error: {error}", error.exit_code)
     except BrokenPipeError:

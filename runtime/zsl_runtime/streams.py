@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import re
 import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO, cast
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 CLOSED = "stdout is closed"
+# What is no letter to a terminal: control characters, separators of lines, and what turns the direction of a line.
+UNPRINTED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 @contextmanager
@@ -47,6 +50,15 @@ def standard_streams() -> Iterator[None]:
         for number in hurried:
             with suppress(OSError):
                 os.set_blocking(number, False)
+
+
+def printable(text: str) -> str:
+    r"""A text for people, in which names of files and of classes may stand that somebody else made up.
+
+    It keeps its lines and its tabs; every other letter that would do something to a terminal, or make a line look like
+    another one, stands as Python would write it (`\\x1b`).
+    """
+    return UNPRINTED.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def fill_handles() -> None:
