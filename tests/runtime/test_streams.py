@@ -20,8 +20,8 @@ from support.command_lines import SCRIPTS
 from zsl_runtime import streams
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.cli.classes import main as zsl_classes
-from zsl_runtime.errors import run_command
-from zsl_runtime.streams import forgiving_stream, reporting, results_stream, standard_streams
+from zsl_runtime.errors import UsageError, run_command
+from zsl_runtime.streams import forgiving_stream, printable, reporting, results_stream, standard_streams
 
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 MADE = "the change was made: generation 2 is in force, with 9 classes"
@@ -304,3 +304,12 @@ def test_a_report_that_is_cut_off_by_ctrl_c_says_what_was_done(capsys):
 def test_handles_that_are_open_stay(monkeypatch):
     monkeypatch.setattr(streams.os, "open", lambda *_: pytest.fail("nothing is closed here"))
     streams.fill_handles()
+
+
+def test_what_is_printed_for_people_has_nothing_that_moves_a_terminal_or_turns_a_line():
+    assert printable("größe\tx\n\U0001f600 \xa0") == "größe\tx\n\U0001f600 \xa0"
+    assert printable("\x1b[2J\r\x07\x9b31m\u202egnp\u2028\x85\x7f\0") == (
+        "\\x1b[2J\\r\\x07\\x9b31m\\u202egnp\\u2028\\x85\\x7f\\x00"
+    )
+    error = UsageError("E-X", "a name\x1b]0;x\x07 and\nerror: E-FORGED: \u2066other")
+    assert str(error) == "E-X: a name\\x1b]0;x\\x07 and error: E-FORGED: \\u2066other"

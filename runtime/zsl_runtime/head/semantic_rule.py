@@ -143,6 +143,8 @@ class SemanticRule:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SemanticRule:
         """Rebuild a rule from plain data; UsageError E-SEMANTIC-RULE for other keys or values of another kind."""
+        if not isinstance(data, dict):
+            raise UsageError("E-SEMANTIC-RULE", f"the semantic rule is {shown(data)}; expected an object")
         scale = AttributeScale.from_dict(data[SCALE]) if SCALE in data else None
         good = all(isinstance(data.get(name), bool) for name in SWITCHES) and set(data) <= {*SWITCHES, SCALE}
         if not good or (SCALE in data and scale is None):

@@ -95,6 +95,8 @@ def _read_older(path: str | Path, names: Sequence[str] | None) -> dict[str, Any]
     for name, value in found.items():
         if hasattr(value, "toarray"):  # a sparse matrix of scipy
             _check_filling(value.shape, value.nnz)
+            if hasattr(value, "check_format"):
+                value.check_format(full_check=True)  # filling it up, scipy writes wherever the file says
             found[name] = value.toarray()
     return found
 

@@ -51,6 +51,8 @@ def open_array(path: str | Path) -> NDArray[Any]:
 
 def _reason(error: Exception) -> str:
     """What NumPy says, in one line; in our words where it is what people save by mistake."""
+    if isinstance(error, (MemoryError, RecursionError)) and not str(error):
+        return "its header is nested too deeply to be one"  # what Python's parser raises then, and takes no memory
     line = next(iter(str(error).splitlines()), "") or type(error).__name__
     if "Python objects" in line or "Object arrays" in line:  # as of a pandas table with a column of text
         return "it holds Python objects in place of numbers: make numbers of them by array.astype('float32')"

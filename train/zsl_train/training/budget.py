@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from zsl_runtime.errors import ArtefactError, GateError, UsageError
+from zsl_runtime.errors import ArtefactError, GateError, UsageError, shown
 from zsl_train.methods import eszsl, find_method, gfzsl
 from zsl_train.methods.lengths import chosen_lengths, estimate, lengthen
 from zsl_train.training.prepared import fingerprint
@@ -108,9 +109,9 @@ class Board:
         if path.is_file():
             try:
                 found = json.loads(path.read_bytes())
-                self.trials = {one["method"]: Trial(**one) for one in found["trials"]}
-                self.used = float(found["used"])
-            except (ValueError, TypeError, LookupError) as error:
+                self.trials = {one["method"]: _trial_from(one) for one in found["trials"]}
+                self.used = _seconds(found["used"])
+            except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
                 raise ArtefactError(
                     "E-CHECKPOINT", f"{path} cannot be read ({error}); run zsl-train again with --force to start over"
                 ) from error
@@ -295,6 +296,23 @@ def _try(
     except (GateError, UsageError) as error:
         trial.why = error.message
     trial.seconds = round(time.monotonic() - started, 1)
+
+
+def _trial_from(said: dict[str, Any]) -> Trial:
+    """A trial that `Board.save` wrote; ValueError or TypeError for anything else."""
+    one = Trial(**said)
+    plain = type(one.method) is str and type(one.why) is str and type(one.settings) is dict
+    if not plain or not 0 <= (one.validation_H or 0) <= 100:
+        raise ValueError(f"{shown(one.method)} is no trial of a method")
+    one.seconds, one.final = _seconds(one.seconds), _seconds(one.final)
+    return one
+
+
+def _seconds(value: object) -> float:
+    """A number of seconds of JSON data; ValueError for anything else."""
+    if type(value) not in {int, float} or not 0 <= value < math.inf:  # type: ignore[operator]
+        raise ValueError(f"{shown(value)} is no number of seconds")
+    return float(value)  # type: ignore[arg-type]
 
 
 def told(trial: Trial) -> str:

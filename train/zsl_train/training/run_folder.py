@@ -125,6 +125,8 @@ def _info_hash(info: dict[str, Any]) -> str:
 
 
 DAMAGED = "the run is damaged: train it again with --force"
+# What networks and dataclasses raise that are built of other numbers and texts than they know.
+UNFIT = (LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError, AssertionError)
 PACKAGES = ("torch", "numpy", "pillow", "safetensors", "scipy")
 INFO, RECIPE, SCORES, LOG, SPLIT, CHECKPOINT = (
     "run.json",
@@ -431,7 +433,7 @@ def load_run(path: Path) -> Run:
     blobs = {name: _read_checked(path / name, info) for name in wanted}
     try:
         return _rebuild(path, info, blobs)
-    except (UsageError, LookupError, TypeError, ValueError, RuntimeError) as error:
+    except (UsageError, *UNFIT) as error:
         # Every byte is as it was written, so whoever wrote it knew other methods, settings or networks.
         reason = error.message if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
         raise ArtefactError(
