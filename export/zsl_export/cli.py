@@ -17,7 +17,7 @@ from zsl_export.precisions import LARGEST_DROP, parse_precisions
 from zsl_runtime.cli.command import Command
 from zsl_runtime.cli.options import REQUIRE_SIGNATURE, SIGN, SIGN_CERTIFICATE, demanded_by_option, signer_of, together
 from zsl_runtime.errors import run_command
-from zsl_runtime.streams import print_line, reporting
+from zsl_runtime.streams import print_line, printable, reporting
 from zsl_runtime.trt.library import CHOICES
 
 if TYPE_CHECKING:
@@ -435,7 +435,7 @@ def _next_commands(bundle: Path, inputs: str, run: Run) -> str:
 
 
 def _tell(line: str) -> None:
-    click.echo(line, err=True)
+    click.echo(printable(line), err=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

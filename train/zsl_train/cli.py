@@ -13,7 +13,7 @@ import click
 
 from zsl_runtime.cli.command import Command
 from zsl_runtime.errors import run_command
-from zsl_runtime.streams import print_line, reporting
+from zsl_runtime.streams import print_line, printable, reporting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -305,7 +305,7 @@ def without_backbone(recipe: Recipe, options: dict[str, Any]) -> Recipe:
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)
 
 
 def _say_where(out: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from zsl_runtime.streams import printable
+
 HELP = ["-h", "--help"]
 WORDS = "Words are explained by zsl-doctor --explain WORD, and in the documentation's docs/glossary.md."
 # The first word of what stands for a value in a help text (FILE of FILE.csv|FILE.xlsx), and what shells offer there.
@@ -44,7 +46,7 @@ class Command(click.Command):
         from zsl_runtime.machine.threads import limit_environment
 
         for note in limit_environment():
-            click.echo(note, err=True)
+            click.echo(printable(note), err=True)
         return super().invoke(ctx)
 
 

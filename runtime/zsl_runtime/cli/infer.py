@@ -34,6 +34,7 @@ from zsl_runtime.cli.options import (
     together,
 )
 from zsl_runtime.errors import InputError, UsageError, run_command
+from zsl_runtime.streams import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -291,7 +292,7 @@ def _merge(paths: Sequence[str], output: str | None, *, quiet: bool) -> int:
     with open_output(output) as out:
         done = merge(paths, out)
     for line in () if quiet else done.notes:
-        click.echo(line, err=True)
+        click.echo(printable(line), err=True)
     click.echo(
         f"merged {done.shares} shares: {done.items} answers, of which {done.unreadable} could not be read", err=True
     )
