@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +57,7 @@ from zsl_runtime.head.gaussian import Gaussian
 from zsl_runtime.machine.storage import (
     TEMPORARY,
     exclusive,
+    remove,
     stage,
     sync_folder,
     write_whole,
@@ -460,7 +460,8 @@ class Bundle:
             committed = _read_pointer(self.path).generation == generation.number
             undone = len(made) >= 3 and not committed and not made[2].exists()
             for path in (*made, *(() if committed else (target, signature))):
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # what stays goes with the next change, and the error is told
+                    path.unlink()
             if undone:  # nobody would read the line, but whoever looks into the file should not find it
                 with contextlib.suppress(OSError):
                     write_whole(self.path / HISTORY, history)
@@ -572,9 +573,6 @@ def file_entry(generation: Generation, digest: str, entry: Mapping[str, Any]) ->
 def _remove(path: Path) -> None:
     """Delete a file or a folder with all that is in it; it may be gone already."""
     try:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        remove(path)
     except OSError as error:
         raise from_os_error(error, "remove what is no longer needed") from error

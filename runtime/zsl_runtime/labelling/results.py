@@ -321,7 +321,14 @@ def open_partial(
 def is_complete(path: str) -> bool:
     """Whether FILE is there and nothing is unfinished, so that there is nothing to go on with."""
     target = Path(os.path.realpath(path))
-    return target.is_file() and not _names(target)[0].exists()
+    partial, notes = _names(target)
+    if not target.is_file() or partial.exists():
+        return False
+    if notes.exists():  # of a run that was killed at its very end, or of one that begins just now and holds the lock
+        with suppress(OSError, UsageError), _lock(notes, partial):
+            if not partial.exists():
+                _forget_notes(target)
+    return True
 
 
 def check_complete(path: str, share: Share) -> None:
@@ -364,9 +371,15 @@ def _finish(target: Path) -> None:
     """FILE.partial becomes FILE."""
     partial, notes = _names(target)
     put_in_place(partial, target)
-    notes.unlink(missing_ok=True)
-    _lengths_of(target).unlink(missing_ok=True)
+    _forget_notes(target)
     sync_folder(target.parent)
+
+
+def _forget_notes(target: Path) -> None:
+    """Remove what `--resume` would need: FILE is complete, even where that goes wrong."""
+    for path in (_names(target)[1], _lengths_of(target)):
+        with suppress(OSError):
+            path.unlink()
 
 
 def _names(target: Path) -> tuple[Path, Path]:
