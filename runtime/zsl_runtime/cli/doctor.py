@@ -319,10 +319,14 @@ def _examine(path: str, *, cards: bool) -> Iterator[Finding]:
     for finding in guarded("files", partial(_files, bundle), FAILED):
         whole = whole and finding.state not in {BROKEN, FAILED}
         yield finding
+    if whole:
+        for finding in guarded("graphs", partial(_graphs, bundle), FAILED):
+            whole = whole and finding.state not in {BROKEN, FAILED}
+            yield finding
     kept: list[Generation] = []
     yield from guarded("states of the classes", partial(_generations, bundle, current, kept), FAILED)
     yield from guarded("leftovers", partial(_leftovers, bundle), FAILED)
-    if whole:  # a graph that was changed is not loaded
+    if whole:  # a graph that was changed, or that no library should see, is not loaded
         yield from guarded("means", partial(_means, bundle, current), FAILED)
         first = kept[0] if kept else None
         yield from guarded("probe", partial(answers, bundle, first, cards=cards), FAILED)
@@ -427,6 +431,23 @@ def _files(bundle: Bundle) -> Iterator[Finding]:
         yield Finding(
             OK, f"head: fitted; {len(replay.features)} features of {len(replay.names)} seen classes are kept (replay)"
         )
+
+
+def _graphs(bundle: Bundle) -> Iterator[Finding]:
+    """Graphs that no library should see; nothing is said of the others. Also of those that nothing here can run."""
+    from zsl_runtime.graphs.parts import SMALL_PARTS
+    from zsl_runtime.graphs.sealed import graph_file, sealed
+
+    graphs = [(part, bundle.graph(part)) for part in SMALL_PARTS]
+    graphs += [("model", bundle.model_graph(key)) for key in bundle.precisions]
+    for part, path in graphs:
+        file = graph_file(bundle, part, path)
+        if file is not None:
+            try:
+                with sealed(file, part):
+                    pass
+            except ArtefactError as error:
+                yield Finding(BROKEN, str(error))
 
 
 def _means(bundle: Bundle, current: Generation) -> Iterator[Finding]:

@@ -96,6 +96,7 @@ class Judged:
         passed: None where it could not be run.
         state: of one that could not be run.
         features: (n, F) that the reference gave.
+        invalid: the graph is none, and nothing else is given it.
 
     """
 
@@ -105,6 +106,7 @@ class Judged:
     passed: bool | None
     state: str = FAILED
     features: Floats | None = None
+    invalid: bool = False
 
 
 def answers(bundle: Bundle, first: Generation | None, *, cards: bool) -> Iterator[Finding]:
@@ -140,6 +142,8 @@ def answers(bundle: Bundle, first: Generation | None, *, cards: bool) -> Iterato
         for name in sorted(names, key=lambda name: name != REFERENCE):
             yardstick = judged[0].features if judged and judged[0].passed and precision != "fp32" else None
             judged.append(_judge(bundle, name, precision, asked, yardstick))
+            if judged[-1].invalid:
+                break
         yield from verdicts(judged, bundle.path)
         if not names and precision in held_precisions(bundle):
             yield Finding(NOTE, f"probe: not run in {precision}: no backend that runs it is installed")
@@ -167,7 +171,8 @@ def _judge(bundle: Bundle, name: str, precision: str, asked: Asked, exact: Float
         passed, text = compare(asked.probe, features, scores, asked.bounds[precision], exact)
     except (Exception, SystemExit) as error:
         state = BROKEN if isinstance(error, ArtefactError) else FAILED
-        return Judged(precision, name, f"probe: {about} cannot be run, {said(error)}", None, state)
+        invalid = isinstance(error, ArtefactError) and error.code.startswith("E-BUNDLE-")
+        return Judged(precision, name, f"probe: {about} cannot be run, {said(error)}", None, state, invalid=invalid)
     return Judged(precision, name, f"probe: {about}, {text}", passed, features=features if name == REFERENCE else None)
 
 

@@ -182,7 +182,8 @@ def _axes(axes: Sequence[int], rank: int, op: str) -> tuple[int, ...]:
 
 def _there(given: Given, at: int) -> Kind:
     kind = given[at]
-    assert kind is not None
+    if kind is None:
+        raise ValueError(f"input {at + 1} of an operator is left out")
     return kind
 
 
