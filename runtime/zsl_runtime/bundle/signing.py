@@ -217,12 +217,10 @@ def _private(path: Path) -> tuple[Any, bytes | None]:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     data = read_pem(path)
-    if hasattr(os, "getuid") and path.stat().st_mode & OTHERS_READ:
-        note_once(f"private-key {path}", f"others can read the private key {path}; close it: chmod 600 {path}")
     given = os.environ.get(PASSWORD)
     password = given.encode() if given and b"ENCRYPTED" in data else None
     try:
-        return load_pem_private_key(data, password), password
+        key = load_pem_private_key(data, password)
     except TypeError:
         raise UsageError("E-KEY", f"the private key {path} is encrypted; set {PASSWORD} to its password") from None
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -230,6 +228,9 @@ def _private(path: Path) -> tuple[Any, bytes | None]:
         raise UsageError(
             "E-KEY", f"{path} holds no private key that can be read{more} ({shown(str(error), 80)})"
         ) from None
+    if hasattr(os, "getuid") and path.stat().st_mode & OTHERS_READ:
+        note_once(f"private-key {path}", f"others can read the private key {path}; close it: chmod 600 {path}")
+    return key, password
 
 
 def _split(path: Path) -> list[bytes]:
