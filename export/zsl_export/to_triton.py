@@ -388,12 +388,13 @@ def _picture() -> bytes:
 
 
 def _copy(bundle: Bundle, target: Path) -> None:
-    """Copy what the manifest lists and the generations; no engines, and nothing else that lies in the folder."""
+    """Copy what the manifest lists, the generations and their signatures; no engines, and nothing else of the folder."""
     with contextlib.ExitStack() as held:
         with contextlib.suppress(SystemProblem):  # a bundle that cannot be written has no other writer either
             held.enter_context(exclusive(bundle.path))
         names = [MANIFEST, *bundle.manifest["files"], f"{CLASSES}/{CURRENT}"]
         names += [f"{CLASSES}/{bundle.generation_path(number).name}" for number in bundle.generation_numbers()]
+        names += bundle.signature_names()
         if (bundle.path / HISTORY).is_file():
             names.append(HISTORY)
         for name in names:

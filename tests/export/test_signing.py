@@ -76,6 +76,14 @@ def test_what_does_not_go_together_with_signing_is_said(own_bundle, maker, tmp_p
     assert not list(path.rglob("*.sig"))
 
 
+def test_a_copy_for_a_server_is_signed_as_the_bundle_is(own_bundle, maker, tmp_path, capfd):
+    path, repository = own_bundle(), tmp_path / "repository"
+    assert main([str(path), "--sign", str(maker.private)]) == 0
+    assert main([str(path), "--format", "triton", "--out", str(repository), "--copy-bundle"]) == 0, capfd.readouterr()
+    (copy,) = [found.parent for found in repository.rglob("manifest.json")]
+    assert Bundle.open(copy, require_signature=maker.public).current().number == 1
+
+
 def test_engines_and_comparisons_want_a_signed_bundle_where_that_is_demanded(own_bundle, maker, tmp_path, capfd):
     path, demand = own_bundle(), ["--require-signature", str(maker.public)]
     for words in (["--verify"], ["--format", "engine"], ["--format", "triton", "--out", str(tmp_path / "repository")]):

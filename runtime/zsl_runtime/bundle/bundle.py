@@ -470,6 +470,11 @@ class Bundle:
                 raise from_os_error(error, f"finish the change ({state}): the system refused") from error
             raise
 
+    def signature_names(self) -> tuple[str, ...]:
+        """Names of the signatures that are there, of what is fixed and of generations; they need not be good ones."""
+        places = (self.path / SIGNATURE, *(generation_signature(self.path, n) for n in self.generation_numbers()))
+        return tuple(place.relative_to(self.path).as_posix() for place in places if os.path.lexists(place))
+
     def is_signed(self) -> bool:
         """Whether there is a signature of what is fixed; it need not be a good one."""
         return os.path.lexists(self.path / SIGNATURE)
