@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from zsl_runtime.errors import ArtefactError, SystemProblem, from_os_error
 from zsl_runtime.machine.holder import SUFFIX, is_held, try_to_hold
 from zsl_runtime.machine.notes import note_once
-from zsl_runtime.machine.untrusted import UnfitError, check_tensors
+from zsl_runtime.machine.untrusted import UnfitError, check_regular, check_tensors
 
 Mapped = TypeVar("Mapped")
 
@@ -509,6 +509,38 @@ def open_plain(path: Path, flags: int = os.O_RDWR | os.O_CREAT, mode: int = 0o66
         os.close(handle)
         raise OSError(errno.EINVAL, "it is no plain file", os.fspath(path))
     return handle
+
+
+def unshare(path: Path) -> None:
+    """See to it that a file that is written to in place is no other file's as well; one that is not there is fine.
+
+    A hard link may lead to anything of the user's, a backup included: the file becomes one of its own.
+
+    Raises:
+        UnfitError: it is no plain file.
+        OSError: the system refuses.
+
+    """
+    try:
+        links = check_regular(path).st_nlink
+    except FileNotFoundError:
+        return
+    if links > 1:
+        with replacing(path) as partial:
+            shutil.copyfile(path, partial, follow_symlinks=False)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link, or a folder with all that is in it, never what a link leads to; it may be gone already.
+
+    Raises:
+        OSError: the system refuses.
+
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _say(text: str) -> None:

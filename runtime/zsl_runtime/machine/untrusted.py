@@ -352,3 +352,27 @@ def _places(header: Mapping[str, Any]) -> Iterable[tuple[int, int]]:
 
 def _counts(value: Any) -> bool:
     return isinstance(value, list) and all(type(one) is int and one >= 0 for one in value)
+
+
+# --- archives -------------------------------------------------------------------------------------------------------
+
+
+def check_archive(file: BinaryIO) -> None:
+    """Refuse a zip archive, as NumPy and torch write them, that would hold more than its own bytes when it is read.
+
+    Raises:
+        UnfitError: it is no archive, is packed, or its parts overlap.
+
+    """
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(file) as archive:
+            parts = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, RuntimeError, EOFError, OSError, OverflowError, LookupError) as error:
+        raise UnfitError(f"is no archive ({error})") from None
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
+    if packed or sum(part.file_size for part in parts) > size:
+        raise UnfitError("is packed, or its parts overlap")

@@ -362,7 +362,9 @@ def test_force_removes_the_run_and_nothing_else(path):
 
 def test_force_replaces_a_damaged_run(path):
     (path / "run.json").write_text("{")
-    with pytest.raises(ArtefactError, match="not valid JSON; the run is damaged: train it again with --force"):
+    with pytest.raises(
+        ArtefactError, match=r"run\.json is no JSON .*; the run is damaged: train it again with --force"
+    ):
         RunWriter(path, force=False)
     begin(path, "new", force=True)
     assert read_info(path)["fingerprint"] == "new"

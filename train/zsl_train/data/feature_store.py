@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import sys
 import time
 from dataclasses import dataclass
@@ -32,8 +33,18 @@ import torch
 from zsl_runtime.errors import ArtefactError, InputError, SystemProblem, UsageError, from_os_error
 from zsl_runtime.labelling.ahead import in_order
 from zsl_runtime.machine.cache import needed_cache
-from zsl_runtime.machine.storage import LOCK, allocate, hold, mapped_or_read, sync_file
+from zsl_runtime.machine.storage import (
+    LOCK,
+    allocate,
+    hold,
+    mapped_or_read,
+    open_plain,
+    remove,
+    sync_file,
+    write_whole,
+)
 from zsl_runtime.machine.threads import checked_threads
+from zsl_runtime.machine.untrusted import GIB, UnfitError, parse_json, read_file
 from zsl_runtime.pixels.pixels import prepare
 from zsl_train.data.roles import check_roles
 from zsl_train.devices import CPU, exact_products
@@ -56,6 +67,7 @@ BATCH = 4
 CARD_BATCH = 64
 COMMIT_SECONDS = 2.0
 LINE_SECONDS = 30.0  # between two progress lines where there is no terminal
+MOST = GIB  # bytes of what a store says of its pictures, and of the problems they had
 POOL_BLOCK = 64  # pictures averaged at a time
 
 
@@ -224,10 +236,17 @@ class _Files:
     def read_state(self) -> NDArray[np.uint8]:
         """(n,) state; pictures count as to do where the files are missing, cut short or not of this size."""
         state = np.zeros(self.shape[0], dtype=np.uint8)
-        if self.regions.is_file() and self.state.is_file() and self.regions.stat().st_size == self.size:
-            known = np.frombuffer(self.state.read_bytes()[: len(state)], dtype=np.uint8)
+        if _plain(self.regions) and _plain(self.state) and self.regions.lstat().st_size == self.size:
+            known = np.frombuffer(_content(self.state)[: len(state)], dtype=np.uint8)
             state[: len(known)] = np.where(known <= UNREADABLE, known, OPEN)
         return state
+
+    def drop_links(self) -> None:
+        """Remove what is no plain file of this store alone: what is written in place must not be written elsewhere."""
+        for path in (self.regions, self.state, self.problems):
+            with contextlib.suppress(FileNotFoundError):
+                if not _plain(path) or path.lstat().st_nlink > 1:
+                    remove(path)
 
     def is_complete(self) -> bool:
         return bool(self.read_state().all())
@@ -235,10 +254,9 @@ class _Files:
     def read_problems(self) -> dict[int, str]:
         """The recorded reasons by row; lines that a crash damaged are skipped."""
         reasons = {}
-        text = self.problems.read_text(encoding="utf-8", errors="replace") if self.problems.is_file() else ""
-        for line in text.splitlines():
+        for line in _content(self.problems).splitlines():
             with contextlib.suppress(ValueError, TypeError):
-                row, reason = json.loads(line)
+                row, reason = parse_json(line)
                 reasons[row] = str(reason)
         return reasons
 
@@ -270,11 +288,12 @@ def _fill(
     """Compute what the store lacks, under its lock."""
     files.folder.mkdir(parents=True, exist_ok=True)
     with _locked(files.folder, stream):
+        files.drop_links()
         state = files.read_state()
         if state.all():
             return
         about = {"backbone": backbone.name, "pictures": os.fspath(image_set.root.resolve()), "shape": files.shape}
-        (files.folder / "about.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+        write_whole(files.folder / "about.json", (json.dumps(about) + "\n").encode())
         batches = [np.arange(i, min(i + batch_size, len(state))) for i in range(0, len(state), batch_size)]
         batches = [rows for rows in batches if (state[rows] == OPEN).any()]
         began = time.monotonic()
@@ -288,8 +307,9 @@ def _fill(
             exact_products(),
         ):
             for rows, (pictures, errors) in zip(batches, decoded, strict=True):
-                regions = network(torch.from_numpy(pictures).to(device))
-                writer.write(rows, regions.to(torch.float16).cpu().numpy(), errors)
+                regions = network(torch.from_numpy(pictures).to(device)).to(torch.float16).cpu().numpy()
+                paths = [image_set.root / image_set.paths[row] for row in rows]
+                writer.write(rows, regions, errors | _endless(regions, paths, errors, state))
                 advance(len(rows))
         seconds = time.monotonic() - began
         count = sum(map(len, batches))
@@ -297,6 +317,21 @@ def _fill(
             f"features: {count} pictures in {seconds:.1f} s ({count / seconds:.1f} a second), kept in {files.folder}",
             file=stream,
         )
+
+
+def _endless(
+    regions: NDArray[np.float16], paths: list[Path], errors: dict[int, InputError], state: NDArray[np.uint8]
+) -> dict[int, InputError]:
+    """Pictures of a batch whose features are no numbers, by position; none where no other picture has any either.
+
+    Then the network is at fault and not the picture, and whoever writes the features says so.
+    """
+    bad = np.flatnonzero(~np.isfinite(regions).all(axis=(1, 2))).tolist()
+    bad = [position for position in bad if position not in errors]
+    if len(bad) + len(errors) == len(paths) and not (state == DONE).any():
+        return {}
+    problem = "the network's features of it are over 65504 or not a number; look at the picture, or leave it out"
+    return {position: InputError("E-ANSWER-VALUE", f"{str(paths[position])!r}: {problem}") for position in bad}
 
 
 @contextlib.contextmanager
@@ -324,7 +359,8 @@ class _Writer:
             os.pwrite(self.state_fd, self.state.tobytes(), 0)
             os.ftruncate(self.state_fd, len(self.state))
             sync_file(self.state_fd, self.files.state)
-            self.problems = stack.enter_context(self.files.problems.open("a", encoding="utf-8"))
+            notes = open_plain(self.files.problems, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            self.problems = stack.enter_context(open(notes, "a", encoding="utf-8"))
             self.regions_fd = _opened(self.files.regions, stack)
             try:
                 allocate(self.regions_fd, self.files.size)
@@ -379,8 +415,23 @@ class _Writer:
         self.committed = time.monotonic()
 
 
+def _plain(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _content(path: Path) -> bytes:
+    """A small file of a store; empty where it is not there, or is none."""
+    try:
+        return read_file(path, MOST)
+    except (UnfitError, FileNotFoundError):
+        return b""
+
+
 def _opened(path: Path, stack: contextlib.ExitStack) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = open_plain(path, mode=0o644)
     stack.callback(os.close, descriptor)
     return descriptor
 

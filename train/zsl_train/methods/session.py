@@ -6,6 +6,7 @@ Checkpoints hold tensors and numbers only and are read back with ``weights_only=
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +14,7 @@ import torch
 
 from zsl_runtime.errors import ArtefactError, GateError, from_os_error
 from zsl_runtime.machine.storage import replacing
+from zsl_runtime.machine.untrusted import check_archive, opened
 from zsl_train.devices import current
 
 if TYPE_CHECKING:
@@ -263,11 +265,13 @@ class Session:
         self._log({"session": self.name, "stage": stage, "steps": steps - start, "seconds": seconds})
 
     def _restore(self, path: Path, stage: str, steps: int, whole: int, state: Mapping[str, Stateful]) -> int:
-        if not path.exists():
+        if not os.path.lexists(path):
             return 0
         here, there = current().type, ""
         try:
-            saved = torch.load(path, map_location="cpu", weights_only=True)
+            with opened(path) as file:
+                check_archive(file)
+                saved = torch.load(file, map_location="cpu", weights_only=True)
             there = saved.get("device", "cpu")  # older ones are all the CPU's
             if there != here:
                 raise RuntimeError(f"it is of a training on {there}, this one is on {here}")  # noqa: TRY301

@@ -8,7 +8,6 @@ pictures play no part. A method that would get less than LEAST_SHARE of its leng
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 import time
@@ -16,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from zsl_runtime.errors import ArtefactError, GateError, UsageError, shown
+from zsl_runtime.machine.untrusted import MIB, parse_object, read_file
 from zsl_train.methods import eszsl, find_method, gfzsl
 from zsl_train.methods.lengths import chosen_lengths, estimate, lengthen
 from zsl_train.training.prepared import fingerprint
@@ -108,10 +108,10 @@ class Board:
         self.used = 0.0
         if path.is_file():
             try:
-                found = json.loads(path.read_bytes())
+                found = parse_object(read_file(path, MIB))
                 self.trials = {one["method"]: _trial_from(one) for one in found["trials"]}
                 self.used = _seconds(found["used"])
-            except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
+            except (ValueError, TypeError, LookupError, OverflowError) as error:
                 raise ArtefactError(
                     "E-CHECKPOINT", f"{path} cannot be read ({error}); run zsl-train again with --force to start over"
                 ) from error

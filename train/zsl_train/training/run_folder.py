@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import time
@@ -21,7 +22,18 @@ from zsl_runtime.head.fitting import Replay
 from zsl_runtime.head.gaussian import Gaussian
 from zsl_runtime.head.head import View
 from zsl_runtime.head.semantic_rule import SemanticRule
-from zsl_runtime.machine.storage import LOCK, TEMPORARY, exclusive, parse_tensors, tensor_bytes, write_whole
+from zsl_runtime.machine.storage import (
+    LOCK,
+    TEMPORARY,
+    exclusive,
+    open_plain,
+    parse_tensors,
+    remove,
+    tensor_bytes,
+    unshare,
+    write_whole,
+)
+from zsl_runtime.machine.untrusted import GIB, MIB, UnfitError, check_folder, parse_json, parse_object, read_file
 from zsl_train.methods.base import SHEET, SHEET_FIGURES
 
 if TYPE_CHECKING:
@@ -93,15 +105,15 @@ def read_info(folder: Path) -> dict[str, Any]:
     """
     path = folder / INFO
     try:
-        info = json.loads(path.read_bytes())
-    except FileNotFoundError:
+        info = parse_json(read_file(path, MOST_OF_TEXT, within=folder))
+    except (FileNotFoundError, NotADirectoryError):
         raise ArtefactError(
             "E-RUN", f"{path} is missing: {folder} is not a run folder; give the folder that zsl-train --out wrote"
         ) from None
     except OSError as error:
         raise from_os_error(error, "read the run") from error
-    except (ValueError, RecursionError):
-        raise ArtefactError("E-RUN", f"{path} is not valid JSON; {DAMAGED}") from None
+    except UnfitError as error:
+        raise ArtefactError("E-RUN", f"{path} {error}; {DAMAGED}") from None
     if not isinstance(info, dict):
         raise ArtefactError("E-RUN", f"{path} holds {type(info).__name__}, expected an object; {DAMAGED}")
     known = info.get("format")
@@ -124,6 +136,7 @@ def _info_hash(info: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()
 
 
+MOST_OF_TEXT, MOST_OF_TENSORS, MOST_OF_LOG = 64 * MIB, 8 * GIB, GIB  # bytes
 DAMAGED = "the run is damaged: train it again with --force"
 # What networks and dataclasses raise that are built of other numbers and texts than they know.
 UNFIT = (LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError, AssertionError)
@@ -241,8 +254,9 @@ class RunWriter:
                     f"{self.folder} holds an unfinished run with other settings or data; repeat the command that began "
                     "it to resume, or add --force to start over",
                 )
+        self._check_places()
         for leftover in self.folder.glob(f"{TEMPORARY}*"):
-            leftover.unlink()
+            remove(leftover)
         self._info = {
             "format": RUN_FORMAT,
             "state": "unfinished",
@@ -254,14 +268,31 @@ class RunWriter:
         self._write(INFO, info_bytes(self._info))
         self._write(RECIPE, toml_bytes(recipe.resolved(config).to_dict()))
 
+    def _check_places(self) -> None:
+        """See to it that what is written in place, or below a folder of the run, goes nowhere else.
+
+        Raises:
+            ArtefactError: E-RUN when a folder or the log of the run is a link, or no such thing.
+            SystemProblem: E-SYSTEM when the system refuses.
+
+        """
+        try:
+            check_folder(self.folder / CHECKPOINT)
+            unshare(self.folder / LOG)
+        except UnfitError as error:
+            raise ArtefactError(
+                "E-RUN", f"the {CHECKPOINT} folder or the {LOG} of {self.folder} {error}; {DAMAGED}"
+            ) from None
+        except OSError as error:
+            raise from_os_error(error, "write the run") from error
+
     def _clear(self) -> None:
         """Remove what a run consists of, and nothing else that may lie in its folder: checkpoints first.
 
         run.json stays until it is replaced: killed on the way, this leaves a run folder that says what it lacks.
         """
         try:
-            if (self.folder / CHECKPOINT).is_dir():
-                shutil.rmtree(self.folder / CHECKPOINT)
+            remove(self.folder / CHECKPOINT)
             for name in (LOG, SPLIT, STATISTICS, REPORT, *KEPT, *READ):
                 (self.folder / name).unlink(missing_ok=True)
         except OSError as error:
@@ -271,7 +302,8 @@ class RunWriter:
         """Append one line to log.jsonl; `t` in it is seconds since this process began."""
         stamped = {"t": round(time.time() - self._began, 2), **line}
         try:
-            with (self.folder / LOG).open("a", encoding="utf-8") as file:
+            handle = open_plain(self.folder / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            with open(handle, "a", encoding="utf-8") as file:
                 file.write(json.dumps(stamped) + "\n")
         except OSError as error:
             raise from_os_error(error, "write the log") from error
@@ -319,12 +351,12 @@ def trained_before(log: Path) -> float:
     """Seconds that the sittings trained whose lines `log` holds; what cannot be read of it counts for nothing."""
     before, began, last = 0.0, None, 0.0
     try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+        lines = read_file(log, MOST_OF_LOG).decode(errors="replace").splitlines()
+    except (OSError, UnfitError):
         return 0.0
     for line in lines:
         try:
-            entry = json.loads(line)
+            entry = parse_object(line.encode())
             at, marked = float(entry["t"]), entry.get(SITTING)
             if marked is not None:
                 before, began = float(marked), at
@@ -482,7 +514,7 @@ def _rebuild(path: Path, info: dict[str, Any], blobs: dict[str, bytes]) -> Run:
         ),
         replay=Replay.from_bytes(blobs["replay.safetensors"], where=str(path / "replay.safetensors")),
         semantic_rule=SemanticRule.from_dict(info["semantic_rule"]),
-        scores=json.loads(blobs[SCORES]),
+        scores=parse_object(blobs[SCORES]),
         pictures=pictures["pictures"],
         picture_labels=pictures["labels"],
         probe_count=info["probe_pictures"],
@@ -495,7 +527,9 @@ def _rebuild(path: Path, info: dict[str, Any], blobs: dict[str, bytes]) -> Run:
 def _read_checked(file: Path, info: dict[str, Any]) -> bytes:
     """Content of a file of the run, as it was when run.json was written."""
     try:
-        data = file.read_bytes()
+        data = read_file(file, MOST_OF_TENSORS, within=file.parent)
+    except UnfitError as error:
+        raise ArtefactError("E-RUN", f"{file} {error}; {DAMAGED}") from None
     except FileNotFoundError:
         raise ArtefactError("E-RUN", f"{file} is missing; train the run again") from None
     except OSError as error:

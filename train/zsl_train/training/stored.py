@@ -8,6 +8,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from zsl_runtime.errors import ArtefactError
+from zsl_runtime.machine.untrusted import check_archive, opened
 from zsl_train.methods.session import write_atomic
 
 if TYPE_CHECKING:
@@ -43,8 +44,9 @@ def save_array(path: Path, array: Floats) -> None:
 def load_array(path: Path) -> Floats:
     """Read what `save_array` wrote; ArtefactError E-CHECKPOINT when it is damaged."""
     try:
-        array: Floats = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        with opened(path) as file:
+            array: Floats = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError, MemoryError) as error:
         raise _damaged(path, error) from error
     return array
 
@@ -61,15 +63,17 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 # What NumPy and zipfile raise for damaged files.
-UNREADABLE = (ValueError, TypeError, EOFError, LookupError, RuntimeError, OSError, BadZipFile)
+UNREADABLE = (ValueError, TypeError, EOFError, LookupError, RuntimeError, OSError, MemoryError, BadZipFile)
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Read what `save_arrays` wrote; ArtefactError E-CHECKPOINT when it is damaged."""
     try:
         # The file is opened here, because np.load leaves it open when it fails.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
+        with opened(path) as file:
+            check_archive(file)
+            with np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
     except UNREADABLE as error:
         raise _damaged(path, error) from error
 
