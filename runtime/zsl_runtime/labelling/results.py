@@ -12,11 +12,12 @@ import time
 from array import array
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, get_type_hints
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, get_type_hints
 
 from zsl_runtime.errors import InputError, UsageError, from_os_error
 from zsl_runtime.labelling.merging import Facts, read_facts, records_of, write_share
-from zsl_runtime.machine.storage import hold, put_in_place, replacing, sync_folder
+from zsl_runtime.machine.storage import hold, open_plain, put_in_place, replacing, sync_folder
+from zsl_runtime.machine.untrusted import MIB, UnfitError, check_regular, parse_object
 from zsl_runtime.streams import goes_nowhere
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ LENGTHS = ".lengths"  # likewise, of a share: the bytes of each answer, 4 bytes 
 STATE_FORMAT = 1
 STATE_INTERVAL = 1.0  # seconds between two notes of how far it is; a killed run does this much again at most
 READ_BYTES = 1 << 20
+LONGEST_LINE = 16 * MIB  # of a state: the options of the run
 LENGTH = "I"  # the type of array of a length, 4 bytes
 
 
@@ -262,7 +264,10 @@ def undone(items: Generator[Item], state: State) -> Generator[Item]:
     digest = ""
     for _ in range(state.items):
         item = next(items, None)
-        digest = "" if item is None else chained(digest, [item.name])
+        if item is None:
+            digest = "there are fewer"
+            break
+        digest = chained(digest, [item.name])
     if digest != state.names:
         items.close()
         raise UsageError(
@@ -398,10 +403,11 @@ def _opened(
     target: Path, options: dict[str, object], *, resume: bool, build: str, share: Share | None = None
 ) -> Iterator[PartialFile]:
     partial, notes = _names(target)
-    there = partial.exists()
-    if there and not notes.exists():
+    there = _is_ours(partial, partial)
+    if not _is_ours(notes, partial) and there:
         raise _not_ours(partial)
-    with _lock(notes, partial), notes.open("a+b") as states:
+    _is_ours(_lengths_of(target), partial)
+    with _lock(notes, partial), _in_place(notes, "a+b") as states:
         header, state, end = _read_state(states)
         if there and not header and partial.stat().st_size:
             raise _not_ours(partial)
@@ -416,7 +422,7 @@ def _opened(
         elif header.get("options") != options:
             raise _other_options(partial, header, options)
         states.truncate(end)
-        with ExitStack() as open_files, partial.open("r+b" if there else "xb") as stream:
+        with ExitStack() as open_files, _in_place(partial, "r+b", new=not there) as stream:
             lengths = None if share is None else open_files.enter_context(_open_lengths(target, state))
             digest = _digest_of(stream, state, partial) if state.items else hashlib.sha256()
             stream.truncate(state.bytes)
@@ -433,9 +439,11 @@ def _open_lengths(target: Path, state: State) -> Iterator[IO[bytes]]:
     """FILE.partial.lengths, to go on behind the answers that are there; UsageError E-RESUME when some are not told."""
     path = _lengths_of(target)
     wanted = state.items * array(LENGTH).itemsize
-    with path.open("a+b") as stream:
-        stream.seek(0)
-        data = stream.read(wanted)
+    with _in_place(path, "a+b") as stream:
+        data = b""
+        if os.fstat(stream.fileno()).st_size >= wanted:
+            stream.seek(0)
+            data = stream.read(wanted)
         if len(data) < wanted or sum(array(LENGTH, data)) > state.bytes:
             raise UsageError(
                 "E-RESUME",
@@ -444,6 +452,25 @@ def _open_lengths(target: Path, state: State) -> Iterator[IO[bytes]]:
             )
         stream.truncate(wanted)
         yield stream
+
+
+def _is_ours(path: Path, partial: Path) -> bool:
+    """Whether a file is there that is written in place; UsageError E-PARTIAL for what would lead elsewhere."""
+    try:
+        links = check_regular(path).st_nlink
+    except FileNotFoundError:
+        return False
+    except UnfitError:
+        raise _not_ours(partial) from None
+    if links > 1:  # a name of another file as well
+        raise _not_ours(partial)
+    return True
+
+
+def _in_place(path: Path, mode: Literal["r+b", "a+b"], *, new: bool = False) -> IO[bytes]:
+    """Open a file that is gone on with, made if need be; never through a link. A `new` one is not there yet."""
+    flags = os.O_RDWR | os.O_CREAT | (os.O_APPEND if mode == "a+b" else 0) | (os.O_EXCL if new else 0)
+    return open(open_plain(path, flags), mode)  # its caller closes it
 
 
 def _not_ours(partial: Path) -> UsageError:
@@ -472,7 +499,7 @@ def _read_state(states: IO[bytes]) -> tuple[dict[str, Any], State, int]:
     """The header, the last state, and where the file's whole lines end; a torn line ends it."""
     states.seek(0)
     header, state, end = {}, NOTHING_DONE, 0
-    for line in states:
+    while line := states.readline(LONGEST_LINE):
         content = _parsed(line)
         if content is None:
             break
@@ -501,10 +528,9 @@ def _state(content: Mapping[str, Any]) -> State | None:
 def _parsed(line: bytes) -> dict[str, Any] | None:
     """The object of a whole line."""
     try:
-        content = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
+        return parse_object(line, halves=True) if line.endswith(b"\n") else None
+    except UnfitError:
         return None
-    return content if isinstance(content, dict) else None
 
 
 def _line(content: Mapping[str, object]) -> bytes:
@@ -540,9 +566,11 @@ def _other_options(partial: Path, header: Mapping[str, Any], options: Mapping[st
 def _drop_empty(target: Path) -> None:
     """Remove what is not finished if there is no answer in it: nothing would be lost. Another run's files stay."""
     partial, notes = _names(target)
-    if not notes.exists():
-        return
-    with suppress(OSError, UsageError), _lock(notes, partial), notes.open("r+b") as states:
+    with suppress(OSError, UsageError), ExitStack() as held:
+        if not _is_ours(notes, partial):
+            return
+        held.enter_context(_lock(notes, partial))
+        states = held.enter_context(_in_place(notes, "r+b"))
         header, state, _ = _read_state(states)
         if not state.items and (header or not partial.exists() or not partial.stat().st_size):
             partial.unlink(missing_ok=True)

@@ -209,12 +209,13 @@ def _kind(mode: int) -> str:
 # --- JSON -----------------------------------------------------------------------------------------------------------
 
 
-def parse_json(data: bytes, *, deepest: int = DEEPEST) -> Any:
+def parse_json(data: bytes, *, deepest: int = DEEPEST, halves: bool = False) -> Any:
     """What a JSON document says, all of it checked.
 
     Args:
         data: UTF-8.
         deepest: how many lists and objects may lie inside each other.
+        halves: let halves of surrogate pairs through, which names of files that are not UTF-8 have.
 
     Raises:
         UnfitError: it is no JSON, nested too deeply or of too many parts; it has a key twice; a number is NaN,
@@ -233,13 +234,13 @@ def parse_json(data: bytes, *, deepest: int = DEEPEST) -> Any:
         raise UnfitError(f"is not UTF-8 at byte {error.start}") from None
     except ValueError as error:
         raise UnfitError(f"is no JSON ({str(error).partition(';')[0]})") from None
-    _check_values(value, deepest)
+    _check_values(value, deepest, halves=halves)
     return value
 
 
-def parse_object(data: bytes, *, deepest: int = DEEPEST) -> dict[str, Any]:
+def parse_object(data: bytes, *, deepest: int = DEEPEST, halves: bool = False) -> dict[str, Any]:
     """As `parse_json`, and it is an object."""
-    value = parse_json(data, deepest=deepest)
+    value = parse_json(data, deepest=deepest, halves=halves)
     if not isinstance(value, dict):
         raise UnfitError(f"holds {type(value).__name__}, expected a JSON object")
     return value
@@ -266,20 +267,21 @@ def _no_number(text: str) -> None:
     raise UnfitError(f"holds {text}, which is no number of JSON")
 
 
-def _check_values(value: Any, deepest: int) -> None:
+def _check_values(value: Any, deepest: int, *, halves: bool) -> None:
     """Hold every value to what can be computed with and printed; without recursion, whatever the value is."""
     layer: list[Any] = [value]
     for _ in range(deepest + 1):
         inner: list[Any] = []
         for one in layer:
             if isinstance(one, dict):
-                for name in one:
+                for name in () if halves else one:
                     _check_text(name)
                 inner.extend(one.values())
             elif isinstance(one, list):
                 inner.extend(one)
             elif isinstance(one, str):
-                _check_text(one)
+                if not halves:
+                    _check_text(one)
             elif isinstance(one, float):
                 if not math.isfinite(one):
                     raise UnfitError("holds a number beyond 1.8e308")

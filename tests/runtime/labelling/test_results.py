@@ -377,3 +377,46 @@ def test_whatever_happens_to_the_state_what_is_resumed_is_a_beginning(tmp_path_f
     except UsageError as error:
         refused = error.code
         assert refused in {"E-RESUME", "E-PARTIAL"}  # it may be refused and need not
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("kind", ["symbolic", "hard", "dangling", "pipe", "folder"])
+@pytest.mark.parametrize("name", ["out.csv.partial", "out.csv.partial.state", "out.csv.partial.lengths"])
+def test_what_somebody_put_beside_a_file_is_not_written_through(out, tmp_path, name, kind, resume):
+    """Whoever may write to the folder cannot let a run write to files of its user elsewhere."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"")
+    write_some(out, NAMES[:2])
+    place = out.with_name(name)
+    victim.write_bytes(place.read_bytes() if place.exists() else b"precious")
+    before = victim.read_bytes()
+    place.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    elif kind == "hard":
+        os.link(victim, place)
+    else:
+        place.symlink_to(victim if kind == "symbolic" else tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="E-PARTIAL: .* is not of an interrupted run"):
+        write_some(out, NAMES[2:], resume=resume, end=True)
+    assert victim.read_bytes() == before
+    assert not (tmp_path / "nowhere").exists()
+    assert not out.exists()
+
+
+def test_a_state_that_tells_of_more_than_there_is_takes_no_time(out):
+    """10^18 pictures are not looked for one by one, nor is a line without an end read."""
+    state = write_some(out, NAMES[:2])
+    notes = out.with_name("out.csv.partial.state")
+    header = notes.read_bytes().splitlines(keepends=True)[0]
+    notes.write_bytes(header + (json.dumps({**state._asdict(), "items": 10**18}) + "\n").encode())
+    found = write_some(out, resume=True)
+    assert found.items == 10**18
+    with pytest.raises(UsageError, match="E-RESUME"):
+        left(out, found)
+    with notes.open("r+b") as stream:
+        stream.truncate(1 << 40)
+    assert write_some(out, resume=True).items == 10**18
+    assert notes.stat().st_size < 1000

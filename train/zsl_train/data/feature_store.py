@@ -256,7 +256,7 @@ class _Files:
         reasons = {}
         for line in _content(self.problems).splitlines():
             with contextlib.suppress(ValueError, TypeError):
-                row, reason = parse_json(line)
+                row, reason = parse_json(line, halves=True)
                 reasons[row] = str(reason)
         return reasons
 
