@@ -55,7 +55,7 @@ import triton_python_backend_utils as pb_utils
 try:
     from zsl_runtime.serving.triton import Model
 except ImportError as error:
-    raise pb_utils.TritonModelException(
+    raise ImportError(
         f"E-BACKEND-MISSING: the Python of Triton's Python backend cannot import zsl_runtime ({error}); install it "
         "there: pip install 'zsl-deploy[cpu]', or give the parameter EXECUTION_ENV_PATH an environment that has it"
     ) from None
@@ -388,7 +388,7 @@ def _picture() -> bytes:
 
 
 def _copy(bundle: Bundle, target: Path) -> None:
-    """Copy what the manifest lists, the generations and their signatures; no engines, and nothing else of the folder."""
+    """Copy what the manifest lists, the generations and all signatures; no engines, and nothing else that is there."""
     with contextlib.ExitStack() as held:
         with contextlib.suppress(SystemProblem):  # a bundle that cannot be written has no other writer either
             held.enter_context(exclusive(bundle.path))

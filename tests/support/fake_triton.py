@@ -178,6 +178,8 @@ def fake_utils(plan: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] | 
 
         def exec(self) -> InferenceResponse:
             assert plan is not None
+            if not utils.executing:
+                raise TritonModelException("BLS is only supported during the 'execute' function.")
             utils.calls.append(self.model_name)
             try:
                 made = plan({one.name(): one.as_numpy() for one in self.inputs})
@@ -189,7 +191,7 @@ def fake_utils(plan: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] | 
     def by_name(tensors: Sequence[Tensor], name: str) -> Tensor | None:
         return next((one for one in tensors if one.name() == name), None)
 
-    utils.said, utils.calls = [], []
+    utils.said, utils.calls, utils.executing = [], [], False
     utils.Logger, utils.Tensor, utils.TritonError = Logger, Tensor, TritonError
     utils.TritonModelException, utils.InferenceResponse = TritonModelException, InferenceResponse
     utils.InferenceRequest, utils.PreferredMemory = InferenceRequest, lambda kind, number: (kind, number)
@@ -210,10 +212,12 @@ def load_model(repository: Path, name: str, utils: Any) -> Any:
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "triton_python_backend_utils", utils)
+        patch.delattr(utils, "TritonModelException")  # it comes after the import, as all that C++ gives
         spec.loader.exec_module(module)
     model = module.TritonPythonModel()
     config = read_config((folder / "config.pbtxt").read_text(encoding="ascii"))
     model.initialize({"model_config": as_json(config), "model_repository": str(folder), "model_version": "1"})
+    utils.executing = True
     return model
 
 

@@ -121,7 +121,8 @@ class Model:
         check_inputs(config["input"], self.port)
         self.labeller = Labeller(self.classifier, self._tell, settings.most_bytes)
         self.outputs = {str(one["name"]) for one in config["output"]}
-        self.classifier.warmup()
+        if not settings.plan:  # which can only be called from `execute`; config.pbtxt has a warm-up of Triton's own
+            self.classifier.warmup()
         backend = self.classifier.backend
         self._tell(
             f"{folder.resolve()}: generation {self.classifier.generation}, {len(self.classifier.class_table)} classes, "

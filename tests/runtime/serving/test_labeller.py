@@ -155,8 +155,8 @@ def test_nobodys_answer_depends_on_who_else_asks(alone_and_together, calls):
         assert together.names.tolist() == alone.names.tolist()
         assert together.errors == alone.errors
         assert len(together.errors) == len(one.sources)
-        np.testing.assert_allclose(together.probabilities, alone.probabilities, atol=1e-6)
-        np.testing.assert_allclose(together.distances, alone.distances, rtol=1e-5)
+        np.testing.assert_allclose(together.probabilities, alone.probabilities, atol=2e-5)  # of another batch
+        np.testing.assert_allclose(together.distances, alone.distances, rtol=1e-4)
         bad = [text != "" for text in together.errors]
         assert bad == [isinstance(source, bytes) and source not in FILES for source in one.sources]
 
