@@ -93,7 +93,7 @@ def room() -> Path:
     """A folder of this process."""
     import atexit
 
-    memory = Path("/dev/shm")  # noqa: S108  # many small files a second
+    memory = Path("/dev/shm")  # many small files a second
     place = memory if os.access(memory, os.W_OK) else None
     folder, owner = Path(tempfile.mkdtemp(prefix="zsl-fuzz-", dir=place)), os.getpid()
 
@@ -117,8 +117,10 @@ def put(name: str, data: bytes) -> Path:
 def tiny() -> Path:
     """A bundle of this process, which targets may damage and must mend: as it was packed, so that hashes fit."""
     os.environ["ZSL_CACHE"] = str(room() / "cache")
-    shutil.unpack_archive(CORPUS.parent / "bundle.zip", room() / "tiny")
-    return room() / "tiny"
+    folder = room() / "tiny"
+    shutil.unpack_archive(CORPUS.parent / "bundle.zip", folder)
+    manifest_of(folder), classes_of(folder)  # as they are now
+    return folder
 
 
 @functools.cache
@@ -420,7 +422,7 @@ def stdin_list(data: bytes) -> None:
             os.close(handle)
 
 
-# --- arrays and archives ------------------------------------------------------------------------------------------------
+# --- arrays and archives ----------------------------------------------------------------------------------------------
 
 
 def _rows(path: Path) -> None:
@@ -473,7 +475,7 @@ def gz_shard(data: bytes) -> None:
     _members(put("shard.tar.gz", data))
 
 
-# --- interrupted work ---------------------------------------------------------------------------------------------------
+# --- interrupted work -------------------------------------------------------------------------------------------------
 
 
 def partial(data: bytes) -> None:
@@ -498,7 +500,7 @@ def claim(data: bytes) -> None:
     is_held(path.with_name(".lock"))
 
 
-# --- training -----------------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 def recipe(data: bytes) -> None:
@@ -659,7 +661,7 @@ def parity(data: bytes) -> None:
         (folder / "parity.json").write_bytes(kept)
 
 
-# --- words of a command line ----------------------------------------------------------------------------------------------
+# --- words of a command line ------------------------------------------------------------------------------------------
 
 COMMANDS = ("infer", "classes", "eval", "doctor", "train", "export")
 NEVER = re.compile(r"--(out|output|write|force|sign|serve|daemon)")  # would write files of any name

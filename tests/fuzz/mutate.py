@@ -55,7 +55,7 @@ def _ways(data: bytes) -> list[Callable[[bytes, Sequence[bytes], Random], bytes]
         found.append(_tiff)
     elif start.startswith(b"RIFF"):
         found.append(_riff)
-    elif start.startswith(b"BM") or start[4:8] in {b"ftyp", b"jP  "} or start.startswith(b"GIF8"):
+    elif start.startswith((b"BM", b"GIF8")) or start[4:8] in {b"ftyp", b"jP  "}:
         found.append(_sizes)
     elif start.startswith(b"PK"):
         found += [_zip_fields, _zip_members]
@@ -116,7 +116,7 @@ def _number(data: bytes, rng: Random, places: Sequence[tuple[int, int]] = ()) ->
     return data[:at] + value.to_bytes(size, order) + data[at + size :]
 
 
-# --- text -----------------------------------------------------------------------------------------------------------
+# --- text -------------------------------------------------------------------------------------------------------------
 
 
 def _text(data: bytes, others: Sequence[bytes], rng: Random) -> bytes:
@@ -210,7 +210,7 @@ def _other_value(value: Any, rng: Random) -> Any:
     return rng.choice(([value], {"x": value}, str(value)))
 
 
-# --- containers -----------------------------------------------------------------------------------------------------
+# --- containers -------------------------------------------------------------------------------------------------------
 
 
 def _tensors(data: bytes, others: Sequence[bytes], rng: Random) -> bytes:

@@ -71,7 +71,7 @@ def child(name: str, shared_path: str, seed: int, count: int, until: float) -> i
     door, shared = DOORS[name], Shared(Path(shared_path))
     random_ = random.Random(f"{seed} {name}")
     corpus = [path.read_bytes()[:LARGEST] for path in door.corpus]
-    warm_up(door, corpus)
+    warm_up(door)
     bound_memory(door)
     done = taken = most = 0
     while done < count and time.time() < until:
@@ -84,12 +84,13 @@ def child(name: str, shared_path: str, seed: int, count: int, until: float) -> i
     return 0
 
 
-def warm_up(door: Door, corpus: list[bytes]) -> None:
-    """Import and make all that stays, so that it does not count as an input's."""
+def warm_up(door: Door) -> None:
+    """Import and make all that stays, so that it does not count as an input's; old crashers are no part of it."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    for data in corpus[:20]:
-        with contextlib.suppress(Exception):
-            door.try_one(data)
+    for path in door.corpus:
+        if path.name.startswith("seed-"):
+            with contextlib.suppress(Exception):
+                door.try_one(path.read_bytes())
 
 
 def bound_memory(door: Door) -> None:
@@ -200,7 +201,7 @@ def guide(name: str, work: str, seconds: str) -> int:
     door = DOORS[name]
     corpus = [path.read_bytes()[:LARGEST] for path in door.corpus]
     with atheris.instrument_imports(include=["zsl_runtime", "zsl_train", "zsl_export"]):
-        warm_up(door, corpus)
+        warm_up(door)
     counted = {"inputs": 0, "taken": 0, "refused": 0}
     random_ = random.Random(1)
     path, last = Path(work) / "counted", time.time()

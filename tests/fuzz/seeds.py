@@ -44,7 +44,7 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
 def pictures() -> Iterator[tuple[str, str, bytes]]:
     grey, alpha = RGB.convert("L"), RGB.convert("RGBA")
     alpha.putalpha(grey)
-    wide = Image.fromarray((PIXELS[..., 0].astype(np.uint16) * 200))
+    wide = Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 200)
     exif = Image.Exif()
     exif[0x0112] = 6
     palette = RGB.quantize(16)
@@ -128,14 +128,27 @@ def bundles() -> Iterator[tuple[str, str, bytes]]:
     profile = {"min_batch": 1, "opt_batch": 8, "max_batch": 32}
     facts = {
         "graph_sha256": json.loads((tiny() / "manifest.json").read_bytes())["files"]["model.onnx"]["sha256"],
-        **{"part": "model", "flavour": "tensorrt", "version": "10.13.0", "compute_capabilities": ["8.9"]},
-        **{"gpu": "NVIDIA L4", "precision": "fp32", "profiles": [profile], "max_classes": 100},
-        **{"host_code": False, "platform": "linux-x86_64"},
+        "part": "model",
+        "flavour": "tensorrt",
+        "version": "10.13.0",
+        "compute_capabilities": ["8.9"],
+        "gpu": "NVIDIA L4",
+        "precision": "fp32",
+        "profiles": [profile],
+        "max_classes": 100,
+        "host_code": False,
+        "platform": "linux-x86_64",
     }
     port = {"name": "images", "dtype": "uint8", "shape": ["N", 8, 8, 3]}
     engine = {
-        **{"format": 1, "facts": facts, "plan": {"sha256": "0" * 64, "bytes": 4}, "builder": "tensorrt 10.13.0"},
-        **{"built_at": "2026-01-02T03:04:05+00:00", "build_seconds": 1.5, "inputs": [port], "outputs": []},
+        "format": 1,
+        "facts": facts,
+        "plan": {"sha256": "0" * 64, "bytes": 4},
+        "builder": "tensorrt 10.13.0",
+        "built_at": "2026-01-02T03:04:05+00:00",
+        "build_seconds": 1.5,
+        "inputs": [port],
+        "outputs": [],
         "verified": {"probe": True, "on": "NVIDIA L4"},
     }
     yield "sidecar", "plan", json.dumps(engine, indent=1).encode()
@@ -304,7 +317,10 @@ def work() -> Iterator[tuple[str, str, bytes]]:
     torch.manual_seed(0)
     answers = b"path,rank\na.png,1\n"
     state = {
-        **{"items": 1, "unreadable": 0, "bytes": len(answers), "names": chained("", ["a.png"])},
+        "items": 1,
+        "unreadable": 0,
+        "bytes": len(answers),
+        "names": chained("", ["a.png"]),
         "data": hashlib.sha256(answers).hexdigest(),
     }
     header = {"format": STATE_FORMAT, "options": {"topk": 1}, "build": "0.1.0"}
