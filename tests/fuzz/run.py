@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import datetime as dt
 import hashlib
 import json
@@ -91,6 +92,12 @@ def warm_up(door: Door) -> None:
         if path.name.startswith("seed-"):
             with contextlib.suppress(Exception):
                 door.try_one(path.read_bytes())
+
+
+def die_with_parent() -> None:
+    """A child that hangs must not outlive a parent that was killed (prctl PR_SET_PDEATHSIG of Linux)."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def bound_memory(door: Door) -> None:
@@ -256,6 +263,7 @@ def kept(out: Path, door: str, said: dict, how: str) -> None:
 def main() -> int:
     if sys.argv[1:2] == ["--child"]:
         name, path, seed, count, until = sys.argv[2:]
+        die_with_parent()
         try:
             return child(name, path, int(seed), int(count), float(until))
         except BaseException:
