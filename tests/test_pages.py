@@ -1,4 +1,4 @@
-"""CONTRIBUTING, SECURITY, docs/versioning.md and the pre-commit hooks say what is so."""
+"""CONTRIBUTING, SECURITY, docs/security.md, docs/versioning.md and the pre-commit hooks say what is so."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_hooks_are_what_make_lint_runs():
 
 
 def test_what_security_says_of_defaults_is_so():
-    text = read("SECURITY.md")
+    text = read("docs/security.md")
     given = {field.name: field.default for field in fields(Recipe)}
     assert f"{given['probe_pictures']} pictures of the run (recipe key `probe_pictures`)" in text
     assert given["replay_per_class"] == 0

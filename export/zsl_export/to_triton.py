@@ -286,7 +286,12 @@ def _config(bundle: Bundle, name: str, precision: str, wanted: Repository, plan:
         f"  preferred_batch_size: [ {min(BATCH_SIZE, batch) if plan is None else batch} ]",
         f"  default_queue_policy {{ max_queue_size: {QUEUE} }}",
         "}",
-        *_warmup(port.name, DTYPES[port.dtype], shape, pictures=pictures, batch=min(BATCH_SIZE, batch)),
+        # While a server starts, a model can call no other one: the plan warms up by itself.
+        *(
+            _warmup(port.name, DTYPES[port.dtype], shape, pictures=pictures, batch=min(BATCH_SIZE, batch))
+            if plan is None
+            else ()
+        ),
         *(
             f"parameters {{ key: {quoted(key)} value {{ string_value: {quoted(value)} }} }}"
             for key, value in parameters.items()
@@ -327,6 +332,7 @@ def _warmup(name: str, kind: str, shape: Sequence[int], *, pictures: bool, batch
 def _plan_config(bundle: Bundle, name: str, plan: Stored) -> str:
     """config.pbtxt of the plan: no batch axis of Triton's own, since the head's inputs have none."""
     ports = ports_of(bundle, "model")
+    classes = len(bundle.current().table)
     profiles = ", ".join(f'"{place}"' for place in range(len(plan.facts.profiles)))
     lines = [
         f"# {plan.facts}",
@@ -343,6 +349,14 @@ def _plan_config(bundle: Bundle, name: str, plan: Stored) -> str:
         sizes = [size if isinstance(size, int) else -1 for size in port.shape]
         lines.append(_output(port.name, DTYPES[port.dtype], sizes))
     lines.append(f"instance_group [ {{ count: 1 kind: KIND_GPU profile: [ {profiles} ] }} ]")
+    for batch in sorted({profile.opt_batch for profile in plan.facts.profiles}):
+        sized = {"N": batch, "C": classes}
+        given = [
+            f"inputs {{ key: {quoted(port.name)} value {{ data_type: {DTYPES[port.dtype]} "
+            f"dims: {_dims([sized.get(size, size) for size in port.shape])} zero_data: true }} }}"
+            for port in ports.inputs
+        ]
+        lines.append(f'model_warmup [ {{ name: "{batch} at once" batch_size: 1 {" ".join(given)} }} ]')
     return "\n".join(lines) + "\n"
 
 

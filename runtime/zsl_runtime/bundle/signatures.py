@@ -46,6 +46,7 @@ LONGEST_CHAIN = 8  # certificates
 CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}  # those of model-signing
 KEY_SUFFIXES = (".pem", ".pub", ".crt", ".cer")
 SEEN = "signed-generations"  # in the cache folder
+_SEEN_HERE: dict[str, tuple[int, str]] = {}  # by this process, where there is no cache folder
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.DOTALL)
 
 
@@ -544,32 +545,44 @@ def check_newest(folder: Path, manifest_sha256: str, number: int, sha256: str) -
     """Refuse a signed generation that is older than one that this user has seen here: somebody put it back.
 
     Numbers only grow; going back is a new generation, too. What was seen is noted in the cache folder, a small file for
-    each bundle and place; without a cache folder nothing is noticed.
+    each bundle and place; without a cache folder the process remembers it.
 
     Raises:
         ArtefactError: E-SIGNATURE-OLD.
 
     """
     kept = cache_folder()
-    if kept is None:
-        _not_noted("this user has no home folder")
-        return
-    place = hashlib.sha256(f"{manifest_sha256} {folder.resolve()}".encode(errors="surrogateescape")).hexdigest()
-    path = kept / SEEN / place[:32]
-    seen = _seen(path)
+    place = hashlib.sha256(f"{manifest_sha256} {folder.resolve()}".encode(errors="surrogateescape")).hexdigest()[:32]
+    path = None if kept is None else kept / SEEN / place
+    seen = _SEEN_HERE.get(place) if path is None else (_seen(path) or _SEEN_HERE.get(place))
     if seen is not None and (number < seen[0] or (number == seen[0] and sha256 != seen[1])):
         older = "is older than" if number < seen[0] else "is another one than"
         raise ArtefactError(
             "E-SIGNATURE-OLD",
             f"generation {number} of {folder} is signed and {older} generation {seen[0]}, which was in force here "
-            f"before: somebody put an older state back; if it was you, delete {path}",
+            f"before: somebody put an older state back; if it was you, "
+            f"{'start again' if place in _SEEN_HERE else f'delete {path}'}",
         )
-    if seen is None or number > seen[0]:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_whole(path, f"{number} {sha256}\n".encode())
-        except OSError as error:
-            _not_noted(f"{path}: {error.strerror}")
+    if seen is not None and number == seen[0]:
+        return
+    why = "this user has no home folder" if path is None else _keep(path, f"{number} {sha256}\n")
+    if why:
+        _SEEN_HERE[place] = number, sha256
+        note_once(
+            "signed-generations",
+            "an older signed state of the classes that somebody puts back will not be noticed by the next program "
+            f"({why}): set ZSL_CACHE to a folder that stays",
+        )
+
+
+def _keep(path: Path, line: str) -> str:
+    """Write a note into the cache folder; why that failed, '' where it did not."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_whole(path, line.encode())
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def _seen(path: Path) -> tuple[int, str] | None:
@@ -578,11 +591,3 @@ def _seen(path: Path) -> tuple[int, str] | None:
         return int(number), sha256
     except (OSError, ValueError):
         return None
-
-
-def _not_noted(why: str) -> None:
-    note_once(
-        "signed-generations",
-        f"an older signed state of the classes that somebody puts back will not be noticed here ({why}): set ZSL_CACHE "
-        "to a folder that stays",
-    )

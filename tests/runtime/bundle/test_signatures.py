@@ -253,7 +253,11 @@ def test_without_a_cache_folder_it_opens_and_says_what_is_not_noticed(signed, ma
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "file" / "no folder"))
     assert Bundle.open(signed, require_signature=maker.public).current().number == 3
-    assert "an older signed state of the classes that somebody puts back will not be noticed" in capsys.readouterr().err
+    assert "that somebody puts back will not be noticed by the next program" in capsys.readouterr().err
+    put_in_force(signed, 2)
+    assert "somebody put an older state back; if it was you, start again" in refused(
+        signed, maker.public, "E-SIGNATURE-OLD"
+    )
 
 
 def test_a_running_program_takes_no_unsigned_and_no_older_state(signed, maker):
