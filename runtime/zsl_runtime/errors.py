@@ -15,6 +15,7 @@ import traceback
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
+from zsl_runtime.signals import end_at_the_second, settle, was_asked
 from zsl_runtime.streams import printable, standard_streams
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def from_os_error(error: OSError, doing: str) -> SystemProblem:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, raised where the program was: what cleans up after Ctrl-C cleans up after this, too."""
+    """SIGTERM or SIGHUP, raised where the program was: what cleans up after Ctrl-C cleans up after this, too."""
 
 
 def listed(names: Sequence[str]) -> str:
@@ -146,9 +147,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def run_command(command: click.Command, argv: Sequence[str] | None = None) -> int:
     """Run one click command; print our errors as one line on stderr and return the exit code.
 
-    Ctrl-C and SIGTERM let everything clean up first. A reader of stdout that goes away (`| head`) is not an error, nor
-    is a stream that is closed (`zsl_runtime.streams`). Results are UTF-8 whatever the locale says; names of files that
-    are not come out as the bytes they have on the disk.
+    Ctrl-C and SIGTERM let everything clean up first; the second one ends the process at once. A reader of stdout that
+    goes away (`| head`) is not an error, nor is a stream that is closed (`zsl_runtime.streams`). Results are UTF-8
+    whatever the locale says; names of files that are not come out as the bytes they have on the disk.
     Where a shell asks how to complete a command line (docs/how-to/shell.md), that is answered and nothing else is done.
 
     Args:
@@ -158,6 +159,7 @@ def run_command(command: click.Command, argv: Sequence[str] | None = None) -> in
     """
     with standard_streams(), _sigterm_raises():
         if argv is None:
+            end_at_the_second()
             _silence_libraries()
         return _exit_code(command, sys.argv[1:] if argv is None else list(argv))
 
@@ -190,8 +192,10 @@ def _exit_code(command: click.Command, arguments: list[str]) -> int:
             result = command.invoke(context)
         sys.stdout.flush()  # here, where it can still be told that the results did not get through
     except Terminated:
+        settle()
         return _told("terminated", EXIT_TERMINATED)
     except KeyboardInterrupt:
+        settle()
         return _told("interrupted", EXIT_INTERRUPTED)
     except click.exceptions.Exit as done:
         return int(done.exit_code)
@@ -291,17 +295,22 @@ def _told(text: str, code: int) -> int:
 
 @contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """Let SIGTERM raise `Terminated`, where this program would otherwise end without cleaning up."""
+    """Let SIGTERM and SIGHUP raise `Terminated`, where this program would otherwise end without cleaning up.
+
+    A terminal that is closed sends the second; `nohup` has it ignored, and it stays so.
+    """
 
     def stop(_number: int, _frame: object) -> NoReturn:
         raise Terminated
 
-    main = threading.current_thread() is threading.main_thread()  # only there can handlers be set
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, stop)
+    ours: list[int] = []
+    if threading.current_thread() is threading.main_thread():  # only there can handlers be set
+        known = (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))
+        ours = [one for one in known if one is not None and signal.getsignal(one) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in () if was_asked() else ours:
+            signal.signal(number, signal.SIG_DFL)

@@ -1,0 +1,114 @@
+"""The second Ctrl-C or SIGTERM ends a command at once, whatever it is at.
+
+The first one lets everything clean up: a batch in the engine is waited for, threads are joined. Python looks at signals
+between two of its own instructions and in the main thread only, so a command whose main thread is inside a library, or
+waits for a thread that is, would not even learn of the second. The system's own handler writes each signal into a pipe
+as it comes, and a thread that does nothing else reads it.
+
+Nothing is lost by ending so: whatever we write is whole or can be gone on with after a kill.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+WORDS = {
+    number: (code, word)  # one code for both ways to be asked from outside, as for the first signal
+    for name, code, word in (
+        ("SIGINT", 130, "interrupted"),
+        ("SIGTERM", 143, "terminated"),
+        ("SIGHUP", 143, "terminated"),
+    )
+    if (number := getattr(signal, name, None)) is not None
+}
+SHOW_CURSOR = b"\x1b[?25h"  # a progress bar may have hidden it
+HEARD, LONGEST = 0.02, 10.0  # seconds until the thread has heard of a signal, and that it takes to end the process
+_watching, _asked, _ending = threading.Event(), threading.Event(), threading.Event()
+KEEPS = b"multiprocessing.resource_tracker"  # this child of Python's tidies up when its parent is gone
+
+
+def end_at_the_second() -> None:
+    """Begin to watch, for the rest of the process: for commands, not for programs that call us."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(os, "set_blocking"):
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    if before != -1:  # somebody else watches
+        signal.set_wakeup_fd(before)
+        os.close(reader)
+        os.close(writer)
+        return
+    if hasattr(os, "register_at_fork"):  # a child's signals are none of ours
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+    _watching.set()
+    threading.Thread(target=_watch, args=(reader,), name="zsl-signals", daemon=True).start()
+
+
+def settle() -> None:
+    """Let the thread have the last word where a second signal has come: at the end of a command that was interrupted.
+
+    Else the main thread, which hears of it too, could end the process before its children have ended.
+    """
+    if _watching.is_set():
+        _asked.wait(10 * HEARD)
+        time.sleep(HEARD)
+        if _ending.is_set():
+            time.sleep(LONGEST)  # it ends the process meanwhile
+
+
+def was_asked() -> bool:
+    """Whether a first signal has come: then handlers stay as they are, for Python's own end may hang as well."""
+    return _asked.is_set()
+
+
+def _watch(reader: int) -> None:
+    asked = 0
+    while number := os.read(reader, 1):
+        asked += number[0] in WORDS
+        if asked:
+            _asked.set()
+        if asked == 2:
+            _ending.set()
+            _end(number[0])
+
+
+def _end(number: int) -> None:
+    """End the process and what it started."""
+    code, word = WORDS[number]
+    for child in _descendants(os.getpid()):
+        with suppress(OSError):
+            os.kill(child, signal.SIGKILL)
+    with suppress(OSError, ValueError):
+        if select.select([], [2], [], 0)[1]:  # a reader that has stopped must not hold this up
+            os.write(2, (SHOW_CURSOR if os.isatty(2) else b"") + f"{word}\n".encode())
+    os._exit(code)
+
+
+def _descendants(process: int) -> list[int]:
+    """Children of a process, their children and so on, as far as this system has a /proc that tells."""
+    children: dict[int, list[int]] = {}
+    for one in os.listdir("/proc") if Path("/proc/self/stat").exists() else ():  # noqa: PTH208  # names only
+        with suppress(OSError, ValueError, IndexError):  # it has just ended
+            if one.isdigit():  # the parent is the second word behind the name, which may hold brackets and spaces
+                parent = int(Path(f"/proc/{one}/stat").read_bytes().rpartition(b")")[2].split()[1])
+                children.setdefault(parent, []).append(int(one))
+    found, at = [], [process]
+    while at:
+        below = children.pop(at.pop(), [])
+        found += below
+        at += below
+    return [one for one in found if not _keeps(one)]
+
+
+def _keeps(process: int) -> bool:
+    try:
+        return KEEPS in Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return False

@@ -1,0 +1,181 @@
+"""The second Ctrl-C or SIGTERM ends a command within a second, whatever it is at, with its children."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from support.tiny_bundle import as_regions, class_table, draw_pictures
+from zsl_runtime import signals
+from zsl_runtime.cli.infer import main as zsl_infer
+
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc")
+# A command whose main thread is inside a library that lets go of the interpreter, and whose clean-up waits for ever.
+HANGS = """
+import hashlib, subprocess, sys, threading, click
+from zsl_runtime.errors import run_command
+
+def long():
+    hashlib.pbkdf2_hmac("sha256", b"", b"", {steps})  # C code without the interpreter's lock, as an engine's is
+
+@click.command("zsl-x")
+def command():
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    thread = threading.Thread(target=long)
+    thread.start()
+    print(child.pid, flush=True)
+    try:
+        {main}
+    finally:
+        thread.join()
+
+sys.exit(run_command(command))
+"""
+PLACES = {"in the engine": "long()", "waiting for a thread": "threading.Event().wait()"}
+ENDS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
+
+
+def gone(process: int) -> bool:
+    """Whether a process has ended; one that nobody has waited for yet counts."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def wait_until(true) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@LINUX
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "numbers", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM)]
+)
+def test_the_second_signal_ends_a_command_that_hangs_and_its_children(place, numbers):
+    program = HANGS.format(steps=10**9, main=PLACES[place])
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        grandchild = int(child.stdout.readline())
+        child.send_signal(numbers[0])
+        time.sleep(0.2)
+        assert child.poll() is None  # the first one waits
+        began = time.monotonic()
+        child.send_signal(numbers[1])
+        assert child.wait(10) in {ENDS[number][0] for number in numbers}
+        assert time.monotonic() - began < 2  # a second, on a machine that is not busy
+        assert child.stderr.read().splitlines()[-1] in {ENDS[number][1] for number in numbers}
+        wait_until(lambda: gone(grandchild))
+
+
+def test_one_signal_lets_it_clean_up():
+    program = HANGS.format(steps=10**6, main=PLACES["waiting for a thread"]).replace("time.sleep(60)", "pass")
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        child.stdout.readline()
+        child.send_signal(signal.SIGTERM)
+        assert child.communicate(timeout=20) == (b"", b"terminated\n")
+        assert child.returncode == 143
+
+
+# zsl-infer with an engine that never gives its second batch back.
+STUCK = """
+import sys, time
+from zsl_runtime.labelling.classifier import Classifier
+real, calls = Classifier.score_with, []
+def stuck(self, snapshot, inputs):
+    calls.append(1)
+    if len(calls) == 4:
+        print("stuck", file=sys.stderr, flush=True)
+        time.sleep(60)
+    return real(self, snapshot, inputs)
+Classifier.score_with = stuck
+from zsl_runtime.cli.infer import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("more", [(), ("--cascade",)])
+def test_what_it_leaves_behind_can_be_gone_on_with(shared_bundle, tmp_path, more):
+    bundle, rows, out = shared_bundle(kind="backbone_features"), tmp_path / "x.npy", tmp_path / "out.csv"
+    labels = np.arange(64) % 8
+    np.save(rows, as_regions(draw_pictures(class_table(), labels, seed=3)))
+    words = [str(rows), "--engine", str(bundle), "--output", str(out), "--batch-size", "8", "--topk", "1", *more]
+    words += ["--backend", "ort", "--quiet"]
+    with subprocess.Popen([sys.executable, "-c", STUCK, *words], stderr=subprocess.PIPE, text=True) as child:
+        while "stuck" not in child.stderr.readline():
+            assert child.poll() is None
+        if not more:
+            wait_until(lambda: out.with_name("out.csv.partial").stat().st_size > 100)
+        child.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        child.send_signal(signal.SIGINT)
+        assert child.wait(10) == 130
+    assert not out.exists()
+    assert zsl_infer([*words, *([] if more else ["--resume"])]) == 0
+    names = [line.split(",")[2] for line in out.read_text().splitlines()[1:]]
+    assert names == [class_table().names[j] for j in labels]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == ["out.csv"]
+
+
+@LINUX
+def test_a_forked_childs_signals_are_not_the_commands():
+    """As a terminal sends one Ctrl-C to all: each of them has had one."""
+    program = """
+import os, signal, sys, time
+from zsl_runtime.signals import end_at_the_second
+end_at_the_second()
+signal.signal(signal.SIGINT, lambda *_: None)
+children = []
+for _ in range(3):
+    child = os.fork()
+    if not child:
+        time.sleep(1)
+        os._exit(0)
+    children.append(child)
+time.sleep(0.3)
+for child in [*children, os.getpid()]:
+    os.kill(child, signal.SIGINT)
+time.sleep(1)
+print("still here", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (0, b"still here\n")
+
+
+@LINUX
+def test_descendants_are_those_of_proc():
+    inner = "import subprocess, sys; p = subprocess.Popen(['sleep', '30']); print(p.pid, flush=True); p.wait()"
+    with subprocess.Popen([sys.executable, "-c", inner], stdout=subprocess.PIPE) as child:
+        grandchild = int(child.stdout.readline())
+        found = signals._descendants(os.getpid())
+        os.kill(grandchild, signal.SIGKILL)
+        child.wait()
+    assert {child.pid, grandchild} <= set(found)
+    assert os.getpid() not in found
+
+
+def test_a_program_that_watches_itself_goes_on_doing_so():
+    program = """
+import os, signal, json
+from zsl_runtime.signals import end_at_the_second
+reader, writer = os.pipe()
+os.set_blocking(writer, False)
+signal.set_wakeup_fd(writer)
+end_at_the_second()
+print(json.dumps([signal.set_wakeup_fd(-1), writer]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30, check=True)
+    found = json.loads(done.stdout)
+    assert found[0] == found[1]
