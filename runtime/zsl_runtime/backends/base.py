@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, cast
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
-    from zsl_runtime.arrays import Floats
+    from zsl_runtime.arrays import Floats, Lift
     from zsl_runtime.graphs.answers import Pending
     from zsl_runtime.graphs.ports import InputPort
     from zsl_runtime.head.head import FoldedHead
@@ -112,6 +113,14 @@ class Overlapping(Backend, Protocol):
     def hold(self, head: FoldedHead) -> None:
         """Make ready for a head, so that the first batch with it does not wait; errors as of `run`."""
         ...
+
+
+def lifted(lift: Lift, features: Floats) -> Floats:
+    """Features (N, F) through a `lift`, which takes finite ones only: NaN (D,) for a row that holds other numbers."""
+    good = np.isfinite(features).all(axis=1, keepdims=True)
+    if np.all(good):
+        return lift(features)
+    return np.where(good, lift(np.where(good, features, np.float32(0))), np.float32(np.nan))
 
 
 def overlapping(backend: Backend) -> Overlapping | None:

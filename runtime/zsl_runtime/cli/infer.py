@@ -232,7 +232,8 @@ def command(
         progress = begin_progress(job, out, snapshot, bundle)
         if cascade:
             two = stack.enter_context(classifier.open_cascade(snapshot, CONFIDENT if confident is None else confident))
-        batches = scored_ahead(job, classifier, snapshot, rows, stack, topk=None if cascade else topk)
+        labelled = out.done - (out.partial.state.unreadable if out.partial else 0)
+        batches = scored_ahead(job, classifier, snapshot, rows, stack, topk=None if cascade else topk, before=labelled)
         if cascade:
             answers = cascade_answers(two, batches, Progress(job.total, job.unit, sys.stderr), topk=topk)
         else:

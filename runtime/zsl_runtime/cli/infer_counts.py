@@ -17,6 +17,7 @@ UNSURE = 0.5  # an answer whose best class is less probable than this is called 
 MOST_CLASSES = 10  # that get a line of their own
 # The error codes of inputs in words that can stand behind a number; a test compares them with the source.
 REASONS = {
+    "E-ANSWER-VALUE": "without an answer that is a number",
     "E-FOLDER": "a folder that cannot be looked into",
     "E-IMAGE-ARRAY": "no array of a picture",
     "E-IMAGE-DECODE": "damaged or cut off",

@@ -186,19 +186,23 @@ def scored_ahead(
     stack: ExitStack,
     *,
     topk: int | None,
+    before: int = 0,
 ) -> Ahead[Scored]:
     """Scored batches, by a thread of its own, so that the model does not wait while answers are written.
 
     On a card several batches are under way, and where only the `topk` best classes are wanted, only these come back.
+    `before` is how many an earlier sitting has labelled: where none is a number, the model is at fault.
     """
     from zsl_runtime.labelling.ahead import Ahead
+    from zsl_runtime.labelling.numbers import Judge
     from zsl_runtime.labelling.scoring import score, score_ahead
 
+    judge, size = Judge(before=before), job.batch_size
     if topk is None or classifier.in_flight == 1:
-        scored = score(classifier, snapshot, rows, batch_size=job.batch_size, stop=job.stop, profile=job.profile)
+        scored = score(classifier, snapshot, rows, batch_size=size, stop=job.stop, profile=job.profile, judge=judge)
     else:
         scored = score_ahead(
-            classifier, snapshot, rows, batch_size=job.batch_size, topk=topk, stop=job.stop, profile=job.profile
+            classifier, snapshot, rows, batch_size=size, topk=topk, stop=job.stop, profile=job.profile, judge=judge
         )
     batches = stack.enter_context(Ahead(scored, depth=1))
     stack.callback(job.stop.request)

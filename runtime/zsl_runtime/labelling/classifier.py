@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from zsl_runtime.backends.base import overlapping
+from zsl_runtime.backends.base import lifted, overlapping
 from zsl_runtime.backends.opening import open_backend
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.errors import ArtefactError, InputError, UsageError
@@ -21,9 +21,10 @@ from zsl_runtime.head.class_file import read_class_csv
 from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.head.head import fold
 from zsl_runtime.labelling.ahead import in_order
+from zsl_runtime.labelling.numbers import Judge, refuse_unanswered
 from zsl_runtime.labelling.reading import BATCHES_AHEAD, ReadItem, batch_of, check_counts, reader_of
 from zsl_runtime.labelling.scoring import label, score, score_ahead
-from zsl_runtime.labelling.snapshot import Classes, Prediction, Snapshot
+from zsl_runtime.labelling.snapshot import Classes, Labelled, Prediction, Snapshot
 from zsl_runtime.machine.processes import OfThisProcess
 from zsl_runtime.machine.threads import checked_threads, readers
 from zsl_runtime.pixels.pixels import PixelSpec
@@ -194,23 +195,25 @@ class Classifier(OfThisProcess):
             classes: `all`, `seen`, `unseen` or class names: only these compete.
             batch_size: pictures in memory and in the graph at once, cut to what memory is enough for; None for
                 BATCH_SIZE.
-            errors: `raise` ends the call with the first picture that cannot be read; `skip` goes on, and that
-                picture's Prediction has no names and says why in `error`. What `images` itself raises ends the call.
+            errors: `raise` ends the call with the first picture that cannot be read or whose answer is no number;
+                `skip` goes on, and that picture's Prediction has no names and says why in `error`. What `images` itself
+                raises ends the call.
 
         Returns:
             One Prediction per picture, in order.
 
         Raises:
-            InputError: E-IMAGE-... or E-ROW-...: the first picture that cannot be read.
+            InputError: E-IMAGE-... or E-ROW-...: the first picture that cannot be read; E-ANSWER-VALUE: scores that
+                are NaN or infinite.
             UsageError: E-TOPK, E-BATCH, E-IMAGES (a single picture), E-ERRORS, E-FILTER..., E-CLASS-UNKNOWN, E-CLOSED.
-            BackendError: E-BACKEND-RUN.
+            BackendError: E-BACKEND-RUN; E-BACKEND-VALUE where no picture of several has an answer.
 
         """
         _check_call(images, topk, batch_size, errors)
         snapshot, size = self.snapshot(classes), batch_of(batch_size, self._reader)
         with closing(self._rows(images, size, errors)) as rows:
-            scored = score_ahead(self, snapshot, rows, batch_size=size, topk=topk)
-            return [one.prediction() for block in label(snapshot, scored, topk=topk) for one in block]
+            scored = score_ahead(self, snapshot, rows, batch_size=size, topk=topk, judge=Judge(str))
+            return _predictions((one for block in label(snapshot, scored, topk=topk) for one in block), errors)
 
     def cascade(
         self,
@@ -249,10 +252,10 @@ class Classifier(OfThisProcess):
         _check_call(images, topk, batch_size, errors)
         snapshot, size = self.snapshot(classes), batch_of(batch_size, self._reader)
         with self.open_cascade(snapshot, confident) as cascade, closing(self._rows(images, size, errors)) as rows:
-            for batch in score(self, snapshot, rows, batch_size=size):
+            for batch in score(self, snapshot, rows, batch_size=size, judge=Judge(str)):
                 cascade.add(batch)
             cascade.refit()
-            return [one.prediction() for block in cascade.answers(topk) for one in block]
+            return _predictions((one for block in cascade.answers(topk) for one in block), errors)
 
     def open_cascade(self, snapshot: Snapshot, confident: float = CONFIDENT) -> Cascade:
         """The cascade of a series of `score_with` calls with `snapshot`; errors as in `cascade`."""
@@ -273,13 +276,16 @@ class Classifier(OfThisProcess):
 
         Raises:
             UsageError: E-INPUT-ARRAY, E-FILTER..., E-CLASS-UNKNOWN, E-CLOSED.
-            BackendError: E-BACKEND-RUN.
+            InputError: E-ANSWER-VALUE for the first input whose scores are NaN or infinite.
+            BackendError: E-BACKEND-RUN; E-BACKEND-VALUE where those of all inputs are.
 
         """
-        return self.score_with(self.snapshot(classes), inputs)
+        scores, features = self.score_with(self.snapshot(classes), inputs)
+        refuse_unanswered(scores)
+        return scores, features
 
     def score_with(self, snapshot: Snapshot, inputs: NDArray[np.generic]) -> tuple[Floats, Floats]:
-        """As `score`, with classes and head of `snapshot`."""
+        """As `score`, with classes and head of `snapshot`; scores that are no numbers are given as they are."""
         self._check_open()
         return self._backend.run(inputs, snapshot.head)
 
@@ -290,7 +296,8 @@ class Classifier(OfThisProcess):
             inputs: as for `score`.
 
         Returns:
-            (N, D) float32; by the head rule `gaussian` canonical coordinates, in which classes are means.
+            (N, D) float32; by the head rule `gaussian` canonical coordinates, in which classes are means. NaN for an
+            input whose features are no numbers.
 
         Raises:
             UsageError: E-INPUT-ARRAY, E-CLOSED.
@@ -299,7 +306,7 @@ class Classifier(OfThisProcess):
         """
         self._check_open()
         backend = self._backend
-        return backend.lift(backend.features(inputs))
+        return lifted(backend.lift, backend.features(inputs))
 
     @property
     def in_flight(self) -> int:
@@ -606,7 +613,7 @@ class Classifier(OfThisProcess):
         def read(numbered: tuple[int, Source]) -> ReadItem:
             index, source = numbered
             try:
-                return ReadItem("", self.read(source))
+                return ReadItem(f"image {index}", self.read(source))
             except InputError as error:
                 told = InputError(error.code, f"image {index}: {error.message}")
             if errors == "raise":
@@ -614,6 +621,15 @@ class Classifier(OfThisProcess):
             return ReadItem("", told)
 
         return in_order(read, enumerate(images), workers=readers(self._threads), ahead=BATCHES_AHEAD * size)
+
+
+def _predictions(answers: Iterable[Labelled], errors: str) -> list[Prediction]:
+    """What is returned of all answers; with `raise` the first one that is no number ends it, when all are known."""
+    found = [one.prediction() for one in answers]
+    for one in found:
+        if one.error is not None and errors == "raise":
+            raise one.error
+    return found
 
 
 def _check_errors(errors: str) -> None:

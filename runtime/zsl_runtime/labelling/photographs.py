@@ -26,6 +26,7 @@ from zsl_runtime.inputs.item import Item, Tally, has_suffix
 from zsl_runtime.inputs.left_out import told
 from zsl_runtime.inputs.litter import litter_folder
 from zsl_runtime.labelling.ahead import in_order
+from zsl_runtime.labelling.numbers import FEW, all_in_vain, finite, no_answer
 from zsl_runtime.labelling.reading import BATCHES_AHEAD, batch_of, check_counts, reader_of
 from zsl_runtime.machine.threads import readers
 from zsl_runtime.pixels.pixels import SUFFIXES
@@ -57,9 +58,10 @@ class Gathered(NamedTuple):
 
 
 class _Photograph(NamedTuple):
-    """One that was read, as the graph takes it, or why it could not be."""
+    """One that was read, as the graph takes it, or why it could not be; `name` of its class, `where` for messages."""
 
     name: str
+    where: str
     value: NDArray[np.generic] | InputError
 
 
@@ -70,7 +72,7 @@ def gather(
     batch_size: int | None = None,
     advance: Advance = silent,
 ) -> Gathered:
-    """Turn photographs into evidence; one that cannot be read is left out and told.
+    """Turn photographs into evidence; one that cannot be read, or whose features are no numbers, is left out and told.
 
     All go through the model's own graph, on its own backend and in its precision. At most a few batches are in
     memory, and nothing of a photograph is kept but its share of the sum. The sums are the same on every backend, to
@@ -84,7 +86,7 @@ def gather(
 
     Raises:
         UsageError: E-PHOTOS-EMPTY for a class without one that can be read, E-HEAD-RULE, E-BATCH, E-CLOSED.
-        BackendError: E-BACKEND-RUN.
+        BackendError: E-BACKEND-RUN; E-BACKEND-VALUE where the features of none of several are numbers.
 
     """
     check_counts(1, batch_size)
@@ -92,12 +94,17 @@ def gather(
     skipped: list[tuple[str, InputError]] = []
     sums: dict[str, Evidence] = {}
     for batch in _batches(model, pictures, batch_of(batch_size, reader_of(model.bundle))):
-        skipped += [(name, value) for name, value in batch if isinstance(value, InputError)]
-        readable = [(name, value) for name, value in batch if not isinstance(value, InputError)]
+        skipped += [(one.name, one.value) for one in batch if isinstance(one.value, InputError)]
+        readable = [one for one in batch if not isinstance(one.value, InputError)]
         if readable:
-            x = model.canonical(np.stack([value for _, value in readable]))
-            _sum_up(sums, [name for name, _ in readable], x)
+            x = model.canonical(np.stack([np.asarray(one.value) for one in readable]))
+            good = finite(x)
+            skipped += [(one.name, no_answer(one.where)) for one, fine in zip(readable, good, strict=True) if not fine]
+            _sum_up(sums, [one.name for one, fine in zip(readable, good, strict=True) if fine], x[good])
         advance(len(batch))
+    endless = sum(error.code == "E-ANSWER-VALUE" for _, error in skipped)
+    if not sums and endless >= FEW:
+        raise all_in_vain(endless)
     for name in pictures:
         if name not in sums:
             first = next((f"; the first one: {error}" for other, error in skipped if other == name), "")
@@ -122,15 +129,18 @@ def _batches(model: Model, pictures: Mapping[str, Iterable[Source | Item]], size
     def read(given: tuple[str, int, Source | Item]) -> _Photograph:
         name, number, one = given
         source = one.source if isinstance(one, Item) else one
+        path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+        where = f"photograph {number} of class {name!r}" if path is None else repr(path)
+        if isinstance(one, Item):
+            where = repr(one.name)
         if isinstance(source, InputError):
-            return _Photograph(name, source)
+            return _Photograph(name, where, source)
         try:
-            return _Photograph(name, model.read(source))
-        except InputError as error:
-            if isinstance(source, (str, os.PathLike)):  # the message has the path then
-                return _Photograph(name, error)
-            where = repr(one.name) if isinstance(one, Item) else f"photograph {number} of class {name!r}"
-            return _Photograph(name, InputError(error.code, f"{where}: {error.message}"))
+            return _Photograph(name, where, model.read(source))
+        except InputError as error:  # the message has the path, where it is one
+            return _Photograph(
+                name, where, InputError(error.code, f"{where}: {error.message}") if path is None else error
+            )
 
     given = ((name, number, source) for name, sources in pictures.items() for number, source in enumerate(sources))
     rows = in_order(

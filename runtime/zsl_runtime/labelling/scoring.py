@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zsl_runtime.errors import InputError
-from zsl_runtime.graphs.answers import Answer, Done
+from zsl_runtime.graphs.answers import Answer, Best, Done
 from zsl_runtime.labelling.ahead import in_flight, until_failure
+from zsl_runtime.labelling.numbers import Judge
 from zsl_runtime.labelling.profiling import HEAD, MODEL, NO_PROFILE, NoProfile
 from zsl_runtime.labelling.snapshot import Labelled, Scored
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
+    from zsl_runtime.arrays import Floats
     from zsl_runtime.graphs.answers import Pending
     from zsl_runtime.labelling.model import Model
     from zsl_runtime.labelling.reading import ReadItem
@@ -42,6 +44,7 @@ def score(
     batch_size: int,
     stop: Stop | None = None,
     profile: NoProfile = NO_PROFILE,
+    judge: Judge | None = None,
 ) -> Generator[Scored]:
     """Score rows in full batches.
 
@@ -53,11 +56,16 @@ def score(
             cannot be read, which are told then and not kept for ever.
         stop: ends it after the batch that is in the model.
         profile: takes notes.
+        judge: of answers that are no numbers; None for a new one.
 
     Yields:
-        Items in input order, those that cannot be read among them.
+        Items in input order, those that cannot be read among them, and those whose answer is no number.
+
+    Raises:
+        BackendError: E-BACKEND-VALUE, at the end, where no answer was a number.
 
     """
+    judge = judge or Judge()
     empty = np.empty((0, len(snapshot.table)), np.float32), np.empty((0, 0), np.float32)
     for batch in _batches(rows, batch_size):
         if stop is not None and stop.requested:
@@ -65,8 +73,8 @@ def score(
         readable = [value for _, value in batch if not isinstance(value, InputError)]
         with profile.stage(MODEL):
             scores, features = model.score_with(snapshot, np.stack(readable)) if readable else empty
-        entries = [(name, value if isinstance(value, InputError) else None) for name, value in batch]
-        yield Scored(entries, scores, features)
+        yield _judged(judge, batch, Answer(scores, features), empty)
+    judge.end()
 
 
 def score_ahead(
@@ -78,6 +86,7 @@ def score_ahead(
     topk: int | None,
     stop: Stop | None = None,
     profile: NoProfile = NO_PROFILE,
+    judge: Judge | None = None,
 ) -> Generator[Scored]:
     """As `score`, on a card: while it works on a batch, the next one is put together and copied there.
 
@@ -89,11 +98,16 @@ def score_ahead(
         topk: only the best so many classes are wanted; None wants scores and features.
         stop: ends it after the batches that are at work.
         profile: takes notes.
+        judge: as of `score`.
 
     Yields:
         As `score`; with `best` in place of scores and features where the card finds the best classes.
 
+    Raises:
+        BackendError: as `score`.
+
     """
+    judge = judge or Judge()
     empty = np.empty((0, len(snapshot.table)), np.float32), np.empty((0, 0), np.float32)
 
     def begin(batch: list[ReadItem]) -> Pending:
@@ -108,10 +122,20 @@ def score_ahead(
             yield batch
 
     for batch, answer in in_flight(begin, wanted(), model.in_flight, lambda: profile.stage(MODEL)):
-        entries = [(name, value if isinstance(value, InputError) else None) for name, value in batch]
-        scores = empty[0] if answer.scores is None else answer.scores
-        features = empty[1] if answer.features is None else answer.features
-        yield Scored(entries, scores, features, answer.best)
+        yield _judged(judge, batch, answer, empty)
+    if stop is None or not stop.requested:
+        judge.end()
+
+
+def _judged(judge: Judge, batch: list[ReadItem], answer: Answer, empty: tuple[Floats, Floats]) -> Scored:
+    """A batch with its answer, without the rows of it that are no numbers; `empty` stands for what was not wanted."""
+    entries, good = judge.sort(batch, answer)
+    scores, features, best = answer
+    if good is not None:
+        scores = None if scores is None else scores[good]
+        features = None if features is None else features[good]
+        best = None if best is None else Best(best.columns[good], best.scores[good])
+    return Scored(entries, empty[0] if scores is None else scores, empty[1] if features is None else features, best)
 
 
 def _batches(rows: Iterable[ReadItem], batch_size: int) -> Generator[list[ReadItem]]:

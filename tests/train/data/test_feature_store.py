@@ -164,6 +164,25 @@ def test_features_that_half_precision_cannot_hold_are_refused(data, cache):
         run(data, cache, FixedBackbone(scale=1e6))
 
 
+class NaNOfOne(FixedBackbone):
+    """No numbers for one picture of the batch that is its turn."""
+
+    def feature_map(self, x):
+        found = super().feature_map(x)
+        if self.calls == 2:
+            found = found.clone()
+            found[1] = torch.nan
+        return found
+
+
+def test_a_picture_whose_features_are_no_numbers_is_left_out_and_told(data, cache):
+    store, said = run(data, cache, NaNOfOne())
+    (row,) = np.flatnonzero(~store.ok)
+    assert f"unreadable, left out: E-ANSWER-VALUE: '{data.root / data.paths[row]}'" in said
+    assert not store.regions[row].any()
+    np.testing.assert_array_equal(store.regions[store.ok], run(data, cache.with_name("other"))[0].regions[store.ok])
+
+
 class Interrupted(FixedBackbone):
     """Ctrl-C after so many batches."""
 

@@ -98,3 +98,14 @@ def test_it_takes_longer_the_more_pictures_there_are():
     seconds = [estimate(eszsl.stages(eszsl.Config(), DATA.dims), None, count) for count in (10, 10_000, 10_000_000)]
     assert seconds == sorted(seconds)
     assert 1 <= seconds[0] < seconds[-1] < 2
+
+
+def test_rows_of_unit_length_are_those_of_torch_also_near_zero():
+    """A row of zeros has no length, and stays a row of zeros as in `torch.nn.functional.normalize`."""
+    embedder = eszsl.Embedder(3)
+    regions = torch.tensor([[[0.0, 0, 0]], [[3e-13, 0, 4e-13]], [[1e-6, 2e-6, 0]], [[3.0, 0, 4.0]]])
+    for unit in (0.0, 1.0):
+        embedder.unit.fill_(unit)
+        mean = regions.mean(dim=1)
+        wanted = torch.nn.functional.normalize(mean, dim=1) if unit else mean
+        np.testing.assert_allclose(embedder(regions), wanted, rtol=1e-6)

@@ -111,7 +111,8 @@ class Embedder(nn.Module):
         """(B, R, V) float32 -> f (B, F), F = V."""
         mean = regions.mean(dim=1)
         length = mean.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        rows: Tensor = mean / (self.unit * length + 1 - self.unit)
+        # Not `unit * length + 1 - unit`, which rounds a length near zero, and a row of zeros, to a division by zero.
+        rows: Tensor = mean / (self.unit * length + (1 - self.unit))
         return (rows - self.shift) / self.divisor
 
 
