@@ -47,6 +47,8 @@ class Tally:
             yield
         except AssertionError as error:
             self._failed.append(f"{way}: {error}"[:2000])
+        if self._tried % 50 == 0:
+            self._write()
 
     def note(self, what: str) -> None:
         """How a point ended."""
@@ -54,6 +56,10 @@ class Tally:
 
     def end(self) -> None:
         """Write what was counted; AssertionError when a point failed."""
+        self._write()
+        assert not self._failed, f"{len(self._failed)} of {self._tried} points: {self._failed[:5]}"
+
+    def _write(self) -> None:
         test = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0]
         entry = {
             "tried": self._tried,
@@ -64,7 +70,6 @@ class Tally:
         }
         if OUT:
             record(Path(OUT) / f"{self._file}.json", self._case, entry)
-        assert not self._failed, f"{len(self._failed)} of {self._tried} points: {self._failed[:5]}"
 
 
 def record(path: Path, case: str, entry: dict[str, object]) -> None:
