@@ -350,12 +350,14 @@ def _plan_config(bundle: Bundle, name: str, plan: Stored) -> str:
         lines.append(_output(port.name, DTYPES[port.dtype], sizes))
     lines.append(f"instance_group [ {{ count: 1 kind: KIND_GPU profile: [ {profiles} ] }} ]")
     for batch in sorted({profile.opt_batch for profile in plan.facts.profiles}):
-        sized = {"N": batch, "C": classes}
-        given = [
-            f"inputs {{ key: {quoted(port.name)} value {{ data_type: {DTYPES[port.dtype]} "
-            f"dims: {_dims([sized.get(size, size) for size in port.shape])} zero_data: true }} }}"
-            for port in ports.inputs
-        ]
+        free = {"N": batch, "C": classes}
+        given = []
+        for port in ports.inputs:
+            sizes = [size if isinstance(size, int) else free[str(size)] for size in port.shape]
+            given.append(
+                f"inputs {{ key: {quoted(port.name)} value {{ data_type: {DTYPES[port.dtype]} "
+                f"dims: {_dims(sizes)} zero_data: true }} }}"
+            )
         lines.append(f'model_warmup [ {{ name: "{batch} at once" batch_size: 1 {" ".join(given)} }} ]')
     return "\n".join(lines) + "\n"
 

@@ -292,6 +292,10 @@ def test_the_plan_is_a_model_beside_the_one_that_is_asked(bundle, tmp_path):
     assert name == "b"
     assert (repository / "b_plan" / "1" / "model.plan").read_bytes() == PLAN == path.read_bytes()
     config = read_config((repository / "b_plan" / "config.pbtxt").read_text())
+    warmups = [one["inputs"] for one in config.pop("model_warmup")]
+    assert [[one["value"]["dims"] for one in inputs] for inputs in warmups] == [
+        [[batch, 8, 8, 3], [8, 10], [8], [8]] for batch in (1, 32)
+    ]
     assert config == {
         "name": "b_plan",
         "platform": "tensorrt_plan",
@@ -311,6 +315,7 @@ def test_the_plan_is_a_model_beside_the_one_that_is_asked(bundle, tmp_path):
     }
     asked = read_config((repository / "b" / "config.pbtxt").read_text())
     assert asked["max_batch_size"] == 48
+    assert "model_warmup" not in asked  # it could not call the plan while the server starts
     assert {"key": "plan", "value": {"string_value": "b_plan"}} in asked["parameters"]
 
 

@@ -30,6 +30,7 @@ KINDS = {
 }
 _TOKEN = re.compile(r'\s*(?:#[^\n]*\n\s*)*("(?:[^"\\]|\\.)*"|[A-Za-z0-9_.+-]+|[{}\[\]:,])')
 _MANY = {"input", "output", "instance_group", "model_warmup", "parameters"}
+_ALSO_MANY = "inputs"  # a map, of which one entry stands alone here
 
 
 def read_config(text: str) -> dict[str, Any]:
@@ -54,7 +55,9 @@ def _message(tokens: list[str], at: int) -> tuple[dict[str, Any], int]:
         assert re.fullmatch("[a-z_]+", name), name
         at += 1 + (tokens[at + 1] == ":")
         value, at = _value(tokens, at)
-        if name in _MANY:
+        if name in _MANY or (name == _ALSO_MANY and name in made):
+            if name in made and not isinstance(made[name], list):
+                made[name] = [made[name]]
             made.setdefault(name, []).extend(value if isinstance(value, list) else [value])
         else:
             assert name not in made, name
