@@ -497,12 +497,10 @@ class Bundle:
 
     def _history_lines(self) -> list[bytes]:
         """Lines of history.jsonl, none where it is not there; ArtefactError E-BUNDLE-PATH or E-BUNDLE-FILE."""
-        try:
-            return read_whole(self.path / HISTORY, self.path, MOST_OF_HISTORY).splitlines()
-        except ArtefactError as error:
-            if error.code == "E-BUNDLE-MISSING":
-                return []
-            raise
+        path = self.path / HISTORY
+        if not os.path.lexists(path):
+            return []
+        return read_whole(path, self.path, MOST_OF_HISTORY).splitlines()
 
     def _history_before(self, number: int) -> bytes:
         """The history's bytes up to generation `number`, ready for one more line: one that was cut off is closed."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".holder"
 BEAT, PATIENCE = 10.0, 120.0  # seconds
+LOOK = 1.5 * BEAT  # for so long is watched what looks left behind
 MOST_OF_CLAIM = 4096  # bytes of a holder's file
 DEAD = {"Z", "X", "x"}  # states of processes that have ended and are still listed
 
@@ -200,9 +201,10 @@ def _drop(path: Path, target: Path, unwanted: Callable[[Path], bool]) -> bool:
 
 
 def _left_behind(path: Path) -> bool:
-    """Whether nobody holds the lock any more that a file stands for; what is no plain file is nobody's."""
+    """Whether nobody holds the lock any more that a file stands for; what is no plain file, or too large, is nobody's."""
     try:
-        if not stat.S_ISREG(path.lstat().st_mode):
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_OF_CLAIM:
             return True
     except OSError:
         return False
@@ -214,19 +216,29 @@ def _left_behind(path: Path) -> bool:
 def _untouched(path: Path) -> bool:
     """Whether a file was not changed for PATIENCE seconds, by the clock of the file system that it is on.
 
-    Or by ours, while it was looked at: it may have come with a time of the far future.
+    Or by ours, while it was looked at: it may have come with a time of the far future. A clock can be set, and a file
+    that was touched a moment ago is an hour old then: whatever looks old is watched for longer than a beat.
     """
+    while True:
+        old, quiet = _age(path)
+        if quiet > (LOOK if old else PATIENCE):
+            return True
+        if not old:
+            return False
+        time.sleep(min(BEAT / 10, LOOK))
+
+
+def _age(path: Path) -> tuple[bool, float]:
+    """Whether a file is older than PATIENCE by its file system's clock; for how long we have seen it untouched."""
     probe = path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
     try:
         probe.open("xb").close()
         status = path.lstat()
-        facts, now = (status.st_ino, status.st_mtime_ns), time.monotonic()
-        before, since = _watched.get(os.fspath(path), (facts, now))
-        _watched[os.fspath(path)] = facts, since if before == facts else now
-        quiet = now - since if before == facts else 0.0
-        return probe.stat().st_mtime - status.st_mtime > PATIENCE or quiet > PATIENCE
+        now, facts = time.monotonic(), (status.st_dev, status.st_ino, status.st_mtime_ns)
+        since = _watched.setdefault(facts, now)
+        return probe.stat().st_mtime - status.st_mtime > PATIENCE, now - since
     except FileNotFoundError:
-        return False
+        return False, 0.0
     finally:
         probe.unlink(missing_ok=True)
 
