@@ -178,12 +178,13 @@ def test_ctrl_c_is_one_word(capsys):
     assert outcome(raising(KeyboardInterrupt), capsys) == (130, "", "interrupted\n")
 
 
-def test_sigterm_cleans_up_as_ctrl_c_does(capsys):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_sigterm_and_a_closed_terminal_clean_up_as_ctrl_c_does(capsys, number):
     cleaned = []
 
     def action():
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             signal.pause()
         except KeyboardInterrupt as error:
             cleaned.append(type(error))
@@ -191,7 +192,16 @@ def test_sigterm_cleans_up_as_ctrl_c_does(capsys):
 
     assert outcome(action, capsys) == (143, "", "terminated\n")
     assert cleaned == [Terminated]
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing(capsys):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert outcome(lambda: os.kill(os.getpid(), signal.SIGHUP), capsys) == (0, "", "")
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_program_around_us_keeps_its_own_handler_of_sigterm(capsys):

@@ -374,8 +374,7 @@ def _tell_share(target: Path, partial: PartialFile, options: dict[str, object], 
 
 def _finish(target: Path) -> None:
     """FILE.partial becomes FILE."""
-    partial, notes = _names(target)
-    put_in_place(partial, target)
+    put_in_place(_names(target)[0], target)
     _forget_notes(target)
     sync_folder(target.parent)
 

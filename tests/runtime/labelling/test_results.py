@@ -399,7 +399,7 @@ def test_what_somebody_put_beside_a_file_is_not_written_through(out, tmp_path, n
         os.link(victim, place)
     else:
         place.symlink_to(victim if kind == "symbolic" else tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="E-PARTIAL: .* is not of an interrupted run"):
+    with pytest.raises(UsageError, match=r"E-PARTIAL: .* is not of an interrupted run"):
         write_some(out, NAMES[2:], resume=resume, end=True)
     assert victim.read_bytes() == before
     assert not (tmp_path / "nowhere").exists()
