@@ -11,7 +11,9 @@ import onnx
 import torch
 
 from zsl_export.shapes import drop_expansions
-from zsl_runtime.errors import GateError, UsageError
+from zsl_runtime.errors import ArtefactError, GateError, UsageError
+from zsl_runtime.graphs.check import check_graph
+from zsl_runtime.graphs.ports import Ports
 from zsl_runtime.machine.storage import write_whole
 
 if TYPE_CHECKING:
@@ -133,6 +135,11 @@ def check(model: onnx.ModelProto, graph: Graph) -> None:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         faults.append(str(error))
+    if not faults:  # what the runtime would refuse: an operator or a size that no graph had when its table was made
+        try:
+            check_graph(model.SerializeToString(), where="it", ports=Ports(graph.inputs, graph.outputs))
+        except ArtefactError as error:
+            faults.append(error.message)
     if faults:
         raise GateError(
             "E-GRAPH-CONTRACT",

@@ -138,6 +138,8 @@ def _held(values: Sequence[Value], wanted: Sequence[Port], kind: str) -> dict[st
 
 def _is(size: int | str | None, axis: int | str | None) -> bool:
     """Whether a file's axis is that of the contract."""
+    if isinstance(axis, str) and axis not in POINTS[0]:
+        return False
     return isinstance(size, int) if axis == 0 else size == axis
 
 
@@ -201,7 +203,7 @@ def _constant(tensor: Tensor) -> Kind:
     numbers = None
     if tensor.dtype == INT64 and math.prod(tensor.dims) <= MOST_PLACES:
         numbers = tensor.whole_numbers(MOST_PLACES)
-    return Kind(tensor.dtype, tensor.dims, numbers, fixed=True, constant=True)
+    return Kind(tensor.dtype, tensor.dims, numbers, fixed=True, constant=True, number=tensor.number())
 
 
 def _reckon(

@@ -138,6 +138,17 @@ class Tensor(NamedTuple):
             return tuple(np.frombuffer(self.raw, "<i8").tolist())
         return whole_numbers(self.written, most, f"constant {self.name!r}")
 
+    def number(self) -> float | None:
+        """The one value of a float tensor, where it has one."""
+        if self.dims not in {(), (1,)} or self.dtype not in {FLOAT, FLOAT16}:
+            return None
+        if self.raw is None:  # float16 is written as the bits of a whole number
+            if self.dtype == FLOAT:
+                return float(np.frombuffer(self.written[0], "<f4")[0])
+            (bits,) = whole_numbers(self.written, 1, f"constant {self.name!r}")
+            return float(np.array(bits & 0xFFFF, np.uint16).view(np.float16))
+        return float(np.frombuffer(self.raw, "<f4" if self.dtype == FLOAT else "<f2")[0])
+
 
 class Node(NamedTuple):
     """One operator; names of inputs are '' where an optional one is left out."""

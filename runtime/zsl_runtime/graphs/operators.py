@@ -1,10 +1,10 @@
 """The operators of our graphs: what each may be given, and of what size its answer is.
 
-A table of what the exports write, and no more (tests/contracts/test_graphs.py exports every method and holds the two
-together). Of each: how many inputs, which attributes with which values, and a function from the kinds of its inputs to
-those of its outputs. All sizes are numbers here, at some number of pictures and classes; whoever asks does so at two.
-Where a library reads something from an attribute or a constant (axes, a shape, borders), it is looked at, so that none
-meets what it was never tried with. (onnx.ai/onnx/operators, operator set 20)
+A table of what the exports write, and no more: an export that needs another one fails (`zsl_export.to_onnx.check`), and
+tests/export/test_methods.py exports every method. Of each: how many inputs, which attributes with which values, and a
+function from the kinds of its inputs to those of its outputs. All sizes are numbers here, at some number of pictures
+and classes; whoever asks does so at two. Where a library reads something from an attribute or a constant (axes, a
+shape, borders), it is looked at, so that none meets what it was never tried with. (onnx.ai/onnx/operators, set 20)
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Kind(NamedTuple):
         numbers: the values themselves, of small int64 ones that do not depend on what is computed.
         fixed: it depends on constants alone.
         constant: it is one.
+        number: its value, of a constant that is a single float.
 
     """
 
@@ -44,6 +45,7 @@ class Kind(NamedTuple):
     numbers: tuple[int, ...] | None = None
     fixed: bool = False
     constant: bool = False
+    number: float | None = None
 
     @property
     def size(self) -> int:
@@ -80,6 +82,7 @@ class Operator(NamedTuple):
         most: inputs that may be.
         attributes: name -> which values.
         required: attributes that must be there.
+        gaps: an optional input may be left out before another.
 
     """
 
@@ -88,6 +91,7 @@ class Operator(NamedTuple):
     most: int
     attributes: Mapping[str, Rule]
     required: frozenset[str] = frozenset()
+    gaps: bool = False
 
 
 def infer(node: Node, given: Given) -> Made:
@@ -95,9 +99,10 @@ def infer(node: Node, given: Given) -> Made:
     operator = OPERATORS.get(node.op)
     if operator is None:
         raise ValueError(f"operator {node.op[:80]!r} is in no graph of ours")
-    there = sum(one is not None for one in given[: operator.least])
-    if there < operator.least or not operator.least <= len(given) <= operator.most:
+    if not operator.least <= len(given) <= operator.most:
         raise ValueError(f"{node.op} has {len(given)} inputs, expected {operator.least} to {operator.most}")
+    if any(kind is None for kind in (given[: operator.least] if operator.gaps else given)):
+        raise ValueError(f"{node.op} has an input that is left out")
     for name, value in node.attributes.items():
         rule = operator.attributes.get(name)
         if rule is None or not rule(value):
@@ -182,8 +187,7 @@ def _axes(axes: Sequence[int], rank: int, op: str) -> tuple[int, ...]:
 
 def _there(given: Given, at: int) -> Kind:
     kind = given[at]
-    if kind is None:
-        raise ValueError(f"input {at + 1} of an operator is left out")
+    assert kind is not None  # `infer` looked
     return kind
 
 
@@ -244,7 +248,7 @@ def _unary(node: Node, given: Given) -> Made:
 
 def _identity(_: Node, given: Given) -> Made:
     x = _there(given, 0)
-    return Made((x._replace(constant=False),), x.size)
+    return Made((x._replace(constant=False, number=None),), x.size)
 
 
 def _elementwise(node: Node, given: Given) -> Made:
@@ -254,9 +258,14 @@ def _elementwise(node: Node, given: Given) -> Made:
 
 def _clip(node: Node, given: Given) -> Made:
     x = _of(_there(given, 0), FLOATS, node.op)
-    for limit in given[1:]:
-        if limit is not None and (limit.dtype != x.dtype or limit.shape != () or not limit.fixed):
-            raise ValueError("Clip has a limit that is no constant number of its type")
+    limits = [-math.inf, math.inf]
+    for at, limit in enumerate(given[1:]):
+        if limit is not None:
+            if limit.dtype != x.dtype or limit.shape != () or limit.number is None:
+                raise ValueError("Clip has a limit that is no constant number of its type")
+            limits[at] = limit.number
+    if not limits[0] <= limits[1]:
+        raise ValueError(f"Clip has the limits {limits[0]:g} and {limits[1]:g}")
     return _one(given, x.dtype, x.shape)
 
 
@@ -455,7 +464,7 @@ def _matmul(node: Node, given: Given) -> Made:
 
 
 def _gemm(node: Node, given: Given) -> Made:
-    kinds = _alike([kind for kind in given if kind is not None], node.op)
+    kinds = _alike(given, node.op)
     a, b = (kind.shape for kind in kinds[:2])
     if len(a) != 2 or len(b) != 2:
         raise ValueError(f"Gemm is given the shapes {shown(a)} and {shown(b)}")
@@ -551,7 +560,7 @@ _GEMM_RULES: dict[str, Rule] = {"alpha": _finite, "beta": _finite, "transA": _FL
 OPERATORS: dict[str, Operator] = {
     "Add": _ELEMENTWISE,
     "Cast": Operator(_cast, 1, 1, {"to": _one_of(FLOAT, FLOAT16)}, frozenset({"to"})),
-    "Clip": Operator(_clip, 1, 3, {}),
+    "Clip": Operator(_clip, 1, 3, {}, gaps=True),
     "Concat": Operator(_concat, 1, 64, {"axis": _AXIS}, frozenset({"axis"})),
     "Conv": Operator(_conv, 2, 3, {**_WINDOW, "group": _whole(1, 1 << 16)}),
     "DequantizeLinear": _QUANTIZE,
