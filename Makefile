@@ -33,6 +33,10 @@ $(BIN)/.dependencies: pyproject.toml constraints.txt tools/requirements.py
 	$(PIP) install --quiet --constraint constraints.txt build $$($(BIN)/python tools/requirements.py $(EXTRAS))
 	touch $@
 
+$(BIN)/.slow: $(BIN)/.dependencies
+	$(PIP) install --quiet --constraint constraints.txt $$($(BIN)/python tools/requirements.py slow)
+	touch $@
+
 $(BIN)/.wheel: $(BIN)/.dependencies $(SOURCES)
 	rm -rf build/dist
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m build --wheel --outdir build/dist .
@@ -54,7 +58,7 @@ docs: setup
 test: setup lint docs
 	$(BIN)/python -m pytest
 
-test-slow: setup
+test-slow: setup $(BIN)/.slow
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
 bench: setup

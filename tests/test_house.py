@@ -46,6 +46,9 @@ RUNTIME_NEEDS = {
     "openpyxl",
     "cryptography",
     "model_signing",
+    "fsspec",
+    "ray",
+    "pyarrow",
 }
 
 

@@ -23,6 +23,8 @@ EXTRAS = {
     "jpeg": {"simplejpeg": "simplejpeg"},
     "mat": {"scipy": "scipy", "h5py": "h5py"},
     "xlsx": {"openpyxl": "openpyxl"},
+    "cloud": {"fsspec": "fsspec", "s3fs": "s3fs"},
+    "ray": {"ray": "ray", "pyarrow": "pyarrow"},
     "verify": {"cryptography": "cryptography"},
     "sign": {"model_signing": "model-signing", "OpenSSL": "pyopenssl", "cryptography": "cryptography"},
     "train": {

@@ -20,7 +20,7 @@ from zsl_runtime.extras import EXTRAS, REASON_LENGTH, extra_of, install
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-FOR_DEVELOPERS = {"docs", "test"}  # nothing of theirs is imported by a command
+FOR_DEVELOPERS = {"docs", "test", "slow"}  # nothing of theirs is imported by a command
 
 
 def plain(name: str) -> str:

@@ -525,6 +525,10 @@ def _find_folder(path: Path) -> Path:
     except OSError as error:
         raise from_os_error(error, "look for the bundle") from error
     if not exists:
+        if re.match(r"[a-z0-9]+:/[^/]", path.as_posix()):
+            raise UsageError(
+                "E-BUNDLE-PATH", f"{path}: a bundle is opened on the disk; copy it from the store first (docs/scale.md)"
+            )
         raise UsageError("E-BUNDLE-PATH", f"there is no {path}; give the folder that zsl-export --out wrote")
     candidates = (path,) if path.is_dir() else path.absolute().parents[:2]
     for folder in candidates:

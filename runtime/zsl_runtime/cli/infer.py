@@ -287,11 +287,16 @@ def _merge(paths: Sequence[str], output: str | None, *, quiet: bool) -> int:
     ]
     if asked:
         raise UsageError("E-MERGE", f"--merge takes outputs and --output alone; leave {', '.join(asked)} out")
-    from zsl_runtime.labelling.merging import merge
+    from zsl_runtime.inputs.item import in_store
+    from zsl_runtime.labelling.merging import SUFFIX, merge
     from zsl_runtime.labelling.results import open_output
 
-    with open_output(output) as out:
-        done = merge(paths, out)
+    with ExitStack() as stack:
+        if any(map(in_store, paths)):
+            from zsl_runtime.inputs.stores import brought
+
+            paths = tuple(stack.enter_context(brought(paths, SUFFIX)))
+        done = merge(paths, stack.enter_context(open_output(output)))
     for line in () if quiet else done.notes:
         click.echo(printable(line), err=True)
     click.echo(

@@ -37,6 +37,7 @@ REASONS = {
     "E-SHARD-ENCRYPTED": "an archive with a password",
     "E-SHARD-MEMBER": "not to be unpacked",
     "E-SHARD-OPEN": "an archive that cannot be opened",
+    "E-STORE-READ": "not to be read from their store",
 }
 
 

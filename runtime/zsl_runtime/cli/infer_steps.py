@@ -70,11 +70,15 @@ class Job:
 
 
 class Output(NamedTuple):
-    """Where answers go; `partial` and the bundle's `generation` only where a run can be resumed."""
+    """Where answers go; `partial` and the bundle's `generation` only where a run can be resumed, or is a share.
+
+    What is interrupted is lost where it goes to a store: `kept` is false.
+    """
 
     sink: Sink
     partial: PartialFile | None = None
     generation: int = 0
+    kept: bool = True
 
     @property
     def done(self) -> int:
@@ -123,16 +127,26 @@ def begin_output(
     import os
 
     from zsl_runtime import __version__
+    from zsl_runtime.inputs.item import in_store
     from zsl_runtime.labelling.results import Sink, open_output, open_partial
 
+    there = in_store(path)
+    if there and resume:
+        raise UsageError("E-RESUME", f"{path!r} is in a store, where nothing is before all is; give a file on the disk")
+    if there and share is None:
+        return Output(Sink(stack.enter_context(open_output(path))))
     if not resume and (whole or path is None or (os.path.exists(path) and not os.path.isfile(path))):  # noqa: PTH110, PTH113
         return Output(Sink(stack.enter_context(open_output(path))))
     assert path is not None
+    if there:
+        from zsl_runtime.inputs.stores import uploading
+
+        path = stack.enter_context(uploading(path))
     generation = bundle.pointer()[0]
     known = {f"--{name.strip('_').replace('_', '-')}": value for name, value in options.items()}
     known |= {"bundle": bundle.manifest_sha256, "generation": generation, "zsl-deploy": _release(__version__)}
     partial = stack.enter_context(open_partial(path, known, resume=resume, build=__version__, share=share))
-    return Output(partial, partial, generation)
+    return Output(partial, partial, generation, kept=not there)
 
 
 def begin_to_read(job: Job, out: Output, stack: ExitStack) -> Ahead[ReadItem]:
@@ -252,7 +266,9 @@ def write_answers(
 
 def _tell_what_is_kept(job: Job, out: Output, progress: Progress, error: BaseException) -> None:
     """After an interruption or an error in the middle."""
-    if out.partial is not None and out.done:
+    if not out.kept:
+        progress.line("nothing was written: what goes to a store is put there when all is done")
+    elif out.partial is not None and out.done:
         progress.line(
             f"the results of {out.done} {job.unit} are in {out.partial.path!r}; the same command with --resume goes on"
         )
@@ -391,14 +407,16 @@ def _items(found: Found, reader: Reader, tally: Tally, share: Share | None) -> t
     """What to label, one after the other, and how many that is, where it can be known; of a share, what all have."""
     from zsl_runtime.inputs.feature_rows import RowFiles
     from zsl_runtime.inputs.files import pictures
-    from zsl_runtime.inputs.item import Tally
+    from zsl_runtime.inputs.item import Tally, in_store
     from zsl_runtime.inputs.left_out import told
     from zsl_runtime.pixels.pixels import SUFFIXES
 
     if reader.pixels is None:
         files = RowFiles(reader.shape, reader.like)
         rows = files.items(found)
-        return rows if share is None else share.each(rows), None if found.count is None else files.count(found)
+        # Of a store every file would have to be fetched twice.
+        unknown = found.count is None or any(in_store(place) for place in found)
+        return rows if share is None else share.each(rows), None if unknown else files.count(found)
     total, others = found.count, Tally()
     for path in found.archives:
         from zsl_runtime.inputs.shards import count_members

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zsl_runtime.errors import InputError
-from zsl_runtime.inputs.item import Item
+from zsl_runtime.inputs.item import Item, in_store
 from zsl_runtime.inputs.matfile import MatError, read_matrix
 from zsl_runtime.inputs.npyfile import NUMBERS, NpyError, open_array
 
@@ -38,6 +39,7 @@ class RowFiles:
         self._shape = shape
         self._like = like
         self._matrices: dict[str, Opened] = {}  # .mat files must be read as a whole, so that is done once
+        self._copy: tuple[str, Opened] | None = None  # of a store: the file that was opened last
 
     def count(self, files: Iterable[Place]) -> int:
         """How many items the files give; one that cannot be read is one item, and so is a folder that cannot be."""
@@ -72,11 +74,29 @@ class RowFiles:
 
     def _open(self, path: str) -> Opened:
         """The array of one file, memory-mapped where that can be; rows first."""
+        if in_store(path):
+            if self._copy is None or self._copy[0] != path:
+                self._copy = path, _opened_there(path, self._shape, self._like)
+            return self._copy[1]
         if not path.lower().endswith(".mat"):
             return _open_array(path, self._shape, self._like)
         if path not in self._matrices:
             self._matrices[path] = _open_matrix(path, self._shape, self._like)
         return self._matrices[path]
+
+
+def _opened_there(path: str, shape: tuple[int, ...], like: str) -> Opened:
+    """The rows of a file in a store, of a copy in $TMPDIR that goes when nobody holds its rows any more."""
+    from zsl_runtime.inputs import stores
+
+    with tempfile.TemporaryDirectory(prefix="zsl-", ignore_cleanup_errors=True) as folder:
+        try:
+            copy = stores.bring(path, folder)
+        except InputError as error:
+            return error
+        opened = _open_matrix if path.lower().endswith(".mat") else _open_array
+        rows = opened(copy, shape, like)
+    return InputError(rows.code, rows.message.replace(repr(copy), repr(path))) if isinstance(rows, InputError) else rows
 
 
 def _open_array(path: str, shape: tuple[int, ...], like: str) -> Opened:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from zsl_runtime.errors import InputError, UsageError, from_os_error
-from zsl_runtime.inputs.item import OTHER_ARCHIVES, SHARD_SUFFIXES, Item, Tally, has_suffix
+from zsl_runtime.inputs.item import OTHER_ARCHIVES, SHARD_SUFFIXES, Item, Tally, has_suffix, in_store
 from zsl_runtime.inputs.litter import litter_file, litter_folder, litter_member
 from zsl_runtime.machine.stop import POLL, Stop
 
@@ -195,6 +195,8 @@ class _Counting:
 
 def _roots(path: str, counting: _Counting) -> list[Place]:
     """The files and folders that one path stands for, counted."""
+    if in_store(path):
+        return _stored(path, counting)
     status, hindered = _status(path, os.stat)  # plain strings keep undecodable names and the user's spelling
     if status is not None and stat.S_ISDIR(status.st_mode):
         counting.walk(path)
@@ -221,15 +223,55 @@ def _roots(path: str, counting: _Counting) -> list[Place]:
     return roots
 
 
+def _stored(path: str, counting: _Counting) -> list[Place]:
+    """The same of a path in a store; folders end with a slash, so that nobody needs to ask there again."""
+    from zsl_runtime.inputs import stores
+
+    kind = stores.kind_of(path)
+    if kind == "folder":
+        folder = f"{path.rstrip('/')}/"
+        counting.walk(folder)
+        return [folder]
+    if kind:
+        counting.named.append(path)
+        counting.take(path)
+        return [path]
+
+    def left_out(_folder: str, name: str, is_folder: bool) -> bool:
+        litter = litter_folder(name, os.path.basename(_folder)) if is_folder else litter_file(name)  # noqa: PTH119
+        if litter:
+            counting.litter[litter] += not is_folder and has_suffix(name, counting.suffixes)
+        return bool(litter)
+
+    matched = sorted(stores.matches(path, left_out), key=lambda one: Path(one[0]).parts) if glob.has_magic(path) else []
+    if not matched:
+        raise UsageError("E-INPUT-MISSING", f"there is no {path!r}; give files, folders or patterns that exist there")
+    roots: list[Place] = []
+    for match, is_folder in matched:
+        if is_folder and "**" not in path:
+            counting.walk(f"{match}/")
+            roots.append(f"{match}/")
+        elif not is_folder and counting.matching(match):
+            counting.take(match)
+            roots.append(match)
+        elif not is_folder:
+            counting.left_out.skip(match)
+    return roots
+
+
 def _order(match: Place) -> tuple[str, ...]:
     return Path(match if isinstance(match, str) else match.name).parts
 
 
 def _files_of(root: Place, wanted: Callable[[str], bool]) -> Callable[[], Iterable[Place]]:
     """A function that gives the files of a folder, or the file itself."""
-    if isinstance(root, str) and os.path.isdir(root):  # noqa: PTH112
+    if isinstance(root, str) and _is_root(root):
         return lambda: _places(walk(root), wanted, None)
     return lambda: (root,)
+
+
+def _is_root(path: str) -> bool:
+    return path.endswith("/") if in_store(path) else os.path.isdir(path)  # noqa: PTH112
 
 
 # --- patterns -------------------------------------------------------------------------------------------------------
@@ -425,6 +467,9 @@ def walk(folder: str) -> Iterator[Seen]:
     folder that cannot be listed comes in its place, and the walk goes on; of litter such are passed over. Below a
     folder that is litter itself, nothing counts as litter: whoever names it means it.
     """
+    if in_store(folder):
+        yield from _walk_store(folder, "")
+        return
     named = _is_in_litter(folder)
     visited: set[tuple[int, int]] = set()
     # Of each folder on the way down, what is still to come, the next one last: names that were given are let go.
@@ -445,6 +490,26 @@ def walk(folder: str) -> Iterator[Seen]:
             waiting.append(_Level(path, litter, visited))
         else:
             yield Seen(path, litter)
+
+
+def _walk_store(folder: str, litter: str) -> Iterator[Seen]:
+    """The same of a store, whose folders are no deeper than its names are long and have no links."""
+    from zsl_runtime.inputs import stores
+
+    try:
+        found = stores.entries(folder)
+    except OSError as error:
+        if not litter:
+            yield Seen(folder, error=error)
+        return
+    parent = os.path.basename(folder.rstrip("/"))  # noqa: PTH119
+    for name, is_folder in found:
+        path = stores.join(folder, name)
+        own = litter or (litter_folder(name, parent) if is_folder else litter_file(name))
+        if not is_folder:
+            yield Seen(path, own)
+        elif not name.startswith("."):
+            yield from _walk_store(path, own)
 
 
 class _Level:
@@ -538,12 +603,28 @@ def list_entries(
 
     def files() -> Iterator[Place]:
         for entry in read_list(handle, null=null, stop=stop):
-            if not os.path.isdir(entry):  # noqa: PTH112
+            try:
+                folder = _is_listed_folder(entry, suffixes)
+            except UsageError as error:  # a store that cannot be asked is no reason to end here
+                yield Item(entry, InputError("E-STORE-READ", error.message))
+                continue
+            if not folder:
                 yield entry
                 continue
             yield from places(entry, suffixes, tally)
 
     return files
+
+
+def _is_listed_folder(entry: str, suffixes: Sequence[str]) -> bool:
+    """Whether an entry is a folder; a store is not asked about what is called as a file is."""
+    if not in_store(entry):
+        return os.path.isdir(entry)  # noqa: PTH112
+    if entry.endswith("/") or has_suffix(entry, (*suffixes, *SHARD_SUFFIXES)):
+        return entry.endswith("/")
+    from zsl_runtime.inputs import stores
+
+    return stores.kind_of(entry) == "folder"
 
 
 def read_list(handle: int, *, null: bool, stop: Stop) -> Iterator[str]:

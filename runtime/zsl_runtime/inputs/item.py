@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -26,6 +27,8 @@ NOWHERE = "links that lead nowhere"
 LONGEST_SUFFIX = 12  # characters, dot included; what is longer is the end of a sentence
 MOST_KINDS = 1000  # that are told apart: files may be numbered by their suffixes
 SHARD_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", *((".tar.zst",) if ZSTD else ()))
+# The beginning of a path in a store; of a local one it would be a folder called `s3:`.
+STORE = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 # Archives of other kinds. LZMA may ask for gigabytes of memory, and the rest are not in Python's library.
 OTHER_ARCHIVES = (
     *(".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.lzma", ".tar.lz", ".tar.z", ".tzst", ".tar.zst"),
@@ -38,6 +41,11 @@ class Item(NamedTuple):
 
     name: str
     source: Source | InputError
+
+
+def in_store(source: object) -> bool:
+    """Whether something to label is a path in an object store (`stores.py`)."""
+    return isinstance(source, str) and "://" in source and STORE.match(source) is not None
 
 
 Place: TypeAlias = "str | Item"  # a file to read; or, of a folder that cannot be listed, why

@@ -23,8 +23,8 @@ from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
-from zsl_runtime.errors import InputError
-from zsl_runtime.inputs.item import NOWHERE, SHARD_SUFFIXES, Item, Tally, has_suffix
+from zsl_runtime.errors import InputError, UsageError
+from zsl_runtime.inputs.item import NOWHERE, SHARD_SUFFIXES, Item, Tally, has_suffix, in_store
 from zsl_runtime.inputs.litter import litter_member
 from zsl_runtime.pixels.pixels import MAX_PIXELS
 
@@ -73,6 +73,8 @@ def unread_archive(path: str) -> InputError:
         _opened(path).close()
         kind = os.path.splitext(path)[1].lower()  # noqa: PTH122
         problem = f"is an archive of a kind that is not read ({kind})"
+    except InputError as error:  # of a store
+        return error
     except _NoShardError as error:
         problem = str(error)
     return InputError(
@@ -105,6 +107,8 @@ def members(
             done += 1
     except _NoShardError as error:
         yield Item(path, InputError("E-SHARD-OPEN", f"{path!r} {error}; check the path, or copy the file again"))
+    except InputError as error:  # of a store
+        yield Item(path, error)
     except Exception as error:  # the readers of archives raise whatever a broken one makes them raise
         reason = str(error) or type(error).__name__
         yield Item(
@@ -274,6 +278,8 @@ def _unicode_path(extra: bytes, raw: bytes) -> str:
 
 def _opened(path: str) -> IO[bytes]:
     """The file; _NoShardError when there is none, or none that can be read."""
+    if in_store(path):
+        return _opened_there(path)
     try:
         status = os.stat(path)  # noqa: PTH116
         if not stat.S_ISREG(status.st_mode):  # a pipe could block for ever
@@ -285,9 +291,27 @@ def _opened(path: str) -> IO[bytes]:
         raise _NoShardError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
+def _opened_there(path: str) -> IO[bytes]:
+    """The same of a file in a store."""
+    from zsl_runtime.inputs import stores
+
+    try:
+        stream = stores.open_ranges(path)
+    except UsageError as error:
+        raise InputError("E-STORE-READ", error.message) from None
+    except OSError as error:
+        raise _NoShardError(f"cannot be read: {error.strerror or error}") from None
+    if not stream.seek(0, os.SEEK_END):
+        raise _NoShardError("has zero bytes")
+    stream.seek(0)
+    return stream
+
+
 def _contents(stream: IO[bytes]) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(stream)
+    except InputError:
+        raise
     except Exception as error:
         raise _NoShardError(f"is not a whole zip file ({error})") from None
 
@@ -306,6 +330,8 @@ def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> byt
         try:
             with archive.open(info) as member:
                 data = member.read(MEMBER_BYTES + 1)
+        except InputError as error:
+            return InputError(error.code, f"{name!r}: {error.message}")
         except Exception as error:
             reason = str(error) or type(error).__name__
         else:
@@ -494,6 +520,8 @@ def _headers(stream: IO[bytes]) -> Iterator[_Member]:
     while True:
         try:
             header = _next_header(stream, first=first)
+        except InputError:
+            raise
         except Exception as error:
             if not first:
                 raise

@@ -22,7 +22,7 @@ from zsl_runtime.head.fitting import silent
 from zsl_runtime.head.gaussian import Evidence
 from zsl_runtime.inputs.feature_rows import ROW_SUFFIXES, RowFiles
 from zsl_runtime.inputs.files import count_below, is_folder, places
-from zsl_runtime.inputs.item import Item, Tally, has_suffix
+from zsl_runtime.inputs.item import Item, Tally, has_suffix, in_store
 from zsl_runtime.inputs.left_out import told
 from zsl_runtime.inputs.litter import litter_folder
 from zsl_runtime.labelling.ahead import in_order
@@ -222,14 +222,7 @@ def class_folders(folder: str | os.PathLike[str], reader: Reader, *, may_be_empt
 
 def _class_folders(folder: str, suffixes: Sequence[str]) -> tuple[dict[str, str], Tally]:
     """Class -> its folder, sorted by the folders' names; and what lies beside them."""
-    if not os.path.isdir(folder):  # noqa: PTH112  # plain strings keep undecodable names and the user's spelling
-        state = "is no folder" if os.path.exists(folder) else "is not there"  # noqa: PTH110
-        raise UsageError("E-PHOTOS-FOLDER", f"{folder!r} {state}; {EXPECTED}")
-    try:
-        with os.scandir(folder) as entries:
-            listed = sorted((entry.name, is_folder(entry)) for entry in entries if not entry.name.startswith("."))
-    except OSError as error:
-        raise from_os_error(error, "list the folder") from error
+    listed = _listed(folder)
     tally = Tally()
     folders = []
     for name, holds_files in listed:
@@ -250,6 +243,25 @@ def _class_folders(folder: str, suffixes: Sequence[str]) -> tuple[dict[str, str]
         name: os.path.join(folder, one)  # noqa: PTH118
         for name, one in zip(names, folders, strict=True)
     }, tally
+
+
+def _listed(folder: str) -> list[tuple[str, bool]]:
+    """Names in a folder, sorted, hidden ones left out, and whether each is a folder."""
+    if in_store(folder):
+        from zsl_runtime.inputs import stores
+
+        try:
+            return [(name, is_one) for name, is_one in stores.entries(folder) if not name.startswith(".")]
+        except OSError as error:
+            raise from_os_error(error, f"list the folder {folder!r}") from error
+    if not os.path.isdir(folder):  # noqa: PTH112  # plain strings keep undecodable names and the user's spelling
+        state = "is no folder" if os.path.exists(folder) else "is not there"  # noqa: PTH110
+        raise UsageError("E-PHOTOS-FOLDER", f"{folder!r} {state}; {EXPECTED}")
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry.name, is_folder(entry)) for entry in entries if not entry.name.startswith("."))
+    except OSError as error:
+        raise from_os_error(error, "list the folder") from error
 
 
 class _Files:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from zsl_runtime.errors import InputError, UsageError, shown
 from zsl_runtime.inputs.feature_rows import check_row
+from zsl_runtime.inputs.item import Item, in_store
 from zsl_runtime.labelling.ahead import Ahead, in_order
 from zsl_runtime.labelling.profiling import DECODE, FIND, NO_PROFILE, PIXELS, NoProfile
 from zsl_runtime.machine.memory import memory_bytes
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zsl_runtime.bundle.bundle import Bundle
-    from zsl_runtime.inputs.item import Item, Source
+    from zsl_runtime.inputs.item import Source
     from zsl_runtime.machine.stop import Stop
     from zsl_runtime.pixels.pixels import ImageSource
 
@@ -34,6 +36,8 @@ BYTES_AT_WORK = 128
 MOST_AT_ONCE = 4096  # as of engines
 # Read and waiting for the model: one batch that it takes next, and one so that a slow picture does not make it wait.
 BATCHES_AHEAD = 2
+# Files that are on their way from a store at once: an answer takes some 10 to 100 ms, whatever the size of a picture.
+FETCHED_AT_ONCE = 32
 
 
 def check_counts(topk: int, batch_size: int | None) -> None:
@@ -110,7 +114,7 @@ class Reader:
         """
         if self.pixels is None:
             return check_row(source, self.shape, self.like)
-        return prepare(cast("ImageSource", source), self.pixels)
+        return prepare(cast("ImageSource", _here(source)), self.pixels)
 
     def profiled(self, source: Source, profile: NoProfile) -> NDArray[np.generic]:
         """The same, the two halves of it noted one by one."""
@@ -118,7 +122,7 @@ class Reader:
             with profile.stage(DECODE):
                 return check_row(source, self.shape, self.like)
         with profile.stage(DECODE):
-            picture = decode(cast("ImageSource", source))
+            picture = decode(cast("ImageSource", _here(source)))
         with profile.stage(PIXELS):
             return resize_crop(picture, self.pixels)
 
@@ -131,8 +135,46 @@ class Reader:
                 return ReadItem(item.name, self(item.source))
             return ReadItem(item.name, self.profiled(item.source, profile))
         except InputError as error:
-            known = isinstance(item.source, str)  # the message has the path then
+            # The message has the path then.
+            known = error.code == "E-STORE-READ" or (isinstance(item.source, str) and not in_store(item.source))
             return ReadItem(item.name, error if known else InputError(error.code, f"{item.name!r}: {error.message}"))
+
+
+def _here(source: Source) -> Source:
+    """What is to be decoded: of a path in a store its bytes."""
+    if not in_store(source):
+        return source
+    from zsl_runtime.inputs.stores import read
+
+    return read(cast("str", source))
+
+
+def fetched(item: Item) -> Item:
+    """An item with the bytes of what lies in a store, or why they cannot be had."""
+    if not in_store(item.source):
+        return item
+    try:
+        return Item(item.name, _here(cast("str", item.source)))
+    except InputError as error:
+        return Item(item.name, error)
+
+
+def fetched_ahead(items: Generator[Item]) -> Generator[Item]:
+    """The items; if the first one is in a store, with threads of their own that fetch such ahead.
+
+    At most FETCHED_AT_ONCE files are held here. Where others come first, those in a store are fetched by whoever
+    decodes them.
+    """
+    with closing(items):
+        first = next(items, None)
+        if first is None:
+            return
+        if not in_store(first.source):
+            yield first
+            yield from items
+            return
+        with closing(in_order(fetched, chain([first], items), workers=FETCHED_AT_ONCE, ahead=0)) as ready:
+            yield from ready
 
 
 def read_ahead(
@@ -169,7 +211,7 @@ def read_ahead(
 
     def rows() -> Generator[ReadItem]:
         ahead = BATCHES_AHEAD * batch_size
-        with closing(wanted()) as found:
+        with closing(fetched_ahead(wanted())) as found:
             yield from in_order(
                 lambda item: reader.row(item, profile), found, workers=workers, ahead=ahead, weigh=weigh
             )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, get_type_hints
 
 from zsl_runtime.errors import InputError, UsageError, from_os_error
+from zsl_runtime.inputs.item import in_store
 from zsl_runtime.labelling.merging import Facts, read_facts, records_of, write_share
 from zsl_runtime.machine.storage import hold, open_plain, put_in_place, replacing, sync_folder
 from zsl_runtime.machine.untrusted import MIB, UnfitError, check_regular, parse_object
@@ -127,7 +128,8 @@ def open_output(path: str | None, option: str = "--output") -> Iterator[IO[bytes
     """The stream that results go to: stdout, or a file that appears under its name only when it is complete.
 
     Args:
-        path: the file, or None for stdout. A device or pipe is written to directly.
+        path: the file, or None for stdout. A device or pipe is written to directly; what is to lie in an object store
+            is put there whole at the end.
         option: that gave it, for messages.
 
     Raises:
@@ -139,6 +141,12 @@ def open_output(path: str | None, option: str = "--output") -> Iterator[IO[bytes
         if goes_nowhere(sys.stdout):  # before the work begins: whoever asked for results is not helped by exit code 0
             raise UsageError("E-OUTPUT", f"stdout is closed, so the results would be lost; give {option} FILE")
         yield sys.stdout.buffer
+        return
+    if in_store(path):
+        from zsl_runtime.inputs.stores import uploading
+
+        with uploading(path, option) as local, open_output(local, option) as stream:
+            yield stream
         return
     target = Path(os.path.realpath(path))
     if target.is_dir():

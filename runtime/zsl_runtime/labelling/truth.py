@@ -18,7 +18,7 @@ from zsl_runtime.head.class_table import check_class_name
 from zsl_runtime.head.names import perhaps
 from zsl_runtime.head.table import read_table
 from zsl_runtime.inputs.feature_rows import RowFiles
-from zsl_runtime.inputs.item import Item
+from zsl_runtime.inputs.item import Item, in_store
 from zsl_runtime.labelling.photographs import class_folders
 
 if TYPE_CHECKING:
@@ -89,7 +89,9 @@ def find_truth(path: str | os.PathLike[str], reader: Reader) -> Truth:
 
     """
     given = os.fspath(path)
-    if os.path.isdir(given):  # noqa: PTH112  # plain strings keep undecodable names and the user's spelling
+    if in_store(given):
+        truth = _of_store(given, reader)
+    elif os.path.isdir(given):  # noqa: PTH112  # plain strings keep undecodable names and the user's spelling
         truth = _of_folder(given, reader)
     elif os.path.exists(given):  # noqa: PTH110
         truth = _of_table(given, reader)
@@ -151,6 +153,21 @@ def _of_folder(folder: str, reader: Reader) -> Truth:
     return Truth(folder, TRAINING_DATA if training else FOLDERS, found.pictures, found.counts, tuple(notes))
 
 
+def _of_store(path: str, reader: Reader) -> Truth:
+    """Class folders in an object store; a table that lists what lies there is on the disk."""
+    from zsl_runtime.inputs.stores import kind_of
+
+    kind = kind_of(path)
+    if kind != "folder":
+        problem = "is a file: copy a table to the disk; it may list what lies in the store" if kind else "is not there"
+        raise UsageError(
+            "E-TRUTH", f"{path!r} {problem}; or give a folder with one folder of photographs for each class"
+        )
+    found = class_folders(path, reader, may_be_empty=True)
+    empty = [f"class folders without a photograph: {listed(found.empty)}"] if found.empty else []
+    return Truth(path, FOLDERS, found.pictures, found.counts, (*found.notes, *empty))
+
+
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 
@@ -187,6 +204,8 @@ def _of_table(path: str, reader: Reader) -> Truth:
 
 def _on_disk(folder: str, cell: str) -> str:
     """The path that a cell means: as it stands; if there is none, with slashes, or with accents composed otherwise."""
+    if in_store(cell):
+        return cell
     path = os.path.join(folder, cell)  # noqa: PTH118  # an absolute one stays what it is
     if (cell.isascii() and "\\" not in cell) or _is_there(path):
         return path
@@ -227,7 +246,8 @@ def _row_of(path: str) -> tuple[str, int | None]:
 
 
 def _is_there(photograph: str) -> bool:
-    return os.path.exists(photograph) or os.path.exists(_row_of(photograph)[0])  # noqa: PTH110
+    """Whether it is there; of a store that is found out when it is read."""
+    return in_store(photograph) or os.path.exists(photograph) or os.path.exists(_row_of(photograph)[0])  # noqa: PTH110
 
 
 def _check_there(table: str, photographs: Iterable[str]) -> None:
