@@ -10,28 +10,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zsl_runtime.backends.opening import open_small_graphs
-from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.errors import BackendError
 from zsl_runtime.graphs.ports import HEAD_INPUTS, InputPort, check_array, ports_of
 from zsl_runtime.head.head import FoldedHead
 from zsl_runtime.labelling.classifier import Classifier
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
     from zsl_runtime.arrays import Floats
     from zsl_runtime.backends.base import Backend
+    from zsl_runtime.bundle.bundle import Bundle
 
 ANSWERS = ("scores", "features")
 
 
-def open_with_plan(folder: Path, utils: Any, plan: str, precision: str | None, threads: int) -> Classifier:
+def open_with_plan(bundle: Bundle, utils: Any, plan: str, precision: str | None, threads: int) -> Classifier:
     """A Classifier whose graph is the model `plan` of the same server.
 
     Args:
-        folder: of the bundle.
+        bundle: open.
         utils: Triton's module `triton_python_backend_utils`.
         plan: the model's name.
         precision: of the plan, for the log; None for the bundle's default.
@@ -41,7 +39,6 @@ def open_with_plan(folder: Path, utils: Any, plan: str, precision: str | None, t
         ZslError: as of `Classifier.open`; BackendError E-BACKEND-RUN when the plan does not answer.
 
     """
-    bundle = Bundle.open(folder)
     small = open_small_graphs(bundle, threads=threads)
     return Classifier(bundle, PlanBackend(bundle, utils, plan, precision or bundle.default_precision, small), threads)
 

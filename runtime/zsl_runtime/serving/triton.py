@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError, ZslError, listed, nearest, shown
 from zsl_runtime.labelling.classifier import Classifier
 from zsl_runtime.labelling.snapshot import CLASS_FILTERS
@@ -53,6 +54,7 @@ class Settings:
         topk: classes of each picture where a request does not say.
         most_bytes: of one encoded picture.
         plan: name of the model that runs the graph in Triton's TensorRT backend; '' for a graph of our own.
+        require_signature: public keys that the bundle must be signed by; '' for none but those of the environment.
 
     """
 
@@ -64,6 +66,7 @@ class Settings:
     topk: int = 5
     most_bytes: int = MOST_PICTURE_BYTES
     plan: str = ""
+    require_signature: str = ""
 
     @classmethod
     def read(cls, parameters: Mapping[str, Any]) -> Settings:
@@ -76,7 +79,7 @@ class Settings:
         given = {name: str(value["string_value"]) for name, value in parameters.items()}
         given = {name: value for name, value in given.items() if value and name != "EXECUTION_ENV_PATH"}
         numbers = {"threads": "threads", "topk": "topk", "max_picture_bytes": "most_bytes"}
-        words = {"bundle", "backend", "device", "precision", "plan"}
+        words = {"bundle", "backend", "device", "precision", "plan", "require_signature"}
         wrong = sorted(given.keys() - words - numbers.keys())
         if wrong:
             hint = nearest(wrong[0], words | numbers.keys())
@@ -116,7 +119,8 @@ class Model:
         config = json.loads(args["model_config"])
         self.settings = settings = Settings.read(config.get("parameters", {}))
         folder = Path(args["model_repository"]) / args["model_version"] / settings.bundle
-        self.classifier = self._classifier(folder, _threads(settings, config))
+        bundle = Bundle.open(folder, require_signature=settings.require_signature or None)
+        self.classifier = self._classifier(bundle, _threads(settings, config))
         self.port = self.classifier.input_port
         check_inputs(config["input"], self.port)
         self.labeller = Labeller(self.classifier, self._tell, settings.most_bytes)
@@ -129,13 +133,13 @@ class Model:
             f"by {backend.library} on {backend.device} in {backend.precision}, threads {self.classifier.threads}"
         )
 
-    def _classifier(self, folder: Path, threads: int) -> Classifier:
+    def _classifier(self, bundle: Bundle, threads: int) -> Classifier:
         settings = self.settings
         if settings.plan:
             from zsl_runtime.serving.plan import open_with_plan
 
-            return open_with_plan(folder, self.utils, settings.plan, settings.precision, threads)
-        return Classifier.open(folder, settings.backend, settings.device, threads, settings.precision)
+            return open_with_plan(bundle, self.utils, settings.plan, settings.precision, threads)
+        return Classifier.open(bundle, settings.backend, settings.device, threads, settings.precision)
 
     def _tell(self, line: str) -> None:
         self.utils.Logger.log_info(f"zsl-deploy: {line}")

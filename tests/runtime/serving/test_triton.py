@@ -24,6 +24,7 @@ from support.fake_triton import (
     told,
 )
 from support.served import FILES, PICTURES, check, newcomer
+from support.signing import sign_by_hand, write_keys
 from zsl_export.to_triton import Repository, write_repository
 from zsl_runtime import Classifier, add_classes
 from zsl_runtime.bundle.bundle import Bundle
@@ -212,6 +213,21 @@ def test_a_damaged_bundle_is_not_loaded(bundle, tmp_path):
     graph.write_bytes(graph.read_bytes()[:-1] + b"x")
     with pytest.raises(TritonModelException, match=r"^E-BUNDLE-HASH: "):
         load_model(repository, name, fake_utils())
+
+
+def test_a_signature_is_demanded_where_the_config_says_so(bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "cache"))
+    maker, stranger = (write_keys(tmp_path / "keys", name) for name in ("maker", "stranger"))
+    sign_by_hand(bundle.path, maker.key)
+    for place, public in enumerate((maker.public, stranger.public, tmp_path / "none")):
+        line = f'parameters {{ key: "require_signature" value {{ string_value: "{public}" }} }}\n'
+        opening = (tmp_path / str(place), None, lambda text, line=line: text + line)
+        if public == maker.public:
+            model, _, _ = serve(bundle, *opening)
+            check(bundle, as_answer(told(model.execute([Request(encoded(*FILES))])[0])), PICTURES, 5)
+        else:
+            with pytest.raises(TritonModelException, match=r"^E-(SIGNATURE|KEY): "):
+                serve(bundle, *opening)
 
 
 def test_without_this_package_the_log_says_what_to_install(bundle, tmp_path):
