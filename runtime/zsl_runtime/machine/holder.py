@@ -5,7 +5,8 @@ network shares included. A process that dies leaves its file behind, so the file
 touches it every BEAT seconds. It counts as left behind
 
 - where it was made on this machine: as soon as that process is gone;
-- elsewhere: after PATIENCE seconds without a touch, by the file system's own clock.
+- elsewhere: after PATIENCE seconds without a touch, by the file system's own clock; and, since that can be set, none
+  while it is watched for LOOK seconds.
 
 What was left behind is moved aside, which one of several can do, and looked at once more: should it be another one by
 now, of somebody who lives, it gets its name back. A file beside the name keeps others out just as well.
@@ -39,7 +40,7 @@ MOST_OF_CLAIM = 4096  # bytes of a holder's file
 DEAD = {"Z", "X", "x"}  # states of processes that have ended and are still listed
 
 _held: set[str] = set()  # tokens of the locks that this process holds
-_watched: dict[str, tuple[tuple[int, int], float]] = {}  # holders' files: as they were, and since when (monotonic)
+_watched: dict[tuple[int, int, int], float] = {}  # a holder's file and its last touch -> since when seen (monotonic)
 
 
 @dataclass(frozen=True)

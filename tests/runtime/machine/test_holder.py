@@ -136,7 +136,8 @@ def test_whoever_waits_says_so_once_and_gets_it_when_it_is_free(tmp_path, no_flo
     )
 
 
-def test_the_holder_of_another_machine_counts_while_it_gives_signs_of_life(tmp_path, no_flock):
+def test_the_holder_of_another_machine_counts_while_it_gives_signs_of_life(tmp_path, no_flock, monkeypatch):
+    monkeypatch.setattr(holder, "LOOK", 0.1)
     lock = tmp_path / ".lock"
     claim_of_another_machine(lock, silent_for=PATIENCE - 30)
     assert not is_free(lock)
@@ -146,13 +147,28 @@ def test_the_holder_of_another_machine_counts_while_it_gives_signs_of_life(tmp_p
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"host": 1}'])
-def test_a_holder_that_was_killed_while_it_wrote_its_name_counts_for_a_while(tmp_path, no_flock, content):
+def test_a_holder_that_was_killed_while_it_wrote_its_name_counts_for_a_while(tmp_path, no_flock, content, monkeypatch):
+    monkeypatch.setattr(holder, "LOOK", 0.1)
     lock, target = tmp_path / ".lock", tmp_path / ".lock.holder"
     target.write_bytes(content)
     assert not is_free(lock)
     os.utime(target, (1e9, 1e9))
     assert is_free(lock)
     assert files(tmp_path) == [".lock"]
+
+
+def test_a_clock_that_was_set_takes_no_lock_from_who_lives(tmp_path, no_flock, monkeypatch):
+    """The file system's clock goes an hour ahead: the last touch is old at once, until the next one comes."""
+    monkeypatch.setattr(holder, "LOOK", 1.5)
+    lock = tmp_path / ".lock"
+    target = claim_of_another_machine(lock, silent_for=3600)
+    beat = threading.Timer(0.3, os.utime, (target,))
+    beat.start()
+    try:
+        assert not is_free(lock)
+    finally:
+        beat.join()
+    assert files(tmp_path) == [".lock", ".lock.holder"]
 
 
 def test_a_holder_gives_signs_of_life(tmp_path, no_flock, monkeypatch):

@@ -557,7 +557,7 @@ def test_seconds_of_training_are_those_of_all_sittings(tmp_path):
 
 def test_a_run_that_goes_on_knows_how_long_it_trained_before(tmp_path, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("zsl_train.training.run_folder.time.time", lambda: now[0])
+    monkeypatch.setattr("zsl_train.training.run_folder.time.monotonic", lambda: now[0])
     for sitting, expected in enumerate((0.0, 7.0, 14.0)):
         writer = RunWriter(tmp_path / "r", force=False)
         with writer.exclusive():

@@ -187,7 +187,7 @@ class RunWriter:
         self.force = force
         self._info: dict[str, Any] = {}
         self._hashes: dict[str, str] = {}
-        self._began = time.time()
+        self._began = time.monotonic()  # the time of day may be set while this runs
         self._check_existing()
 
     def _check_existing(self) -> None:
@@ -300,7 +300,7 @@ class RunWriter:
 
     def log(self, line: dict[str, Any]) -> None:
         """Append one line to log.jsonl; `t` in it is seconds since this process began."""
-        stamped = {"t": round(time.time() - self._began, 2), **line}
+        stamped = {"t": round(time.monotonic() - self._began, 2), **line}
         try:
             handle = open_plain(self.folder / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             with open(handle, "a", encoding="utf-8") as file:
