@@ -142,7 +142,7 @@ def reporting(what: str) -> Iterator[None]:
 def print_line(line: str) -> None:
     """Print a line of a report whose verdict is the exit code: it is found also where the reader has gone away."""
     try:
-        print(line, flush=True)  # noqa: T201
+        print(printable(line), flush=True)  # noqa: T201
     except BrokenPipeError:
         drop_unwritable(sys.stdout)
 
