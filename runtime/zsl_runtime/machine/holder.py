@@ -202,7 +202,7 @@ def _drop(path: Path, target: Path, unwanted: Callable[[Path], bool]) -> bool:
 
 
 def _left_behind(path: Path) -> bool:
-    """Whether nobody holds the lock any more that a file stands for; what is no plain file, or too large, is nobody's."""
+    """Whether nobody holds the lock any more that a file stands for; no plain file, or one too large, is nobody's."""
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_OF_CLAIM:
