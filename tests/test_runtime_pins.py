@@ -29,6 +29,10 @@ def test_it_is_what_pyproject_and_the_constraints_say():
     assert pins.main(["--check"]) == 0
 
 
+def anywhere(one: Requirement) -> bool:
+    return one.marker is None or any(one.marker.evaluate(dict(place)) for place in PLACES)
+
+
 def test_it_holds_all_that_is_needed_and_nothing_else():
     """As the packages that are installed here say themselves; the closure is worked out in another way than uv's."""
     needed, open_names = set(), [canonicalize_name(one.name) for one in pins.wanted()]
@@ -41,9 +45,7 @@ def test_it_holds_all_that_is_needed_and_nothing_else():
             requires = distribution(name).requires or []
         except PackageNotFoundError:
             pytest.skip(f"{name} is not installed")
-        for one in map(Requirement, requires):
-            if one.marker is None or any(one.marker.evaluate(dict(place)) for place in PLACES):
-                open_names.append(canonicalize_name(one.name))
+        open_names += [canonicalize_name(one.name) for one in map(Requirement, requires) if anywhere(one)]
     assert needed == set(HELD)
 
 
