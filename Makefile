@@ -21,6 +21,7 @@ help:
 	@echo "make test-slow  the long tests: kills, full disks, the whole line"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make docs       the pages of docs/ into build/site"
+	@echo "make sbom       what a runtime consists of, as CycloneDX: build/sbom.cdx.json"
 	@echo "make stubs      the types of the compiled core, after a change of its bindings"
 	@echo "make bench      latency report of this machine"
 	@echo "make bench-cpu  networks on its CPU, ours and others in turns: benchmarks/results/cpu.json, 8 minutes"
@@ -78,6 +79,10 @@ bench-gpu: $(if $(filter $(BIN)/python,$(BENCH_PYTHON)),setup)
 format: $(BIN)/.dependencies
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+sbom: setup
+	$(PIP) install --quiet --constraint constraints.txt "cyclonedx-python-lib[json-validation]"
+	$(BIN)/python tools/sbom.py
 
 stubs: setup
 	$(BIN)/python -m nanobind.stubgen -q -m zsl_runtime._native -o runtime/zsl_runtime/_native.pyi
