@@ -25,7 +25,7 @@ from zsl_runtime.serving.labeller import MOST_PICTURE_BYTES
 from zsl_runtime.serving.triton import DTYPES, ENCODED, OUTPUTS
 from zsl_runtime.trt.facts import build_command, graph_file
 from zsl_runtime.trt.store import engines_of, read_plan
-from zsl_runtime.trt.trust import TRUSTED, noted_lines
+from zsl_runtime.trt.trust import TRUSTED, is_own, noted_lines
 
 if TYPE_CHECKING:
     import os
@@ -217,7 +217,7 @@ def _plan_of(bundle: Bundle, precision: str, wanted: Repository) -> Stored:
             f"it with the TensorRT of the server, on its card: {command}",
         )
     own = noted_lines(TRUSTED)
-    trusted = [one for one in held if one.sha256 in own]
+    trusted = [one for one in held if is_own(one, own)]
     if not trusted:
         raise ArtefactError(
             "E-ENGINE-TRUST",
@@ -387,7 +387,7 @@ def _fill_plan(folder: Path, bundle: Bundle, plan: Stored) -> None:
     version = folder / VERSION
     version.mkdir(parents=True)
     write_synced(folder / "config.pbtxt", _plan_config(bundle, folder.name, plan).encode())
-    write_synced(version / "model.plan", read_plan(plan))
+    write_synced(version / "model.plan", read_plan(plan, trusted=False))
     sync_folder(version)
     sync_folder(folder)
 

@@ -149,7 +149,9 @@ def open_on_card(
         classes=len(bundle.current().table),
     )
     check_trust(stored, trusted)
-    return TensorRtBackend(bundle, stored, library, cuda, threads, precision, graphs=graphs, limits=limits)
+    return TensorRtBackend(
+        bundle, stored, library, cuda, threads, precision, graphs=graphs, limits=limits, trusted=trusted
+    )
 
 
 class TensorRtBackend(OfThisProcess):
@@ -167,6 +169,7 @@ class TensorRtBackend(OfThisProcess):
         precision: of the plan.
         graphs: record CUDA graphs.
         limits: how much is kept on the card.
+        trusted: load a plan that replaced it meanwhile, though somebody else may have built that.
 
     """
 
@@ -184,6 +187,7 @@ class TensorRtBackend(OfThisProcess):
         *,
         graphs: bool = True,
         limits: Limits = LIMITS,
+        trusted: bool = False,
     ) -> None:
         super().__init__()
         self.precision = precision
@@ -191,7 +195,7 @@ class TensorRtBackend(OfThisProcess):
         self.device = f"cuda:{cuda.index}"
         self.stored = stored
         self._bundle, self._trt, self._cuda = bundle, library, cuda
-        self._threads, self._graphs, self._limits = threads, graphs, limits
+        self._threads, self._graphs, self._limits, self._trusted = threads, graphs, limits, trusted
         self._lock = threading.Lock()
         self._dispatcher: Dispatcher | None = None
         self._finalizer: weakref.finalize[..., TensorRtBackend] | None = None
@@ -315,7 +319,7 @@ class TensorRtBackend(OfThisProcess):
 
     def _open(self) -> Dispatcher:
         """Load the engine; and hold it against the probe when it never ran on such a card."""
-        plan = read_plan(self.stored)
+        plan = read_plan(self.stored, trusted=self._trusted)
         with self._cuda.current():
             engine = Engine(self._trt, plan, str(self.stored.path))
         del plan

@@ -40,7 +40,7 @@ from zsl_runtime.trt.facts import (
     port_json,
     this_platform,
 )
-from zsl_runtime.trt.trust import TRUSTED, VERIFIED, add_note, noted_lines, verified_on
+from zsl_runtime.trt.trust import TRUSTED, VERIFIED, add_note, check_trust, is_own, noted_lines, own_line, verified_on
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 FORMAT = 1  # of the sidecar
 MOST_OF_SIDECAR, MOST_OF_PLAN = MIB, 16 * GIB  # bytes
 AGAIN = "remove it and build the engine again: zsl-export BUNDLE --format engine"
+GRAPH = b"\x08"  # how an ONNX file begins; plans begin with ftrt and vtrt
 READ_ATTEMPTS = 5  # a plan and its sidecar are two files: a reader may come between the two renames of a rebuild
 _KEY = re.compile(r"[0-9a-f]{16}")
 
@@ -97,7 +98,7 @@ def store(
     }
     name = key(facts)
     if trusted:  # first: a plan that is there and not trusted would be refused by its own builder
-        _note_built(digest)
+        _note_built(own_line(digest, name))
     places = _places(bundle_path)
     for place in places:
         try:
@@ -140,12 +141,12 @@ def _places(bundle_path: Path) -> list[Path]:
     return [bundle_path / ENGINES, *([] if kept is None else [kept / ENGINES])]
 
 
-def _note_built(digest: str) -> None:
+def _note_built(line: str) -> None:
     """List a plan among those that this user built; where no list can be kept, its use takes `--trust-engine`."""
     problem = "this user has no home folder"
     try:
         if cache_folder() is not None:
-            add_note(TRUSTED, digest)
+            add_note(TRUSTED, line)
             return
     except OSError as error:
         problem = f"{error.filename}: {error.strerror}"
@@ -221,7 +222,7 @@ def find(
         found = max(
             usable,
             key=lambda one: (
-                one.sha256 in own,
+                is_own(one, own),
                 gpu in {one.facts.gpu, *one.verified_on},
                 one.built_at,
                 _written(one.sidecar),  # of two in one second
@@ -367,14 +368,20 @@ def _ports_from(said: list[dict[str, Any]]) -> tuple[Port, ...]:
 # --- loading --------------------------------------------------------------------------------------------------------
 
 
-def read_plan(stored: Stored) -> bytes:
+def read_plan(stored: Stored, *, trusted: bool | None = None) -> bytes:
     """The plan's bytes, after they were compared with the sidecar; give just these to the library.
 
+    Args:
+        stored: a plan that is trusted, where it is to be loaded. A rebuild may have replaced it since.
+        trusted: as of `check_trust`, which is asked about one that did; None where nothing is loaded.
+
     Raises:
-        ArtefactError: E-ENGINE-HASH when they were changed, E-ENGINE-MISSING when the file is gone.
+        ArtefactError: E-ENGINE-HASH when they were changed or are an ONNX graph, E-ENGINE-MISSING when the file is
+            gone, E-ENGINE-TRUST when it was replaced by one that somebody else may have made.
         SystemProblem: it cannot be read.
 
     """
+    asked = stored
     for attempt in range(READ_ATTEMPTS):
         try:
             data = _content(stored.path, MOST_OF_PLAN)
@@ -388,6 +395,10 @@ def read_plan(stored: Stored) -> bytes:
             raise from_os_error(error, "read the engine") from error
         digest = hashlib.sha256(data).hexdigest()
         if digest == stored.sha256:
+            if data.startswith(GRAPH):
+                raise ArtefactError("E-ENGINE-HASH", f"{stored.path} is an ONNX graph and no plan; {AGAIN}")
+            if stored is not asked and trusted is not None:
+                check_trust(stored, trusted)
             return data
         with contextlib.suppress(ArtefactError):  # a rebuild may have replaced both files since
             again = read_sidecar(stored.sidecar)

@@ -14,7 +14,7 @@ from zsl_runtime.machine.storage import replacing
 from zsl_runtime.machine.untrusted import MIB, UnfitError, read_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from zsl_runtime.trt.facts import Stored
@@ -32,10 +32,11 @@ def check_trust(stored: Stored, trusted: bool) -> None:
         trusted: the user said `--trust-engine`.
 
     Raises:
-        ArtefactError: E-ENGINE-TRUST when neither this user built it here nor `trusted`.
+        ArtefactError: E-ENGINE-TRUST when neither this user built it here, of this graph and in this precision, nor
+            `trusted`.
 
     """
-    if trusted or stored.sha256 in noted_lines(TRUSTED):
+    if trusted or is_own(stored, noted_lines(TRUSTED)):
         return
     kept = cache_folder()
     if kept is None:
@@ -59,6 +60,19 @@ def check_trust(stored: Stored, trusted: bool) -> None:
         "engine runs its code; build your own with zsl-export BUNDLE --format engine, or, if you know where it comes "
         "from, add --trust-engine",
     )
+
+
+def own_line(sha256: str, name: str) -> str:
+    """How a plan that this user built is noted: with the name that stands for all its facts (`facts.key`).
+
+    A plan of another bundle or precision is this user's, too; beside a description that was changed it is not that one.
+    """
+    return f"{sha256} {name}"
+
+
+def is_own(stored: Stored, lines: Collection[str]) -> bool:
+    """Whether the lines of TRUSTED have a plan with these facts; those of before had no facts."""
+    return own_line(stored.sha256, stored.path.stem) in lines or stored.sha256 in lines
 
 
 def add_note(name: str, line: str) -> None:

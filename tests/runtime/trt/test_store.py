@@ -52,7 +52,7 @@ def test_a_plan_is_kept_as_it_is_with_a_sidecar(bundle, tmp_path):
     assert (stored.path, stored.facts, stored.ports) == (path, facts_of(bundle), PORTS)
     assert (stored.sha256, stored.bytes, stored.verified_on) == (said["plan"]["sha256"], len(PLAN), ())
     assert read_plan(stored) == PLAN
-    assert real_trusted(tmp_path / "cache") == [stored.sha256]
+    assert real_trusted(tmp_path / "cache") == [f"{stored.sha256} {stored.path.stem}"]
     Bundle.open(bundle.path)  # engines are derived: the bundle is as it was
 
 
