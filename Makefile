@@ -13,7 +13,7 @@ SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE docs/glossary.md $(sh
 	! -name '*.so' ! -path '*/__pycache__/*' | sed 's/ /\\ /g') \
 	$(wildcard $(shell git rev-parse --git-path logs/HEAD 2>/dev/null))
 
-.PHONY: help setup wheel demo test test-slow lint docs format stubs bench bench-cpu bench-gpu clean
+.PHONY: help setup wheel demo test test-slow lint docs format stubs bench bench-cpu bench-gpu sbom clean
 
 help:
 	@echo "make demo       train, export, label, add a class, label again, on the drawn demo set"

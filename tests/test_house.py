@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import functools
 import graphlib
 import re
@@ -261,6 +262,19 @@ def test_no_file_names_a_folder_of_somebody_s_machine():
     found = {path.name: folder.findall(path.read_bytes()) for path in tracked_files() if path.resolve() != own}
     assert found
     assert {name: hits for name, hits in found.items() if hits} == {}
+
+
+def test_the_wheel_says_what_is_compiled_into_it():
+    """PEP 770: a list of parts in .dist-info/sboms/, of the version that is installed."""
+    try:
+        own = distribution(PROJECT["name"])
+    except PackageNotFoundError:
+        pytest.skip("zsl-deploy is not installed, it is imported from the checkout")
+    (listed,) = [file for file in own.files or [] if file.match("*.dist-info/sboms/*.cdx.json")]
+    said = json.loads(listed.read_text(encoding="utf-8"))
+    assert said["metadata"]["component"]["version"] == own.version
+    assert {part["name"] for part in said["components"]} == {"nanobind", "robin-map"}
+    assert all(part["licenses"] for part in said["components"])
 
 
 def test_the_wheel_holds_the_packages_and_nothing_else():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,13 @@ def test_it_is_valid_by_the_schema_and_a_damaged_one_is_not(tool, written):
     broken = json.loads(written)
     broken["components"][0]["type"] = "nonsense"
     assert validator.validate_str(json.dumps(broken)) is not None
+
+
+def test_the_list_in_the_wheel_is_valid_too(tool):
+    template = (ROOT / "runtime" / "native" / "sbom.cdx.json.in").read_text(encoding="utf-8")
+    filled = re.sub(r"@(\w+)@", "1.2.3", template)
+    assert '"purl": "pkg:pypi/zsl-deploy@1.2.3"' in filled
+    assert tool.JsonStrictValidator(tool.SchemaVersion.V1_6).validate_str(filled) is None
 
 
 def test_it_names_every_package_that_is_pinned_and_the_parts_inside(written):
