@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import os
@@ -15,7 +16,6 @@ import shutil
 import signal
 import socket
 import struct
-import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -44,7 +44,14 @@ SECONDS = 30  # that a command may take; it takes a tenth of one
 CURRENT, GENERATION = "classes/CURRENT", "classes/000002.safetensors"
 NEEDED = ("manifest.json", CURRENT, GENERATION)  # by every command
 LISTED = ("model.onnx", "means.onnx", "lift.onnx", "gaussian.safetensors", "probe.safetensors")
-BESIDE = ("history.jsonl", "parity.json", ".lock", ".lock.holder", f"engines/{'0' * 16}.json", f"engines/{'0' * 16}.engine")
+BESIDE = (
+    "history.jsonl",
+    "parity.json",
+    ".lock",
+    ".lock.holder",
+    f"engines/{'0' * 16}.json",
+    f"engines/{'0' * 16}.engine",
+)
 FOLDERS = ("classes", "engines", "cache")
 EVERY = (*NEEDED, *LISTED, *BESIDE, *FOLDERS)
 
@@ -268,3 +275,114 @@ def test_every_command_answers_where_something_is_no_file(place: Place, name: st
         check(run(place, command), f"{command} where {name} is {kind.__name__}")
         assert around(place) == before, f"{command} wrote outside of the bundle"
     assert kept
+
+
+# --- what the documents say -----------------------------------------------------------------------------------------
+
+
+ODD_VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 3),
+    st.sampled_from(
+        [1 << 20, 1 << 31, 1 << 62, 1 << 70, -(1 << 63), 10**400, 0.5, 1e308, float("nan"), float("inf"), -0.0]
+    ),
+    st.sampled_from(
+        ["", ".", "..", "/etc/passwd", "../x", "a\x00b", "\x1b[2J", "\u202eabc", "\ud800", "x" * 5000, "NaN"]
+    ),
+    st.sampled_from([[], {}, [[]], [{}], {"a": None}, [[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]),
+    st.text(max_size=10),
+)
+
+
+def spots(value: object, path: tuple[object, ...] = ()) -> Iterator[tuple[object, ...]]:
+    """The way to every value of a document."""
+    yield path
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in pairs:
+        yield from spots(inner, (*path, key))
+
+
+def changed(value: object, path: tuple[object, ...], how: str, odd: object) -> object:
+    """The document with one of its values replaced, left out, or given another name."""
+    if not path:
+        return odd
+    key, rest = path[0], path[1:]
+    copy = dict(value) if isinstance(value, dict) else list(value)  # type: ignore[call-overload]
+    if rest or how == "replace":
+        copy[key] = changed(copy[key], rest, how, odd)
+    elif how == "drop":
+        del copy[key]
+    elif isinstance(copy, dict):
+        copy[str(odd)] = copy.pop(key)
+    else:
+        copy.insert(key, odd)  # type: ignore[arg-type]
+    return copy
+
+
+def put(bundle: Path, name: str, data: bytes) -> None:
+    """Write a file of a bundle and make the hashes right again, as a hostile maker does."""
+    (bundle / name).write_bytes(data)
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+        manifest = json.loads((bundle / "manifest.json").read_bytes())
+        if name in manifest["files"]:
+            manifest["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+            (bundle / "manifest.json").write_text(json.dumps(manifest))
+    if name != CURRENT:
+        pointer = json.loads((bundle / CURRENT).read_bytes())
+        pointer["sha256"] = hashlib.sha256((bundle / GENERATION).read_bytes()).hexdigest()
+        pointer["manifest_sha256"] = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
+        (bundle / CURRENT).write_text(json.dumps(pointer) + "\n")
+
+
+def parts_of(data: bytes) -> tuple[dict[str, object], bytes]:
+    """Header, its metadata's JSON texts as values, and tensors of a safetensors file."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    metadata = header.get("__metadata__", {})
+    for key, text in metadata.items():
+        with contextlib.suppress(ValueError):
+            metadata[key] = json.loads(text)
+    return header, data[end:]
+
+
+def whole_of(header: object, tensors: bytes) -> bytes:
+    """The file of such parts, whatever they are by now."""
+    if isinstance(header, dict) and isinstance(header.get("__metadata__"), dict):
+        metadata = header["__metadata__"]
+        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+        header = header | {"__metadata__": texts}
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + tensors
+
+
+DOCUMENTS = ("manifest.json", CURRENT, GENERATION, "probe.safetensors", "gaussian.safetensors", "parity.json")
+
+
+@given(st.data())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_document_says_every_command_answers(place: Place, data: st.DataObject) -> None:
+    """One value of one document is another one, is missing, or has another name; the hashes are right again."""
+    whole = place.bundle.with_name("whole")
+    if not whole.exists():
+        shutil.copytree(place.bundle, whole)
+    shutil.rmtree(place.bundle)
+    shutil.copytree(whole, place.bundle)
+    name = data.draw(st.sampled_from(DOCUMENTS), "document")
+    content = (place.bundle / name).read_bytes()
+    if name.endswith(".safetensors"):
+        document, tensors = parts_of(content)
+    else:
+        document, tensors = json.loads(content), None
+    for _ in range(data.draw(st.integers(1, 2), "changes")):
+        path = data.draw(st.sampled_from(list(spots(document))), "where")
+        how = data.draw(st.sampled_from(["replace", "replace", "drop", "rename"]), "how")
+        document = changed(document, path, how, data.draw(ODD_VALUES, "to"))
+    text = json.dumps(document).encode() if tensors is None else whole_of(document, tensors)
+    put(place.bundle, name, text + b"\n" if name == CURRENT else text)
+    for command in data.draw(
+        st.sampled_from(
+            [("list", "infer"), ("add", "undo"), ("doctor", "template"), ("similar", "prune"), ("refit", "remove")]
+        )
+    ):
+        check(run(place, command), f"{command} after a change of {name}")
