@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
-import json
 import functools
 import graphlib
+import json
 import re
 import shlex
 import shutil
