@@ -16,7 +16,7 @@ from zsl_runtime.classes.similar import unit_rows
 from zsl_runtime.errors import UsageError, listed
 from zsl_runtime.head.class_file import PLACEHOLDER
 from zsl_runtime.head.class_table import check_class_name, refuse_duplicates
-from zsl_runtime.head.names import doubtful
+from zsl_runtime.head.names import as_cell, doubtful
 from zsl_runtime.head.workbook import COMMENT, check_writable, library
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 EXAMPLES = 3  # classes that are there, shown above those to be filled in
 MOST_EXAMPLES = 12  # where there are many names, one for each, up to so many
 SMALLEST, LARGEST, EXAMPLE = "# smallest in training", "# largest in training", "# example: "
-# Letters that spreadsheet programs take for the beginning of a formula when they open a CSV file.
-FORMULA = ("=", "+", "-", "@")
 # Of names: letters only, so that the numbers of folders such as 001.Black_footed_Albatross do not count.
 WORD = re.compile(r"[^\W\d_]{3,}")
 ALIKE = 0.6  # of difflib; what it takes for close matches
@@ -80,18 +78,21 @@ class Template:
 
     @property
     def formulas(self) -> tuple[str, ...]:
-        """Cells of text that a spreadsheet program would take for formulas in a CSV file."""
-        return tuple(text for text in (*self.names, *self.attributes) if text.startswith(FORMULA))
+        """Texts that a spreadsheet program would take for formulas in a CSV file, did they stand there as they are."""
+        return tuple(text for text in (*self.names, *self.attributes) if as_cell(text) != text)
 
     def csv(self, *, mark: bool) -> bytes:
         """The table as CSV in UTF-8; with a byte-order mark, by which spreadsheet programs know that, if one is needed.
+
+        No cell is taken for a formula: what looks like one has an apostrophe before it, which `read_class_csv` drops.
 
         Args:
             mark: whether it may have one.
 
         """
         text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows([self.header, *self.comments(), *self.rows()])
+        rows = ((as_cell(name), *cells) for name, *cells in self.rows())
+        csv.writer(text, lineterminator="\n").writerows([map(as_cell, self.header), *self.comments(), *rows])
         whole = text.getvalue()
         return whole.encode("utf-8-sig" if mark and not whole.isascii() else "utf-8")
 

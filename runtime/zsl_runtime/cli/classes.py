@@ -101,7 +101,11 @@ def template_command(engine: str, names: tuple[str, ...], like: str | None, outp
     _warn(template.notes)
     if template.formulas and not book:
         odd = listed(template.formulas)
-        click.echo(f"warning: a spreadsheet program takes {odd} for formulas; write an .xlsx file instead", err=True)
+        click.echo(
+            f"note: {odd} would be taken for formulas by spreadsheet programs, so an apostrophe stands before them; "
+            "add reads them without it",
+            err=True,
+        )
     if output is not None:
         click.echo(f"wrote {output}: fill it in, then zsl-classes similar or add --attributes {output}", err=True)
 
@@ -390,7 +394,8 @@ def _print_classes(rows: Sequence[ClassRow], form: str) -> None:
         counted = any(item.photographs is not None for item in rows)
         _say(f" row  split   {'photographs  ' if counted else ''}name")
         for item in rows:
-            _say(f"{item.row:4d}  {item.split:<6}  {f'{item.photographs:11d}  ' if counted else ''}{item.name}")
+            count = f"{item.photographs:11d}  " if counted else ""
+            _say(printable(f"{item.row:4d}  {item.split:<6}  {count}{item.name}"))
 
 
 def _added(change: Change) -> Iterator[str]:

@@ -74,7 +74,14 @@ REBUILT = frozenset({"E-ENGINE-MISSING", "E-ENGINE-MISMATCH", "E-ENGINE-HASH", "
     help="The folder that zsl-export wrote; or a TensorRT engine inside it, which then runs the model.  [required]",
 )
 @click.option("--topk", type=click.IntRange(min=1), default=5, show_default=True, help="Classes per picture.")
-@click.option("--format", "format_", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["csv", "csv-safe", "jsonl"]),
+    default="csv",
+    show_default=True,
+    help="csv-safe, for spreadsheet programs: an apostrophe before what they would take for a formula.",
+)
 @click.option("--output", metavar="FILE", help="Write here instead of stdout; it is FILE.partial until it is complete.")
 @click.option("--resume", is_flag=True, help="With --output: go on with FILE.partial where a run was interrupted.")
 @click.option(
@@ -238,9 +245,13 @@ def command(
             answers = cascade_answers(two, batches, Progress(job.total, job.unit, sys.stderr), topk=topk)
         else:
             answers = label(snapshot, batches, topk=topk, profile=notes)
-        encode = partial(encode_csv if format_ == "csv" else encode_jsonl, min_probability=min_probability)
+        encode = (
+            partial(encode_jsonl, min_probability=min_probability)
+            if format_ == "jsonl"
+            else partial(encode_csv, min_probability=min_probability, safe=format_ == "csv-safe")
+        )
         counts = Counts()
-        header = csv_header() if format_ == "csv" else b""
+        header = b"" if format_ == "jsonl" else csv_header()
         if out.partial is not None:
             out.partial.backend = f"{classifier.backend.name} {classifier.backend.precision}"
         unreadable = write_answers(job, out, answers, progress, encode, header=header, counts=counts)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zsl_runtime.classes.newcomers import Neighbour
+from zsl_runtime.streams import printable
 
 if TYPE_CHECKING:
     from zsl_runtime.classes.similar import Alike, Similar
@@ -29,9 +30,9 @@ def print_similar(found: Similar, form: str) -> None:
         writer.writerows([row.get(column, "") for column in COLUMNS] for row in _records(found))
     else:
         for line in _lines(found):
-            print(line)  # noqa: T201
+            print(printable(line))  # noqa: T201
     for line in _closing(found):
-        click.echo(line, err=form == "csv")
+        click.echo(printable(line), err=form == "csv")
 
 
 def as_object(found: Similar) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from zsl_runtime.errors import UsageError, listed
 from zsl_runtime.head.class_table import ClassTable, check_class_name, refuse_duplicates
-from zsl_runtime.head.names import alike, look, visible_form
+from zsl_runtime.head.names import alike, look, of_cell, visible_form
 from zsl_runtime.head.numbers import DATE, LARGEST, SMALLEST, instead, may_be_thousands, numbers, with_decimal_commas
 from zsl_runtime.head.table import read_table, separated_by
 from zsl_runtime.head.workbook import COMMENT
@@ -115,7 +115,8 @@ def _check_columns(
 ) -> list[str]:
     """The column names; '' for columns to be passed over. UsageError E-CSV-COLUMNS."""
     where = table.name
-    columns = [_column_name(cell, number, where) for number, cell in enumerate(table.header, start=1)]
+    cells = table.header if table.book else map(of_cell, map(str.strip, table.header))
+    columns = [_column_name(cell, number, where) for number, cell in enumerate(cells, start=1)]
     columns[_name_column(table, attributes)] = "name"
     if "split" not in columns:
         known = set(attributes or ())
@@ -211,7 +212,7 @@ def _class_name(cell: str, table: Table, line: int, column: int) -> str:
     if not cell.strip():
         raise UsageError("E-CLASS-NAME", f"{where}: the name is empty; give every class a name")
     try:
-        return check_class_name(cell)
+        return check_class_name(cell if table.book else of_cell(cell.strip()))
     except UsageError as error:
         raise UsageError(error.code, f"{where}: {error.message}") from None
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zsl_runtime.errors import UsageError, listed
-from zsl_runtime.head.names import TURNING, perhaps, stored_form
+from zsl_runtime.head.names import OVERRIDING, TURNING, perhaps, stored_form
 from zsl_runtime.head.numbers import LARGEST
 
 if TYPE_CHECKING:
@@ -105,19 +105,29 @@ def check_class_name(name: str) -> str:
     stored = check_holdable(name)
     turning = next((letter for letter in stored if letter in TURNING), None)
     if turning is not None:
-        raise UsageError(
-            "E-CLASS-NAME",
-            f"class name {name!r} holds U+{ord(turning):04X}, which cannot be seen and turns the direction of letters; "
-            "remove it from the name",
-        )
+        raise _turned(name, turning)
     return stored
 
 
+def _turned(name: str, letter: str) -> UsageError:
+    return UsageError(
+        "E-CLASS-NAME",
+        f"class name {name!r} holds U+{ord(letter):04X}, which cannot be seen and turns the direction of letters; "
+        "remove it from the name",
+    )
+
+
 def check_holdable(name: str) -> str:
-    """As `check_class_name`, for a name that a bundle holds: older versions let letters that turn others through."""
+    """As `check_class_name`, for a name that a bundle holds: older versions let marks of direction through.
+
+    Overrides and embeddings of direction, which no name needs, are refused here as well.
+    """
     stored = stored_form(name)
     if not stored or stored in {".", ".."}:
         raise UsageError("E-CLASS-NAME", f"a class is called {name!r}; expected a name that can also name a folder")
+    turning = next((letter for letter in stored if letter in OVERRIDING), None)
+    if turning is not None:
+        raise _turned(name, turning)
     for letter in stored:
         if letter in "/\\" or unicodedata.category(letter) in UNWRITABLE:
             raise UsageError(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 # Letters that turn the direction of what follows, so that a name looks like another one. (Unicode: Bidi_Control.)
 TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+OVERRIDING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # whatever they are of
 # What is not drawn where a program does not know it. (Unicode, DerivedCoreProperties: Default_Ignorable_Code_Point.)
 INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
@@ -20,6 +21,8 @@ INVISIBLE = re.compile(
 )
 # Of these, such as no writing needs inside a name; joiners, selectors and the like make other letters of some.
 NEVER_NEEDED = frozenset("\u00ad\u200b\u2060\ufeff")
+# With what a cell of a CSV file begins that spreadsheet programs take for a formula, in two widths of letters.
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 LOST = "\ufffd"  # what programs put for a letter that they could not read
 # Letters of other scripts that look like Latin ones. (Unicode Technical Standard 39, confusables.txt.)
 LOOKS_LATIN = str.maketrans(
@@ -44,6 +47,21 @@ def stored_form(name: str) -> str:
         )
     stripped = name.strip()
     return stripped if unicodedata.is_normalized("NFC", stripped) else unicodedata.normalize("NFC", stripped)
+
+
+def as_cell(text: str) -> str:
+    """A text as a cell of CSV that no spreadsheet program takes for a formula: such have an apostrophe before them."""
+    return f"'{text}" if _like_formula(text) else text
+
+
+def of_cell(cell: str) -> str:
+    """The text that `as_cell` made a cell of."""
+    return cell[1:] if cell.startswith("'") and _like_formula(cell) else cell
+
+
+def _like_formula(text: str) -> bool:
+    """Whether it begins as a formula does, or with apostrophes and then so."""
+    return text.lstrip("'").startswith(FORMULA)
 
 
 def visible_form(text: str) -> str:

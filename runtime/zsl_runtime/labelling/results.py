@@ -12,16 +12,18 @@ import time
 from array import array
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, get_type_hints
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast, get_type_hints
 
 from zsl_runtime.errors import InputError, UsageError, from_os_error
+from zsl_runtime.head.names import as_cell
 from zsl_runtime.inputs.item import in_store
 from zsl_runtime.labelling.merging import Facts, read_facts, records_of, write_share
 from zsl_runtime.machine.storage import hold, open_plain, put_in_place, replacing, sync_folder
 from zsl_runtime.machine.untrusted import MIB, UnfitError, check_regular, parse_object
-from zsl_runtime.streams import goes_nowhere
+from zsl_runtime.streams import UNPRINTED, goes_nowhere, printable
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
     from zsl_runtime.inputs.item import Item
@@ -42,10 +44,16 @@ LENGTH = "I"  # the type of array of a length, 4 bytes
 # --- lines ----------------------------------------------------------------------------------------------------------
 
 
-def encode_csv(answers: Iterable[Labelled], min_probability: float) -> bytes:
+def encode_csv(answers: Iterable[Labelled], min_probability: float, *, safe: bool = False) -> bytes:
     """Lines of `path,rank,class,split,probability`; a picture that could not be read has none.
 
     A path that is not valid UTF-8 comes out with the bytes it has on the disk.
+
+    Args:
+        answers: of one batch.
+        min_probability: of a class that gets a line.
+        safe: for spreadsheet programs: an apostrophe before paths and names that they would take for formulas.
+
     """
     text = io.StringIO()
     plain = csv.writer(text, lineterminator="\n")
@@ -54,7 +62,10 @@ def encode_csv(answers: Iterable[Labelled], min_probability: float) -> bytes:
     for name, result in answers:
         if not isinstance(result, InputError):
             writer = quoted if "\r" in name else plain
-            writer.writerows((name, *row) for row in _rows(result, min_probability))
+            rows = ((name, *row) for row in _rows(result, min_probability))
+            writer.writerows(
+                [as_cell(one) if isinstance(one, str) else one for one in row] if safe else row for row in rows
+            )
     return text.getvalue().encode("utf-8", errors="surrogateescape")
 
 
@@ -81,7 +92,7 @@ def encode_jsonl(answers: Iterable[Labelled], min_probability: float) -> bytes:
         line = json.dumps({"path": name, **content}, ensure_ascii=False)
         if not _is_utf8(line):
             line = json.dumps({"path": name, **content})
-        lines.append(line + "\n")
+        lines.append(UNPRINTED.sub(_escaped, line) + "\n")
     return "".join(lines).encode()
 
 
@@ -93,6 +104,11 @@ def _rows(prediction: Prediction, min_probability: float) -> list[tuple[int, str
         for rank, (name, seen, probability) in enumerate(parts, start=1)
         if probability >= min_probability
     ]
+
+
+def _escaped(found: re.Match[str]) -> str:
+    """A letter that would do something to a terminal, as JSON may write it as well."""
+    return f"\\u{ord(found[0]):04x}"
 
 
 def _is_utf8(text: str) -> bool:
@@ -123,6 +139,21 @@ class Sink:
         self._stream.flush()
 
 
+class _OnTerminal:
+    """Shows what goes to a terminal: a name of a file cannot move it. In files and pipes names are as they are."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def write(self, data: bytes) -> None:
+        """Write whole lines."""
+        text = printable(data.decode("utf-8", "surrogateescape"))
+        self._stream.write(text.encode("utf-8", "surrogateescape"))
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
 @contextmanager
 def open_output(path: str | None, option: str = "--output") -> Iterator[IO[bytes]]:
     """The stream that results go to: stdout, or a file that appears under its name only when it is complete.
@@ -140,7 +171,7 @@ def open_output(path: str | None, option: str = "--output") -> Iterator[IO[bytes
     if path is None:
         if goes_nowhere(sys.stdout):  # before the work begins: whoever asked for results is not helped by exit code 0
             raise UsageError("E-OUTPUT", f"stdout is closed, so the results would be lost; give {option} FILE")
-        yield sys.stdout.buffer
+        yield cast("IO[bytes]", _OnTerminal(sys.stdout.buffer)) if sys.stdout.isatty() else sys.stdout.buffer
         return
     if in_store(path):
         from zsl_runtime.inputs.stores import uploading

@@ -398,7 +398,7 @@ def parse_tensors(data: bytes, *, code: str, where: str) -> tuple[dict[str, NDAr
         metadata = check_tensors(data)
         tensors = load(data)
     except UnfitError as error:
-        raise ArtefactError(code, f"{where} {error}, so it is no safetensors file of ours; export it again") from None
+        raise ArtefactError(code, f"{where} is not a readable safetensors file (it {error}); export it again") from None
     except (SafetensorError, KeyError, ValueError) as error:
         raise ArtefactError(code, f"{where} is not a readable safetensors file ({error}); export it again") from None
     return tensors, metadata

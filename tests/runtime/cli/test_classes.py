@@ -388,10 +388,10 @@ def test_a_template_that_cannot_be_is_one_line_and_no_file(capsys, monkeypatch, 
 def test_names_that_a_spreadsheet_would_work_out_are_told_but_kept(capsys, engine, tmp_path):
     code, out, err = run(capsys, "template", "--engine", engine, "=1+1", "heron")
     assert code == 0
-    assert [line.partition(",")[0] for line in out.splitlines()[-2:]] == ["=1+1", "heron"]
-    assert err == "warning: a spreadsheet program takes '=1+1' for formulas; write an .xlsx file instead\n"
+    assert [line.partition(",")[0] for line in out.splitlines()[-2:]] == ["'=1+1", "heron"]
+    assert err.startswith("note: '=1+1' would be taken for formulas by spreadsheet programs, so an apostrophe stands")
     path = str(tmp_path / "new.xlsx")
-    assert "warning" not in run(capsys, "template", "--engine", engine, "=1+1", "--output", path)[2]
+    assert "formula" not in run(capsys, "template", "--engine", engine, "=1+1", "--output", path)[2]
     sheet = openpyxl.load_workbook(path).active
     assert (sheet["A7"].value, sheet["A7"].data_type) == ("=1+1", "s")
 

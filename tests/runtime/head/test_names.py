@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zsl_runtime.head.names import INVISIBLE, LOOKS_LATIN, TURNING, difference, doubtful, look, stored_form
+from zsl_runtime.head.names import (
+    FORMULA,
+    INVISIBLE,
+    LOOKS_LATIN,
+    TURNING,
+    as_cell,
+    difference,
+    doubtful,
+    look,
+    of_cell,
+    stored_form,
+)
 
 
 @given(text=st.text(max_size=20))
@@ -93,3 +104,12 @@ def test_what_is_said_of_letters_agrees_with_unicode():
     seen = {"Lu", "Ll", "Lt", "Nd", "Pd", "Po", "Sm", "Zs"}
     assert not [one for one in map(chr, range(0x10FFFF)) if INVISIBLE.match(one) and unicodedata.category(one) in seen]
     assert all(unicodedata.name(chr(one)).split()[0] in {"CYRILLIC", "GREEK", "LATIN"} for one in LOOKS_LATIN)
+
+
+@given(text=st.text(max_size=6) | st.text(alphabet="'=+-@\t\r\uff1da", max_size=6))
+def test_a_cell_is_never_a_formula_and_gives_its_text_back(text):
+    """What OWASP lists for CSV injection; texts that begin otherwise stay as they are."""
+    cell = as_cell(text)
+    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20"))
+    assert of_cell(cell) == text
+    assert cell == text or text.lstrip("'").startswith(FORMULA)

@@ -30,6 +30,7 @@ from zsl_runtime.labelling.results import (
     undone,
 )
 from zsl_runtime.labelling.snapshot import Labelled, Prediction
+from zsl_runtime.streams import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -420,3 +421,47 @@ def test_a_state_that_tells_of_more_than_there_is_takes_no_time(out):
         stream.truncate(1 << 40)
     assert write_some(out, resume=True).items == 10**18
     assert notes.stat().st_size < 1000
+
+
+def labelled(path: str, name: str) -> list[Labelled]:
+    return [Labelled(path, Prediction((name,), (False,), (0.5,), None))]
+
+
+def test_for_spreadsheets_no_cell_is_a_formula_and_the_rest_is_as_it_is():
+    """`csv` itself stays faithful: programs join by path and class."""
+    answers = [*labelled("=cmd|' /C calc'!A0.png", "@SUM(1)"), *labelled("a, b.png", "wren"), *labelled("-x", "a=b")]
+    plain, safe = encode_csv(answers, 0.0), encode_csv(answers, 0.0, safe=True)
+    rows = list(csv.reader(io.StringIO(safe.decode())))
+    assert [(row[0], row[2]) for row in rows] == [
+        ("'=cmd|' /C calc'!A0.png", "'@SUM(1)"),
+        ("a, b.png", "wren"),
+        ("'-x", "a=b"),
+    ]
+    faithful = list(csv.reader(io.StringIO(plain.decode())))
+    assert [(row[0], row[2]) for row in faithful] == [
+        ("=cmd|' /C calc'!A0.png", "@SUM(1)"),
+        ("a, b.png", "wren"),
+        ("-x", "a=b"),
+    ]
+    assert [row[1:2] + row[3:] for row in rows] == [row[1:2] + row[3:] for row in faithful]
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_a_line_of_json_does_nothing_to_a_terminal_and_says_the_same(path, name):
+    line = encode_jsonl(labelled(path, name), 0.0)
+    assert printable(line.decode()) == line.decode()
+    said = json.loads(line)
+    assert (said["path"], said["predictions"][0]["class"]) == (path, name)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_on_a_terminal_a_name_of_a_file_moves_nothing_and_in_a_pipe_it_is_as_it_is(monkeypatch, terminal):
+    stream = io.TextIOWrapper(io.BytesIO())
+    monkeypatch.setattr(stream, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr("sys.stdout", stream)
+    line = encode_csv(labelled("\x1b[2J\u202egnp.exe \udcff", "wren"), 0.0)
+    with open_output(None) as output:
+        output.write(line)
+        output.flush()
+    shown = b"\\x1b[2J\\u202egnp.exe \xff,1,wren,unseen,0.5\n"
+    assert stream.buffer.getvalue() == (shown if terminal else line)
