@@ -249,7 +249,7 @@ def _threads(settings: Settings, config: Mapping[str, Any]) -> int:
 
 
 def check_inputs(inputs: Sequence[Mapping[str, Any]], port: InputPort) -> None:
-    """ArtefactError E-TRITON-CONFIG unless config.pbtxt has the input of the bundle's graph.
+    """ArtefactError E-TRITON-INPUT unless config.pbtxt has the input of the bundle's graph.
 
     The bundle may have been exported again since the model repository was made.
     """
@@ -257,7 +257,7 @@ def check_inputs(inputs: Sequence[Mapping[str, Any]], port: InputPort) -> None:
     wanted = (DTYPES[port.dtype], port.shape)
     if declared.get(port.name) != wanted:
         raise ArtefactError(
-            "E-TRITON-CONFIG",
+            "E-TRITON-INPUT",
             f"config.pbtxt has the inputs {shown(declared, 200)}, the bundle's graph takes {port.name} {wanted}; make "
             "the model repository again: zsl-export BUNDLE --format triton --out REPO",
         )

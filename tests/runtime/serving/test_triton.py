@@ -193,7 +193,7 @@ def test_a_model_of_feature_rows_takes_them(own_bundle, tmp_path):
         ('"topk" value { string_value: "5"', '"topk" value { string_value: "0"', "E-TRITON-CONFIG: config.pbtxt: topk"),
         ('"topk" value { string_value: "5"', '"topk" value { string_value: "-5"', "E-TRITON-CONFIG"),
         ('"threads" value { string_value: ""', '"threads" value { string_value: "all"', "E-TRITON-CONFIG"),
-        ("dims: [ 8, 8, 3 ]", "dims: [ 9, 9, 3 ]", "E-TRITON-CONFIG: config.pbtxt has the inputs"),
+        ("dims: [ 8, 8, 3 ]", "dims: [ 9, 9, 3 ]", "E-TRITON-INPUT: config.pbtxt has the inputs"),
     ],
 )
 def test_what_stands_against_a_model_is_one_line(bundle, tmp_path, old, new, words):
