@@ -23,6 +23,8 @@ from zsl_runtime.bundle.manifest import (
     CURRENT,
     GAUSSIAN,
     HISTORY,
+    LARGEST,
+    LARGEST_GENERATION,
     MANIFEST,
     PROBE,
     REPLAY,
@@ -310,7 +312,7 @@ class Bundle:
 
         """
         path = self.generation_path(number)
-        data = read_whole(path, self.path)
+        data = read_whole(path, self.path, LARGEST_GENERATION)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise ArtefactError("E-BUNDLE-HASH", f"{path} was changed after it was written; copy the bundle again")
         if self.keys is not None:
@@ -352,12 +354,12 @@ class Bundle:
     def probe(self) -> Probe:
         """The inputs with known answers; ArtefactError E-BUNDLE-PROBE, E-BUNDLE-MISSING."""
         path = self.file(PROBE)
-        return Probe.from_bytes(read_whole(path, self.path), where=str(path))
+        return Probe.from_bytes(read_whole(path, self.path, LARGEST[PROBE]), where=str(path))
 
     def _checked(self, name: str) -> bytes:
         """Content of a file that the manifest lists; ArtefactError E-BUNDLE-HASH when it is not the exported one."""
         path = self.file(name)
-        data = read_whole(path, self.path)
+        data = read_whole(path, self.path, LARGEST[name])
         if hashlib.sha256(data).hexdigest() != self.manifest["files"][name]["sha256"]:
             raise ArtefactError("E-BUNDLE-HASH", f"{path} is not the exported file; copy or export the bundle again")
         return data
@@ -432,7 +434,7 @@ class Bundle:
             raise UsageError(
                 "E-GENERATION", f"generation {generation.number} cannot follow {number}; read the bundle again"
             )
-        data = generation.to_bytes()
+        data = checked_size(generation.to_bytes())
         digest = hashlib.sha256(data).hexdigest()
         pointer = Pointer(generation.number, digest, self.manifest_sha256).to_bytes()
         target, signature = self.generation_path(generation.number), generation_signature(self.path, generation.number)
@@ -568,6 +570,16 @@ def _read_pointer(folder: Path) -> Pointer:
     raise ArtefactError(
         "E-BUNDLE-CURRENT", f"{path} was not written by zsl-classes or zsl-export; copy the bundle again"
     )
+
+
+def checked_size(data: bytes) -> bytes:
+    """The file of a generation; UsageError E-GENERATION where nobody would read it again."""
+    if len(data) > LARGEST_GENERATION:
+        raise UsageError(
+            "E-GENERATION",
+            f"the classes would take {len(data):,} bytes, where at most {LARGEST_GENERATION:,} can be; give fewer",
+        )
+    return data
 
 
 def file_entry(generation: Generation, digest: str, entry: Mapping[str, Any]) -> bytes:

@@ -37,6 +37,9 @@ REPLAY, PROBE, GAUSSIAN = "replay.safetensors", "probe.safetensors", "gaussian.s
 
 # What a bundle may be at most, so that to open one of anybody's making takes a bounded time.
 LARGEST_FILE, LARGEST_BUNDLE, MOST_FILES = 4 * GIB, 16 * GIB, 1000
+LARGEST_GENERATION = GIB  # of 100,000 classes with 256 coordinates and 300 attributes it has two thirds
+LARGEST = {PROBE: GIB, GAUSSIAN: GIB, REPLAY: 2 * GIB}  # of those that are read whole
+MOST_VIEWS, MOST_EPOCHS, MOST_SYNTHETIC = 64, 10_000, 100_000  # of what a head is fitted by
 LONGEST_PATH = 255  # letters of a file's name in the bundle
 WIDEST = 1 << 20  # of F, D, A and Z
 
@@ -124,8 +127,8 @@ def _check_files(files: Mapping[str, Any], folder: Path) -> None:
     for name, entry in files.items():
         good = isinstance(entry, dict) and set(entry) == {"sha256", "bytes"} and _is_count(entry["bytes"], 0)
         require(good and re.fullmatch("[0-9a-f]{64}", str(entry["sha256"])), f"file {name!r} has no sha256 and size")
-        fits = entry["bytes"] <= LARGEST_FILE
-        require(fits, f"file {name!r} has {entry['bytes']:,} bytes, where at most {LARGEST_FILE:,} can be")
+        most = LARGEST.get(name, LARGEST_FILE)
+        require(entry["bytes"] <= most, f"file {name!r} has {entry['bytes']:,} bytes, where at most {most:,} can be")
     whole = sum(entry["bytes"] for entry in files.values())
     require(whole <= LARGEST_BUNDLE, f"its files have {whole:,} bytes, where at most {LARGEST_BUNDLE:,} can be")
 
@@ -232,14 +235,20 @@ def _check_head(manifest: Mapping[str, Any]) -> tuple[View, ...]:
     count = head.get("synthetic_per_class")
     right = _is_count(count, 1) if fitted else type(count) is int and count == 0
     require(right, f"`head.synthetic_per_class` is not a whole number {'above 0' if fitted else 'equal to 0'}")
+    require(
+        count <= MOST_SYNTHETIC, f"`head.synthetic_per_class` is {count:,}, where at most {MOST_SYNTHETIC:,} can be"
+    )
     listed = head.get("views")
     require(
         isinstance(listed, list) and listed and all(isinstance(view, dict) for view in listed), "there are no views"
     )
+    require(len(listed) <= MOST_VIEWS, f"there are {len(listed):,} views, where at most {MOST_VIEWS} can be")
     views = tuple(View.from_dict(view) for view in listed)
     require(max(view.stop for view in views) == width, f"the views do not end at D = {width}")
     if fitted:
         require(all(view.fit is not None for view in views), "a view has no fit settings")
+        epochs = max(view.fit.epochs for view in views if view.fit is not None)
+        require(epochs <= MOST_EPOCHS, f"a view is fitted for {epochs:,} epochs, where at most {MOST_EPOCHS:,} can be")
     else:
         whole = len(views) == 1 and views[0].start == 0 and views[0].fit is None
         require(whole, f"the rule {head['rule']} has one view, of all columns and without fit settings")

@@ -116,7 +116,7 @@ def unfit(path: Path, error: UnfitError) -> ArtefactError:
         return ArtefactError("E-BUNDLE-PATH", f"{path} {error}; a bundle holds no links: copy the files, not links")
     if error.folder:
         return _missing(path)
-    return ArtefactError("E-BUNDLE-FILE", f"{path} {error}; copy the whole bundle again, or leave this one alone")
+    return ArtefactError("E-BUNDLE-FILE", f"{path} {error}; copy the whole bundle again")
 
 
 def _unread(path: Path, error: OSError) -> Exception:

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zsl_runtime.bundle.bundle import Pointer, file_entry
+from zsl_runtime.bundle.bundle import Pointer, checked_size, file_entry
 from zsl_runtime.bundle.manifest import (
     CLASSES,
     CURRENT,
@@ -125,7 +125,7 @@ def _fill(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, Path | 
     data = (json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
     write_synced(folder / MANIFEST, data)
     (folder / CLASSES).mkdir()
-    state = generation.to_bytes()
+    state = checked_size(generation.to_bytes())
     digest = hashlib.sha256(state).hexdigest()
     write_synced(folder / CLASSES / f"{generation.number:06d}.safetensors", state)
     write_synced(folder / CLASSES / CURRENT, Pointer(1, digest, hashlib.sha256(data).hexdigest()).to_bytes())

@@ -19,11 +19,12 @@ import numpy as np
 from zsl_runtime.backends.opening import open_small_graphs
 from zsl_runtime.classes.newcomers import confusable, neighbours, twins
 from zsl_runtime.classes.odd_attributes import odd_attributes, training_ranges
-from zsl_runtime.errors import UsageError, listed
+from zsl_runtime.errors import ArtefactError, UsageError, listed
 from zsl_runtime.head.class_table import check_class_name, check_numbers, in_stored_form, refuse_duplicates
 from zsl_runtime.head.fitting import append_rows, fit_head, fitting_rows, rows_head, silent
 from zsl_runtime.head.gaussian import ClassMeans, gaussian_head, grown_head, prior_means, taught_head
 from zsl_runtime.head.names import doubtful, perhaps, stored_form
+from zsl_runtime.machine.memory import memory_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -497,6 +498,7 @@ def bundle_rows(
 
     """
     dims = bundle.manifest["dims"]
+    _check_fits(bundle, len(table))
     return fitting_rows(
         table,
         bundle.replay(),
@@ -508,6 +510,18 @@ def bundle_rows(
         count=bundle.manifest["head"]["synthetic_per_class"],
         seed=seed,
     )
+
+
+def _check_fits(bundle: Bundle, classes: int) -> None:
+    """ArtefactError E-BUNDLE-SIZE where the rows that a head would be fitted on cannot be in memory."""
+    dims, count = bundle.manifest["dims"], bundle.manifest["head"]["synthetic_per_class"]
+    wanted, held = 4 * classes * count * (dims["F"] + dims["D"]), memory_bytes()
+    if held is not None and wanted > held:
+        raise ArtefactError(
+            "E-BUNDLE-SIZE",
+            f"a head of {classes} classes is fitted on {classes * count:,} rows of {bundle.path}, which take "
+            f"{wanted / 1e9:,.1f} GB where {held / 1e9:,.1f} GB are; add fewer classes, or on a larger machine",
+        )
 
 
 def _commit(

@@ -383,6 +383,15 @@ def put(*keys_and_value):
         put("head", "views", {}),
         put("head", "views", 0, "start", -1),
         put("head", "views", 0, "fit", "epochs", 0),
+        put("head", "views", 0, "fit", "epochs", 10**9),
+        put("head", "synthetic_per_class", 10**9),
+        put("head", "views", [{}] * 65),
+        put("dims", "F", 1 << 40),
+        put("dims", "Z", 1 << 40),
+        put("files", {f"f{k}": {"sha256": "0" * 64, "bytes": 0} for k in range(1001)}),
+        put("files", "model.onnx", "bytes", (4 << 30) + 1),
+        put("files", "replay.safetensors", "bytes", (2 << 30) + 1),
+        put("files", {f"f{k}": {"sha256": "0" * 64, "bytes": 4 << 30} for k in range(5)}),
         put("head", "views", 0, "fit", None),
         put("head", "rule", "rows"),
         put("dims", "Z", 0),
@@ -402,6 +411,52 @@ def put(*keys_and_value):
 def test_a_signed_manifest_with_wrong_content_is_refused(path, change):
     edit_manifest(path, change)
     assert broken(path).code == "E-BUNDLE-MANIFEST"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b'{"format_version": 1, "format_version": 2}', "has the key 'format_version' twice"),
+        (b'{"a": NaN}', "holds NaN"),
+        (b'{"a": 1e999}', "a number beyond"),
+        (b'{"a": "\\ud800"}', "half a surrogate pair"),
+        (b"[" * 100_000, "nested more than 32 deep"),
+        (b'{"a": ' + b"9" * 4000 + b"}", "more than 64 bits"),
+        (b" " * ((8 << 20) + 1), "has 8,388,609 bytes, where at most 8,388,608 can be"),
+    ],
+)
+def test_json_that_python_reads_and_no_export_writes_is_refused(path, text, told):
+    (path / "manifest.json").write_bytes(text)
+    error = broken(path)
+    assert error.code in {"E-BUNDLE-MANIFEST", "E-BUNDLE-FILE"}
+    assert told in error.message
+    assert len(error.message) < 1000
+
+
+@pytest.mark.parametrize("number", [10**15 + 1, 10**300])
+def test_a_generation_has_a_number_that_names_a_file(path, number):
+    pointer = json.loads((path / "classes/CURRENT").read_bytes())
+    (path / "classes/CURRENT").write_text(json.dumps(pointer | {"generation": number}) + "\n")
+    assert broken(path).code == "E-BUNDLE-CURRENT"
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2J", "a\nb", "x" * 256, "a/.tmp-b", "a/.lock", "a/CURRENT"])
+def test_a_listed_file_has_a_name_that_can_be_shown_and_belongs_to_no_writer(path, name):
+    edit_manifest(path, lambda manifest: manifest["files"].update({name: manifest["files"]["model.onnx"]}))
+    error = broken(path)
+    assert error.code == "E-BUNDLE-PATH"
+    assert "\x1b" not in str(error)
+
+
+def test_classes_that_nobody_would_read_again_are_not_written(path, monkeypatch):
+    bundle = Bundle.open(path)
+    following = second(bundle)
+    before = {one: one.read_bytes() for one in path.rglob("*") if one.is_file()}
+    monkeypatch.setattr(bundle_module, "LARGEST_GENERATION", len(following.to_bytes()) - 1)
+    with bundle.lock(), pytest.raises(UsageError, match=r"E-GENERATION: the classes would take .* bytes, where at most"):
+        bundle.commit(following, {})
+    now = {one: one.read_bytes() for one in path.rglob("*") if one.is_file() and one.name != ".lock"}
+    assert now == {one: data for one, data in before.items() if one.name != ".lock"}
 
 
 @pytest.mark.parametrize(
