@@ -182,6 +182,13 @@ def picture(data: bytes) -> None:
     assert made.shape == (32, 32, 3)
 
 
+def native(data: bytes) -> None:
+    """Calls of the compiled core that follow from `data`; under sanitizers with `run.py --core`."""
+    from fuzz.native import call
+
+    call(data)
+
+
 # --- bundles ----------------------------------------------------------------------------------------------------------
 
 
@@ -698,6 +705,7 @@ DOORS = {
     door.name: door
     for door in (
         *(Door(f"picture-{kind}", picture, (InputError,), mebibytes=1024, inputs=20_000) for kind in _PICTURES),
+        Door("native", native, (), mebibytes=768, inputs=20_000),
         Door("manifest", manifest),
         Door("opened", opened, (*READ, BackendError), inputs=5_000, mebibytes=256),
         Door("listing", listing, inputs=20_000),

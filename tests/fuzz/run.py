@@ -101,8 +101,9 @@ def die_with_parent() -> None:
 
 
 def bound_memory(door: Door) -> None:
-    size = status("VmSize") + BEYOND
-    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    if not os.environ.get("ZSL_FUZZ_NATIVE"):  # sanitizers reserve terabytes
+        size = status("VmSize") + BEYOND
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -129,7 +130,9 @@ def watched(door: Door, data: bytes) -> tuple[int, bool]:
 # --- the parent -------------------------------------------------------------------------------------------------------
 
 
-def fuzz(door: Door, inputs: int, seconds: float, seed: int, folder: Path) -> dict:
+def fuzz(
+    door: Door, inputs: int, seconds: float, seed: int, folder: Path, environment: dict[str, str] | None = None
+) -> dict:
     """Children, one after the other, until `inputs` were tried or `seconds` are over."""
     said = {"inputs": 0, "refused": 0, "taken": 0, **dict.fromkeys(KINDS, 0), "most_mebibytes": 0.0, "seconds": 0.0}
     until, number, began = time.time() + seconds, 0, time.time()
@@ -142,7 +145,11 @@ def fuzz(door: Door, inputs: int, seconds: float, seed: int, folder: Path) -> di
         words = [sys.executable, __file__, "--child", door.name, str(path), str(seed + number), str(count), str(until)]
         try:
             ended = subprocess.run(
-                words, capture_output=True, timeout=max(60, until - time.time()) + door.seconds * 3, check=False
+                words,
+                capture_output=True,
+                timeout=max(60, until - time.time()) + door.seconds * 3,
+                check=False,
+                env=environment,
             )
             code, tail = ended.returncode, ended.stderr.decode(errors="replace")
         except subprocess.TimeoutExpired:
@@ -165,7 +172,7 @@ def fuzz(door: Door, inputs: int, seconds: float, seed: int, folder: Path) -> di
 
 def note(door: Door, data: bytes, code: int, tail: str, known: set[str]) -> str:
     """Keep what broke a child: one input for each way of breaking."""
-    kind = "hang" if code in (-signal.SIGALRM, 142) else "crash" if code < 0 else "bug"
+    kind = "hang" if code in (-signal.SIGALRM, 142) else "crash" if code < 0 or "Sanitizer" in tail else "bug"
     if kind == "bug" and (" MiB, and" in tail or "out of memory" in tail or "MemoryError" in tail):
         kind = "memory"
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
@@ -251,7 +258,12 @@ def kept(out: Path, door: str, said: dict, how: str) -> None:
         "machine": f"{os.cpu_count()} CPUs",
         "python": platform.python_version(),
         "command": "make fuzz",
-        "total": sum(
+        "ways": {
+            "changed": "files of the corpus, changed by mutate.py",
+            "guided": "chosen by atheris",
+            "address": "calls of the compiled core under ASan and UBSan",
+            "thread": "under TSan",
+        },
             one[how]["inputs"] for one in known["doors"].values() for how in one if isinstance(one[how], dict)
         ),
     }
@@ -279,10 +291,18 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, help="of each door; by default as many as the table says")
     parser.add_argument("--seconds", type=float, default=1e6, help="that each door gets at most")
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--core", type=Path, help="a sanitized build of the compiled core, for the door native")
+    parser.add_argument(
+        "--sanitizer", choices=["address", "thread"], default="address", help="of --core"
+    )
     parser.add_argument("--guided", action="store_true", help="by atheris, for --seconds each")
     given = parser.parse_args()
     import tempfile
 
+    from fuzz.sanitized import environment
+
+    around = environment(given.core.resolve(), given.sanitizer) if given.core else None
+    how = "guided" if given.guided else given.sanitizer if given.core else "changed"
     found = 0
     with tempfile.TemporaryDirectory(prefix="zsl-fuzz-") as folder:
         for name in given.doors or DOORS:
@@ -290,11 +310,12 @@ def main() -> int:
             if given.guided:
                 said = guided(door, min(given.seconds, 3600), Path(folder))
             else:
-                said = fuzz(door, given.inputs or door.inputs, given.seconds, given.seed, Path(folder))
+                inputs = given.inputs or door.inputs
+                said = fuzz(door, inputs, given.seconds, given.seed, Path(folder), around)
             print(f"{name}: {json.dumps(said)}", flush=True)
             found += sum(said[kind] for kind in KINDS)
             if given.out:
-                kept(given.out, name, said, "guided" if given.guided else "changed")
+                kept(given.out, name, said, how)
     return 1 if found else 0
 
 

@@ -324,6 +324,7 @@ def work() -> Iterator[tuple[str, str, bytes]]:
         "data": hashlib.sha256(answers).hexdigest(),
     }
     header = {"format": STATE_FORMAT, "options": {"topk": 1}, "build": "0.1.0"}
+    yield "native", "calls", b"any bytes are calls"
     yield "partial", "one", (json.dumps(header) + "\n" + json.dumps(state) + "\n").encode()
     said = {"host": "h", "space": "s", "pid": os.getpid(), "started": "1", "token": "t"}
     yield "claim", "holder", json.dumps({**said, "pid": 1}).encode()

@@ -28,6 +28,11 @@ Window window(std::int64_t output, double scale, double support, std::int64_t so
 }  // namespace
 
 Resampling coefficients(std::int64_t source, std::int64_t target, std::int64_t start, std::int64_t count) {
+  if (source > kLongest || count > kMostTaps) {
+    throw std::invalid_argument(std::to_string(count) + " outputs of " + std::to_string(source) +
+                                " samples: expected at most " + std::to_string(kMostTaps) + " of " +
+                                std::to_string(kLongest));
+  }
   const double scale = static_cast<double>(source) / static_cast<double>(target);
   const double support = std::max(scale, 1.0);
   const double per_pixel = 1.0 / support;
@@ -37,6 +42,10 @@ Resampling coefficients(std::int64_t source, std::int64_t target, std::int64_t s
   for (std::int64_t i = start; i < start + count; ++i) {
     windows.push_back(window(i, scale, support, source));
     width = std::max(width, windows.back().high - windows.back().low);
+  }
+  if (width > kMostTaps / count) {
+    throw std::invalid_argument(std::to_string(count) + " outputs of " + std::to_string(width) +
+                                " taps: expected at most " + std::to_string(kMostTaps) + " taps");
   }
 
   Resampling out{std::vector<std::int32_t>(windows.size()),
@@ -64,10 +73,12 @@ Resampling coefficients(std::int64_t source, std::int64_t target, std::int64_t s
 }
 
 SquareAxes square_axes(std::size_t height, std::size_t width, std::size_t resize, std::size_t crop) {
-  if (height == 0 || width == 0 || crop == 0 || crop > resize) {
+  constexpr auto longest = static_cast<std::size_t>(kLongest);
+  if (height == 0 || width == 0 || crop == 0 || crop > resize || std::max({height, width, resize}) > longest) {
     throw std::invalid_argument("resize " + std::to_string(resize) + " and crop " + std::to_string(crop) +
                                 " of a picture of " + std::to_string(height) + " x " + std::to_string(width) +
-                                ": expected sizes of at least one, and a crop that is not larger than the resize");
+                                ": expected sizes from 1 to " +
+                                std::to_string(kLongest) + ", and a crop that is not larger than the resize");
   }
   const auto axis = [&](std::size_t source) {
     const std::size_t target = resize * source / std::min(height, width);

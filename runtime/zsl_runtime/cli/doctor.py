@@ -486,7 +486,8 @@ def _means(bundle: Bundle, current: Generation) -> Iterator[Finding]:
 
 def _generations(bundle: Bundle, current: Generation, kept: list[Generation]) -> Iterator[Finding]:
     """What is to be said about all generation files; Generation 1 goes to `kept`, when it is there and whole."""
-    hashes = {entry.get("number"): entry.get("sha256") for entry in bundle.history()[0]}
+    entries = [entry for entry in bundle.history()[0] if type(entry.get("number")) is int]
+    hashes = {entry["number"]: entry.get("sha256") for entry in entries}
     if current.number == 1:
         kept.append(current)
     back, unchecked = current, []  # `back`: how far undo can go

@@ -9,6 +9,8 @@ import textwrap
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from zsl_runtime.streams import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -64,7 +66,7 @@ def encode_report(evaluation: Evaluation, protocol: Protocol) -> bytes:
         _mixups(evaluation),
     )
     text = "\n".join("".join(f"{line}\n" for line in block) for block in blocks)
-    return text.encode("utf-8", errors="surrogateescape")
+    return printable(text).encode("utf-8", errors="surrogateescape")
 
 
 def encode_classes(evaluation: Evaluation) -> bytes:

@@ -150,3 +150,17 @@ def test_other_threads_run_meanwhile():
     picture = np.zeros((3000, 6000, 3), dtype=np.uint8)
     columns, rows = coefficients(6000, 200, 0, 200), coefficients(3000, 100, 0, 100)
     assert others_run_during(lambda: _native.resize_crop(picture, *columns, *rows), calls=20)
+
+
+def test_axes_that_no_picture_has_are_refused_and_take_no_memory():
+    for axis_ in ((1 << 31, 3, 0, 3), (1 << 62, 1, 0, 1), (1 << 24, 1 << 40, 0, 1 << 33)):
+        with pytest.raises(ValueError, match="expected at most"):
+            _native.coefficients(*axis_)
+    with pytest.raises(ValueError, match="taps: expected at most"):
+        _native.coefficients(1 << 30, 1 << 10, 0, 1 << 10)
+    with pytest.raises(ValueError, match="taps: expected at most"):
+        _native.coefficients((1 << 31) - 1, 1, 0, 1)
+    out = np.zeros((1, 4, 4, 3), np.uint8)
+    for side in (1 << 31, (1 << 62) + 1, (1 << 63) - 1):
+        with pytest.raises(ValueError, match="expected sizes from 1 to 2147483647"):
+            _native.resize_crop_batch([PICTURE], side, out)

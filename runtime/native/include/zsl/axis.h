@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 namespace zsl {
@@ -30,8 +31,14 @@ struct Resampling {
   Axis axis() const { return {first.data(), taps.data(), first.size(), width}; }
 };
 
+// No axis is longer, before or after a resize: places fit their types.
+constexpr std::int64_t kLongest = std::numeric_limits<std::int32_t>::max();
+// No Resampling has more taps, which take 256 MiB; the crop of a picture has two for each of its samples.
+constexpr std::int64_t kMostTaps = std::int64_t{1} << 26;
+
 // The triangle filter of the definition for outputs start ... start + count - 1 of `target`: bit for bit what
 // `coefficients` of pixels.py gives. All sizes >= 1, start >= 0, start + count <= target.
+// Throws std::invalid_argument for a source beyond kLongest, and for more than kMostTaps.
 Resampling coefficients(std::int64_t source, std::int64_t target, std::int64_t start, std::int64_t count);
 
 struct SquareAxes {
@@ -40,7 +47,7 @@ struct SquareAxes {
 };
 
 // Short side to `resize`, then the centred crop: what `_axes` of pixels.py says.
-// Throws std::invalid_argument unless height, width >= 1 and 1 <= crop <= resize.
+// Throws std::invalid_argument unless height, width >= 1 and 1 <= crop <= resize, all at most kLongest.
 SquareAxes square_axes(std::size_t height, std::size_t width, std::size_t resize, std::size_t crop);
 
 // Throws std::invalid_argument when a size is zero, a window leaves a source of `source` samples, or the absolute taps
