@@ -37,18 +37,30 @@ def end_at_the_second() -> None:
     """Begin to watch, for the rest of the process: for commands, not for programs that call us."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(os, "set_blocking"):
         return
-    reader, writer = os.pipe()
+    try:
+        ends = os.pipe()
+    except OSError:  # too many open files: then a second signal is what Python makes of it
+        return
+    reader, writer = ends
     os.set_blocking(writer, False)
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    if before != -1:  # somebody else watches
+    if before != -1 or not _started(reader):  # somebody else watches, or the system allows no more threads
         signal.set_wakeup_fd(before)
         os.close(reader)
         os.close(writer)
         return
+    _watching.set()
     if hasattr(os, "register_at_fork"):  # a child's signals are none of ours
         os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
-    _watching.set()
-    threading.Thread(target=_watch, args=(reader,), name="zsl-signals", daemon=True).start()
+
+
+def _started(reader: int) -> bool:
+    """Begin to read in a thread; whether that could be."""
+    try:
+        threading.Thread(target=_watch, args=(reader,), name="zsl-signals", daemon=True).start()
+    except (RuntimeError, MemoryError):
+        return False
+    return True
 
 
 def settle() -> None:

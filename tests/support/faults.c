@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -275,6 +276,21 @@ int mkdirat(int folder, const char *path, mode_t mode)
     NAMED("mkdir", mkdirat, folder, path, 0, NULL, next_mkdirat(folder, path, mode))
 int link(const char *from, const char *to) NAMED("link", link, AT_FDCWD, from, AT_FDCWD, to, next_link(from, to))
 int symlink(const char *from, const char *to) NAMED("symlink", symlink, AT_FDCWD, to, 0, NULL, next_symlink(from, to))
+
+static atomic_long threads;
+static long threads_at = -1;
+
+// Refuse to start threads from the `from`-th on, as the limit on processes does for users who are not root.
+void zsl_fault_threads(long from) {
+    atomic_store(&threads, 0);
+    threads_at = from;
+}
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *how, void *(*work)(void *), void *with) {
+    REAL(pthread_create);
+    if (threads_at >= 0 && atomic_fetch_add(&threads, 1) >= threads_at) return EAGAIN;
+    return next_pthread_create(thread, how, work, with);
+}
 
 static long off(void) {
     return clock_at >= 0 && atomic_fetch_add(&clock_calls, 1) >= clock_at ? clock_by : 0;

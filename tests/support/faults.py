@@ -56,6 +56,7 @@ class Plan:
         kill_after: seconds after which it is killed, wherever it is.
         limits: names of the module resource -> soft and hard limit.
         clock: reading of the time of day from which on it is off, and by how many seconds.
+        threads: how many threads may be started.
         closed: handles that are closed first.
         stdout: file or pipe to print to.
 
@@ -71,6 +72,7 @@ class Plan:
     kill_after: float | None = None
     limits: Mapping[str, int] = field(default_factory=dict)
     clock: tuple[int, int] | None = None
+    threads: int | None = None
     closed: tuple[int, ...] = ()
     stdout: str = ""
 
@@ -161,6 +163,11 @@ class Nursery:
         ended = self.run(name, *words, plan=Plan(root=str(root), kinds=kinds))
         assert ended.code == 0, ended.err
         return ended.met
+
+    def memory(self) -> int:
+        """Bytes of address space that a child begins with."""
+        pages = Path(f"/proc/{self._process.pid}/statm").read_text(encoding="ascii").split()[0]
+        return int(pages) * resource.getpagesize()
 
     def __enter__(self) -> Self:
         return self
@@ -277,6 +284,8 @@ def _run(main: Any, plan: Plan, counting: int, shim: Any) -> None:
         log = os.open(plan.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if plan.log else -1
         if plan.clock is not None:
             shim.zsl_fault_clock(ctypes.c_long(plan.clock[0]), ctypes.c_long(plan.clock[1]))
+        if plan.threads is not None:
+            shim.zsl_fault_threads(ctypes.c_long(plan.threads))
         number = ACTIONS.index(plan.action)
         shim.zsl_fault_arm(
             os.fsencode(plan.root),
