@@ -264,6 +264,7 @@ def kept(out: Path, door: str, said: dict, how: str) -> None:
             "address": "calls of the compiled core under ASan and UBSan",
             "thread": "under TSan",
         },
+        "total": sum(
             one[how]["inputs"] for one in known["doors"].values() for how in one if isinstance(one[how], dict)
         ),
     }
@@ -292,9 +293,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1e6, help="that each door gets at most")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--core", type=Path, help="a sanitized build of the compiled core, for the door native")
-    parser.add_argument(
-        "--sanitizer", choices=["address", "thread"], default="address", help="of --core"
-    )
+    parser.add_argument("--sanitizer", choices=["address", "thread"], default="address", help="of --core")
     parser.add_argument("--guided", action="store_true", help="by atheris, for --seconds each")
     given = parser.parse_args()
     import tempfile
