@@ -28,6 +28,7 @@ from zsl_runtime.bundle.manifest import (
     MANIFEST,
     PROBE,
     REPLAY,
+    SIGNATURE,
     check_manifest,
     check_version,
 )
@@ -43,7 +44,6 @@ from zsl_runtime.bundle.reading import (
     size_of,
 )
 from zsl_runtime.bundle.signatures import (
-    SIGNATURE,
     check_files,
     check_fixed,
     check_generation,
@@ -393,7 +393,8 @@ class Bundle:
             found.append(self.path / OLD_CACHE)
         numbers = self.generation_numbers()
         kept = {generation_signature(self.path, n).name for n in numbers if n <= number}
-        found += [path for path in (self.path / CLASSES).glob("*.sig") if path.name not in kept]
+        signatures = (path for path in (self.path / CLASSES).glob("*.sig") if re.fullmatch(r"\d{6,}", path.stem))
+        found += [path for path in signatures if path.name not in kept]
         return sorted(found + [self.generation_path(n) for n in numbers if n > number])
 
     @contextlib.contextmanager

@@ -33,6 +33,7 @@ MANIFEST, CLASSES, CURRENT, HISTORY = "manifest.json", "classes", "CURRENT", "hi
 # What the optional `precisions` may name, and by which of them each `default_precision` is answered.
 PRECISIONS = ("fp32", "fp16", "int8-cpu", "int8-trt")
 PRECISION_FILES = {"fp32": ("fp32",), "fp16": ("fp16",), "int8": ("int8-cpu", "int8-trt")}
+SIGNATURE = "model.sig"  # of what is fixed; that of a generation lies beside it
 REPLAY, PROBE, GAUSSIAN = "replay.safetensors", "probe.safetensors", "gaussian.safetensors"
 
 # What a bundle may be at most, so that to open one of anybody's making takes a bounded time.
@@ -137,7 +138,7 @@ def check_names(names: Mapping[str, Any], folder: Path) -> None:
     """ArtefactError E-BUNDLE-PATH for a name that would lie outside the bundle, or on one of its own files."""
     for name in names:
         path = PurePosixPath(name)
-        own = path.parts[:1] in {(MANIFEST,), (CLASSES,), (HISTORY,), (LOCK,)}
+        own = path.parts[:1] in {(MANIFEST,), (CLASSES,), (HISTORY,), (LOCK,), (SIGNATURE,)}
         inside = path.parts and str(path) == name and not path.is_absolute() and ".." not in path.parts
         odd = re.search(r"[\\:\x00-\x1f\x7f]", name) or len(name) > LONGEST_PATH or path.name in {LOCK, CURRENT}
         if own or not inside or odd or any(part.startswith(TEMPORARY) for part in path.parts):

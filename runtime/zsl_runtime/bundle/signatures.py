@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zsl_runtime.bundle.manifest import MANIFEST
+from zsl_runtime.bundle.manifest import CLASSES, MANIFEST, SIGNATURE
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError, from_os_error, shown
 from zsl_runtime.extras import wanting
 from zsl_runtime.machine.cache import cache_folder
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 REQUIRE = "ZSL_REQUIRE_SIGNATURE"  # a file or folder of keys: what --require-signature says, for every command
-SIGNATURE = "model.sig"
 ADDITIONS = "additions"  # in a folder of keys: those that may sign generations, and nothing else
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -47,7 +46,7 @@ CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}  
 KEY_SUFFIXES = (".pem", ".pub", ".crt", ".cer")
 SEEN = "signed-generations"  # in the cache folder
 _SEEN_HERE: dict[str, tuple[int, str]] = {}  # by this process, where there is no cache folder
-_PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.DOTALL)
+_MARK = re.compile(rb"-----(BEGIN|END) ([A-Z0-9 ]+)-----")
 
 
 class Signature(NamedTuple):
@@ -225,8 +224,17 @@ def _keys(place: Path, files: Sequence[Path]) -> Keys:
 
 def _pems(path: Path) -> list[tuple[str, bytes]]:
     """Label and text of each block of a PEM file; UsageError E-KEY for a private key and for anything else."""
-    data = read_pem(path)
-    blocks = [(found[1].decode(), found[0]) for found in _PEM.finditer(data)]
+    blocks: list[tuple[str, bytes]] = []
+    begun: list[bytes] = []
+    for line in read_pem(path).splitlines():
+        mark = _MARK.fullmatch(line.strip())
+        if mark and mark[1] == b"BEGIN":
+            begun = [line]
+        elif begun:
+            begun.append(line)
+            if mark and begun[0].strip() == b"-----BEGIN " + mark[2] + b"-----":
+                blocks.append((mark[2].decode(), b"\n".join(begun) + b"\n"))
+                begun = []
     for label, _ in blocks:
         if "PRIVATE" in label:
             raise UsageError(
@@ -308,7 +316,7 @@ def need_cryptography() -> None:
     """BackendError E-PACKAGE where the package that checks signatures is not here."""
     try:
         import cryptography
-        import cryptography.x509.verification  # noqa: F401
+        import cryptography.hazmat.primitives.asymmetric.ec  # noqa: F401
     except ImportError as error:
         raise BackendError(
             "E-PACKAGE", f"checking signatures needs {wanting('cryptography', error, 'verify')}"
@@ -469,7 +477,7 @@ def statement_of(signature: Signature) -> dict[str, str]:
 
 def generation_signature(folder: Path, number: int) -> Path:
     """Where the signature of generation `number` lies or would lie."""
-    return folder / "classes" / f"{number:06d}.sig"
+    return folder / CLASSES / f"{number:06d}.sig"
 
 
 def fixed_files(manifest_sha256: str, files: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -479,7 +487,7 @@ def fixed_files(manifest_sha256: str, files: Mapping[str, Mapping[str, Any]]) ->
 
 def generation_files(manifest_sha256: str, number: int, sha256: str) -> dict[str, str]:
     """What the signature of a generation covers."""
-    return {MANIFEST: manifest_sha256, f"classes/{number:06d}.safetensors": sha256}
+    return {MANIFEST: manifest_sha256, f"{CLASSES}/{number:06d}.safetensors": sha256}
 
 
 def check_fixed(folder: Path, manifest_sha256: str, keys: Keys) -> dict[str, str]:

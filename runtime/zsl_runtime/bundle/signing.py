@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zsl_runtime.bundle.manifest import CLASSES, HISTORY, MANIFEST
+from zsl_runtime.bundle.manifest import CLASSES, HISTORY, MANIFEST, SIGNATURE
 from zsl_runtime.bundle.signatures import (
     LARGEST_SIGNATURE,
-    SIGNATURE,
     Keys,
     Signature,
     certified,

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from zsl_runtime.bundle.bundle import Bundle
-from zsl_runtime.bundle.manifest import CLASSES
-from zsl_runtime.bundle.signatures import SIGNATURE, check_fixed, generation_signature, required_keys
+from zsl_runtime.bundle.manifest import CLASSES, SIGNATURE
+from zsl_runtime.bundle.signatures import check_fixed, generation_signature, required_keys
 from zsl_runtime.bundle.signing import check_taken, sign_fixed, sign_generation
 from zsl_runtime.errors import from_os_error
 from zsl_runtime.machine.storage import stage, sync_folder

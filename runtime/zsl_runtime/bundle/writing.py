@@ -17,11 +17,12 @@ from zsl_runtime.bundle.manifest import (
     CURRENT,
     HISTORY,
     MANIFEST,
+    SIGNATURE,
     check_manifest,
     check_names,
     format_for,
 )
-from zsl_runtime.bundle.signatures import SIGNATURE, generation_signature
+from zsl_runtime.bundle.signatures import generation_signature
 from zsl_runtime.bundle.signing import sign_fixed, sign_generation
 from zsl_runtime.errors import SystemProblem, UsageError, from_os_error
 from zsl_runtime.machine.storage import (

@@ -345,7 +345,8 @@ def _contents(bundle: Bundle, current: Generation) -> Iterator[Finding]:
 
 def _signatures(bundle: Bundle, current: Generation) -> Iterator[Finding]:
     """By whom the bundle and the generation in force are signed, and whether that was checked."""
-    from zsl_runtime.bundle.signatures import SIGNATURE, generation_signature, read_signature
+    from zsl_runtime.bundle.manifest import SIGNATURE
+    from zsl_runtime.bundle.signatures import generation_signature, read_signature
     from zsl_runtime.machine.untrusted import UnfitError
 
     told = []

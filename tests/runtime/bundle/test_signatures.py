@@ -44,6 +44,8 @@ from zsl_runtime.machine.untrusted import UnfitError
 
 KEY = new_key()  # of the tests with hypothesis, which take no fixture that is made anew for each test
 KEYS = Keys(Path("keys"), {fingerprint(KEY.public_key()): KEY.public_key()})
+COVERED = {"manifest.json": "1" * 64, "model.onnx": "2" * 64}
+GOOD = signature(KEY, COVERED)
 
 
 @pytest.fixture(autouse=True)
@@ -370,21 +372,21 @@ def test_statements_of_another_form_are_refused_though_they_are_signed(change):
         statement_of(good._replace(payload=statement({"a": "0" * 64}, **change)))
 
 
-@given(st.data())
-def test_no_change_of_a_signature_s_file_is_let_through_or_ends_in_another_error(data):
+@given(
+    st.integers(0, 10_000),
+    st.one_of(st.binary(min_size=1, max_size=3), st.sampled_from([b"", b'"', b"{", b"\\u0000"])),
+)
+def test_no_change_of_a_signature_s_file_is_let_through_or_ends_in_another_error(at, put):
     """One byte or more is another; what still parses and checks must cover the same files."""
-    key, files = KEY, {"manifest.json": "1" * 64, "model.onnx": "2" * 64}
-    good = signature(key, files)
-    at = data.draw(st.integers(0, len(good) - 1))
-    put = data.draw(st.one_of(st.binary(min_size=1, max_size=3), st.sampled_from([b"", b'"', b"{", b"\\u0000"])))
-    bad = good[:at] + put + good[at + max(1, len(put)) :]
+    at %= len(GOOD)
+    bad = GOOD[:at] + put + GOOD[at + max(1, len(put)) :]
     try:
         one = parse_signature(bad)
         KEYS.check(one, generation=False)
         covered = statement_of(one)
     except UnfitError:
         return
-    assert covered == files
+    assert covered == COVERED
 
 
 @given(st.binary(max_size=200))

@@ -118,8 +118,9 @@ def test_whoever_is_killed_leaves_a_bundle_that_is_signed(signed, signer, maker)
 def test_a_signature_that_an_older_writer_orphaned_is_removed_by_the_next(signed, signer):
     (signed / "classes" / "000002.sig").write_bytes(b"of a generation that never came to be")
     (signed / "classes" / "000009.sig").write_bytes(b"of one that an older zsl-deploy pruned")
+    (signed / "classes" / "mine.sig").write_bytes(b"of nobody's business")
     remove_classes(Bundle.open(signed), ["wren"])
-    assert sorted(path.name for path in (signed / "classes").glob("*.sig")) == ["000001.sig"]
+    assert sorted(path.name for path in (signed / "classes").glob("*.sig")) == ["000001.sig", "mine.sig"]
 
 
 # --- who may sign on top of what ------------------------------------------------------------------------------------
