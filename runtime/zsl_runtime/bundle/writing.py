@@ -174,7 +174,8 @@ def _put_in_place(building: Path, target: Path, *, force: bool) -> None:
                 old.rename(target)
                 raise
         sync_folder(target.parent)
-    shutil.rmtree(old)
+    # The new one stands. What cannot be removed of the old one, or is being removed by another export, is no failure.
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def check_dest(target: Path, *, force: bool) -> None:
