@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,6 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from support.no_files import KINDS, to_hard_link, to_pipe
 from support.tiny_bundle import ATTRIBUTES, as_regions, class_table, draw_pictures
 from zsl_export import cli as export_cli
 from zsl_runtime.bundle.bundle import Bundle
@@ -158,49 +158,6 @@ def check(ran: Ran, what: str, codes: set[int] = DOCUMENTED) -> None:
 # --- what a file system has -----------------------------------------------------------------------------------------
 
 
-def to_pipe(path: Path, _victim: Path) -> None:
-    os.mkfifo(path)
-
-
-def to_socket(path: Path, _victim: Path) -> None:
-    here = os.open(".", os.O_RDONLY)
-    try:
-        os.chdir(path.parent)  # the name of a socket may have 107 letters
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(path.name)
-    finally:
-        os.fchdir(here)
-        os.close(here)
-
-
-def to_folder(path: Path, _victim: Path) -> None:
-    path.mkdir()
-
-
-def to_link(path: Path, victim: Path) -> None:
-    path.symlink_to(victim)
-
-
-def to_zero(path: Path, _victim: Path) -> None:
-    path.symlink_to("/dev/zero")
-
-
-def to_nowhere(path: Path, victim: Path) -> None:
-    path.symlink_to(victim.with_name("nowhere"))
-
-
-def to_itself(path: Path, _victim: Path) -> None:
-    path.symlink_to(path.name)
-
-
-def to_terabyte(path: Path, _victim: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(1 << 40)
-
-
-KINDS = (to_pipe, to_socket, to_folder, to_link, to_zero, to_nowhere, to_itself, to_terabyte)
-
-
 def replace_by(place: Place, name: str, kind: Callable[[Path, Path], None]) -> None:
     """Put another kind of thing in place of a file or folder of the bundle; a link leads to what was there."""
     path, victim = place.bundle / name, place.victim
@@ -261,6 +218,34 @@ def test_a_command_refuses_or_does_without_what_is_no_file(place: Place, name: s
     for command in ("list", "add"):
         check(run(place, command), f"{command} where {name} is {kind.__name__}", {0, 5})
     assert around(place) == before
+
+
+@pytest.mark.parametrize("name", [*NEEDED, "history.jsonl", "parity.json", ".lock", f"engines/{'0' * 16}.json"])
+def test_a_file_that_is_another_file_as_well_is_never_written_in_place(place: Place, name: str) -> None:
+    """A hard link is a plain file to whoever looks; whatever changes is a new file under the old name."""
+    replace_by(place, name, to_hard_link)
+    before = around(place)
+    for command in ("list", "add", "undo", "infer", "prune"):
+        check(run(place, command), f"{command} where {name} is a hard link", {0})
+    assert around(place) == before
+
+
+def test_what_a_killed_writer_seems_to_have_left_is_removed_and_not_what_it_leads_to(place: Place) -> None:
+    """Links of temporary names, and folders with links in them, in a bundle from elsewhere."""
+    mine = place.victim.with_name("moved")
+    mine.mkdir()
+    (mine / "notes").write_text("mine")
+    left = place.bundle / "classes" / ".tmp-folder"
+    left.mkdir()
+    for path in (place.bundle / ".tmp-file", place.bundle / "classes/.tmp-file", left / "inner"):
+        path.symlink_to(mine)
+    (place.bundle / "classes/000009.safetensors").symlink_to(place.victim)
+    to_pipe(place.bundle / ".tmp-pipe", place.victim)
+    before = around(place)
+    check(run(place, "add"), "add", {0})
+    assert around(place) == before
+    assert not [path for path in place.bundle.rglob(".tmp-*") if os.path.lexists(path)]
+    assert not os.path.lexists(place.bundle / "classes/000009.safetensors")
 
 
 @pytest.mark.slow

@@ -20,9 +20,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.no_files import to_folder, to_hard_link, to_link, to_nowhere, to_pipe
 from support.tiny_backbone import FixedBackbone
 from support.tiny_data import class_name, make_tiny_data
-from zsl_runtime.errors import ArtefactError, UsageError
+from zsl_runtime.errors import ArtefactError, SystemProblem, UsageError
 from zsl_runtime.pixels.pixels import PixelSpec, prepare
 from zsl_train.data import feature_store
 from zsl_train.data.feature_store import FeatureStore, extract, fingerprint
@@ -243,6 +244,33 @@ def test_whatever_a_crash_left_of_the_records_features_are_right(tmp_path_factor
     store, _ = run(data, base / "cache")
     assert store.regions.tobytes() == wanted
     assert store.ok.all()
+
+
+@pytest.mark.parametrize(
+    "kind", [to_link, to_hard_link, to_nowhere, to_pipe, to_folder], ids=lambda kind: kind.__name__
+)
+@pytest.mark.parametrize("name", ["regions.f16", "state.u8", "problems.jsonl", "about.json", ".lock"])
+def test_what_somebody_put_into_the_cache_is_not_written_through(data, cache, tmp_path, name, kind):
+    """A store is begun anew where a file of it is none of its own; a lock that is none is one line."""
+    (next(data.root.rglob("*.jpg"), None) or next(data.root.rglob("*.png"))).write_bytes(b"no picture")
+    store, _ = run(data, cache)
+    victim, place = tmp_path / "victim", store.folder / name
+    wanted, problems = np.array(store.regions), store.problems
+    (store.folder / "state.u8").write_bytes(bytes(COUNT))
+    victim.write_bytes(place.read_bytes())
+    before = victim.read_bytes()
+    place.unlink()
+    kind(place, victim)
+    try:
+        again, _ = run(data, cache)
+    except SystemProblem as error:
+        assert "could not keep the region features" in str(error)  # noqa: PT017
+        assert name == ".lock" or (name, kind) == ("about.json", to_folder)
+    else:
+        np.testing.assert_array_equal(again.regions, wanted)
+        assert again.problems == problems
+    assert victim.read_bytes() == before
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_the_record_of_unreadable_pictures_may_be_lost_but_not_that_they_are(data, cache):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import support.tiny_run
 import zsl_runtime
 from support.forked import allow_fork, become_nobody, forked, killed_at_every_step, public_folder
+from support.no_files import KINDS, to_hard_link, to_link, to_nowhere, to_pipe
 from support.tiny_run import DIMS, Config, know_tiny, make_tiny_run, save_tiny_run
 from zsl_runtime.errors import ArtefactError, UsageError, ZslError
 from zsl_runtime.machine.storage import LOCK, parse_tensors
@@ -249,6 +250,18 @@ def test_a_shape_of_another_version_is_said_to_be_one(of_means, tmp_path, shape,
     assert "cannot be rebuilt" in message
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "name", ["run.json", "scores.json", "recipe.toml", "weights.safetensors", "pictures.safetensors"]
+)
+def test_a_file_of_a_run_is_a_plain_file(path, tmp_path, name, kind):
+    """Nothing is waited for, read without end, or read elsewhere."""
+    victim = tmp_path / "victim"
+    (path / name).rename(victim)
+    kind(path / name, victim)
+    assert name in damaged(path)
+
+
 def test_what_is_no_run_is_said_to_be_none(tmp_path):
     assert "is not a run folder; give the folder that zsl-train --out wrote" in damaged(tmp_path)
     assert "is not a run folder" in damaged(tmp_path / "nowhere")
@@ -411,6 +424,38 @@ def test_another_build_goes_on_with_an_unfinished_run_and_is_told(tmp_path, monk
     assert info["earlier_builds"] == [builds[0], builds[1]]
     begin(tmp_path, "b", force=True)
     assert "earlier_builds" not in read_info(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [to_link, to_hard_link, to_nowhere, to_pipe], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("name", ["log.jsonl", "checkpoint", "run.json", "recipe.toml", ".tmp-run.json-00000000"])
+@pytest.mark.parametrize("force", [False, True])
+def test_a_run_is_gone_on_with_through_no_link(tmp_path, name, kind, force):
+    """Whoever sent a run folder cannot let its training write or delete elsewhere."""
+    if (name, kind) == ("checkpoint", to_hard_link):
+        pytest.skip("there are no hard links of folders")
+    path, victim = tmp_path / "r", tmp_path / "victim"
+    begin(path, "one").log({"step": 1})
+    before = {}
+    if name == "checkpoint":
+        victim.mkdir()
+        (victim / "mine").write_text("precious")
+        before[victim / "mine"] = b"precious"
+    else:
+        victim.write_bytes((path / name).read_bytes() if (path / name).exists() else b"precious")
+        before[victim] = victim.read_bytes()
+        (path / name).unlink(missing_ok=True)
+    kind(path / name, victim)
+    try:
+        begin(path, "one", force=force).log({"step": 2})
+    except ArtefactError as error:
+        assert error.code == "E-RUN"  # noqa: PT017
+        assert not force
+    except UsageError as error:
+        assert (error.code, name) == ("E-RUN-EXISTS", "run.json")  # noqa: PT017
+    else:
+        assert (path / "log.jsonl").read_bytes().endswith(b'"step": 2}\n')
+    assert {one: one.read_bytes() for one in before} == before
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_one_process_at_a_time(tmp_path):
