@@ -310,6 +310,15 @@ def bring(path: str, folder: str) -> str:
     return copy
 
 
+def rename(path: str, to: str) -> None:
+    """Give a file another name there; UsageError E-STORE."""
+    system = _system(path)
+    try:
+        _asked(lambda: system.mv(_inner(path), _inner(to)))
+    except Exception as error:
+        _refuse(path, error)
+
+
 # --- patterns -------------------------------------------------------------------------------------------------------
 
 

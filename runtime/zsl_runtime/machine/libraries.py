@@ -12,6 +12,8 @@ from typing import Any
 # $TMPDIR, and a server that is looked up some seconds after the start. It reads this once, when it is imported; the
 # call of its API comes too late for the files. The second name is that of builds before its release.
 SILENCE = {"ORT_DISABLE_TELEMETRY": "1", "ORT_TELEMETRY_DISABLED": "1"}
+# Ray's head node sends what it finds out about a cluster every hour, unless this is 0 where it is started.
+SILENCE["RAY_USAGE_STATS_ENABLED"] = "0"
 DRIVERS = ("/dev/nvidiactl", "/dev/nvhost-ctrl", "/dev/dxg")  # of NVIDIA cards: desktop and server, Jetson, WSL
 
 
