@@ -472,6 +472,8 @@ class Bundle:
                 state = "made" if committed else "not made, the bundle is unchanged"
                 raise from_os_error(error, f"finish the change ({state}): the system refused") from error
             raise
+        if self.keys is not None:  # remembered as if it had been read
+            check_newest(self.path, self.manifest_sha256, generation.number, digest)
 
     def signature_names(self) -> tuple[str, ...]:
         """Names of the signatures that are there, of what is fixed and of generations; they need not be good ones."""

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.bundle.manifest import CLASSES, SIGNATURE
-from zsl_runtime.bundle.signatures import check_fixed, generation_signature, required_keys
+from zsl_runtime.bundle.signatures import check_fixed, check_generation, generation_signature, required_keys
 from zsl_runtime.bundle.signing import check_taken, sign_fixed, sign_generation
-from zsl_runtime.errors import from_os_error
+from zsl_runtime.errors import ArtefactError, from_os_error
 from zsl_runtime.machine.storage import stage, sync_folder
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from zsl_runtime.bundle.signatures import Keys
     from zsl_runtime.bundle.signing import Signer
 
 
@@ -50,7 +51,8 @@ def sign_bundle(bundle: Bundle, signer: Signer, *, fixed: bool = True) -> tuple[
     Args:
         bundle: opened, every hash of it checked.
         signer: who vouches.
-        fixed: also what is fixed at the export; without it the generations alone.
+        fixed: also what is fixed at the export; without it the generations alone, and of them those that nobody has
+            signed whose signature is demanded, where some are.
 
     Returns:
         The numbers of the generations that were signed, ascending.
@@ -64,6 +66,9 @@ def sign_bundle(bundle: Bundle, signer: Signer, *, fixed: bool = True) -> tuple[
     bare = replace(bundle, keys=None)
     with bundle.lock():
         made = dict(_generations(bare))
+        demanded = None if fixed else required_keys(None, bundle.path)
+        if demanded is not None:
+            made = {number: sha256 for number, sha256 in made.items() if not _signed(bundle, number, sha256, demanded)}
         staged: list[tuple[Path, Path]] = []
         try:
             if fixed:
@@ -82,6 +87,15 @@ def sign_bundle(bundle: Bundle, signer: Signer, *, fixed: bool = True) -> tuple[
         for folder in (bundle.path / CLASSES, bundle.path):
             sync_folder(folder)
     return tuple(sorted(made))
+
+
+def _signed(bundle: Bundle, number: int, sha256: str, keys: Keys) -> bool:
+    """Whether a generation has a good signature by one of these keys."""
+    try:
+        check_generation(bundle.path, bundle.manifest_sha256, number, sha256, keys)
+    except ArtefactError:
+        return False
+    return True
 
 
 def _generations(bundle: Bundle) -> Iterable[tuple[int, str]]:

@@ -274,7 +274,8 @@ def sign_command(engine: str, sign: str, sign_certificate: str | None) -> None:
     signer = open_signer(sign, sign_certificate)
     bundle = open_to_vouch(engine, signer, fixed=False)
     made = sign_bundle(bundle, signer, fixed=False)
-    told = f"signed generation {', '.join(map(str, made))} of {bundle.path} by {signer.told}"
+    numbers = ", ".join(map(str, made))
+    told = f"signed generation {numbers} of {bundle.path} by {signer.told}" if made else "all of them are signed"
     with reporting(told):
         _say(told)
 

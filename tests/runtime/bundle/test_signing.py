@@ -90,6 +90,15 @@ def test_every_change_is_signed_and_leaves_the_first_signature_as_it_is(signed, 
     assert (signed / "model.sig").read_bytes() == before
 
 
+def test_whoever_makes_a_state_remembers_it(signed, signer, maker):
+    """Nobody has opened the bundle since, when an older state is put back."""
+    before = (signed / "classes" / "CURRENT").read_bytes()
+    remove_classes(Bundle.open(signed, signer=signer), ["wren"])
+    (signed / "classes" / "CURRENT").write_bytes(before)
+    with pytest.raises(ArtefactError, match="E-SIGNATURE-OLD"):
+        Bundle.open(signed, require_signature=maker.public)
+
+
 def test_signatures_go_with_their_generations(signed, signer):
     bundle = Bundle.open(signed, signer=signer)
     remove_classes(bundle, ["wren"])
@@ -202,8 +211,11 @@ def test_generations_alone_are_vouched_for_where_the_model_is_trusted(signed, ma
     with pytest.raises(UsageError, match="E-SIGN"):
         open_to_vouch(signed, own, fixed=True)
     before = (signed / "model.sig").read_bytes()
-    assert sign_bundle(open_to_vouch(signed, own, fixed=False), own, fixed=False) == (1, 2)
+    first = (signed / "classes" / "000001.sig").read_bytes()
+    assert sign_bundle(open_to_vouch(signed, own, fixed=False), own, fixed=False) == (2,)
     assert Bundle.open(signed).current().number == 2
+    assert sign_bundle(open_to_vouch(signed, own, fixed=False), own, fixed=False) == ()
+    assert (signed / "classes" / "000001.sig").read_bytes() == first
     assert (signed / "model.sig").read_bytes() == before
     (signed / "model.sig").write_bytes(signature(new_key(), fixed(signed)))
     with pytest.raises(ArtefactError, match="E-SIGNATURE"):
