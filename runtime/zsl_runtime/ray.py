@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from zsl_runtime.bundle.signatures import REQUIRE
 from zsl_runtime.errors import BackendError, UsageError, from_os_error
 from zsl_runtime.extras import wanting
 from zsl_runtime.inputs.item import Item, in_store
@@ -52,6 +53,8 @@ class Labeller:
         topk, classes, batch_size: as of `Classifier.predict`.
         backend, device, threads, precision, trust_engine: as of `Classifier.open`; without `threads`, as many as the
             CPUs that Ray gives the actor.
+        require_signature: as of `Classifier.open`. What the environment demands here is demanded by every worker, too,
+            which has one of its own; so the keys must be where each of them finds them.
 
     """
 
@@ -68,12 +71,14 @@ class Labeller:
         threads: int | None = None,
         precision: str | None = None,
         trust_engine: bool = False,
+        require_signature: str | os.PathLike[str] | None = None,
     ) -> None:
         self.bundle = os.path.abspath(bundle)  # noqa: PTH100
         self.column = column
         self._predicting: dict[str, Any] = {"topk": topk, "classes": classes, "batch_size": batch_size}
         self._opening: dict[str, Any] = {"backend": backend, "device": device, "threads": threads}
         self._opening |= {"precision": precision, "trust_engine": trust_engine}
+        self._opening["require_signature"] = _demanded(require_signature)
         self._classifier: Classifier | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -236,6 +241,7 @@ def label(
 
     """
     compute = _ray_data().ActorPoolStrategy
+    options["require_signature"] = _demanded(options.get("require_signature"))
     size = {"size": workers} if isinstance(workers, int) else {"min_size": workers[0], "max_size": workers[1]}
     return dataset.map_batches(
         Labeller,
@@ -247,6 +253,13 @@ def label(
         batch_size=rows,
         batch_format="pyarrow",
     )
+
+
+def _demanded(keys: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
+    """The keys by one of which the bundle must be signed, as every worker is to demand them."""
+    if keys is None:
+        keys = os.environ.get(REQUIRE) or None
+    return os.path.abspath(keys) if keys else keys  # noqa: PTH100
 
 
 def _ray_data() -> Any:

@@ -19,9 +19,10 @@ import pytest
 from PIL import Image
 
 from support.lone import IMPORTS
+from support.signing import write_keys
 from support.tiny_bundle import as_regions, class_table, draw_pictures
 from zsl_runtime.cli.infer import main
-from zsl_runtime.errors import BackendError, UsageError
+from zsl_runtime.errors import ArtefactError, BackendError, UsageError
 from zsl_runtime.inputs import stores
 from zsl_runtime.labelling.classifier import Classifier
 from zsl_runtime.ray import ANSWERS, Labeller, answered, label, unanswered
@@ -161,6 +162,18 @@ def test_a_relative_bundle_is_found_from_another_folder(bundle, photos, monkeypa
     labeller = Labeller(bundle.name, backend="ort", threads=1)
     monkeypatch.chdir(tmp_path)
     assert len(labeller({"path": np.array(photos[:1], object)})["names"]) == 1
+
+
+def test_signatures_that_are_demanded_here_are_demanded_by_every_worker(bundle, photos, tmp_path, monkeypatch):
+    """The demand travels with the class; the environment of a worker need not have it."""
+    keys = write_keys(tmp_path, "maker").public
+    monkeypatch.setenv("ZSL_REQUIRE_SIGNATURE", str(keys))
+    sent = [pickle.dumps(Labeller(bundle))]
+    monkeypatch.delenv("ZSL_REQUIRE_SIGNATURE")
+    sent.append(pickle.dumps(Labeller(bundle, require_signature=keys)))
+    for data in sent:
+        with pytest.raises(ArtefactError, match=r"E-SIGNATURE: .*model\.sig is missing"):
+            pickle.loads(data)({"path": np.array([str(photos[0])], dtype=object)})
 
 
 def test_a_batch_without_the_column(bundle):
