@@ -203,7 +203,7 @@ def _constant(tensor: Tensor) -> Kind:
     numbers = None
     if tensor.dtype == INT64 and math.prod(tensor.dims) <= MOST_PLACES:
         numbers = tensor.whole_numbers(MOST_PLACES)
-    return Kind(tensor.dtype, tensor.dims, numbers, fixed=True, constant=True, number=tensor.number())
+    return Kind(tensor.dtype, tensor.dims, numbers, fixed=True, tensor=tensor)
 
 
 def _reckon(

@@ -18,10 +18,13 @@ from zsl_runtime.graphs.protobuf import BYTES, FIXED32, VARINT, Field, Reader, s
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from numpy.typing import NDArray
+
 MOST_NODES = 4096  # int8 of ResNet-101 has some 900
 MOST_TENSORS = 8192
 MOST_AXES = 6
 MOST_INPUTS = 64  # of a node
+MOST_WRITTEN = 1 << 16  # numbers of a constant that are looked at, where they are not written as bytes
 MOST_NUMBERS = 64  # of an attribute
 LONGEST_WORD = 256  # of an attribute
 FLOAT, UINT8, INT8, INT32, INT64, FLOAT16 = 1, 2, 3, 6, 7, 10  # TensorProto.DataType
@@ -138,16 +141,17 @@ class Tensor(NamedTuple):
             return tuple(np.frombuffer(self.raw, "<i8").tolist())
         return whole_numbers(self.written, most, f"constant {self.name!r}")
 
-    def number(self) -> float | None:
-        """The one value of a float tensor, where it has one."""
-        if self.dims not in {(), (1,)} or self.dtype not in {FLOAT, FLOAT16}:
-            return None
-        if self.raw is None:  # float16 is written as the bits of a whole number
-            if self.dtype == FLOAT:
-                return float(np.frombuffer(self.written[0], "<f4")[0])
-            (bits,) = whole_numbers(self.written, 1, f"constant {self.name!r}")
-            return float(np.array(bits & 0xFFFF, np.uint16).view(np.float16))
-        return float(np.frombuffer(self.raw, "<f4" if self.dtype == FLOAT else "<f2")[0])
+    def floats(self) -> NDArray[Any]:
+        """The values of a float32 or float16 tensor, in one row; ValueError for another."""
+        if self.dtype not in {FLOAT, FLOAT16}:
+            raise ValueError(f"constant {self.name[:80]!r} is not of floats")
+        if self.raw is not None:
+            return np.frombuffer(self.raw, "<f4" if self.dtype == FLOAT else "<f2")
+        if self.dtype == FLOAT:
+            return np.frombuffer(b"".join(self.written), "<f4")
+        # As the bits of whole numbers.
+        bits = whole_numbers(self.written, MOST_WRITTEN, f"constant {self.name[:80]!r}")
+        return np.array([one & 0xFFFF for one in bits], np.uint16).view(np.float16)
 
 
 class Node(NamedTuple):

@@ -13,12 +13,14 @@ import math
 import re
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+import numpy as np
+
 from zsl_runtime.graphs.onnx_file import FLOAT, FLOAT16, INT8, INT32, INT64, MOST_AXES, TYPES, UINT8
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from zsl_runtime.graphs.onnx_file import Attribute, Node
+    from zsl_runtime.graphs.onnx_file import Attribute, Node, Tensor
 
 FLOATS = frozenset({FLOAT, FLOAT16})
 NUMBERS = frozenset(TYPES)
@@ -35,8 +37,7 @@ class Kind(NamedTuple):
         shape: its sizes.
         numbers: the values themselves, of small int64 ones that do not depend on what is computed.
         fixed: it depends on constants alone.
-        constant: it is one.
-        number: its value, of a constant that is a single float.
+        tensor: the constant that it is.
 
     """
 
@@ -44,8 +45,7 @@ class Kind(NamedTuple):
     shape: tuple[int, ...]
     numbers: tuple[int, ...] | None = None
     fixed: bool = False
-    constant: bool = False
-    number: float | None = None
+    tensor: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -248,7 +248,7 @@ def _unary(node: Node, given: Given) -> Made:
 
 def _identity(_: Node, given: Given) -> Made:
     x = _there(given, 0)
-    return Made((x._replace(constant=False, number=None),), x.size)
+    return Made((x._replace(tensor=None),), x.size)
 
 
 def _elementwise(node: Node, given: Given) -> Made:
@@ -261,9 +261,9 @@ def _clip(node: Node, given: Given) -> Made:
     limits = [-math.inf, math.inf]
     for at, limit in enumerate(given[1:]):
         if limit is not None:
-            if limit.dtype != x.dtype or limit.shape != () or limit.number is None:
+            if limit.dtype != x.dtype or limit.shape != () or limit.tensor is None:
                 raise ValueError("Clip has a limit that is no constant number of its type")
-            limits[at] = limit.number
+            limits[at] = float(limit.tensor.floats()[0])
     if not limits[0] <= limits[1]:
         raise ValueError(f"Clip has the limits {limits[0]:g} and {limits[1]:g}")
     return _one(given, x.dtype, x.shape)
@@ -291,8 +291,11 @@ def _quantize(node: Node, given: Given) -> Made:
         raise ValueError("QuantizeLinear gives int32")
     if not into and zero is not None and dtype != x.dtype:
         raise ValueError(f"DequantizeLinear is given {TYPES[x.dtype]} and {TYPES[dtype]}")
-    if not scale.constant or (zero is not None and not (zero.constant and zero.shape == scale.shape)):
+    if scale.tensor is None or (zero is not None and (zero.tensor is None or zero.shape != scale.shape)):
         raise ValueError(f"{node.op} has a scale and a zero that are no constants of one shape")
+    steps = scale.tensor.floats()
+    if not (np.isfinite(steps) & (steps > 0)).all():
+        raise ValueError(f"{node.op} has a scale that is not above 0")
     if scale.shape not in {(), (1,)}:
         axis = _axis(_number(node, "axis", 1), len(x.shape), node.op)
         if scale.shape != (x.shape[axis],):
@@ -439,7 +442,7 @@ def _pad(node: Node, given: Given) -> Made:
     rank = len(x.shape)
     if len(pads) != 2 * rank or any(not 0 <= one <= _SIDE for one in pads):
         raise ValueError(f"Pad adds {shown(pads)} to {shown(x.shape)}")
-    if value is not None and (value.dtype != x.dtype or value.shape not in {(), (1,)} or not value.constant):
+    if value is not None and (value.dtype != x.dtype or value.shape not in {(), (1,)} or value.tensor is None):
         raise ValueError("Pad fills with what is no constant number of its type")
     return _one(given, x.dtype, tuple(pads[at] + size + pads[at + rank] for at, size in enumerate(x.shape)))
 

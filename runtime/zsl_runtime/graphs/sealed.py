@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from zsl_runtime.graphs.ports import Ports
 
 MOST_BYTES = 2**31 - 1  # where a protobuf message ends
+CHUNK = 1 << 20
 NAME = "zsl-graph"  # of the memory, for whoever looks at the process
 
 
@@ -74,35 +75,64 @@ def sealed(file: GraphFile, part: str) -> Iterator[str | bytes]:
     where = str(file.path)
     with ExitStack() as stack:
         try:
-            source, view = stack.enter_context(_copied(file.path))
+            copy = stack.enter_context(_copied(file.path))
         except UnfitError as error:
             raise ArtefactError("E-BUNDLE-GRAPH", f"{where!r} {error}; copy or export the bundle again") from None
         except OSError as error:
             raise from_os_error(error, "read the graph") from error
         pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="zsl-hash"))
-        digest = pool.submit(lambda: hashlib.sha256(view).hexdigest()) if file.sha256 else None
-        check_graph(view, part=part, where=where, ports=file.ports)
-        yield source
+        digest = pool.submit(copy.sha256) if file.sha256 else None
+        check_graph(copy.view(), part=part, where=where, ports=file.ports)
+        yield copy.source
         if digest is not None and digest.result() != file.sha256:
             raise ArtefactError(
                 "E-BUNDLE-HASH", f"{where!r} was exchanged while the bundle was opened; copy or export the bundle again"
             )
 
 
+class _Copy(NamedTuple):
+    """A file's content, where nobody changes it.
+
+    Attributes:
+        source: as a library takes it.
+        handle: of the sealed memory; -1 for bytes.
+        size: in bytes.
+
+    """
+
+    source: str | bytes
+    handle: int
+    size: int
+
+    def view(self) -> memoryview:
+        """All of it, to look at; what is not looked at takes no memory of this process."""
+        if isinstance(self.source, bytes):
+            return memoryview(self.source)
+        return memoryview(mmap.mmap(self.handle, self.size, access=mmap.ACCESS_READ))
+
+    def sha256(self) -> str:
+        """In hexadecimal; other threads run meanwhile."""
+        if isinstance(self.source, bytes):
+            return hashlib.sha256(self.source).hexdigest()
+        digest = hashlib.sha256()
+        for at in range(0, self.size, CHUNK):
+            digest.update(os.pread(self.handle, CHUNK, at))
+        return digest.hexdigest()
+
+
 @contextmanager
-def _copied(path: Path) -> Iterator[tuple[str | bytes, memoryview]]:
-    """A file's copy, as a library takes it and as it is looked at; UnfitError, OSError."""
+def _copied(path: Path) -> Iterator[_Copy]:
+    """A file's copy; UnfitError, OSError."""
     with opened(path, most=MOST_BYTES) as file, ExitStack() as stack:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             raise UnfitError("is empty")
         handle = _sealed_memory(file.fileno(), size)
         if handle is None:
-            data = file.read(size)
-            yield data, memoryview(data)
+            yield _Copy(file.read(size), -1, size)
             return
         stack.callback(os.close, handle)
-        yield f"/proc/self/fd/{handle}", memoryview(mmap.mmap(handle, size, access=mmap.ACCESS_READ))
+        yield _Copy(f"/proc/self/fd/{handle}", handle, size)
 
 
 def _sealed_memory(source: int, size: int) -> int | None:

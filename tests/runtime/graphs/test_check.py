@@ -174,6 +174,30 @@ def test_attributes_of_a_convolution_that_ours_do_not_have(attributes):
     assert "Conv" in refused(pictures(**attributes), "model")
 
 
+@pytest.mark.parametrize(
+    ("op", "values", "said"),
+    [
+        ("QuantizeLinear", (np.inf, np.uint8(0)), "a scale that is not above 0"),
+        ("QuantizeLinear", (np.nan, np.uint8(0)), "a scale that is not above 0"),
+        ("QuantizeLinear", (0.0, np.uint8(0)), "a scale that is not above 0"),
+        ("QuantizeLinear", (-1.0, np.uint8(0)), "a scale that is not above 0"),
+        ("QuantizeLinear", (1.0, np.int32(0)), "gives int32"),
+        ("QuantizeLinear", (1.0, np.zeros(3, np.uint8)), "no constants of one shape"),
+        ("Clip", (2.0, np.float32(1.0)), "Clip has the limits 2 and 1"),
+        ("Clip", (np.nan, np.float32(1.0)), "Clip has the limits nan and 1"),
+        ("Clip", (1.0, np.float32([1.0])), "no constant number of its type"),
+    ],
+)
+def test_numbers_that_libraries_stumble_over(op, values, said):
+    model = with_work(node(op, "features fa b", "q"), node("DequantizeLinear", "q fa b", "one"))
+    if op == "Clip":
+        model.graph.node[3].CopyFrom(node("Neg", "q", "one"))
+    for name, value in zip(("fa", "b"), values, strict=True):
+        array = np.asarray(value) if name == "b" else np.float32(value)
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
+    assert said in refused(model.SerializeToString())
+
+
 def test_a_kernel_as_large_as_the_picture_is_refused():
     assert "Conv" in refused(pictures(side=256, kernel=100), "model")
 

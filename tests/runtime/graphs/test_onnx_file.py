@@ -54,8 +54,8 @@ def same_as_the_package(data: bytes) -> None:
         assert (tensor.name, tensor.dtype, list(tensor.dims)) == (other.name, other.data_type, list(other.dims))
         array = numpy_helper.to_array(other)
         np.testing.assert_array_equal(values_of(tensor), array)
-        single = array.dtype.kind == "f" and array.shape in {(), (1,)}
-        assert tensor.number() == (float(array.reshape(-1)[0]) if single else None)
+        if array.dtype.kind == "f":
+            np.testing.assert_array_equal(tensor.floats(), array.reshape(-1))
         if array.dtype == np.int64:
             assert tensor.whole_numbers(array.size) == tuple(array.reshape(-1))
     pairs = [(found.inputs, graph.input), (found.outputs, graph.output), (found.values, graph.value_info)]
