@@ -13,8 +13,6 @@ import math
 import re
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-import numpy as np
-
 from zsl_runtime.graphs.onnx_file import FLOAT, FLOAT16, INT8, INT32, INT64, MOST_AXES, TYPES, UINT8
 
 if TYPE_CHECKING:
@@ -146,6 +144,7 @@ def _finite(value: Attribute) -> bool:
 _AXIS = _whole(-MOST_AXES, MOST_AXES)
 _FLAG = _one_of(0, 1)
 _SIDE = 64  # of a kernel; ours have 7
+_LEAST_SCALE = 1e-36  # one part of it is a number, too; ours have 1e-32 where nothing varies
 _WINDOW: dict[str, Rule] = {
     "auto_pad": _one_of(b"NOTSET"),
     "dilations": _list_of(1, 1, (2,)),
@@ -294,8 +293,8 @@ def _quantize(node: Node, given: Given) -> Made:
     if scale.tensor is None or (zero is not None and (zero.tensor is None or zero.shape != scale.shape)):
         raise ValueError(f"{node.op} has a scale and a zero that are no constants of one shape")
     steps = scale.tensor.floats()
-    if not (np.isfinite(steps) & (steps > 0)).all():
-        raise ValueError(f"{node.op} has a scale that is not above 0")
+    if not ((steps >= _LEAST_SCALE) & (steps <= 1 / _LEAST_SCALE)).all():
+        raise ValueError(f"{node.op} has a scale that is not above 0, or beyond any")
     if scale.shape not in {(), (1,)}:
         axis = _axis(_number(node, "axis", 1), len(x.shape), node.op)
         if scale.shape != (x.shape[axis],):

@@ -181,6 +181,7 @@ def test_attributes_of_a_convolution_that_ours_do_not_have(attributes):
         ("QuantizeLinear", (np.nan, np.uint8(0)), "a scale that is not above 0"),
         ("QuantizeLinear", (0.0, np.uint8(0)), "a scale that is not above 0"),
         ("QuantizeLinear", (-1.0, np.uint8(0)), "a scale that is not above 0"),
+        ("QuantizeLinear", (1e-45, np.uint8(0)), "a scale that is not above 0"),
         ("QuantizeLinear", (1.0, np.int32(0)), "gives int32"),
         ("QuantizeLinear", (1.0, np.zeros(3, np.uint8)), "no constants of one shape"),
         ("Clip", (2.0, np.float32(1.0)), "Clip has the limits 2 and 1"),
