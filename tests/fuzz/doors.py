@@ -248,6 +248,69 @@ def generation(data: bytes) -> None:
     fold(held.head, held.table.seen)
 
 
+@functools.cache
+def maker() -> object:
+    """The private key that signs the corpus."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    return ec.derive_private_key(20261126, ec.SECP256R1())
+
+
+@functools.cache
+def trusted() -> object:
+    from zsl_runtime.bundle.signatures import read_keys
+
+    return read_keys(CORPUS / "keys" / "seed-both")
+
+
+@functools.cache
+def _signed_by_the_maker() -> object:
+    from zsl_runtime.bundle.signatures import parse_signature
+
+    return parse_signature((CORPUS / "signature" / "seed-key").read_bytes())
+
+
+def signature(data: bytes) -> None:
+    """model.sig where keys are demanded: taken only if it covers what was signed, file by file."""
+    from zsl_runtime.bundle.signatures import check_files, check_fixed, fixed_files, statement_of
+
+    folder = tiny()
+    digest = hashlib.sha256(manifest_of(folder)).hexdigest()
+    place = folder / "model.sig"
+    place.write_bytes(data)
+    try:
+        covered = check_fixed(folder, digest, trusted())
+    finally:
+        place.unlink()
+    check_files(folder, covered, fixed_files(digest, json.loads(manifest_of(folder))["files"]), trusted())
+    if covered != statement_of(_signed_by_the_maker()):
+        raise Finding(f"a signature of {covered} was taken")
+
+
+def statement(data: bytes) -> None:
+    """What is signed, if the maker's key signs anything whatever."""
+    from support.signing import envelope
+    from zsl_runtime.bundle.signatures import check_generation
+
+    folder = tiny()
+    place = folder / "classes" / "000001.sig"
+    place.write_text(json.dumps(envelope(maker(), data)), encoding="utf-8")
+    digests = (hashlib.sha256(one).hexdigest() for one in (manifest_of(folder), classes_of(folder)))
+    try:
+        check_generation(folder, next(digests), 1, next(digests), trusted())
+    finally:
+        place.unlink()
+
+
+def keys(data: bytes) -> None:
+    """A file of public keys and certificates."""
+    from zsl_runtime.bundle.signatures import read_keys
+
+    place = room() / "keys.pem"
+    place.write_bytes(data)
+    read_keys(place)
+
+
 def history(data: bytes) -> None:
     from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.cli.doctor import _generations, _leftovers
@@ -711,6 +774,9 @@ DOORS = {
         Door("listing", listing, inputs=20_000),
         Door("current", current),
         Door("generation", generation),
+        Door("signature", signature),
+        Door("statement", statement, inputs=20_000),
+        Door("keys", keys),
         Door("history", history, inputs=20_000),
         Door("probe", probe),
         Door("replay", replay),

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from fuzz.doors import CORPUS, _run, room, tiny
+from fuzz.doors import CORPUS, _run, maker, room, tiny
 from support import tiffs
 from support.sheets import sheet, text_row, write_book
+from support.signing import cert_pem, certificate, fixed, of_generation, public_pem, signature, statement
 from support.tiny_bundle import ATTRIBUTES, make_tiny_bundle
 
 RNG = np.random.default_rng(5)
@@ -389,11 +390,23 @@ def work() -> Iterator[tuple[str, str, bytes]]:
         yield "command-line", str(number), "\n".join(words).encode()
 
 
+def signatures() -> Iterator[tuple[str, str, bytes]]:
+    """Of the bundle that was just packed; the certificate lasts for a hundred years."""
+    folder, chain = tiny(), [certificate("Maker", maker(), days=(-1, 36_500))]
+    yield "keys", "both", public_pem(maker()) + cert_pem(*chain)
+    yield "keys", "key", public_pem(maker())
+    yield "signature", "key", signature(maker(), fixed(folder))
+    yield "signature", "certificate", signature(maker(), fixed(folder), chain=chain)
+    yield "signature", "less", signature(maker(), of_generation(folder, 1))
+    yield "statement", "generation", statement(of_generation(folder, 1))
+    yield "statement", "other", statement(fixed(folder))
+
+
 def main() -> None:
     bundle = make_tiny_bundle(room() / "made", rule="gaussian")
     (bundle / ".lock").unlink(missing_ok=True)
     shutil.make_archive(str(CORPUS.parent / "bundle"), "zip", bundle)
-    for source in (pictures, bundles, tables, arrays, archives, work):
+    for source in (pictures, bundles, tables, arrays, archives, work, signatures):
         for door, name, data in source():
             folder = CORPUS / door
             folder.mkdir(parents=True, exist_ok=True)
