@@ -17,7 +17,7 @@ from zsl_export.precisions import LARGEST_DROP, parse_precisions
 from zsl_runtime.cli.command import Command
 from zsl_runtime.cli.options import REQUIRE_SIGNATURE, SIGN, SIGN_CERTIFICATE, demanded_by_option, signer_of, together
 from zsl_runtime.errors import run_command
-from zsl_runtime.streams import print_line, printable, reporting
+from zsl_runtime.streams import one_line, print_line, printable, reporting
 from zsl_runtime.trt.library import CHOICES
 
 if TYPE_CHECKING:
@@ -341,7 +341,7 @@ def _export(
     _tell(f"read {folder}: {run.method} on {run.backbone.name}, {len(run.generation.table)} classes")
     warned = [str(text) for text in run.scores.get("warnings", [])]
     for text in warned:
-        _tell(f"WARNING, from the training of this run: {text}")
+        _tell(f"WARNING, from the training of this run: {one_line(text)}")
     if replay_per_class is not None:
         run = _with_fewer(run, replay_per_class)
     bundle = export_run(

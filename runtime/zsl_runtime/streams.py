@@ -61,6 +61,11 @@ def printable(text: str) -> str:
     return UNPRINTED.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def one_line(text: str) -> str:
+    """As `printable`, of a text that is a line by itself: what it holds cannot begin another one."""
+    return printable(" ".join(text.split("\n")).replace("\t", " "))
+
+
 def fill_handles() -> None:
     """Open the null device in place of those of the handles 0, 1 and 2 that are closed."""
     for number in (0, 1, 2):

@@ -21,7 +21,7 @@ from zsl_runtime import streams
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.cli.classes import main as zsl_classes
 from zsl_runtime.errors import UsageError, run_command
-from zsl_runtime.streams import forgiving_stream, printable, reporting, results_stream, standard_streams
+from zsl_runtime.streams import forgiving_stream, one_line, printable, reporting, results_stream, standard_streams
 
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 MADE = "the change was made: generation 2 is in force, with 9 classes"
@@ -313,3 +313,8 @@ def test_what_is_printed_for_people_has_nothing_that_moves_a_terminal_or_turns_a
     )
     error = UsageError("E-X", "a name\x1b]0;x\x07 and\nerror: E-FORGED: \u2066other")
     assert str(error) == "E-X: a name\\x1b]0;x\\x07 and error: E-FORGED: \\u2066other"
+
+
+def test_a_line_holds_nothing_that_begins_another_one():
+    assert one_line("a\nok      forged\tb\r\x1b[2J") == "a ok      forged b\\r\\x1b[2J"
+    assert one_line("übersee-ente, 2  blanks") == "übersee-ente, 2  blanks"

@@ -13,7 +13,7 @@ import click
 
 from zsl_runtime.cli.command import Command
 from zsl_runtime.errors import run_command
-from zsl_runtime.streams import print_line, printable, reporting
+from zsl_runtime.streams import one_line, print_line, printable, reporting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,7 +120,7 @@ def check(options: dict[str, Any]) -> int:
     )
     broken = False
     for finding in found:
-        print_line(f"{finding.state:<6}  {finding.text}")
+        print_line(f"{finding.state:<6}  {one_line(finding.text)}")
         broken = broken or finding.state == BROKEN
     return UsageError.exit_code if broken else 0
 
@@ -143,6 +143,7 @@ def train(options: dict[str, Any]) -> int:
     from zsl_runtime.errors import InputError, UsageError
     from zsl_runtime.machine.storage import write_whole
     from zsl_runtime.machine.threads import usable_cpus
+    from zsl_runtime.machine.untrusted import MIB, UnfitError, read_file
     from zsl_train.recipe import make_recipe, parse_overrides, read_recipe
     from zsl_train.training.run_folder import REPORT, RunWriter
 
@@ -158,8 +159,8 @@ def train(options: dict[str, Any]) -> int:
             _say(f"note: the backbone of {options['recipe']} is not used with --features")
     out: Path = options["out"]
     if options["resume"] and finished(out):
-        if (out / REPORT).is_file():
-            _say((out / REPORT).read_text(encoding="utf-8", errors="replace"))
+        with contextlib.suppress(OSError, UnfitError):  # it is for people alone
+            _say(read_file(out / REPORT, MIB).decode(errors="replace"))
         _say(f"{out} is a finished run: nothing to resume; next: zsl-export {out} --out BUNDLE")
         _say_where(out)
         return 0

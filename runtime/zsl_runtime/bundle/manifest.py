@@ -12,6 +12,7 @@ from zsl_runtime.head.head import RULES, View
 from zsl_runtime.head.semantic_rule import SCALE, SemanticRule
 from zsl_runtime.machine.storage import LOCK, TEMPORARY
 from zsl_runtime.machine.untrusted import GIB
+from zsl_runtime.streams import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,6 +92,10 @@ def check_manifest(manifest: Mapping[str, Any], folder: Path) -> tuple[tuple[Vie
             kinds = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
             given = type(manifest[key]).__name__ if key in manifest else "missing"
             require(isinstance(manifest.get(key, ...), types), f"`{key}` is {given}, expected {kinds}")
+        for key in ("method", "created"):
+            require(
+                one_line(manifest[key]) == manifest[key], f"`{key}` is {manifest[key][:80]!r}, expected plain words"
+            )
         _check_files(manifest["files"], folder)
         _check_graphs(manifest)
         _check_precisions(manifest)

@@ -16,7 +16,7 @@ from zsl_runtime.cli.options import REQUIRE_SIGNATURE
 from zsl_runtime.errors import ArtefactError, BackendError, SystemProblem, UsageError, ZslError, run_command
 from zsl_runtime.extras import EXTRAS, install
 from zsl_runtime.machine.memory import memory_bytes
-from zsl_runtime.streams import print_line
+from zsl_runtime.streams import one_line, print_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -80,7 +80,7 @@ def _show(findings: Iterable[Finding]) -> set[str]:
     """Print findings as they come; returns their states."""
     states = set()
     for finding in findings:
-        print_line(f"{finding.state:<6}  {finding.text}")
+        print_line(f"{finding.state:<6}  {one_line(finding.text)}")
         states.add(finding.state)
     return states
 

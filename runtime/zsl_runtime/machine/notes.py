@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 
-from zsl_runtime.streams import printable
+from zsl_runtime.streams import one_line
 
 _told: set[str] = set()
 
@@ -17,7 +17,7 @@ def note_once(about: str, text: str) -> None:
     _told.add(about)
     if sys.stderr is not None:  # `print` would take stdout instead, which is for results
         with suppress(OSError, ValueError):
-            print(printable(f"note: {text}"), file=sys.stderr, flush=True)  # noqa: T201
+            print(one_line(f"note: {text}"), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def forget_notes() -> None:

@@ -353,6 +353,9 @@ def put(*keys_and_value):
     [
         *(remove(key) for key in ("method", "pixels", "input", "graphs", "dims", "attributes", "head", "files")),
         put("method", 3),
+        put("method", "tiny\nok      forged"),
+        put("created", "\x1b[2J"),
+        put("created", "\u202e2026"),
         put("pixels", []),
         put("graphs", "model", None),
         put("graphs", "model", "other.onnx"),
