@@ -125,7 +125,7 @@ def test_an_encrypted_key(own_bundle, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-def test_signing_opens_no_connection_and_writes_into_the_bundle_alone(own_bundle, maker, tmp_path):
+def test_signing_and_checking_open_no_connection_and_write_into_bundle_and_cache_alone(own_bundle, maker, tmp_path):
     path, home, log = own_bundle(), tmp_path / "home", tmp_path / "strace"
     home.mkdir()
     code = (
@@ -133,6 +133,8 @@ def test_signing_opens_no_connection_and_writes_into_the_bundle_alone(own_bundle
         "from zsl_runtime.bundle.signing import open_signer\n"
         f"signer = open_signer({str(maker.private)!r})\n"
         f"sign_bundle(open_to_vouch({str(path)!r}, signer, fixed=True), signer)\n"
+        "from zsl_runtime.bundle.bundle import Bundle\n"
+        f"Bundle.open({str(path)!r}, require_signature={str(maker.public)!r})\n"
     )
     traced = "trace=connect,sendto,openat,open,creat,mkdir,mkdirat,rename,renameat,renameat2"
     done = subprocess.run(
@@ -148,5 +150,5 @@ def test_signing_opens_no_connection_and_writes_into_the_bundle_alone(own_bundle
     writes = [line for line in calls if "O_WRONLY" in line or "O_RDWR" in line or "O_CREAT" in line or "mkdir" in line]
     writes = [line for line in writes if "/dev/" not in line]
     assert writes
-    assert [line for line in writes if str(path) not in line] == []
+    assert [line for line in writes if str(path) not in line and str(tmp_path / "cache") not in line] == []
     assert list(home.rglob("*")) == []
