@@ -13,12 +13,13 @@ SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE docs/glossary.md $(sh
 	! -name '*.so' ! -path '*/__pycache__/*' | sed 's/ /\\ /g') \
 	$(wildcard $(shell git rev-parse --git-path logs/HEAD 2>/dev/null))
 
-.PHONY: help setup wheel demo test test-slow lint docs format stubs bench bench-cpu bench-gpu sbom clean
+.PHONY: help setup wheel demo test test-slow faults lint docs format stubs bench bench-cpu bench-gpu sbom clean
 
 help:
 	@echo "make demo       train, export, label, add a class, label again, on the drawn demo set"
 	@echo "make test       lint, types, pages, and the tests against the built wheel"
 	@echo "make test-slow  the long tests: kills, full disks, the whole line"
+	@echo "make faults     kills, failing disks, limits and clocks, FAULT_POINTS=1000 of each command: some hours"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make docs       the pages of docs/ into build/site"
 	@echo "make sbom       what a runtime consists of, as CycloneDX: build/sbom.cdx.json"
@@ -61,6 +62,11 @@ test: setup lint docs
 
 test-slow: setup $(BIN)/.slow
 	$(BIN)/python -m pytest -m slow --timeout 3600
+
+FAULT_POINTS ?= 1000
+faults: setup
+	ZSL_FAULT_POINTS=$(FAULT_POINTS) ZSL_FAULTS_OUT=benchmarks/results/reliability \
+		$(BIN)/python -m pytest tests/faults -m "slow or not slow" --timeout 36000
 
 bench: setup
 	mkdir -p build

@@ -458,6 +458,44 @@ def precision() -> str:
     return rows(("", "", "T1", "U", "S", "H", "labels as fp32", "MB (of fp32)"), lines)
 
 
+def reliability(name: str) -> dict[str, Any]:
+    """What a file of benchmarks/results/reliability says; nothing where it was not measured yet."""
+    path = RESULTS / "reliability" / name
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return content
+
+
+def tried(name: str) -> str:
+    """Points of the fault suite: tried, survived, how they ended, and the test that tries them."""
+    lines = []
+    for case, figure in sorted(reliability(name).get("cases", {}).items()):
+        ended = ", ".join(f"{count} {how}" for how, count in sorted(figure["ended"].items(), key=lambda one: -one[1]))
+        lines.append((case, f"{figure['tried']:,}", f"{figure['survived']:,}", ended, f"`{figure['test']}`"))
+    return rows(("case", "points", "survived", "how they ended", "test"), lines or [("not measured yet", *"----")])
+
+
+def long_run() -> str:
+    """100,000 pictures through zsl-infer, and a Classifier while classes come and go."""
+    found, lines = reliability("long_run.json"), []
+    for part, what in (("infer", "`zsl-infer`, one command"), ("classifier", "`Classifier`, one process")):
+        if part in found and found[part]["first_and_last_tenth"]:
+            figure = found[part]
+            first, last = (figure["first_and_last_tenth"][end] for end in ("first", "last"))
+            lines.append(
+                (
+                    what,
+                    f"{figure['pictures']:,}",
+                    f"{figure.get('changes_meanwhile', figure.get('changes')):,}",
+                    f"{figure['wrong']:,}",
+                    f"{first['anonymous_mb']:.0f} and {last['anonymous_mb']:.0f}",
+                    f"{first['cpu_ms_per_picture']:.1f} and {last['cpu_ms_per_picture']:.1f}",
+                    f"{first['files']} and {last['files']}",
+                )
+            )
+    head = ("", "pictures", "changes meanwhile", "wrong", "MB, first and last tenth", "CPU ms a picture", "open files")
+    return rows(head, lines or [("not measured yet", *"------")])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods": methods,
     "newcomers": newcomers,
@@ -474,6 +512,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "adding": adding,
     "engines": engines,
     "precision": precision,
+    "kills": lambda: tried("kills.json"),
+    "faults": lambda: tried("faults.json"),
+    "long_run": long_run,
 }
 
 
