@@ -12,6 +12,7 @@ import numpy as np
 
 from zsl_runtime.errors import BackendError, listed
 from zsl_runtime.extras import wanting
+from zsl_runtime.inputs.mat_layout import readable_names
 from zsl_runtime.inputs.npyfile import NUMBERS
 
 if TYPE_CHECKING:
@@ -85,12 +86,15 @@ def _is_hdf5(path: str | Path) -> bool:
 
 
 def _names_older(path: str | Path) -> list[str]:
-    return [name for name, _, _ in _scipy().io.whosmat(str(path))]
+    return readable_names(path)
 
 
 def _read_older(path: str | Path, names: Sequence[str] | None) -> dict[str, Any]:
     """Version 4 to 7."""
-    content = _scipy().io.loadmat(str(path), variable_names=None if names is None else list(names))
+    io = _scipy().io
+    held = readable_names(path)
+    wanted = held if names is None else [name for name in names if name in held]
+    content = io.loadmat(str(path), variable_names=wanted) if wanted else {}
     found = {name: value for name, value in content.items() if not name.startswith("__")}
     for name, value in found.items():
         if hasattr(value, "toarray"):  # a sparse matrix of scipy

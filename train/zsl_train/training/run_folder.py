@@ -470,9 +470,15 @@ def load_run(path: Path) -> Run:
         reason = error.message if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
         raise ArtefactError(
             "E-RUN",
-            f"{path} cannot be rebuilt: {reason}; zsl-deploy {info['versions'].get('zsl-deploy')} trained it, this is "
+            f"{path} cannot be rebuilt: {reason}; zsl-deploy {_build_of(info)} trained it, this is "
             f"{zsl_runtime.__version__}: use that version, or train the run again",
         ) from error
+
+
+def _build_of(info: dict[str, Any]) -> str:
+    """Which zsl-deploy trained a run, as far as it says so."""
+    versions = info.get("versions")
+    return str(versions.get("zsl-deploy")) if isinstance(versions, dict) else "an unknown version"
 
 
 def _rebuild(path: Path, info: dict[str, Any], blobs: dict[str, bytes]) -> Run:
