@@ -253,6 +253,29 @@ def test_classes_come_and_go_while_requests_stream(served):
     assert len(seen) > 10
 
 
+def test_more_requests_than_may_wait_are_refused_at_once_and_the_others_answered(served):
+    server, bundle = served
+    own, done, answers = client(server, "grpc"), threading.Semaphore(0), []
+
+    def note(result, error):
+        answers.append((result, error))
+        done.release()
+
+    given = [tensor("encoded", column(FILES), "grpc")]
+    for _ in range(1200):
+        own.async_infer("birds", given, note)
+    for _ in range(1200):
+        assert done.acquire(timeout=120)
+    refusals = [str(error) for _, error in answers if error is not None]
+    assert refusals
+    assert all("UNAVAILABLE" in one and "Exceeds maximum queue size" in one for one in refusals)
+    order = np.argsort(-by_numpy(bundle, PICTURES)[0], axis=1)[:, :5]
+    answered = [result for result, error in answers if error is None]
+    assert len(answered) >= 256
+    for result in answered:
+        np.testing.assert_array_equal(result.as_numpy("ids"), order)
+
+
 # --- requests that are wrong ------------------------------------------------------------------------------------------
 
 
