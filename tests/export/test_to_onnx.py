@@ -217,3 +217,16 @@ def test_the_synthesizer_and_lift_graphs_are_their_modules(exported):
 
 def test_there_is_no_lift_graph_without_a_lift():
     assert lift_graph(tiny.make_tiny_trained(lift=False)) is None
+
+
+class Erf(nn.Module):
+    """An operator that no graph of ours has."""
+
+    def forward(self, x):
+        return torch.erf(x)
+
+
+def test_an_export_that_the_runtime_would_refuse_fails_itself(tmp_path):
+    with pytest.raises(GateError, match=r"E-GRAPH-CONTRACT: .*operator 'Erf' is in no graph of ours"):
+        export_graph(scale_graph(Erf()), tmp_path / "x.onnx", {})
+    assert list(tmp_path.iterdir()) == []
