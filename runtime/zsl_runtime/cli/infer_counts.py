@@ -29,6 +29,7 @@ REASONS = {
     "E-IMAGE-OPEN": "not there or not to be opened",
     "E-IMAGE-PREVIEW": "a preview in place of the picture",
     "E-IMAGE-RANGE": "whose white is unknown",
+    "E-IMAGE-SCANS": "in too many scans",
     "E-IMAGE-TYPE": "no picture at all",
     "E-ROW-FILE": "not a readable file of features",
     "E-ROW-SHAPE": "of another shape",

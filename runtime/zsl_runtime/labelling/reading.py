@@ -16,6 +16,7 @@ from zsl_runtime.labelling.profiling import DECODE, FIND, NO_PROFILE, PIXELS, No
 from zsl_runtime.machine.memory import memory_bytes
 from zsl_runtime.machine.threads import whole
 from zsl_runtime.pixels.pixels import PixelSpec, decode, prepare, resize_crop
+from zsl_runtime.pixels.room import place
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -121,10 +122,11 @@ class Reader:
         if self.pixels is None:
             with profile.stage(DECODE):
                 return check_row(source, self.shape, self.like)
-        with profile.stage(DECODE):
-            picture = decode(cast("ImageSource", _here(source)))
-        with profile.stage(PIXELS):
-            return resize_crop(picture, self.pixels)
+        with place() as room:
+            with profile.stage(DECODE):
+                picture = decode(cast("ImageSource", _here(source)), room)
+            with profile.stage(PIXELS):
+                return resize_crop(picture, self.pixels)
 
     def row(self, item: Item, profile: NoProfile = NO_PROFILE) -> ReadItem:
         """Read an item; what cannot be read is an answer, too."""

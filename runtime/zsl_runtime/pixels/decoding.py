@@ -18,7 +18,10 @@ from zsl_runtime.errors import InputError
 from zsl_runtime.pixels import samples, tiff
 from zsl_runtime.pixels.jpeg import decode_jpeg
 from zsl_runtime.pixels.kinds import HEAD, RAW, UNREAD, read_kind, recognise
+from zsl_runtime.pixels.room import Place, place
+from zsl_runtime.pixels.strips import in_strips, repeated
 from zsl_runtime.pixels.trim import significant_bits, trimmed
+from zsl_runtime.pixels.weight import SMALL, length, read_whole, weight
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,15 +46,17 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.", append=
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else what it logs goes to stderr in a program without logs
 
 
-def decode(source: ImageSource) -> NDArray[np.uint8]:
+def decode(source: ImageSource, room: Place | None = None) -> NDArray[np.uint8]:
     """Decode one picture.
 
     EXIF orientation is applied, transparency is composited over white, grey of more than 8 bits is brought to 8 by the
     range that the file tells (else by that of its type), and of an animation the first frame is taken (of an open PIL
-    image, its current frame).
+    image, its current frame). What it takes is reckoned from the header and waited for: all threads of a process
+    together take no more than `zsl_runtime.pixels.room.bound`.
 
     Args:
         source: a path, the bytes of a file, a PIL image, or a decoded uint8 array (H, W, 3) in RGB.
+        room: what the picture takes its room in, as long as that lasts; None for until this returns.
 
     Returns:
         uint8 (H, W, 3), RGB, C-contiguous. An array given as such is not copied.
@@ -60,18 +65,23 @@ def decode(source: ImageSource) -> NDArray[np.uint8]:
         InputError: E-IMAGE-OPEN (missing, not a file, no permission), E-IMAGE-EMPTY (also transparent everywhere),
             E-IMAGE-FORMAT (not a picture), E-IMAGE-KIND (a picture of a kind that is not read), E-IMAGE-PREVIEW (what
             could be read is a preview or a mask), E-IMAGE-RANGE (which sample is white is unknown), E-IMAGE-DECODE
-            (truncated or damaged), E-IMAGE-HUGE (over MAX_PIXELS, refused before decoding), E-IMAGE-FLOAT
-            (floating-point grey), E-IMAGE-ARRAY (dtype or shape), E-IMAGE-TYPE (something else).
+            (truncated or damaged), E-IMAGE-HUGE (over MAX_PIXELS, or more than there is room for; refused before
+            decoding), E-IMAGE-SCANS, E-IMAGE-FLOAT (floating-point grey), E-IMAGE-ARRAY (dtype or shape), E-IMAGE-TYPE
+            (something else).
+        UsageError: E-DECODE-MEMORY.
 
     """
+    if room is None:
+        with place() as own:
+            return decode(source, own)
     if isinstance(source, np.ndarray):
         return check_array(source)
     if isinstance(source, Image.Image):
-        return _decode_image(source, f"PIL image of mode {source.mode}")
+        return _decode_image(source, f"PIL image of mode {source.mode}", room)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode_bytes(bytes(source))
+        return _decode_bytes(bytes(source), room)
     if isinstance(source, (str, os.PathLike)):
-        return _decode_file(os.fspath(source))
+        return _decode_file(os.fspath(source), room)
     raise InputError(
         "E-IMAGE-TYPE", f"got {type(source).__name__}; expected a path, bytes, a PIL image or a uint8 array (H, W, 3)"
     )
@@ -104,26 +114,24 @@ def _check_size(width: int, height: int, name: str) -> None:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def _decode_bytes(data: bytes) -> NDArray[np.uint8]:
+def _decode_bytes(data: bytes, room: Place) -> NDArray[np.uint8]:
     name = f"picture of {len(data)} bytes"
     if not data:
         raise InputError("E-IMAGE-EMPTY", "got zero bytes; expected the bytes of a picture file")
-    return _decode_stream(io.BytesIO(data), name)
+    return _decode_stream(io.BytesIO(data), name, room)
 
 
-def _decode_file(path: str) -> NDArray[np.uint8]:
+def _decode_file(path: str, room: Place) -> NDArray[np.uint8]:
     name = repr(path)
     try:
         status = os.stat(path)  # noqa: PTH116  # os.stat takes undecodable names as they are
-        # A pipe or a device could block for ever.
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise InputError("E-IMAGE-OPEN", f"{name} is {kind}; expected a picture file")
+        _check_regular(status, name)
         if status.st_size == 0:
             raise InputError("E-IMAGE-EMPTY", f"{name} has zero bytes; copy it again from its source")
         raw = UNREAD.get(os.path.splitext(path)[1].lower()) is RAW  # noqa: PTH122
-        with open(path, "rb") as stream:
-            return _decode_stream(stream, name, raw=raw)
+        with open(path, "rb", opener=_at_once) as stream:
+            _check_regular(os.fstat(stream.fileno()), name)  # it may be another one by now
+            return _decode_stream(stream, name, room, raw=raw)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
         raise InputError(
@@ -131,24 +139,41 @@ def _decode_file(path: str) -> NDArray[np.uint8]:
         ) from None
 
 
-def _decode_stream(stream: Stream, name: str, *, raw: bool = False) -> NDArray[np.uint8]:
+def _check_regular(status: os.stat_result, name: str) -> None:
+    """A pipe or a device could block for ever."""
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        raise InputError("E-IMAGE-OPEN", f"{name} is {kind}; expected a picture file")
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open without waiting for whoever writes into a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _decode_stream(stream: Stream, name: str, room: Place, *, raw: bool = False) -> NDArray[np.uint8]:
     """`raw` says that the file is called as cameras' raw files are."""
     try:
-        return _decode_opened(stream, name, raw=raw)
+        return _decode_opened(stream, name, room, raw=raw)
     except InputError as error:
         if error.code != "E-IMAGE-DECODE":
             raise
+        room.take(length(stream), name)
         rest = trimmed(stream)
         if rest is None:
             raise
         damage = error
     try:
-        return _decode_opened(io.BytesIO(rest), name, raw=raw)
+        return _decode_opened(io.BytesIO(rest), name, room, raw=raw)
     except InputError:
         raise damage from None
 
 
-def _decode_opened(stream: Stream, name: str, *, raw: bool) -> NDArray[np.uint8]:
+def _decode_opened(stream: Stream, name: str, room: Place, *, raw: bool) -> NDArray[np.uint8]:
+    whole = read_whole(stream)
+    if whole > SMALL:
+        room.take(whole, name)
+    stream.seek(0)
     try:
         image = Image.open(stream, formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -161,7 +186,7 @@ def _decode_opened(stream: Stream, name: str, *, raw: bool) -> NDArray[np.uint8]
         if image.format == "TIFF":
             _hush_libtiff()
             tiff.check_first_page(stream, name, raw=raw, mode=image.mode)
-        return _decode_image(image, name, stream)
+        return _decode_image(image, name, room, stream, whole)
 
 
 @lru_cache(maxsize=1)
@@ -212,8 +237,10 @@ def _damaged(name: str, error: Exception) -> InputError:
 # --- images ---------------------------------------------------------------------------------------------------------
 
 
-def _decode_image(image: Image.Image, name: str, stream: Stream | None = None) -> NDArray[np.uint8]:
-    """`stream` is what the image was opened from, when it was opened here and is not loaded yet."""
+def _decode_image(
+    image: Image.Image, name: str, room: Place, stream: Stream | None = None, whole: int = 0
+) -> NDArray[np.uint8]:
+    """`stream` is what the image was opened from, when it was opened here and is not loaded yet; `whole` its bytes."""
     width, height = image.size
     _check_size(width, height, name)
     if width == 0 or height == 0:
@@ -223,6 +250,7 @@ def _decode_image(image: Image.Image, name: str, stream: Stream | None = None) -
             "E-IMAGE-FLOAT",
             f"{name} is floating-point grey, whose white is unknown; save it with 8 or 16 bits a sample",
         )
+    room.take(weight(image, stream, name, whole), f"{name}, {width} x {height} pixels,")
     try:
         rgb = None if stream is None else decode_jpeg(image, stream)
         if rgb is None:
@@ -231,7 +259,10 @@ def _decode_image(image: Image.Image, name: str, stream: Stream | None = None) -
         raise
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
         raise _damaged(name, error) from None
-    return np.ascontiguousarray(_upright(rgb, _orientation(image)))
+    orientation = _orientation(image)
+    if stream is not None:  # it is ours: its pixels need not be there beside two copies
+        image.close()
+    return np.ascontiguousarray(_upright(rgb, orientation))
 
 
 def _load(image: Image.Image, name: str, stream: Stream | None) -> NDArray[np.uint8]:
@@ -247,7 +278,7 @@ def _load(image: Image.Image, name: str, stream: Stream | None) -> NDArray[np.ui
     image.load()
     if image.mode == "I" or image.mode.startswith("I;16"):
         grey = samples.wide_grey(image, name, held, lambda: None if stream is None else significant_bits(stream))
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        return repeated(grey)
     if held.dark and image.mode in ("RGB", "RGBA"):
         samples.check_wide_colour(image, name, held)
     return _to_rgb(image, name, held)
@@ -268,30 +299,40 @@ def _mend_tiff(image: TiffImagePlugin.TiffImageFile, name: str) -> None:
 
 def _to_rgb(image: Image.Image, name: str, held: samples.Stored) -> NDArray[np.uint8]:
     if not image.has_transparency_data:
-        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        return in_strips(image, _opaque)
     clear = image.info.get("transparency")
     if held.raw in LEVELS and isinstance(clear, int):
-        return _over_white(image.convert("L"), clear * LEVELS[held.raw])
-    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-    alpha = rgba.getchannel("A")
-    if alpha.getextrema() == (0, 0):
-        if isinstance(
-            image, BmpImagePlugin.BmpImageFile
-        ):  # bytes that nobody filled in: shown as if they were not there
-            return np.asarray(rgba.convert("RGB"))
-        raise InputError(
-            "E-IMAGE-EMPTY", f"{name} is transparent everywhere: there is nothing to see; save it without transparency"
-        )
-    white = Image.new("RGB", image.size, (255, 255, 255))
-    white.paste(rgba, mask=alpha)
-    return np.asarray(white)
+        return in_strips(image, lambda part: _over_white(part.convert("L"), clear * LEVELS[held.raw]))
+    visible = False
+
+    def composed(part: Image.Image) -> NDArray[np.uint8]:
+        nonlocal visible
+        rgba = (part.convert("LA") if part.mode == "La" else part).convert("RGBA")
+        alpha = rgba.getchannel("A")
+        visible = visible or alpha.getextrema() != (0, 0)
+        white = Image.new("RGB", part.size, (255, 255, 255))
+        white.paste(rgba, mask=alpha)
+        return np.asarray(white)
+
+    rgb = in_strips(image, composed)
+    if visible:
+        return rgb
+    if isinstance(image, BmpImagePlugin.BmpImageFile):  # bytes that nobody filled in: shown as if they were not there
+        return in_strips(image, _opaque)
+    raise InputError(
+        "E-IMAGE-EMPTY", f"{name} is transparent everywhere: there is nothing to see; save it without transparency"
+    )
+
+
+def _opaque(image: Image.Image) -> NDArray[np.uint8]:
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _over_white(image: Image.Image, clear: int) -> NDArray[np.uint8]:
     """Grey, with one of its values transparent."""
     grey = np.array(image)
     grey[grey == clear] = 255
-    return np.repeat(grey[:, :, None], 3, axis=2)
+    return repeated(grey)
 
 
 def _orientation(image: Image.Image) -> int:

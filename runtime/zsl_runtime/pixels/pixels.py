@@ -19,6 +19,7 @@ import numpy as np
 from zsl_runtime.errors import ArtefactError, InputError, UsageError
 from zsl_runtime.machine.native import load_native
 from zsl_runtime.machine.threads import most_threads
+from zsl_runtime.pixels import room
 from zsl_runtime.pixels.decoding import MAX_PIXELS, SUFFIXES, ImageSource, check_array, decode
 
 if TYPE_CHECKING:
@@ -311,4 +312,5 @@ def prepare(source: ImageSource, spec: PixelSpec) -> NDArray[np.uint8]:
         InputError: as `decode`.
 
     """
-    return resize_crop(decode(source), spec)
+    with room.place() as held:  # of the decoded picture, until it is small
+        return resize_crop(decode(source, held), spec)

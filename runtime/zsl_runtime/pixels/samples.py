@@ -14,6 +14,7 @@ from PIL import ImageFile, TiffImagePlugin
 
 from zsl_runtime.errors import InputError
 from zsl_runtime.pixels import tiff
+from zsl_runtime.pixels.strips import samples_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +72,7 @@ def wide_grey(image: Image.Image, name: str, held: Stored, significant: Callable
         InputError: E-IMAGE-RANGE.
 
     """
-    samples = np.asarray(image)
+    samples = samples_of(image)
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     if samples.dtype == np.int32 and tags and tiff.first_number(tags, tiff.FORMAT, 1) == 1:
         samples = samples.view(np.uint32)  # Pillow has no mode for these
@@ -178,7 +179,8 @@ def _is_stretched(samples: NDArray[Any]) -> bool:
 
     Zeros at their ends say nothing: 8 bits made 12 or 14 by a shift have them, and fill a sixteenth or a quarter.
     """
-    return not (samples % 257).any()
+    flat = samples.reshape(-1)
+    return not any((flat[begin : begin + BLOCK] % 257).any() for begin in range(0, flat.size, BLOCK))
 
 
 def _dark(name: str, what: str, top: int) -> InputError:
