@@ -501,8 +501,8 @@ def _generations(bundle: Bundle, current: Generation, kept: list[Generation]) ->
             continue
         try:
             generation = bundle.generation(number, digest)
-        except ArtefactError as error:
-            yield Finding(BROKEN, str(error))
+        except ArtefactError as error:  # one that nobody signed is not in force, and nobody can go back to it
+            yield Finding(NOTE if error.code == "E-SIGNATURE" else BROKEN, str(error))
             continue
         if number == back.parent:
             back, steps = generation, steps + 1

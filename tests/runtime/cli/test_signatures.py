@@ -12,6 +12,7 @@ from PIL import Image
 from support.signing import cert_pem, certificate, sign_by_hand, stand_in, write_keys
 from support.tiny_bundle import class_table, draw_pictures
 from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.classes.changes import remove_classes, undo
 from zsl_runtime.cli import classes, doctor, evaluate, infer
 
 NEW = """\
@@ -150,6 +151,15 @@ def test_the_doctor_tells_by_whom_and_whether_that_was_checked(signed, maker, ow
     (signed / "model.sig").write_bytes(b"[")
     _, out, _ = run(capsys, doctor.main, signed)
     assert "what the export fixed has no good signature: model.sig is no JSON" in signatures(out)
+
+
+def test_an_older_state_that_nobody_signed_is_told_and_breaks_nothing(signed, maker, capsys):
+    remove_classes(Bundle.open(signed), ["wren"])
+    undo(Bundle.open(signed))
+    sign_by_hand(signed, maker.key, generations=(1, 3))
+    code, out, _ = run(capsys, doctor.main, signed, "--require-signature", maker.public)
+    assert code == 0
+    assert [line[:20] for line in out.splitlines() if "000002.sig is missing" in line] == ["note    E-SIGNATURE:"]
 
 
 def test_the_doctor_names_a_certificate(own_bundle, maker, tmp_path, capsys):
