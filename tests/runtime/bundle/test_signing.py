@@ -124,6 +124,13 @@ def test_whoever_is_killed_leaves_a_bundle_that_is_signed(signed, signer, maker)
     assert not list(signed.rglob(".tmp-*"))
 
 
+@allow_fork
+def test_whoever_is_killed_while_signing_again_leaves_good_signatures(signed, signer, maker):
+    for _ in killed_at_every_step(lambda: sign_bundle(open_to_vouch(signed, signer, fixed=True), signer) and None):
+        assert Bundle.open(signed, require_signature=maker.public).current().number == 1
+    assert not [path for path in signed.rglob("*") if ".tmp-" in path.name]
+
+
 def test_a_signature_that_an_older_writer_orphaned_is_removed_by_the_next(signed, signer):
     (signed / "classes" / "000002.sig").write_bytes(b"of a generation that never came to be")
     (signed / "classes" / "000009.sig").write_bytes(b"of one that an older zsl-deploy pruned")
