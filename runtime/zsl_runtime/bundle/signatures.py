@@ -126,9 +126,7 @@ class Keys:
 
         """
         if chain:
-            certificate = certified(chain, self.certificates)
-            name = shown(certificate.subject.rfc4514_string(), 60)
-            return certificate.public_key(), f"{told(hint, chain)} of {name}"
+            return certified(chain, self.certificates)
         key = self.keys.get(hint)
         if key is None:
             raise UnfitError(f"is by {told(hint, chain)}, which is none of the {len(self.keys)} of {self.place}")
@@ -296,12 +294,13 @@ def fingerprint(key: EllipticCurvePublicKey) -> str:
 
 def _certificate(pem: bytes, path: Path) -> x509.Certificate:
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
 
     try:
         certificate = x509.load_pem_x509_certificate(pem)
         key = certificate.public_key()
         begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise UsageError("E-KEY", f"{path} holds no certificate that can be read ({error})") from None
     if not begins <= dt.datetime.now(dt.UTC) <= ends:
         raise UsageError(
@@ -403,8 +402,8 @@ def encoded(payload: bytes) -> bytes:
     return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(payload), payload)
 
 
-def certified(chain: Sequence[bytes], trusted: Sequence[x509.Certificate]) -> x509.Certificate:
-    """The certificate of a signer, who is trusted, or certified now by somebody who is.
+def certified(chain: Sequence[bytes], trusted: Sequence[x509.Certificate]) -> tuple[Any, str]:
+    """The public key of a signer, who is trusted, or certified now by somebody who is; and who that is.
 
     Args:
         chain: certificates (DER) of the signature, the signer's first.
@@ -443,12 +442,13 @@ def certified(chain: Sequence[bytes], trusted: Sequence[x509.Certificate]) -> x5
         builder = verification.PolicyBuilder().store(verification.Store(list(trusted))).time(dt.datetime.now(dt.UTC))
         builder = builder.max_chain_depth(LONGEST_CHAIN).extension_policies(ca_policy=authority, ee_policy=signer)
         builder.build_client_verifier().verify(own, others)
+        key, name = own.public_key(), own.subject.rfc4514_string()
     except verification.VerificationError as error:
         said = " ".join(str(error).partition(" (encountered")[0].split())
         raise UnfitError(f"is by a certificate that nobody trusted here vouches for today ({said})") from None
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise UnfitError(f"holds a certificate that cannot be read ({shown(str(error), 80)})") from None
-    return own
+    return key, f"{told('', chain)} of {shown(name, 60)}"
 
 
 def statement_of(signature: Signature) -> dict[str, str]:

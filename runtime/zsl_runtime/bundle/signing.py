@@ -166,14 +166,16 @@ def open_signer(key: str | os.PathLike[str], certificates: str | os.PathLike[str
             "E-KEY", f"{path} is encrypted, which does not go together with a certificate; decrypt it (openssl pkey)"
         )
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import Encoding
 
     place = Path(certificates)
     try:
         chain = [x509.load_pem_x509_certificate(pem) for pem in _split(place)]
-    except ValueError as error:
+        own = chain[0].public_key() if chain else None
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise UsageError("E-KEY", f"{place} holds no certificate that can be read ({error})") from None
-    if not chain or chain[0].public_key() != public:
+    if own != public:
         raise UsageError("E-KEY", f"the first certificate of {place} is not that of the key {path}")
     ders = tuple(one.public_bytes(Encoding.DER) for one in chain)
     try:
