@@ -496,6 +496,34 @@ def long_run() -> str:
     return rows(head, lines or [("not measured yet", *"------")])
 
 
+SCALE = {
+    "one": "one process, all CPUs, with its start",
+    "shares": "a process and a share for each CPU, and merging",
+    "ray": "Ray, an actor for each CPU, without Ray's own start",
+}
+
+
+def scale() -> str:
+    """What one machine labels a second, by the way that it is done."""
+    found = read("reliability/scale.json")
+    ways = found["ways"]
+    lines = [[title, one(ways[way]["pictures_per_second"])] for way, title in SCALE.items() if way in ways]
+    store = ways.get("store", {}).get("pictures_per_second_by_reads_at_once", {})
+    lines += [
+        [f"from a store, {reads} read{'s' if reads != '1' else ''} at once", one(rate)] for reads, rate in store.items()
+    ]
+    table = rows(["way", "photographs a second"], lines)
+    more = ways.get("paperwork")
+    sums = (
+        f" A task goes through {more['names_per_second']:,} names a second to find its own, and "
+        f"{more['answers_merged_per_second']:,} answers a second are merged."
+        if more
+        else ""
+    )
+    said = f"Measured on {found['date'][:10]} on {found['machine']}, at a load of {found['load']}.{sums}"
+    return f"{table}\n{paragraph(said)}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods": methods,
     "newcomers": newcomers,
@@ -515,6 +543,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "kills": lambda: tried("kills.json"),
     "faults": lambda: tried("faults.json"),
     "long_run": long_run,
+    "scale": scale,
 }
 
 

@@ -284,7 +284,7 @@ from zsl_runtime.ray import Labeller, label, unanswered
 import zsl_runtime.ray as module
 import ray
 import ray._private.node
-import ray._private.usage.usage_lib
+import ray._common.usage.usage_lib
 
 bundle, folder, marker, *paths = sys.argv[1:]
 for start in ("start_monitor", "start_log_monitor"):  # nobody needs these here, and each is a slow start more
@@ -314,7 +314,7 @@ left = unanswered(paths, folder)
 photos = ray.data.from_items([{"path": path} for path in left])
 answers = label(photos, bundle, workers=2, num_cpus=0.5, rows=8, backend="ort", batch_size=1)
 answers.write_parquet(folder)
-print(json.dumps({"asked": len(left), "statistics": ray._private.usage.usage_lib.usage_stats_enabled()}))
+print(json.dumps({"asked": len(left), "statistics": ray._common.usage.usage_lib.usage_stats_enabled()}))
 ray.shutdown()
 """
 
@@ -340,7 +340,8 @@ def run_job(tmp_path, bundle, folder, paths, marker="-"):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    # Ray tells there of the actor that was killed, too.
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"asked"')))
 
 
 @pytest.mark.slow
