@@ -6,6 +6,9 @@ and neither is imported before one is read.
 
 from __future__ import annotations
 
+import math
+import os
+import stat
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -14,6 +17,7 @@ from zsl_runtime.errors import BackendError, listed
 from zsl_runtime.extras import wanting
 from zsl_runtime.inputs.mat_layout import readable_names
 from zsl_runtime.inputs.npyfile import NUMBERS
+from zsl_runtime.machine.memory import memory_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +27,9 @@ if TYPE_CHECKING:
 
 Content = TypeVar("Content")
 MOST_FILLED, SPARSEST = 1 << 24, 1000  # numbers of a sparse matrix filled up, in all or for each that it holds
+# Of a variable, for each byte of its file: numbers pack to a half, those of which most are zero to a fiftieth.
+MOST_PACKED, SMALL_BYTES = 100, 256 << 20
+WIDTHS = {"single": 4, "int32": 4, "uint32": 4, "int16": 2, "uint16": 2, "char": 2, "int8": 1, "uint8": 1, "logical": 1}
 HDF5_MARKS = (b"MATLAB 7.3", b"\x89HDF")
 
 
@@ -81,8 +88,23 @@ def _guarded(read: Callable[[], Content]) -> Content:
 
 
 def _is_hdf5(path: str | Path) -> bool:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  # a pipe would be waited for
+        raise MatError("it is no file")
     with open(path, "rb") as file:
         return file.read(10).startswith(HDF5_MARKS)
+
+
+def _check_unpacked(path: str | Path, name: str, numbers: int, width: int) -> None:
+    """MatError for a variable that promises more than a file of this size unpacks to, or than there is memory for."""
+    size = os.stat(path).st_size  # noqa: PTH116  # os.stat takes undecodable names as they are
+    memory = memory_bytes()
+    most = max(SMALL_BYTES, MOST_PACKED * size)
+    most = most if memory is None else min(most, memory // 2)
+    if numbers * width > most:
+        raise MatError(
+            f"{name!r} promises {numbers * width:,} bytes, and of a file of {size:,} at most {most:,} are unpacked; "
+            "save it anew, or as .npy"
+        )
 
 
 def _names_older(path: str | Path) -> list[str]:
@@ -94,6 +116,9 @@ def _read_older(path: str | Path, names: Sequence[str] | None) -> dict[str, Any]
     io = _scipy().io
     held = readable_names(path)
     wanted = held if names is None else [name for name in names if name in held]
+    for name, shape, kind in io.whosmat(str(path)) if wanted else ():
+        if name in wanted and kind != "sparse":  # what a cell holds is looked at by `readable_names`
+            _check_unpacked(path, name, math.prod(map(int, shape)), WIDTHS.get(kind, 8))
     content = io.loadmat(str(path), variable_names=wanted) if wanted else {}
     found = {name: value for name, value in content.items() if not name.startswith("__")}
     for name, value in found.items():
@@ -137,6 +162,10 @@ def _read_hdf5(path: str | Path, names: Sequence[str] | None) -> dict[str, Any]:
     h5py = _h5py()
     with h5py.File(path, "r") as file:
         wanted = [name for name in file if not name.startswith("#") and (names is None or name in names)]
+        for name in wanted:
+            for one in file[name].values() if isinstance(file[name], h5py.Group) else (file[name],):
+                if isinstance(one, h5py.Dataset):
+                    _check_unpacked(path, name, int(one.size or 0), one.dtype.itemsize)
         return {name: _hdf5_value(h5py, file, file[name]) for name in wanted}
 
 

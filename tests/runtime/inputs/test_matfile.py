@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 
 import h5py
@@ -181,3 +182,31 @@ def test_damage_is_told_or_does_no_harm(path, compressed, where, bit, cut):
     except MatError:
         return
     assert found.nbytes <= 1 << 20
+
+
+# --- more than a file can hold --------------------------------------------------------------------------------------
+
+
+def test_a_file_of_hdf5_that_promises_more_than_it_can_hold_is_refused_before_it_is_read(tmp_path):
+    """Chunks that were never written take no space in the file, and all of it in memory."""
+    path = tmp_path / "x.mat"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("features", shape=(10**6, 10**6), chunks=(1000, 1000), dtype="f8")
+    with pytest.raises(MatError, match="'features' promises 8,000,000,000,000 bytes, and of a file of"):
+        read_matrix(path, "features")
+
+
+def test_a_packed_matrix_that_unpacks_to_out_of_proportion_is_refused(tmp_path):
+    path = tmp_path / "x.mat"
+    scipy.io.savemat(path, {"features": np.zeros((3000, 12_000)), "other": np.ones((2, 3))}, do_compression=True)
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(MatError, match="'features' promises 288,000,000 bytes"):
+        read_matrix(path, "features")
+    np.testing.assert_array_equal(read_matrix(path, "other"), np.ones((2, 3)))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "x.mat")
+    with pytest.raises(MatError, match="it is no file"):
+        read_matrix(tmp_path / "x.mat", "features")
