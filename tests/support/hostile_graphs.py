@@ -241,6 +241,8 @@ def lifts() -> dict[str, onnx.ModelProto]:
         "many at once": _many_at_once(),
         "long work": _long_work(),
         "too many nodes": with_work(*(node("Neg", "features", f"n{k}") for k in range(5000)), most("n0"), all=[0, 1]),
+        "two nodes of a name": _fields(lambda model: [setattr(one, "name", "same") for one in model.graph.node]),
+        "a name with an end in it": with_work(node("Neg", "features", "a\0b"), most("features"), all=[0, 1]),
         "unknown name": with_work(node("Neg", "nobody", "one")),
         "in a circle": with_work(node("Neg", "b", "a"), node("Neg", "a", "b"), most("a"), all=[0, 1]),
         "made twice": with_work(node("Neg", "features", "one"), node("Neg", "features", "one")),

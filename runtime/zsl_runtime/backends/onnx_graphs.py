@@ -30,7 +30,7 @@ SCARCE = re.compile("bad_alloc|pthread_create|start new thread|[Ff]ailed to allo
 # And what they say of a graph that is none: ONNX Runtime's classes and words, and those of OpenVINO's frontend.
 INVALID = re.compile(
     "^InvalidGraph|^InvalidProtobuf|INVALID_GRAPH|INVALID_PROTOBUF|[Tt]ype ?Error|ShapeInferenceError"
-    "|not a registered|^OpValidationFailure|^OpConversionFailure|While validating|[Ee]rror parsing"
+    "|not a registered|an invalid model|^OpValidationFailure|^OpConversionFailure|While validating|[Ee]rror parsing"
 )
 
 

@@ -157,6 +157,9 @@ def _check_names(model: Model) -> None:
 
     for name in [value.name for value in model.inputs] + [tensor.name for tensor in model.constants]:
         made(name)
+    names = [node.name for node in model.nodes if node.name]
+    if len(set(names)) != len(names):
+        raise ValueError("two nodes have one name")
     outputs = {value.name for value in model.outputs}
     for name in outputs & known:
         raise ValueError(f"output {name!r} is given or constant")

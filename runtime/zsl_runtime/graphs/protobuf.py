@@ -137,10 +137,13 @@ def whole_numbers(values: list[Any], most: int, what: str) -> tuple[int, ...]:
 
 
 def text(value: memoryview, longest: int = 512) -> str:
-    """A name; ValueError where it is too long or no UTF-8."""
+    """A name; ValueError where it is too long, no UTF-8, or holds what cannot be printed."""
     if len(value) > longest:
         raise ValueError(f"a name of {len(value):,} bytes, where {longest} are the most")
     try:
-        return str(value, "utf-8")
+        name = str(value, "utf-8")
     except UnicodeDecodeError:
         raise ValueError("a name is not UTF-8") from None
+    if not name.isprintable():  # a byte 0 ends a name for some
+        raise ValueError(f"a name that cannot be printed, {name[:80]!r}")
+    return name
