@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,9 +155,20 @@ class Model:
                 asked.append(error)
                 if isinstance(error, BackendError):  # of no request in particular
                     self.utils.Logger.log_error(f"zsl-deploy: {error}")
-        answers = iter(self.labeller.answer([one for one in asked if isinstance(one, Asked)]))
+        answers = iter(self._answers([one for one in asked if isinstance(one, Asked)]))
         told = [next(answers) if isinstance(one, Asked) else one for one in asked]
         return [self._response(request, one) for request, one in zip(requests, told, strict=True)]
+
+    def _answers(self, asked: Sequence[Asked]) -> Sequence[Told | ZslError | str]:
+        """The answers; after a bug or for want of memory one text for all, and the log has the rest."""
+        try:
+            return self.labeller.answer(asked)
+        except Exception as error:
+            said = f"E-BUG: this is a bug in zsl-deploy ({type(error).__name__}); the server's log says more"
+            if isinstance(error, MemoryError):
+                said = "E-SYSTEM: the server's memory is not enough for this; send fewer pictures at once"
+            self.utils.Logger.log_error(f"zsl-deploy: {said}\n{traceback.format_exc()}")
+        return [said] * len(asked)
 
     def _asked(self, request: Any) -> Asked:
         """What a request wants; UsageError E-TRITON-REQUEST, E-TOPK, E-FILTER."""
@@ -196,9 +208,9 @@ class Model:
             )
         return given
 
-    def _response(self, request: Any, told: Told | ZslError) -> Any:
+    def _response(self, request: Any, told: Told | ZslError | str) -> Any:
         utils = self.utils
-        if isinstance(told, ZslError):
+        if not isinstance(told, Told):
             return utils.InferenceResponse(output_tensors=[], error=utils.TritonError(str(told)))
         count = len(told.errors)
         given = {

@@ -130,6 +130,28 @@ def test_a_wrong_request_is_told_so_alone(bundle, tmp_path, request_, words):
         check(bundle, as_answer(told(one)), PICTURES, 5)
 
 
+@pytest.mark.parametrize(
+    ("error", "words"), [(KeyError("x"), "E-BUG: "), (MemoryError(), "E-SYSTEM: the server's mem")]
+)
+def test_a_bug_is_one_line_for_the_client_and_all_of_it_in_the_log(bundle, tmp_path, monkeypatch, error, words):
+    model, utils, _ = serve(bundle, tmp_path)
+
+    def broken(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model.labeller, "answer", broken)
+        responses = model.execute([Request(encoded(*FILES)), Request({}), Request(encoded(*FILES))])
+    said = [one.error().message() for one in responses]
+    assert said[0].startswith(words)
+    assert said[1].startswith("E-TRITON-REQUEST: ")
+    assert said[2] == said[0]
+    assert "\n" not in responses[0].error().message()
+    assert "Traceback" in utils.said[-1]
+    (response,) = model.execute([Request(encoded(*FILES))])
+    check(bundle, as_answer(told(response)), PICTURES, 5)
+
+
 def test_parameters_of_triton_s_own_are_none_of_ours(bundle, tmp_path):
     model, _, _ = serve(bundle, tmp_path)
     (response,) = model.execute([Request(encoded(FILES[0]), {"triton_enable_empty_final_response": True})])
