@@ -136,7 +136,7 @@ def _info_hash(info: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()
 
 
-MOST_OF_TEXT, MOST_OF_TENSORS, MOST_OF_LOG = 64 * MIB, 8 * GIB, GIB  # bytes
+MOST_OF_TEXT, MOST_OF_TENSORS, MOST_OF_LOG = 16 * MIB, 4 * GIB, GIB  # bytes
 DAMAGED = "the run is damaged: train it again with --force"
 # What networks and dataclasses raise that are built of other numbers and texts than they know.
 UNFIT = (LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError, AssertionError)
@@ -533,7 +533,7 @@ def _rebuild(path: Path, info: dict[str, Any], blobs: dict[str, bytes]) -> Run:
 def _read_checked(file: Path, info: dict[str, Any]) -> bytes:
     """Content of a file of the run, as it was when run.json was written."""
     try:
-        data = read_file(file, MOST_OF_TENSORS, within=file.parent)
+        data = read_file(file, MOST_OF_TENSORS if file.suffix == ".safetensors" else MOST_OF_TEXT, within=file.parent)
     except UnfitError as error:
         raise ArtefactError("E-RUN", f"{file} {error}; {DAMAGED}") from None
     except FileNotFoundError:
