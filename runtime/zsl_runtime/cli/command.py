@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from zsl_runtime.streams import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HELP = ["-h", "--help"]
 WORDS = "Words are explained by zsl-doctor --explain WORD, and in the documentation's docs/glossary.md."
 # The first word of what stands for a value in a help text (FILE of FILE.csv|FILE.xlsx), and what shells offer there.
 # Engines are files in a bundle.
 PLACES = {**dict.fromkeys(("BUNDLE", "FILE", "PATHS", "RUN", "WEIGHTS"), "file"), "DIR": "dir"}
+REQUIRE = "ZSL_REQUIRE_SIGNATURE"  # that of zsl_runtime.bundle.signatures, which --help need not load
+DEMANDED = f"{__name__}.require_signature"  # among what a command line said: the keys of --require-signature
 FIRST_WORD = re.compile("[A-Z]+")
 
 
@@ -47,7 +54,25 @@ class Command(click.Command):
 
         for note in limit_environment():
             click.echo(printable(note), err=True)
-        return super().invoke(ctx)
+        with _demanding(ctx.meta.get(DEMANDED)):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _demanding(keys: str | None) -> Iterator[None]:
+    """Demand signatures by these keys of every bundle, in other processes too: by the variable that a site sets."""
+    if keys is None:
+        yield
+        return
+    before = os.environ.get(REQUIRE)
+    os.environ[REQUIRE] = keys
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[REQUIRE]
+        else:
+            os.environ[REQUIRE] = before
 
 
 class Group(click.Group):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from zsl_runtime.backends.table import BACKENDS
+from zsl_runtime.cli.command import DEMANDED
 from zsl_runtime.graphs.precisions import PRECISIONS
 
 if TYPE_CHECKING:
@@ -46,32 +45,19 @@ TRUST_ENGINE = click.option(
 
 
 def _demand(context: click.Context, _parameter: click.Parameter, keys: str | None) -> None:
-    """Say it to whatever opens a bundle in this command, in other processes too: by the variable that a site sets."""
+    """Note it for `Command.invoke`, which says it to whatever opens a bundle while the command runs."""
     if keys is None:
         return
-    from zsl_runtime.bundle.signatures import REQUIRE
     from zsl_runtime.errors import UsageError
 
     if not keys:
         raise UsageError("E-KEY", "--require-signature '': expected a file or folder of public keys")
-    before = os.environ.get(REQUIRE)
-    os.environ[REQUIRE] = keys
-    context.meta[REQUIRE] = True
-    context.call_on_close(partial(_restore, REQUIRE, before))
+    context.meta[DEMANDED] = keys
 
 
 def demanded_by_option() -> bool:
     """Whether this command line says --require-signature, and not the site alone."""
-    from zsl_runtime.bundle.signatures import REQUIRE
-
-    return bool(click.get_current_context().meta.get(REQUIRE))
-
-
-def _restore(name: str, value: str | None) -> None:
-    if value is None:
-        os.environ.pop(name, None)
-    else:
-        os.environ[name] = value
+    return DEMANDED in click.get_current_context().meta
 
 
 REQUIRE_SIGNATURE = click.option(

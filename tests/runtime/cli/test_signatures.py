@@ -14,6 +14,7 @@ from support.tiny_bundle import class_table, draw_pictures
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.classes.changes import remove_classes, undo
 from zsl_runtime.cli import classes, doctor, evaluate, infer
+from zsl_runtime.cli.command import REQUIRE
 
 NEW = """\
 größe,name,bright left,bright top,red,green,blue
@@ -98,6 +99,12 @@ def test_every_command_obeys_the_option_and_the_site(signed, maker, photos, tabl
             assert code == 5, words
             assert "E-SIGNATURE: signatures by" in (out if main is doctor.main else err), words
             assert "robin" not in out
+
+
+def test_a_command_line_that_is_only_read_demands_nothing(signed, maker):
+    with infer.command.make_context("zsl-infer", ["x", "--engine", "y", "--require-signature", str(maker.public)]):
+        assert VARIABLE not in os.environ
+    assert REQUIRE == VARIABLE
 
 
 def test_the_option_takes_the_place_of_what_the_site_demands(signed, maker, tmp_path, monkeypatch, capsys):
