@@ -298,10 +298,14 @@ def _merge(paths: Sequence[str], output: str | None, *, quiet: bool) -> int:
     ]
     if asked:
         raise UsageError("E-MERGE", f"--merge takes outputs and --output alone; leave {', '.join(asked)} out")
+    import os
+
     from zsl_runtime.inputs.item import in_store
     from zsl_runtime.labelling.merging import SUFFIX, merge
     from zsl_runtime.labelling.results import open_output
 
+    if output is not None and os.path.realpath(output) in map(os.path.realpath, paths):
+        raise UsageError("E-OUTPUT", f"--output {output!r} is one of the outputs to merge; give another file")
     with ExitStack() as stack:
         if any(map(in_store, paths)):
             from zsl_runtime.inputs.stores import brought

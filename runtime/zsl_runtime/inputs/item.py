@@ -27,8 +27,8 @@ NOWHERE = "links that lead nowhere"
 LONGEST_SUFFIX = 12  # characters, dot included; what is longer is the end of a sentence
 MOST_KINDS = 1000  # that are told apart: files may be numbered by their suffixes
 SHARD_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", *((".tar.zst",) if ZSTD else ()))
-# The beginning of a path in a store; of a local one it would be a folder called `s3:`.
-STORE = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+# The beginning of a path in a store; of a local one it would be a folder called `s3:`. One letter is a disk of Windows.
+STORE = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 # Archives of other kinds. LZMA may ask for gigabytes of memory, and the rest are not in Python's library.
 OTHER_ARCHIVES = (
     *(".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.lzma", ".tar.lz", ".tar.z", ".tzst", ".tar.zst"),

@@ -33,6 +33,7 @@ FORMAT = 1
 RECORD = np.dtype([("unit", "<u8"), ("bytes", "<u4")])
 CHUNK = 1 << 20
 RECORDS_AT_ONCE = 1 << 16
+FILES_BESIDE = 256  # that a process has open besides
 LONGEST_LINE = 1 << 20
 SHARD = "--shard"
 REMEDY = "run that share again (the others need not be)"
@@ -176,6 +177,7 @@ def merge(paths: Sequence[str], out: IO[bytes]) -> Merged:
         SystemProblem: one cannot be read.
 
     """
+    _allow_files(len(paths) + FILES_BESIDE)
     parts = _compared([_Part(path, *_read(path)) for path in paths])
     for part in parts:
         _check_data(part)
@@ -200,6 +202,17 @@ def merge(paths: Sequence[str], out: IO[bytes]) -> Merged:
         sum(part.facts.unreadable for part in parts),
         notes if len(backends) > 1 else (),
     )
+
+
+def _allow_files(count: int) -> None:
+    """Let this process have so many files open, as far as the system lets it raise its own limit."""
+    with suppress(ImportError, OSError, ValueError):  # Windows has neither; what is beyond the hard limit is told later
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY and soft < count:
+            most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _read(path: str) -> tuple[Facts, NDArray[np.void]]:

@@ -137,10 +137,9 @@ def _batches(model: Model, pictures: Mapping[str, Iterable[Source | Item]], size
             return _Photograph(name, where, source)
         try:
             return _Photograph(name, where, model.read(source))
-        except InputError as error:  # the message has the path, where it is one
-            return _Photograph(
-                name, where, InputError(error.code, f"{where}: {error.message}") if path is None else error
-            )
+        except InputError as error:  # the message has the path, where it is one of the disk
+            known = error.code == "E-STORE-READ" or not (path is None or in_store(path))
+            return _Photograph(name, where, error if known else InputError(error.code, f"{where}: {error.message}"))
 
     given = ((name, number, source) for name, sources in pictures.items() for number, source in enumerate(sources))
     rows = in_order(

@@ -204,6 +204,10 @@ def test_what_is_no_share(infer, bundle, photos, words, told):
         (["--merge", "part-0", "part-1", "--shard", "0/2"], "leave --shard out"),
         (["--merge", "part-0", "part-1", "--resume"], "leave --resume out"),
         (["part-0", "part-1"], "E-USAGE: Missing option '--engine'"),
+        (
+            ["--merge", "part-0", "part-1", "--output", "./part-0"],
+            "E-OUTPUT: --output './part-0' is one of the outputs",
+        ),
         (["--merge"], "E-USAGE: Missing argument 'PATHS...'"),
     ],
 )

@@ -55,7 +55,7 @@ def names(*paths: str) -> list[str]:
 def test_what_is_in_a_store():
     for path in ("s3://b/a.jpg", "memory://x", "S3://b", "https://h/a?b=c"):
         assert in_store(path)
-    for path in ("a.jpg", "/s3/b", "s3:/b", "://x", "", b"s3://b", None, Path("s3://b")):
+    for path in ("a.jpg", "/s3/b", "s3:/b", "://x", "C://photos/a.jpg", "", b"s3://b", None, Path("s3://b")):
         assert not in_store(path)
 
 

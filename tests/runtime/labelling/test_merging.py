@@ -124,6 +124,29 @@ def test_lengths_that_are_not_those_of_the_answers_are_not_gone_on_with(tmp_path
         write(tmp_path / "p", NAMES, Share(0, 1), resume=True)
 
 
+def test_what_a_kill_left_behind_the_last_note_is_done_again(tmp_path):
+    """Answers and lengths are written before the note of how far they go, so there may be more of them, or a piece."""
+    write(tmp_path / "whole", NAMES, None)
+    write(tmp_path / "p", NAMES, Share(0, 1), stop=4)
+    for name, more in (("p.partial", b"photos/9.jpg,1,wr"), ("p.partial.lengths", b"\x10\0\0\0\x11")):
+        with (tmp_path / name).open("ab") as stream:
+            stream.write(more)
+    write(tmp_path / "p", NAMES, Share(0, 1), resume=True)
+    assert merged([tmp_path / "p"]) == (tmp_path / "whole").read_bytes()
+
+
+def test_more_shares_than_files_may_be_open_at_once(tmp_path):
+    resource = pytest.importorskip("resource")
+    write(tmp_path / "whole", NAMES, None)
+    paths = parts(tmp_path, NAMES, 120)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, before[1]))
+        assert merged(paths) == (tmp_path / "whole").read_bytes()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 def test_nothing_is_left_of_a_share_that_ended_before_its_first_answer(tmp_path):
     write(tmp_path / "p", NAMES, Share(0, 1), stop=0)
     assert list(tmp_path.iterdir()) == []
