@@ -11,6 +11,7 @@ import numpy as np
 from zsl_runtime.errors import ArtefactError, InputError, UsageError, ZslError
 from zsl_runtime.head.head import best_columns
 from zsl_runtime.labelling.ahead import in_order
+from zsl_runtime.labelling.numbers import Judge
 from zsl_runtime.labelling.reading import BATCHES_AHEAD, ReadItem, batch_of, check_counts, reader_of
 from zsl_runtime.labelling.scoring import score
 from zsl_runtime.labelling.snapshot import CLASS_FILTERS
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     Tell = Callable[[str], None]
 
 MOST_PICTURE_BYTES = 64 * 2**20  # of one encoded picture; a larger one is refused before it is decoded
+_FARTHEST = float(np.finfo(np.float32).max)
 
 
 class Square(NamedTuple):
@@ -143,7 +145,9 @@ class Labeller:
         size = batch_of(None, self._reader)
         ahead = in_order(self._read, sources, workers=readers(self._classifier.threads), ahead=BATCHES_AHEAD * size)
         with closing(ahead) as rows:
-            scored = list(score(self._classifier, snapshot, rows, batch_size=size))
+            # That one answer was a number before: none of what strangers send says anything about the model.
+            judge = Judge(lambda _: "this one", before=1)
+            scored = list(score(self._classifier, snapshot, rows, batch_size=size, judge=judge))
         errors = [error for batch in scored for _, error in batch.entries]
         filled = [batch for batch in scored if len(batch.scores)]
         scores = np.concatenate([np.empty((0, len(snapshot.table)), np.float32), *(batch.scores for batch in filled)])
@@ -200,8 +204,9 @@ class _Means:
                 raise ArtefactError("E-BUNDLE-GENERATION", "a generation without means; export the model again")
             self._where, self._number = self._gaussian.posterior(generation.means), generation.number
         off = lifted[:, None, :].astype(np.float64) - self._where[columns]
-        far: Floats = np.sqrt(np.einsum("nkd,nkd->nk", off, off)).astype(np.float32)
-        return far
+        far = np.sqrt(np.einsum("nkd,nkd->nk", off, off))
+        told: Floats = np.nan_to_num(far, nan=_FARTHEST).clip(max=_FARTHEST).astype(np.float32)
+        return told  # finite, for JSON has no infinity
 
 
 def _best(snapshot: Snapshot, scores: Floats, errors: Sequence[InputError | None], topk: int) -> Told:

@@ -39,7 +39,6 @@ OUTPUTS = (
     ("generation", "TYPE_INT64", 1),
 )
 REQUEST_PARAMETERS = ("topk", "classes")
-MOST_THREADS = "threads"
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,25 @@ def test_a_filter_that_leaves_no_class_is_that_callers_error_alone(own_bundle):
     assert answers[1].names.shape == (1, 2)
 
 
+@pytest.mark.parametrize("rule", ["gaussian", "rows"])
+def test_rows_for_which_the_model_has_no_number_are_told_one_by_one(shared_bundle, rule):
+    """Even where one caller sends nothing else, and beside another caller."""
+    with Classifier.open(shared_bundle(kind="backbone_features", rule=rule)) as classifier:
+        labeller = Labeller(classifier, print)
+        near = np.random.default_rng(0).random((2, *classifier.input_port.shape), dtype=np.float32)
+        far = np.full_like(near, 3e38)
+        odd, fine = labeller.answer([Asked([Square(one) for one in far]), Asked([Square(one) for one in near])])
+        (alone,) = labeller.answer([Asked([Square(one) for one in far])])
+        expected = classifier.predict(list(near))
+    for one in (odd, alone):
+        assert [text.partition(":")[0] for text in one.errors] == ["E-ANSWER-VALUE"] * 2
+        assert one.names.tolist() == [[""] * 5] * 2
+    assert fine.names.tolist() == [list(prediction.names) for prediction in expected]
+    for one in (odd, fine, alone):
+        assert np.isfinite(one.probabilities).all()
+        assert one.distances is None or np.isfinite(one.distances).all()
+
+
 @pytest.mark.parametrize(
     ("options", "code"),
     [
