@@ -294,13 +294,12 @@ def fingerprint(key: EllipticCurvePublicKey) -> str:
 
 def _certificate(pem: bytes, path: Path) -> x509.Certificate:
     from cryptography import x509
-    from cryptography.exceptions import UnsupportedAlgorithm
 
     try:
         certificate = x509.load_pem_x509_certificate(pem)
         key = certificate.public_key()
         begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except unreadable() as error:
         raise UsageError("E-KEY", f"{path} holds no certificate that can be read ({error})") from None
     if not begins <= dt.datetime.now(dt.UTC) <= ends:
         raise UsageError(
@@ -309,6 +308,15 @@ def _certificate(pem: bytes, path: Path) -> x509.Certificate:
     if hasattr(key, "curve"):
         check_kind(key, str(path))
     return certificate
+
+
+def unreadable() -> tuple[type[Exception], ...]:
+    """What the package raises for a certificate that is none, or of a kind that it does not know."""
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    own = (x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, x509.AttributeNotFound)
+    return (ValueError, TypeError, UnsupportedAlgorithm, *own)
 
 
 def need_cryptography() -> None:
@@ -414,7 +422,6 @@ def certified(chain: Sequence[bytes], trusted: Sequence[x509.Certificate]) -> tu
 
     """
     from cryptography import x509
-    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.x509 import verification
 
     if not trusted:
@@ -446,7 +453,7 @@ def certified(chain: Sequence[bytes], trusted: Sequence[x509.Certificate]) -> tu
     except verification.VerificationError as error:
         said = " ".join(str(error).partition(" (encountered")[0].split())
         raise UnfitError(f"is by a certificate that nobody trusted here vouches for today ({said})") from None
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except unreadable() as error:
         raise UnfitError(f"holds a certificate that cannot be read ({shown(str(error), 80)})") from None
     return key, f"{told('', chain)} of {shown(name, 60)}"
 

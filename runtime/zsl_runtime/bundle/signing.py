@@ -30,6 +30,7 @@ from zsl_runtime.bundle.signatures import (
     read_pem,
     statement_of,
     told,
+    unreadable,
 )
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError, from_os_error, shown
 from zsl_runtime.extras import wanting
@@ -166,14 +167,13 @@ def open_signer(key: str | os.PathLike[str], certificates: str | os.PathLike[str
             "E-KEY", f"{path} is encrypted, which does not go together with a certificate; decrypt it (openssl pkey)"
         )
     from cryptography import x509
-    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import Encoding
 
     place = Path(certificates)
     try:
         chain = [x509.load_pem_x509_certificate(pem) for pem in _split(place)]
         own = chain[0].public_key() if chain else None
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except unreadable() as error:
         raise UsageError("E-KEY", f"{place} holds no certificate that can be read ({error})") from None
     if own != public:
         raise UsageError("E-KEY", f"the first certificate of {place} is not that of the key {path}")
