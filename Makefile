@@ -13,13 +13,14 @@ SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE docs/glossary.md $(sh
 	! -name '*.so' ! -path '*/__pycache__/*' | sed 's/ /\\ /g') \
 	$(wildcard $(shell git rev-parse --git-path logs/HEAD 2>/dev/null))
 
-.PHONY: help setup wheel demo test test-slow faults lint docs format stubs bench bench-cpu bench-gpu sbom clean
+.PHONY: help setup wheel demo test test-slow faults fuzz lint docs format stubs bench bench-cpu bench-gpu sbom clean
 
 help:
 	@echo "make demo       train, export, label, add a class, label again, on the drawn demo set"
 	@echo "make test       lint, types, pages, and the tests against the built wheel"
 	@echo "make test-slow  the long tests: kills, full disks, the whole line"
 	@echo "make faults     kills, failing disks, limits and clocks, FAULT_POINTS=1000 of each command: some hours"
+	@echo "make fuzz       every door with damaged files, the compiled core under sanitizers; FUZZ_SECONDS=30 for each"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make docs       the pages of docs/ into build/site"
 	@echo "make sbom       what a runtime consists of, as CycloneDX: build/sbom.cdx.json"
@@ -67,6 +68,27 @@ FAULT_POINTS ?= 1000
 faults: setup
 	ZSL_FAULT_POINTS=$(FAULT_POINTS) ZSL_FAULTS_OUT=benchmarks/results/reliability \
 		$(BIN)/python -m pytest tests/faults -m "slow or not slow" --timeout 36000
+
+# Every door, with inputs that are changed and, where atheris is installed, chosen by what they reach; the compiled core
+# under sanitizers. FUZZ_SECONDS for each door; what breaks one is kept in tests/fuzz/corpus.
+FUZZ_SECONDS ?= 30
+FUZZ_OUT ?= build/fuzz.json
+SANITIZED := build/sanitized
+fuzz: setup $(BIN)/.slow
+	for kind in address,undefined thread; do \
+		PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m build --wheel --outdir $(SANITIZED)/$$kind . \
+			-Ccmake.define.ZSL_SANITIZE=$$kind -Ccmake.define.ZSL_CUDA=OFF -Cbuild-dir=$(SANITIZED)/tree/$$kind \
+			-Cinstall.strip=false && \
+		$(BIN)/python -m zipfile -e $(SANITIZED)/$$kind/*.whl $(SANITIZED)/$$kind || exit 1; \
+	done
+	ZSL_FUZZ_SANITIZED=$(CURDIR)/$(SANITIZED) $(BIN)/python -m pytest tests/fuzz/test_sanitized.py -m slow --timeout 3600
+	$(BIN)/python tests/fuzz/run.py native --seconds $(FUZZ_SECONDS) --out $(FUZZ_OUT) --sanitizer address \
+		--core $(SANITIZED)/address,undefined/zsl_runtime/_native*.so
+	$(BIN)/python tests/fuzz/run.py native --seconds $(FUZZ_SECONDS) --out $(FUZZ_OUT) --sanitizer thread \
+		--core $(SANITIZED)/thread/zsl_runtime/_native*.so
+	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) --out $(FUZZ_OUT)
+	if $(BIN)/python -c "import atheris" 2>/dev/null; then \
+		$(BIN)/python tests/fuzz/run.py --guided --seconds $(FUZZ_SECONDS) --out $(FUZZ_OUT); fi
 
 bench: setup
 	mkdir -p build

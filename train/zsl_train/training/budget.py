@@ -302,7 +302,8 @@ def _trial_from(said: dict[str, Any]) -> Trial:
     """A trial that `Board.save` wrote; ValueError or TypeError for anything else."""
     one = Trial(**said)
     plain = type(one.method) is str and type(one.why) is str and type(one.settings) is dict
-    if not plain or not 0 <= (one.validation_H or 0) <= 100:
+    scored = one.validation_H is None or (type(one.validation_H) in {int, float} and 0 <= one.validation_H <= 100)
+    if not plain or not scored:
         raise ValueError(f"{shown(one.method)} is no trial of a method")
     one.seconds, one.final = _seconds(one.seconds), _seconds(one.final)
     return one
