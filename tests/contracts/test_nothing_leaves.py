@@ -59,12 +59,12 @@ def place(tmp_path):
 
 
 def watched(
-    place: Place, name: str, *words: object, trace: bool = STRACE is not None
+    place: Place, name: str, *words: object, trace: bool = STRACE is not None, before: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run a command, which must leave home and $TMPDIR empty, write in its places alone, and open no connection."""
     seen = place.work.parent / "trace"
     prefix = (STRACE, "-f", "-qq", "-s", "400", "-e", WATCHED, "-o", seen) if trace else ()
-    done = run_alone(name, *words, environment=place.environment(), prefix=prefix, cwd=place.work)
+    done = run_alone(name, *words, environment=place.environment(), before=before, prefix=prefix, cwd=place.work)
     assert done.returncode == 0, done.stderr
     assert "telemetry" not in done.stderr.lower()
     assert sorted(place.home.rglob("*")) == []
@@ -108,6 +108,17 @@ def test_zsl_infer(place, bundle, photograph, backend):
         pytest.skip("openvino is not installed")
     watched(place, "zsl-infer", photograph, "--engine", bundle, "--backend", backend, "--output", "answers.csv")
     assert (place.work / "answers.csv").stat().st_size
+
+
+def test_zsl_infer_of_a_store_opens_no_other_one(place, bundle, photograph):
+    """Of the one in memory, so not a single connection is a user's wish; fsspec is there, and writes nothing either."""
+    put = f"import fsspec; fsspec.filesystem('memory').pipe('/p/a.png', open({str(photograph)!r}, 'rb').read())"
+    words = ["memory://p", "--engine", bundle, "--backend", "ort"]
+    done = watched(place, "zsl-infer", *words, "--output", "answers.csv", before=put)
+    assert "labelled 1 of 1 pictures" in done.stderr
+    watched(place, "zsl-infer", *words, "--shard", "0/1", "--output", "part.csv", before=put)
+    watched(place, "zsl-infer", "--merge", "part.csv", "--output", "merged.csv")
+    assert (place.work / "merged.csv").read_bytes() == (place.work / "answers.csv").read_bytes()
 
 
 def test_zsl_eval(place, bundle, photograph):
