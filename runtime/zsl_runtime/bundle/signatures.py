@@ -316,7 +316,7 @@ def unreadable() -> tuple[type[Exception], ...]:
     from cryptography.exceptions import UnsupportedAlgorithm
 
     own = (x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, x509.AttributeNotFound)
-    return (ValueError, TypeError, UnsupportedAlgorithm, *own)
+    return (ValueError, TypeError, UnsupportedAlgorithm, Warning, *own)  # where warnings are errors
 
 
 def need_cryptography() -> None:
