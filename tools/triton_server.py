@@ -58,19 +58,18 @@ def prepare(folder: Path, wheel: Path | None = None) -> None:
     print(folder)
 
 
-def _environment(folder: Path) -> dict[str, str]:
-    """Where the libraries are, and a Python whose packages are ours but for NumPy.
+def _environment(folder: Path, name: str) -> dict[str, str]:
+    """Where the libraries are, and a Python, made in the folder `name`, whose packages are ours but for NumPy.
 
     The stub takes the `python3` of PATH for its own and no other variable.
     """
     import zsl_runtime
 
-    env = folder / f"env-{os.getpid()}"
-    if not env.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(env)], check=True)
-        place = next((env / "lib").glob("python3*")) / "site-packages"
-        packages = [folder / "numpy1", Path(zsl_runtime.__file__).parents[1], Path(sysconfig.get_path("purelib"))]
-        (place / "packages.pth").write_text("".join(f"{path}\n" for path in packages))
+    env = folder / name
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(env)], check=True)
+    place = next((env / "lib").glob("python3*")) / "site-packages"
+    packages = [folder / "numpy1", Path(zsl_runtime.__file__).parents[1], Path(sysconfig.get_path("purelib"))]
+    (place / "packages.pth").write_text("".join(f"{path}\n" for path in packages))
     libraries = [folder / "unpacked" / "nvidia_pytriton.libs", Path(sysconfig.get_config_var("LIBDIR"))]
     return {
         **os.environ,
@@ -141,8 +140,9 @@ def started(
     folder: Path, repository: Path, log: Path, more: Sequence[str] = (), *, wait: bool = True
 ) -> Iterator[Server]:
     """A server until the block ends; RuntimeError with its log where it does not come up."""
-    ports, key = free_ports(3), secrets.token_hex(16)
-    environment = _environment(folder)
+    folder, ports, key = folder.resolve(), free_ports(3), secrets.token_hex(16)
+    env = f"env-{key}"
+    environment = _environment(folder, env)
     with log.open("wb") as out:
         process = subprocess.Popen(
             command(folder, repository, ports, key, more), env=environment, stdout=out, stderr=subprocess.STDOUT
@@ -160,7 +160,7 @@ def started(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        shutil.rmtree(folder / f"env-{os.getpid()}", ignore_errors=True)
+        shutil.rmtree(folder / env, ignore_errors=True)
 
 
 def _wait(server: Server) -> None:
@@ -194,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     ports = [asked.http_port + place for place in range(3)]
     words = command(folder, asked.repository, ports, secrets.token_hex(16), more)
-    return subprocess.run(words, env=_environment(folder), check=False).returncode
+    os.execve(words[0], words, _environment(folder, "env"))  # noqa: S606  # signals then reach the server itself
 
 
 if __name__ == "__main__":
