@@ -189,12 +189,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     running.add_argument("--http-port", type=int, default=8000)
     asked, more = parser.parse_known_args(argv)
     folder = asked.folder.resolve()
-    if asked.which == "prepare":
-        prepare(folder, asked.wheel)
-        return 0
-    ports = [asked.http_port + place for place in range(3)]
-    words = command(folder, asked.repository, ports, secrets.token_hex(16), more)
-    os.execve(words[0], words, _environment(folder, "env"))  # noqa: S606  # signals then reach the server itself
+    if asked.which == "run":
+        ports = [asked.http_port + place for place in range(3)]
+        words = command(folder, asked.repository, ports, secrets.token_hex(16), more)
+        os.execve(words[0], words, _environment(folder, "env"))  # noqa: S606  # signals then reach the server itself
+    prepare(folder, asked.wheel)
+    return 0
 
 
 if __name__ == "__main__":
