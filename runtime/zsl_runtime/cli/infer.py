@@ -174,7 +174,9 @@ def command(
     With --shard I/N only the share of task I is labelled, 0/N being the first: for Slurm --shard
     $SLURM_ARRAY_TASK_ID/8 with --array=0-7, for Kubernetes $JOB_COMPLETION_INDEX/8. Whose a picture is follows from its
     name alone, so give all tasks the same PATHS, and each an --output of its own. Then: zsl-infer --merge PART...
-    --output FILE, which is byte for byte what one run over everything writes.
+    --output FILE, which is what one run over everything writes (docs/scale.md).
+
+    PATHS and FILE may lie in object stores: s3://bucket/folder, with the packages of zsl-deploy[cloud].
 
     Exit code 6 says that some pictures could not be read, or that a folder could not be looked into; the others were
     labelled all the same.
