@@ -136,14 +136,18 @@ def answers(bundle: Bundle, first: Generation | None, *, cards: bool) -> Iterato
     head = None if first is None else fold(first.head, first.table.seen)
     recorded = "fp32" if "fp32" in bundle.precisions else bundle.default_precision
     asked = Asked(probe, inputs, head, {one: bound(one, recorded, stated, probe) for one in PRECISIONS})
+    invalid: set[str] = set()  # files that one library calls so: no other is given them
     for precision in PRECISIONS:
         names = [name for name in BACKENDS if _can_run(bundle, name, precision, cards=cards)]
         judged: list[Judged] = []
         for name in sorted(names, key=lambda name: name != REFERENCE):
+            file = bundle.precisions[file_key(name, precision)]
+            if file in invalid:
+                continue
             yardstick = judged[0].features if judged and judged[0].passed and precision != "fp32" else None
             judged.append(_judge(bundle, name, precision, asked, yardstick))
             if judged[-1].invalid:
-                break
+                invalid.add(file)
         yield from verdicts(judged, bundle.path)
         if not names and precision in held_precisions(bundle):
             yield Finding(NOTE, f"probe: not run in {precision}: no backend that runs it is installed")

@@ -270,6 +270,29 @@ def test_commands_say_it_in_one_line_and_end_with_5(own_bundle, tmp_path, no_lib
     assert b"generation" in before
 
 
+def test_what_one_library_calls_invalid_is_given_to_no_other(own_bundle, monkeypatch, capsys):
+    """The first says so of a graph that passed the check; neither auto nor the doctor asks the next one."""
+    usable_backend("openvino")
+    usable_backend("ort")
+
+    def invalid(*_arguments, **_options):
+        raise RuntimeError("[ONNXRuntimeError] : 10 : INVALID_GRAPH : This is an invalid model")
+
+    def next_one(*_arguments, **_options):
+        raise AssertionError("another library was given the graph")
+
+    monkeypatch.setattr("onnxruntime.InferenceSession.__init__", invalid)
+    monkeypatch.setattr("zsl_runtime.backends.openvino.OpenVinoBackend._load", next_one)
+    monkeypatch.setattr("zsl_runtime.backends.opening.fast", lambda _: ["ort", "openvino"])
+    path = own_bundle("b")
+    with pytest.raises(ArtefactError, match=r"E-BUNDLE-GRAPH: .*: onnxruntime .* says .*INVALID_GRAPH"):
+        open_backend("auto", Bundle.open(path), threads=1)
+    assert doctor([str(path)]) == 5
+    told = capsys.readouterr().out
+    assert told.count("E-BUNDLE-GRAPH") == 1
+    assert "another library" not in told
+
+
 # --- any bytes ------------------------------------------------------------------------------------------------------
 
 SMALL = [model.SerializeToString() for model in (lift(), *HOSTILE.values()) if model.ByteSize() < 20_000]
