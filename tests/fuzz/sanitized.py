@@ -39,7 +39,7 @@ def environment(core: Path, kind: str, reports: Path | None = None) -> dict[str,
         # Python keeps memory to its end; and what a core cannot reserve is an error of Python's, as it is without.
         "ASAN_OPTIONS": f"detect_leaks=0:allocator_may_return_null=1:abort_on_error=1:quarantine_size_mb=16{log}",
         "UBSAN_OPTIONS": f"print_stacktrace=1:abort_on_error=1{log}",
-        "TSAN_OPTIONS": f"report_bugs=1:halt_on_error=1{log}",
+        "TSAN_OPTIONS": f"report_bugs=1:halt_on_error=1:abort_on_error=1{log}",
         "OMP_NUM_THREADS": "1",
         "PYTHONMALLOC": "malloc",  # so that a sanitizer sees each of Python's blocks
     }

@@ -325,6 +325,8 @@ def work() -> Iterator[tuple[str, str, bytes]]:
         "data": hashlib.sha256(answers).hexdigest(),
     }
     header = {"format": STATE_FORMAT, "options": {"topk": 1}, "build": "0.1.0"}
+    yield "triton", "png", b'{"topk": 2, "classes": "seen"}\n' + saved(RGB.resize((9, 8)), "PNG")
+    yield "triton", "jpeg", b"{}\n" + saved(RGB, "JPEG", quality=20)
     yield "native", "calls", b"any bytes are calls"
     yield "partial", "one", (json.dumps(header) + "\n" + json.dumps(state) + "\n").encode()
     said = {"host": "h", "space": "s", "pid": os.getpid(), "started": "1", "token": "t"}

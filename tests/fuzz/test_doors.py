@@ -16,7 +16,18 @@ from fuzz.run import Shared, fuzz
 from zsl_runtime.errors import UsageError
 
 # These load torch, or start and end a whole command; `make test-slow` has them, too.
-DEAR = {"recipe", "trials", "run", "checkpoint", "weights", "command-line", "graph-openvino", "opened", "graph-ort"}
+DEAR = {
+    "triton",
+    "recipe",
+    "trials",
+    "run",
+    "checkpoint",
+    "weights",
+    "command-line",
+    "graph-openvino",
+    "opened",
+    "graph-ort",
+}
 CHEAP = [name for name in DOORS if name not in DEAR]
 A_FEW = 4  # inputs changed at random, of each file of a corpus
 
