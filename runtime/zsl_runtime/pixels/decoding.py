@@ -309,7 +309,10 @@ def _to_rgb(image: Image.Image, name: str, held: samples.Stored) -> NDArray[np.u
         nonlocal visible
         rgba = (part.convert("LA") if part.mode == "La" else part).convert("RGBA")
         alpha = rgba.getchannel("A")
-        visible = visible or alpha.getextrema() != (0, 0)
+        extrema = alpha.getextrema()
+        visible = visible or extrema != (0, 0)
+        if extrema == (255, 255):  # white is seen nowhere
+            return np.asarray(rgba.convert("RGB"))
         white = Image.new("RGB", part.size, (255, 255, 255))
         white.paste(rgba, mask=alpha)
         return np.asarray(white)

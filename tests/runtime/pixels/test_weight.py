@@ -189,7 +189,9 @@ def test_a_picture_composed_in_parts_is_that_composed_at_once(monkeypatch):
         rgba = Image.fromarray(rng.integers(0, 256, (height, width, 4), dtype=np.uint8))
         palette = rgba.convert("RGB").quantize(32)
         palette.info["transparency"] = bytes(range(0, 256, 8))
-        for image in (rgba, rgba.convert("LA"), palette):
+        opaque = rgba.copy()
+        opaque.putalpha(255)
+        for image in (rgba, rgba.convert("LA"), palette, opaque):
             whole = image.convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
             white.paste(whole, mask=whole.getchannel("A"))
