@@ -309,9 +309,9 @@ def _to_rgb(image: Image.Image, name: str, held: samples.Stored) -> NDArray[np.u
         nonlocal visible
         rgba = (part.convert("LA") if part.mode == "La" else part).convert("RGBA")
         alpha = rgba.getchannel("A")
-        extrema = alpha.getextrema()
-        visible = visible or extrema != (0, 0)
-        if extrema == (255, 255):  # white is seen nowhere
+        low, high = alpha.getextrema()
+        visible = visible or high != 0
+        if low == 255:  # white is seen nowhere
             return np.asarray(rgba.convert("RGB"))
         white = Image.new("RGB", part.size, (255, 255, 255))
         white.paste(rgba, mask=alpha)
