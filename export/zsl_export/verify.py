@@ -382,6 +382,8 @@ class _Judge:
                 if yardstick:
                     self.sets["labelled"], self._figures = _Set(self.labelled.pictures, features, scores), figures
         except (ZslError, FloatingPointError) as error:
+            if isinstance(error, ZslError) and error.code.startswith("E-BUNDLE-"):
+                raise  # a graph that is none is given to no other library
             self.done.append(Judged(*about, parts=tuple(parts), problem=str(error)))
             return
         faults += [fault for part in parts for fault in part.faults()]

@@ -26,6 +26,7 @@ from zsl_export.cli import main
 from zsl_export.labelled import read_labelled
 from zsl_export.verify import keep, recorded, verify_bundle
 from zsl_runtime.backends import table
+from zsl_runtime.backends.ort import OrtBackend
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.classes.changes import remove_classes
 from zsl_runtime.cli.doctor import main as doctor
@@ -186,12 +187,27 @@ def test_a_graph_that_gives_something_else_fails(path, shared_bundle, capsys):
     assert entry["passed"] is False  # what was found is kept, too
 
 
-def test_a_backend_that_cannot_load_its_graph_fails(path, capsys):
+def test_a_graph_that_may_not_be_run_ends_the_comparison(path, capsys):
     put(path, "model.fp16.onnx", b"no graph")
+    code, _, err = run(capsys, path, "--verify")
+    assert code == 5
+    assert err.count("error: E-BUNDLE-GRAPH: ") == 1
+    assert "running openvino fp16" not in err
+
+
+def test_a_backend_that_cannot_load_its_graph_fails(path, capsys, monkeypatch):
+    real = OrtBackend._load
+
+    def refuse(self, part, source):
+        if part == "model" and self.precision == "fp16":
+            raise RuntimeError("seen enough")
+        return real(self, part, source)
+
+    monkeypatch.setattr(OrtBackend, "_load", refuse)
     code, _, err = run(capsys, path, "--verify")
     assert code == 3
     assert "ort fp16: E-BACKEND-LOAD" in err
-    assert {row["problem"][:14] for key, row in rows(path).items() if key[1] == "fp16"} == {"E-BACKEND-LOAD"}
+    assert {row["problem"][:14] for key, row in rows(path).items() if key[:2] == ("ort", "fp16")} == {"E-BACKEND-LOAD"}
 
 
 def test_what_accuracy_may_be_lost_is_a_limit(path, shared_bundle, photographs, capsys, monkeypatch):
