@@ -41,6 +41,8 @@ REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _SPACE),
 }
 
+# What is said where there is no memory: by torch, by the loader of libraries, by C++.
+NO_MEMORY = ("can't allocate memory", "failed to map segment", "cannot allocate memory", "std::bad_alloc")
 PRINTED = re.compile(r"(?:^|: )(E-[A-Z0-9-]+): (.+)$", re.MULTILINE)
 
 
@@ -234,7 +236,9 @@ def _refusal(error: Exception) -> SystemProblem | None:
         return SystemProblem(
             "E-SYSTEM", f"the card's memory is not enough for this{more}; see what else uses it, or give --device cpu"
         )
-    if isinstance(error, MemoryError) or "can't allocate memory" in said:  # as torch says
+    if isinstance(error, ImportError) and "Too many open files" in said:  # of a library, as the loader says
+        return from_os_error(OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "load a library")
+    if isinstance(error, MemoryError) or any(words in said for words in NO_MEMORY):
         return SystemProblem("E-SYSTEM", f"the memory is not enough for this{more}; do less at once, or give it more")
     if isinstance(error, RuntimeError) and "can't start new thread" in said:
         return SystemProblem(

@@ -1,5 +1,5 @@
-"""kill -9 at any point of training, of the extraction of features and of an export: what goes on ends bit for bit as if
-nothing had happened, and a bundle is whole or not there.
+"""kill -9 and failing disks at any point of training, of the extraction of features and of an export: what goes on ends
+bit for bit as if nothing had happened, and a bundle is whole or not there.
 
 Points are operations on files, before them and in the middle of them, and moments, all drawn at random. A training is
 killed again and again until one command gets through; then its run is compared with one that was never killed.
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from support.faults import LACKING, Ended, Nursery, Plan
+from support.faults import ALWAYS, CHANGES, LACKING, NAME, SYNC, WRITE, Ended, Nursery, Plan, decent
+from support.faults import errors as numbers_of
 from support.reliability import POINTS, Tally
 from support.sound import check_doctor
 from support.tiny_data import make_tiny_data
@@ -205,4 +206,59 @@ CASES = {"training": train_killed, "extraction": extract_killed, "export": expor
 def test_killed_at_many_points_it_goes_on_as_if_nothing_had_happened(place, kind):
     tally = Tally("kills", kind)
     CASES[kind](place, POINTS, tally)
+    tally.end()
+
+
+def disturbed(kind: str, place: Place, root: Path, count: int) -> Iterator[tuple[str, Plan]]:
+    """So many plans of a command whose disk fails or is full from then on, or that is stopped, at random operations."""
+    draw = random.Random(f"{kind} disturbed")
+    full, failing = numbers_of("ENOSPC", "EIO")
+    ways = (
+        ("full disk", "error", full, WRITE | NAME | SYNC, ALWAYS),
+        ("failing once", "error", failing, CHANGES, 1),
+        ("Ctrl-C", "signal", 2, CHANGES, 1),
+        ("SIGTERM", "signal", 15, CHANGES, 1),
+    )
+    for number in range(count):
+        way, action, value, kinds, times = ways[number % len(ways)]
+        yield way, Plan(str(root), action, value, kinds, draw.randrange(place.operations[kind]), times)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["training", "extraction"])
+def test_a_training_that_is_disturbed_says_so_and_goes_on(place, kind):
+    """One line, or the run as it always is; the same command ends with the run that was never disturbed."""
+    out = place.folder / f"disturbed {kind}"
+    root = out if kind == "training" else place.cache
+    tally = Tally("faults", f"{kind}: full or failing disk, signals")
+    for way, plan in disturbed(kind, place, root, max(8, POINTS // 5)):
+        with tally.point(way):
+            shutil.rmtree(out, ignore_errors=True)
+            if kind == "extraction":
+                shutil.rmtree(place.cache, ignore_errors=True)
+            ended = place.train(out, plan=plan)
+            assert decent(ended), ended
+            tally.note(f"exit {ended.code}")
+            finish(place, out)
+    tally.end()
+
+
+@pytest.mark.slow
+def test_an_export_that_is_disturbed_says_so_and_leaves_the_old_bundle(place):
+    target, old = place.folder / "disturbed exports" / "bundle", place.folder / "traced bundle"
+    target.parent.mkdir()
+    before = Bundle.open(old).manifest_sha256
+    tally = Tally("faults", "export: full or failing disk, signals")
+    for way, plan in disturbed("export", place, place.folder, max(8, POINTS // 5)):
+        with tally.point(way):
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(old, target)
+            ended = place.export(target, plan)
+            assert decent(ended), ended
+            found = Bundle.open(target)
+            assert ended.code == 0 or found.manifest_sha256 == before or plan.action == "signal", ended
+            again = place.export(target)
+            assert again.code == 0, again.err
+            assert [path.name for path in target.parent.iterdir()] == ["bundle"]
+            tally.note(f"exit {ended.code}")
     tally.end()

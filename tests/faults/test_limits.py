@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(bool(LACKING), reason=LACKING)
 MB = 1 << 20
+GIVEN_UP = {127, -6}  # libc or a library ends the process where it finds no memory for itself: nobody is asked
 IMPORTS = "import onnxruntime, PIL.Image, zsl_runtime.classes.changes, zsl_runtime.labelling.classifier"
 
 
@@ -63,6 +64,8 @@ def bundle(place, shared_bundle) -> Answers:
 def check(place: Place, name: str, plan: Plan, whole: Ended, before: Answers, codes: set[int]) -> int:
     """Run a command by the plan: it does what it always does, or says why not; its exit code."""
     ended = place.run(name, plan)
+    if ended.code in GIVEN_UP and "RLIMIT_AS" in plan.limits and name != "zsl-classes":
+        return ended.code
     if name == "zsl-doctor":  # says what is amiss where it says everything, on stdout
         assert ended.code in codes, ended
         assert "Traceback" not in ended.err, ended

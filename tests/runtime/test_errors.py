@@ -165,6 +165,15 @@ def test_a_bug_shows_its_traceback_and_asks_for_a_report(capsys, error):
             "the card's memory is not enough for this; see what else uses it, or give --device cpu",
         ),
         (
+            ImportError("/lib/_core.so: failed to map segment from shared object"),
+            "the memory is not enough for this; do less at once, or give it more",
+        ),
+        (RuntimeError("std::bad_alloc"), "the memory is not enough for this; do less at once, or give it more"),
+        (
+            ImportError("/lib/_core.so: cannot open shared object file: Too many open files"),
+            "could not load a library: Too many open files; see to it that this works, then run the command again",
+        ),
+        (
             RuntimeError("can't start new thread"),
             "the system allows this process no more threads; take fewer (--threads 1), or raise the limit",
         ),

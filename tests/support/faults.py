@@ -191,8 +191,11 @@ def operations(log: Path) -> Iterator[tuple[str, str, str, int, bytes]]:
 
 
 def decent(ended: Ended, codes: set[int] = CODES) -> bool:
-    """Whether a run that failed said so as commands do: the right exit code, and no more than one line of error."""
-    lines = [line for line in ended.err.splitlines() if line.startswith(("error: ", "Error"))]
+    """Whether a run that failed said so as commands do: the right exit code, and one line of error at the end.
+
+    Photographs that cannot be read have lines of their own.
+    """
+    lines = [line for line in ended.err.splitlines() if line.startswith("error: ") and "E-IMAGE" not in line]
     plain = "Traceback" not in ended.err and "E-BUG" not in ended.err and not ended.left
     return ended.code in codes and plain and (ended.code not in {2, 4, 5} or len(lines) == 1)
 
