@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from zsl_runtime.errors import ArtefactError, GateError, UsageError, shown
 from zsl_runtime.machine.untrusted import MIB, parse_object, read_file
-from zsl_train.methods import eszsl, find_method, gfzsl
+from zsl_train.methods import METHODS, eszsl, find_method, gfzsl
 from zsl_train.methods.lengths import chosen_lengths, estimate, lengthen
 from zsl_train.training.prepared import fingerprint
 from zsl_train.training.run_folder import CHECKPOINT, json_bytes
@@ -301,7 +301,7 @@ def _try(
 def _trial_from(said: dict[str, Any]) -> Trial:
     """A trial that `Board.save` wrote; ValueError or TypeError for anything else."""
     one = Trial(**said)
-    plain = type(one.method) is str and type(one.why) is str and type(one.settings) is dict
+    plain = type(one.method) is str and one.method in METHODS and type(one.why) is str and type(one.settings) is dict
     scored = one.validation_H is None or (type(one.validation_H) in {int, float} and 0 <= one.validation_H <= 100)
     if not plain or not scored:
         raise ValueError(f"{shown(one.method)} is no trial of a method")

@@ -461,6 +461,8 @@ def load_run(path: Path) -> Run:
     info = read_info(path)
     if info.get("state") != "finished":
         raise ArtefactError("E-RUN", f"{path} is an unfinished run; repeat its zsl-train command to resume it")
+    if not isinstance(info.get("files"), dict):
+        raise ArtefactError("E-RUN", f"{path / INFO} lists no files; {DAMAGED}")
     wanted = (*READ, STATISTICS) if "gaussian" in info else READ
     blobs = {name: _read_checked(path / name, info) for name in wanted}
     try:
