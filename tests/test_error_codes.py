@@ -26,7 +26,7 @@ KNOWN_IN_TWO = {
     "E-RUN": "a run folder that is damaged is an artefact, --resume without a run a wrong argument",
 }
 # Never raised: beginnings that code or prose compares with.
-BEGINNINGS = {"E-GAUSSIAN-"}
+BEGINNINGS = {"E-BUNDLE-", "E-GAUSSIAN-"}
 
 
 @pytest.fixture(scope="module")
