@@ -78,7 +78,8 @@ def test_a_training_and_its_resumption_while_the_clock_is_set(tmp_path):
                 cut = Plan(clock=(5 + number, by), kill_after=0.6 * whole.seconds)
                 killed = train(out, plan=cut)
                 assert killed.code in {0, -9}
-                ended = train(out, "--resume", plan=Plan(clock=(3, -by))) if killed.code else killed
+                begun = ["--resume"] if (out / "run.json").exists() else []
+                ended = train(out, *begun, plan=Plan(clock=(3, -by))) if killed.code else killed
                 assert decent(ended, {0}), ended
                 assert figures(out) == figures(tmp_path / "whole")
                 seconds = json.loads((out / "scores.json").read_text(encoding="utf-8"))["train_seconds"]
