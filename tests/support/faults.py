@@ -305,6 +305,9 @@ def _run(main: Any, plan: Plan, counting: int, shim: Any) -> None:
 
         traceback.print_exc()
     finally:
+        for name in plan.limits:  # what follows is not the command's
+            kind = getattr(resource, name)
+            resource.setrlimit(kind, (resource.getrlimit(kind)[1],) * 2)
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
