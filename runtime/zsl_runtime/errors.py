@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from zsl_runtime.signals import end_at_the_second, settle, was_asked
-from zsl_runtime.streams import printable, standard_streams
+from zsl_runtime.streams import drop_unwritable, printable, standard_streams
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +28,7 @@ EXIT_BUG = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130  # the shell's convention for a signal: 128 + SIGINT
 EXIT_TERMINATED = 143  # 128 + SIGTERM
+INTERRUPTED = (EXIT_INTERRUPTED, EXIT_TERMINATED)
 SHELLS = ("bash", "zsh", "fish")  # whose completion is tested; click knows PowerShell, too
 
 _PATH, _PERMISSION, _SPACE = (
@@ -163,7 +164,12 @@ def run_command(command: click.Command, argv: Sequence[str] | None = None) -> in
         if argv is None:
             end_at_the_second()
             _silence_libraries()
-        return _exit_code(command, sys.argv[1:] if argv is None else list(argv))
+        code = _exit_code(command, sys.argv[1:] if argv is None else list(argv))
+        if argv is None and code in INTERRUPTED and was_asked():
+            for stream in (sys.stdout, sys.stderr):
+                drop_unwritable(stream)
+            os._exit(code)  # all is cleaned up, and Python's own end would join threads, or be hit by the next signal
+        return code
 
 
 def _silence_libraries() -> None:

@@ -31,8 +31,8 @@ def command():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     thread = threading.Thread(target=long)
     thread.start()
-    print(child.pid, flush=True)
     try:
+        print(child.pid, flush=True)
         {main}
     finally:
         thread.join()
@@ -87,6 +87,16 @@ def test_one_signal_lets_it_clean_up():
         child.send_signal(signal.SIGTERM)
         assert child.communicate(timeout=20) == (b"", b"terminated\n")
         assert child.returncode == 143
+
+
+def test_an_interrupted_command_does_not_wait_for_threads_at_pythons_own_end():
+    """A thread that nobody joins, as of a library's pool; the second signal would come while Python ends."""
+    program = HANGS.format(steps=10**9, main="threading.Event().wait()").replace("thread.join()", "child.kill()")
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        child.stdout.readline()
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(10) == 143
+        assert child.stderr.read() == b"terminated\n"
 
 
 # zsl-infer with an engine that never gives its second batch back.
