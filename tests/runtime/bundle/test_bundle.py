@@ -456,7 +456,8 @@ def test_classes_that_nobody_would_read_again_are_not_written(path, monkeypatch)
     following = second(bundle)
     before = {one: one.read_bytes() for one in path.rglob("*") if one.is_file()}
     monkeypatch.setattr(bundle_module, "LARGEST_GENERATION", len(following.to_bytes()) - 1)
-    with bundle.lock(), pytest.raises(UsageError, match=r"E-GENERATION: the classes would take .* bytes, where at most"):
+    said = r"E-GENERATION: the classes would take .* bytes, where at most"
+    with bundle.lock(), pytest.raises(UsageError, match=said):
         bundle.commit(following, {})
     now = {one: one.read_bytes() for one in path.rglob("*") if one.is_file() and one.name != ".lock"}
     assert now == {one: data for one, data in before.items() if one.name != ".lock"}
