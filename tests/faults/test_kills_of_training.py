@@ -122,11 +122,13 @@ def train_killed(place: Place, count: int, tally: Tally) -> None:
             assert ended.code in {0, -9}, ended.err
             tally.note("finished" if ended.code == 0 else "killed")
             if ended.code == 0 or number == count - 1:
-                finish(place, out)
-                shutil.rmtree(out)
+                try:
+                    finish(place, out)
+                finally:
+                    shutil.rmtree(out, ignore_errors=True)
             elif out.exists():
                 assert len(litter(out)) <= 2, litter(out)
-                assert (out / "run.json").exists() <= (state(out) in {"unfinished", "finished", None})
+                assert not (out / "run.json").exists() or state(out) in {"unfinished", "finished"}
 
 
 def state(run: Path) -> str | None:

@@ -45,8 +45,8 @@ class Tally:
         self._ways[way] += 1
         try:
             yield
-        except AssertionError as error:
-            self._failed.append(f"{way}: {error}"[:2000])
+        except Exception as error:  # whatever it is, the other points are tried, too
+            self._failed.append(f"{way}: {type(error).__name__}: {error}"[:2000])
         if self._tried % 50 == 0:
             self._write()
 

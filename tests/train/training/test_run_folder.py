@@ -616,3 +616,18 @@ def test_a_run_that_goes_on_knows_how_long_it_trained_before(tmp_path, monkeypat
     with again.exclusive():
         again.begin(Recipe(method="tiny"), Config(), "another")
         assert again.begin_training() == 0
+
+
+def test_checkpoints_of_a_run_that_was_killed_at_its_very_end_go_with_the_next_command(tmp_path):
+    writer = RunWriter(tmp_path / "r", force=False)
+    with writer.exclusive():
+        writer.begin(Recipe(method="tiny"), Config(), "the same")
+        writer.finish({}, {}, {})
+        (tmp_path / "r" / "checkpoint").mkdir()
+        (tmp_path / "r" / "checkpoint" / "case.npz").write_bytes(b"1")
+        with pytest.raises(UsageError, match="E-RUN-EXISTS"):
+            RunWriter(tmp_path / "r", force=False)
+        assert (tmp_path / "r" / "checkpoint" / "case.npz").exists()  # its writer is at work
+    with pytest.raises(UsageError, match="E-RUN-EXISTS"):
+        RunWriter(tmp_path / "r", force=False)
+    assert not (tmp_path / "r" / "checkpoint").exists()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import zsl_runtime
 from zsl_runtime.bundle.generation import Generation
-from zsl_runtime.errors import ArtefactError, UsageError, from_os_error
+from zsl_runtime.errors import ArtefactError, SystemProblem, UsageError, from_os_error
 from zsl_runtime.head.fitting import Replay
 from zsl_runtime.head.gaussian import Gaussian
 from zsl_runtime.head.head import View
@@ -203,9 +203,16 @@ class RunWriter:
                     f"{self.folder} is not empty and not a run folder; give --out an empty or a new folder",
                 )
         elif not self.force and read_info(self.folder).get("state") == "finished":
+            self._drop_checkpoints()
             raise UsageError(
                 "E-RUN-EXISTS", f"{self.folder} holds a finished run; add --force to replace it, or give another --out"
             )
+
+    def _drop_checkpoints(self) -> None:
+        """Remove the checkpoints of a finished run, whose writer was killed before it came to that."""
+        if (self.folder / CHECKPOINT).exists():
+            with contextlib.suppress(OSError, SystemProblem), exclusive(self.folder, wait=False):
+                shutil.rmtree(self.folder / CHECKPOINT, ignore_errors=True)
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
