@@ -465,13 +465,37 @@ def reliability(name: str) -> dict[str, Any]:
     return content
 
 
-def tried(name: str) -> str:
-    """Points of the fault suite: tried, survived, how they ended, and the test that tries them."""
-    lines = []
-    for case, figure in sorted(reliability(name).get("cases", {}).items()):
-        ended = ", ".join(f"{count} {how}" for how, count in sorted(figure["ended"].items(), key=lambda one: -one[1]))
-        lines.append((case, f"{figure['tried']:,}", f"{figure['survived']:,}", ended, f"`{figure['test']}`"))
-    return rows(("case", "points", "survived", "how they ended", "test"), lines or [("not measured yet", *"----")])
+def kills() -> str:
+    """Points at which commands were killed: tried, survived, how they ended, and the test that tries them."""
+    cases = sorted(reliability("kills.json").get("cases", {}).items())
+    lines = [(case, *points([figure])) for case, figure in cases]
+    return rows(("killed", "points", "survived", "how they ended", "test"), lines or [("not measured yet", *"----")])
+
+
+def faults() -> str:
+    """The other faults; of several commands that met the same one, all together."""
+    together: dict[str, tuple[list[str], list[dict[str, Any]]]] = {}
+    for case, figure in reliability("faults.json").get("cases", {}).items():
+        command, _, fault = case.rpartition(": ")
+        commands, figures = together.setdefault(re.sub(r" by -?\d+ h$", "", fault), ([], []))
+        commands += [command] if command and command not in commands else []
+        figures.append(figure)
+    lines = [(fault, ", ".join(commands) or "-", *points(figures)) for fault, (commands, figures) in together.items()]
+    head = ("fault", "commands", "points", "survived", "how they ended", "test")
+    return rows(head, sorted(lines) or [("not measured yet", *"-----")])
+
+
+def points(figures: Sequence[Mapping[str, Any]]) -> tuple[str, str, str, str]:
+    """Points tried and survived, how they ended, and the tests, of cases of the fault suite."""
+    ended: dict[str, int] = {}
+    for figure in figures:
+        for how, count in figure["ended"].items():
+            ended[how] = ended.get(how, 0) + count
+    told = ", ".join(f"{how} ({count:,})" for how, count in sorted(ended.items(), key=lambda one: -one[1])[:4])
+    tests = sorted({figure["test"].removeprefix("tests/faults/").partition("[")[0] for figure in figures})
+    both = (sum(figure[key] for figure in figures) for key in ("tried", "survived"))
+    tried, survived = (f"{count:,}" for count in both)
+    return tried, survived, told or "-", ", ".join(f"`{test}`" for test in tests)
 
 
 def long_run() -> str:
@@ -540,8 +564,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "adding": adding,
     "engines": engines,
     "precision": precision,
-    "kills": lambda: tried("kills.json"),
-    "faults": lambda: tried("faults.json"),
+    "kills": kills,
+    "faults": faults,
     "long_run": long_run,
     "scale": scale,
 }

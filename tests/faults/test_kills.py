@@ -117,7 +117,9 @@ def ends(place: Place, name: str) -> tuple[Answers, Answers, int, float]:
     return before, answers(place.bundle), ended.met, ended.seconds
 
 
-@pytest.mark.parametrize("name", ["add", pytest.param("teach", marks=pytest.mark.slow), "undo", "prune"])
+@pytest.mark.parametrize(
+    "name", ["add", "prune", *(pytest.param(one, marks=pytest.mark.slow) for one in ("teach", "undo"))]
+)
 def test_killed_at_any_operation_a_change_is_made_or_not(place, name):
     before, after, met, _ = ends(place, name)
     assert met >= 4

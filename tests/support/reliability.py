@@ -50,9 +50,9 @@ class Tally:
         if self._tried % 50 == 0:
             self._write()
 
-    def note(self, what: str) -> None:
-        """How a point ended."""
-        self._notes[what] += 1
+    def note(self, what: str, count: int = 1) -> None:
+        """How a point ended, or what else is counted."""
+        self._notes[what] += count
 
     def end(self) -> None:
         """Write what was counted; AssertionError when a point failed."""
