@@ -241,7 +241,7 @@ def test_a_graph_that_contradicts_the_manifest_is_refused(path, monkeypatch):
         ("input", bundle.manifest["input"] | {"shape": ["N", 9, 9, 3]}),
     ):
         broken = replace(bundle, manifest=bundle.manifest | {key: value})
-        monkeypatch.setattr(Bundle, "open", lambda _path, broken=broken: broken)
+        monkeypatch.setattr(Bundle, "open", lambda _path, broken=broken, **_: broken)
         with pytest.raises(ArtefactError, match="manifest says") as caught:
             Classifier.open(path)
         assert caught.value.code == "E-BUNDLE-INPUT"
