@@ -242,9 +242,9 @@ def test_a_graph_that_contradicts_the_manifest_is_refused(path, monkeypatch):
     ):
         broken = replace(bundle, manifest=bundle.manifest | {key: value})
         monkeypatch.setattr(Bundle, "open", lambda _path, broken=broken, **_: broken)
-        with pytest.raises(ArtefactError, match="manifest says") as caught:
+        with pytest.raises(ArtefactError, match=r"manifest says|expected uint8 \(N, (9, 9|16, 16), 3\)") as caught:
             Classifier.open(path)
-        assert caught.value.code == "E-BUNDLE-INPUT"
+        assert caught.value.code in ("E-BUNDLE-INPUT", "E-BUNDLE-GRAPH")  # of the manifest alone; of manifest and graph
 
 
 def test_closed_means_closed(path):
