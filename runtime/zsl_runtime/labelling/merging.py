@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 import numpy as np
 
-from zsl_runtime.errors import UsageError, from_os_error, listed
+from zsl_runtime.errors import UsageError, from_os_error, listed, shown
 from zsl_runtime.machine.storage import replacing
 from zsl_runtime.machine.untrusted import UnfitError, opened, parse_object
 
@@ -192,9 +192,11 @@ def merge(paths: Sequence[str], out: IO[bytes]) -> Merged:
             piece = streams[number].read(size)
             if len(piece) < size:
                 raise _changed(parts[number])
+            if piece and not piece.endswith(b"\n"):
+                raise _damaged(parts[number].path, "its answers are not those of the file")
             out.write(piece)
     out.flush()
-    backends = sorted({part.facts.backend for part in parts if part.facts.items})
+    backends = sorted({_plain(part.facts.backend) for part in parts if part.facts.items})
     notes = (f"note: the shares were labelled by {', '.join(backends)}, which differ by rounding",)
     return Merged(
         len(parts),
@@ -286,6 +288,11 @@ def _compared(parts: list[_Part]) -> list[_Part]:
     return [by_index[index] for index in range(count)]
 
 
+def _plain(text: str) -> str:
+    """What a file says, as a message may hold it: in one line, and short."""
+    return text if text.isprintable() and len(text) <= 100 else shown(text, 100)
+
+
 def _spelt(facts: Facts) -> str:
     return f"{facts.index}/{facts.count}"
 
@@ -293,7 +300,8 @@ def _spelt(facts: Facts) -> str:
 def _other(first: _Part, part: _Part, name: str, before: object, now: object) -> UsageError:
     return UsageError(
         "E-MERGE",
-        f"{first.path!r} and {part.path!r} are not of one run: {name} was {before!r} in one and {now!r} in the other; "
+        f"{first.path!r} and {part.path!r} are not of one run: {_plain(name)} was {shown(before, 200)} in one and "
+        f"{shown(now, 200)} in the other; "
         "give the shares of one run, or run those again that differ",
     )
 

@@ -317,5 +317,32 @@ def test_shares_that_two_backends_labelled_are_noted(tmp_path):
     assert done.notes == ("note: the shares were labelled by openvino fp32, ort fp32, which differ by rounding",)
 
 
+def test_answers_that_are_cut_elsewhere(tmp_path):
+    """The lengths are those of the file when added up, and no answer is whole."""
+    paths = parts(tmp_path, NAMES, 2)
+    records = np.frombuffer((tmp_path / "p0.csv.share").read_bytes().partition(b"\n")[2], RECORD).copy()
+    first, second = np.flatnonzero(records["bytes"] > 9)[:2]
+    records["bytes"][first] += 5
+    records["bytes"][second] -= 5
+    write_share(paths[0], read_facts(str(paths[0])), records)
+    with pytest.raises(UsageError, match=r"E-MERGE.*p0.csv.share' is not as zsl-infer --shard wrote it"):
+        merged(paths)
+
+
+def test_what_a_file_beside_an_output_says_forges_no_line_and_fills_no_screen(tmp_path):
+    paths = parts(tmp_path, NAMES, 2)
+    records = np.frombuffer((tmp_path / "p0.csv.share").read_bytes().partition(b"\n")[2], RECORD)
+    facts = read_facts(str(paths[0]))
+    write_share(paths[0], replace(facts, backend="ort\nmerged 9 shares\x1b[2J\u202e"), records)
+    (note,) = merge([str(path) for path in paths], io.BytesIO()).notes
+    assert note.isprintable()
+    assert r"'ort\nmerged 9 shares\x1b[2J\u202e'" in note
+    write_share(paths[0], replace(facts, options={"\n\x1b" + "x" * 5000: "y" * 5000}), records)
+    with pytest.raises(UsageError, match=r"E-MERGE.*are not of one run") as found:
+        merged(paths)
+    assert found.value.message.isprintable()
+    assert len(found.value.message) < 1000
+
+
 def test_records_are_12_bytes_an_answer():
     assert records_of([0, 7], [34, 5]).tobytes() == bytes([*[0] * 8, 34, 0, 0, 0, 7, *[0] * 7, 5, 0, 0, 0])
