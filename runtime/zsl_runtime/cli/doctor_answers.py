@@ -295,7 +295,9 @@ def read_stated(bundle: Bundle) -> tuple[Stated, str]:
     path = bundle.path / PARITY
     try:
         content = parse_json(read_whole(path, bundle.path, MOST_OF_MANIFEST))
-    except (ZslError, UnfitError) as error:
+    except UnfitError as error:
+        return nothing, f"{path} cannot be read ({error})"
+    except ZslError as error:
         return nothing, f"{path} cannot be read ({said(error)})"
     if not isinstance(content, dict):
         return nothing, f"{path} is not what an export writes"

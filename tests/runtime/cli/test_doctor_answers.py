@@ -316,12 +316,12 @@ def test_what_the_export_stated_is_read(path):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ('{"passed": true, "limits": {"row_error": NaN}, "precisions": {"int8-cpu": {"feature_error": 1e999}}}', ""),
+        ('{"passed": true, "limits": {"row_error": NaN}, "precisions": {"int8-cpu": {"feature_error": 1e999}}}', "cannot be read (holds NaN"),
         ('{"passed": true, "limits": {"row_error": "small"}, "precisions": [1]}', ""),
         ('{"passed": true, "limits": {"row_error": true}, "precisions": {"int8-cpu": {"feature_error": -1}}}', ""),
-        ('{"passed": true, "limits": {"row_error": 1' + "0" * 400 + "}}", ""),
+        ('{"passed": true, "limits": {"row_error": 1' + "0" * 400 + "}}", "cannot be read (holds a whole number"),
         ("[]", "is not what an export writes; the usual bounds are used"),
-        ("{", "cannot be read (JSONDecodeError"),
+        ("{", "cannot be read ("),
         ("[" * 100_000, "cannot be read"),
         ('{"passed": false}', "does not say that the export passed its own comparison"),
     ],
@@ -355,7 +355,7 @@ def test_a_parity_json_that_says_nothing_leaves_the_usual_bounds(capsys, path, c
 def test_whatever_parity_json_says_bounds_are_numbers_and_no_wider_than_usual(shared_bundle, content):
     bundle = Bundle.open(shared_bundle(precisions=ALL))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(doctor_answers, "read_whole", lambda _: json.dumps(content).encode())
+        patch.setattr(doctor_answers, "read_whole", lambda *_: json.dumps(content).encode())
         stated, _ = read_stated(bundle)
     for precision in ("fp32", "fp16", "bf16", "int8"):
         found = bound(precision, "fp32", stated, probe_of())
