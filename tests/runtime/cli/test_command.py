@@ -146,7 +146,7 @@ def test_options_are_completed(complete, words):
 
 
 def test_choices_and_subcommands_are_completed(complete):
-    assert complete("zsl-infer photos --format") == [("plain", "csv"), ("plain", "jsonl")]
+    assert complete("zsl-infer photos --format") == [("plain", "csv"), ("plain", "csv-safe"), ("plain", "jsonl")]
     assert ("plain", "openvino") in complete("zsl-infer --backend", "o")
     assert complete("zsl-classes", "tea") == [("plain", "teach")]
 

@@ -316,7 +316,10 @@ def test_what_the_export_stated_is_read(path):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ('{"passed": true, "limits": {"row_error": NaN}, "precisions": {"int8-cpu": {"feature_error": 1e999}}}', "cannot be read (holds NaN"),
+        (
+            '{"passed": true, "limits": {"row_error": NaN}, "precisions": {"int8-cpu": {"feature_error": 1e999}}}',
+            "cannot be read (holds NaN",
+        ),
         ('{"passed": true, "limits": {"row_error": "small"}, "precisions": [1]}', ""),
         ('{"passed": true, "limits": {"row_error": true}, "precisions": {"int8-cpu": {"feature_error": -1}}}', ""),
         ('{"passed": true, "limits": {"row_error": 1' + "0" * 400 + "}}", "cannot be read (holds a whole number"),
