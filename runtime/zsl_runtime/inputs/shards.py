@@ -12,6 +12,8 @@ their own.
 
 from __future__ import annotations
 
+import bz2
+import io
 import os
 import posixpath
 import stat
@@ -36,6 +38,8 @@ MEMBER_BYTES = 3 * MAX_PIXELS  # what the largest picture has when it is decoded
 RECORD_BYTES = 1 << 20  # of a record about a member, such as its long name
 BLOCK = tarfile.BLOCKSIZE
 SKIP_BYTES = 1 << 20
+PIECE_BYTES = 4 << 20  # of a member that are asked for at once, so that a large one is not held twice
+ZIP_HEADER = struct.Struct("<4s22xHH")  # before a zip member's data: the mark, and how long name and extra field are
 GZIP = 31  # zlib's name for gzip data with its checksum
 GZIP_CHUNK = 1 << 14
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)  # LZMA may ask for gigabytes of memory
@@ -104,6 +108,7 @@ def members(
         is_zip = path.lower().endswith(".zip")
         for item in _zip(path, suffixes, tally, wanted) if is_zip else _tar(path, suffixes, tally):
             yield item
+            del item  # else it stays in memory beside the next one
             done += 1
     except _NoShardError as error:
         yield Item(path, InputError("E-SHARD-OPEN", f"{path!r} {error}; check the path, or copy the file again"))
@@ -329,7 +334,10 @@ def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> byt
     else:
         try:
             with archive.open(info) as member:
-                data = member.read(MEMBER_BYTES + 1)
+                if info.compress_type == zipfile.ZIP_BZIP2:
+                    data = _bunzipped(archive, info)
+                else:
+                    data = _up_to(member, MEMBER_BYTES + 1)
         except InputError as error:
             return InputError(error.code, f"{name!r}: {error.message}")
         except Exception as error:
@@ -337,6 +345,32 @@ def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> byt
         else:
             return data if len(data) <= MEMBER_BYTES else _too_large(name)
     return InputError("E-SHARD-MEMBER", f"{name!r} cannot be unpacked: {reason}; pack it again")
+
+
+def _bunzipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """The bytes of a member in bzip2, of which the module unpacks all that a piece of it makes, gigabytes of a few KB.
+
+    No more than MEMBER_BYTES + 1 are unpacked. Raises ValueError and what `bz2` raises.
+    """
+    stream = cast("IO[bytes]", archive.fp)
+    stream.seek(info.header_offset)
+    mark, name, extra = ZIP_HEADER.unpack(_exactly(stream, ZIP_HEADER.size))
+    if mark != b"PK\x03\x04":
+        raise ValueError("there is no member where the table of contents says")
+    stream.seek(name + extra, os.SEEK_CUR)
+    unpack, whole, left = bz2.BZ2Decompressor(), io.BytesIO(), info.compress_size
+    while not unpack.eof and whole.tell() <= MEMBER_BYTES:
+        given = b""
+        if unpack.needs_input:
+            given = _exactly(stream, min(left, GZIP_CHUNK))
+            left -= len(given)
+            if not given:
+                raise ValueError("the packed data is cut off")
+        whole.write(unpack.decompress(given, min(PIECE_BYTES, MEMBER_BYTES + 1 - whole.tell())))
+    data = whole.getvalue()
+    if len(data) <= MEMBER_BYTES and (len(data) != info.file_size or zlib.crc32(data) != info.CRC):
+        raise ValueError("its checksum is another one")
+    return data
 
 
 # --- tar ------------------------------------------------------------------------------------------------------------
@@ -391,8 +425,9 @@ def _tar(path: str, suffixes: Sequence[str], tally: Tally) -> Iterator[Item]:
                 else:
                     full = f"{path}/{names.different(member.name)}"
                     data = _read_member(stream, member, full)
-                    yield Item(full, data)
                     left -= len(data) if isinstance(data, bytes) else 0
+                    yield Item(full, data)
+                    del data  # else it stays in memory beside the next one
             _skip(stream, left + -member.size % BLOCK)
         stream.read(SKIP_BYTES)  # the padding behind the last member; with it comes the checksum of compressed data
     if links:
@@ -633,11 +668,21 @@ def _padded(size: int) -> int:
     return size + -size % BLOCK
 
 
+def _up_to(stream: IO[bytes], size: int) -> bytes:
+    """The next `size` bytes, fewer at the end."""
+    data = stream.read(min(size, PIECE_BYTES))
+    if not data or len(data) == size:
+        return data
+    whole = io.BytesIO()
+    while data:
+        whole.write(data)
+        data = stream.read(min(size - whole.tell(), PIECE_BYTES))
+    return whole.getvalue()
+
+
 def _exactly(stream: IO[bytes], size: int) -> bytes:
     """The next `size` bytes; EOFError when there are fewer."""
-    data = stream.read(size)
-    while len(data) < size and (more := stream.read(size - len(data))):
-        data += more
+    data = _up_to(stream, size)
     if len(data) < size:
         raise EOFError("it ends in the middle of a member")
     return data

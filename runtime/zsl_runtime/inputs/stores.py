@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 from zsl_runtime.errors import BackendError, InputError, SystemProblem, UsageError
 from zsl_runtime.extras import EXTRAS, reason, wanting
 from zsl_runtime.inputs.item import STORE
+from zsl_runtime.pixels.pixels import MAX_PIXELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +41,8 @@ KINDS = {
 ONE_FILE = frozenset({"http", "https"})  # servers of files, which have no folders to list
 TRIES = 3  # beside those that the store's own package makes
 PAUSE = 0.2  # seconds before the second try, and twice as long before the next
-FILE_BYTES = 3 << 28  # of a picture; more than the largest one that is decoded
+FILE_BYTES = 7 * MAX_PIXELS  # of a picture: more than the largest one of 16 bits a sample has when it is not packed
+SMALL_BYTES = 16 << 20  # files up to here are fetched many at once
 RANGE = 4 << 20  # bytes of an archive that are asked for at once
 FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError)  # no better when tried again
 LATE = frozenset({"NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "NoRegionError"})
@@ -155,12 +157,13 @@ def kind_of(path: str) -> str:
     return "file"
 
 
-_large: dict[str, int] = {}  # files that are too large to be read, as far as their folders told: there are few
+# Files of more than SMALL_BYTES, as far as their folders told or it was noticed: there are few.
+_large: dict[str, int] = {}
 
 
 def _note_size(path: str, found: dict[str, Any]) -> None:
     size = found.get("size")
-    if isinstance(size, int) and size > FILE_BYTES:
+    if isinstance(size, int) and size > SMALL_BYTES:
         _large[path] = size
 
 
@@ -201,26 +204,58 @@ def join(folder: str, name: str) -> str:
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def read(path: str) -> bytes:
-    """A whole file.
+def read_small(path: str) -> bytes | None:
+    """A whole file; None where it has more than SMALL_BYTES: then `read` does it.
 
     Raises:
-        InputError: E-STORE-READ: not there, no permission, the connection was cut again and again, or it is in a store
-            that is not opened.
+        InputError: E-STORE-READ: not there, no permission, the connection was cut again and again, it is larger than
+            FILE_BYTES, or in a store that is not opened.
         BackendError: E-PACKAGE.
 
     """
+    system, inner = _to_read(path)
+    if path in _large:
+        return None
+
     try:
-        system, inner = _system(path), _inner(path)
+        data = bytes(_asked(lambda: system.cat_file(inner, start=0, end=SMALL_BYTES + 1)))
+        if len(data) != SMALL_BYTES + 1:  # more than that comes of servers that know no parts of files
+            return data
+        _large[path] = max(int(_asked(lambda: system.info(inner)).get("size") or 0), len(data))
+    except Exception as error:
+        if not isinstance(error, FINAL) and _is_empty(system, inner):  # S3 has no part of such a file
+            return b""
+        raise _unread(path, error) from error
+    return None
+
+
+def _is_empty(system: Any, inner: str) -> bool:
+    try:
+        return bool(system.info(inner).get("size") == 0)
+    except Exception:
+        return False
+
+
+def read(path: str) -> bytes:
+    """A whole file of whatever size; raises as `read_small`."""
+    data = read_small(path)
+    if data is not None:
+        return data
+    size = _large[path]
+    if size > FILE_BYTES:
+        raise InputError("E-STORE-READ", f"{path!r} has {size:,} bytes, at most {FILE_BYTES:,} are read of one")
+    system, inner = _to_read(path)
+    ranges, whole = _Ranges(path, system, inner, size), io.BytesIO()
+    for _ in range(0, size, RANGE):  # in pieces, so that it is not held twice
+        whole.write(ranges.read(RANGE) or b"")
+    return whole.getvalue()
+
+
+def _to_read(path: str) -> tuple[Any, str]:
+    try:
+        return _system(path), _inner(path)
     except UsageError as error:
         raise InputError("E-STORE-READ", error.message) from None
-    if path in _large:
-        raise InputError("E-STORE-READ", f"{path!r} has {_large[path]:,} bytes, at most {FILE_BYTES:,} are read of one")
-    try:
-        data = _asked(lambda: system.cat_file(inner))
-    except Exception as error:
-        raise _unread(path, error) from error
-    return bytes(data)
 
 
 def _unread(path: str, error: Exception) -> InputError:

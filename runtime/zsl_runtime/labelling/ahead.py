@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
-WAITING_BYTES = (
-    256 << 20
-)  # of files in memory that wait to be decoded; those of a folder are read when it is their turn
+# Of files in memory that wait to be decoded; those of a folder are read when it is their turn. Of the largest that are
+# read of an archive, one alone: the next one is unpacked when it is done.
+WAITING_BYTES = 128 << 20
 
 
 def in_order(
@@ -47,6 +47,7 @@ def in_order(
     try:
         for item in until_failure(items, failures):
             waiting.append((pool.submit(function, item), weigh(item)))
+            del item  # it may be a large file, and the next one comes into memory while this one waits
             weight += waiting[-1][1]
             while waiting and (len(waiting) >= ahead + workers or weight > WAITING_BYTES):
                 future, lighter = waiting.popleft()

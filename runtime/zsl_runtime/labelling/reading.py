@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from contextlib import closing
+import os
+import threading
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from zsl_runtime.errors import InputError, UsageError, shown
@@ -115,16 +117,17 @@ class Reader:
         """
         if self.pixels is None:
             return check_row(source, self.shape, self.like)
-        return prepare(cast("ImageSource", _here(source)), self.pixels)
+        with _in_hand(source) as data:
+            return prepare(cast("ImageSource", data), self.pixels)
 
     def profiled(self, source: Source, profile: NoProfile) -> NDArray[np.generic]:
         """The same, the two halves of it noted one by one."""
         if self.pixels is None:
             with profile.stage(DECODE):
                 return check_row(source, self.shape, self.like)
-        with place() as room:
+        with _in_hand(source) as data, place() as room:
             with profile.stage(DECODE):
-                picture = decode(cast("ImageSource", _here(source)), room)
+                picture = decode(cast("ImageSource", data), room)
             with profile.stage(PIXELS):
                 return resize_crop(picture, self.pixels)
 
@@ -142,23 +145,47 @@ class Reader:
             return ReadItem(item.name, error if known else InputError(error.code, f"{item.name!r}: {error.message}"))
 
 
-def _here(source: Source) -> Source:
-    """What is to be decoded: of a path in a store its bytes."""
-    if not in_store(source):
-        return source
-    from zsl_runtime.inputs.stores import read
+_large_one = threading.Lock()  # held by whoever has a large file of a store in memory
 
-    return read(cast("str", source))
+
+def _of_its_own() -> None:
+    """A forked child has none of the threads that hold it."""
+    global _large_one  # noqa: PLW0603
+    _large_one = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_of_its_own)
+
+
+@contextmanager
+def _in_hand(source: Source) -> Generator[Source]:
+    """What is to be decoded: of a path in a store its bytes, of which those of large files are there one at a time."""
+    if not in_store(source):
+        yield source
+        return
+    from zsl_runtime.inputs.stores import read, read_small
+
+    path = cast("str", source)
+    data = read_small(path)
+    if data is not None:
+        yield data
+        return
+    with _large_one:
+        yield read(path)
 
 
 def fetched(item: Item) -> Item:
-    """An item with the bytes of what lies in a store, or why they cannot be had."""
+    """An item with the bytes of what lies in a store, or why they cannot be had; a large file stays a path there."""
     if not in_store(item.source):
         return item
+    from zsl_runtime.inputs.stores import read_small
+
     try:
-        return Item(item.name, _here(cast("str", item.source)))
+        data = read_small(cast("str", item.source))
     except InputError as error:
         return Item(item.name, error)
+    return item if data is None else Item(item.name, data)
 
 
 def fetched_ahead(items: Generator[Item]) -> Generator[Item]:
@@ -168,14 +195,17 @@ def fetched_ahead(items: Generator[Item]) -> Generator[Item]:
     decodes them.
     """
     with closing(items):
-        first = next(items, None)
-        if first is None:
-            return
-        if not in_store(first.source):
-            yield first
+        first = list(islice(items, 1))
+
+        def begun() -> Generator[Item]:
+            if first:
+                yield first.pop()  # and holds it no longer
             yield from items
+
+        if not (first and in_store(first[0].source)):
+            yield from begun()
             return
-        with closing(in_order(fetched, chain([first], items), workers=FETCHED_AT_ONCE, ahead=0)) as ready:
+        with closing(in_order(fetched, begun(), workers=FETCHED_AT_ONCE, ahead=0)) as ready:
             yield from ready
 
 
@@ -207,6 +237,7 @@ def read_ahead(
                 if stop.requested:
                     return
                 yield item
+                del item  # else the bytes of one from an archive stay in memory beside the next one's
 
     def weigh(item: Item) -> int:
         return len(item.source) if isinstance(item.source, bytes) else 0

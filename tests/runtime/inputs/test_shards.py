@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import os
@@ -10,6 +11,7 @@ import shutil
 import struct
 import subprocess
 import tarfile
+import tracemalloc
 import unicodedata
 import zipfile
 import zlib
@@ -66,6 +68,59 @@ def test_members_come_in_the_order_of_the_archive_under_their_own_names(tmp_path
     path = write(tmp_path / f"birds{kind}", CONTENT)
     assert has_suffix(path, SHARD_SUFFIXES)
     assert read(path) == ([(f"{path}/{name}", data) for name, data in CONTENT], 0)
+
+
+def bzipped(path, data: bytes, *, packed: bytes | None = None, told: int | None = None) -> str:
+    """A zip file of one member a.png in bzip2; what its header says of it may be wrong."""
+    raw, told, check = packed or bz2.compress(data), len(data) if told is None else told, zlib.crc32(data)
+    name, known = b"a.png", (0, 12, 0, 33)  # flags, method, time, date
+    first = struct.pack("<4sH4H3I2H", b"PK\3\4", 46, *known, check, len(raw), told, len(name), 0) + name
+    table = struct.pack("<4s2H4H3I5H2I", b"PK\1\2", 46, 46, *known, check, len(raw), told, len(name), 0, 0, 0, 0, 0, 0)
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 1, 1, len(table + name), len(first + raw), 0)
+    path.write_bytes(first + raw + table + name + end)
+    return str(path)
+
+
+def test_members_in_bzip2_are_what_zipfile_makes_of_them(tmp_path):
+    path = str(tmp_path / "birds.zip")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        for name, data in CONTENT:
+            archive.writestr(name, data)
+    assert read(path) == ([(f"{path}/{name}", data) for name, data in CONTENT], 0)
+    assert read(bzipped(tmp_path / "own.zip", b"abc"))[0][0].source == b"abc"
+
+
+@pytest.mark.parametrize("told", [1000, shards.MEMBER_BYTES])
+def test_a_member_in_bzip2_that_unpacks_to_gigabytes_takes_no_more_than_the_largest_picture(
+    tmp_path, monkeypatch, told
+):
+    monkeypatch.setattr(shards, "MEMBER_BYTES", 1 << 20)
+    path = bzipped(tmp_path / "bomb.zip", bytes(64 << 20), told=min(told, 1 << 20))
+    tracemalloc.start()
+    (item,) = read(path)[0]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert codes([item]) == ["E-SHARD-MEMBER"]
+    assert peak < 16 << 20
+
+
+@pytest.mark.parametrize("cut", [1, 10, 30])
+def test_a_member_in_bzip2_that_is_cut_or_damaged(tmp_path, cut):
+    whole = bz2.compress(b"abc" * 100)
+    assert codes(read(bzipped(tmp_path / "a.zip", b"abc" * 100, packed=whole[:-cut]))[0]) == ["E-SHARD-MEMBER"]
+    assert codes(read(bzipped(tmp_path / "b.zip", b"abd" * 100, packed=whole))[0]) == ["E-SHARD-MEMBER"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_large_member_is_not_held_twice(tmp_path, kind):
+    path = write(tmp_path / f"birds{kind}", [(f"{number}.png", bytes(24 << 20)) for number in range(3)])
+    tracemalloc.start()
+    for item in members(path, SUFFIXES, Tally()):
+        assert len(item.source) == 24 << 20
+        del item
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40 << 20
 
 
 @pytest.mark.skipif(not ZSTD, reason="this Python's library reads no Zstandard")

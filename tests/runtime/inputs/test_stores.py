@@ -238,10 +238,43 @@ def test_a_folder_that_cannot_be_listed_is_told_and_the_rest_is_found(monkeypatc
 def test_a_file_that_is_too_large_is_not_fetched(monkeypatch):
     put("p/a.jpg", "p/b.jpg")
     monkeypatch.setattr(stores, "FILE_BYTES", 0)
+    monkeypatch.setattr(stores, "SMALL_BYTES", 0)
     assert len(names("memory://p")) == 2
     Flaky(monkeypatch, "cat_file", AssertionError("it was fetched"), 99)
     with pytest.raises(InputError, match=r"E-STORE-READ: 'memory://p/a.jpg' has 1 bytes, at most 0 are read of one"):
         stores.read("memory://p/a.jpg")
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["its folder was listed", "named alone"])
+def test_a_large_file_is_read_in_pieces_and_no_small_one(monkeypatch, listed):
+    monkeypatch.setattr(stores, "SMALL_BYTES", 10)
+    monkeypatch.setattr(stores, "RANGE", 4)
+    stores._large.clear()
+    put("p/a.jpg", data=b"0123456789")
+    put("p/b.jpg", data=b"0123456789a")
+    if listed:
+        assert len(names("memory://p")) == 2
+    asked, real = [], MEMORY.cat_file
+
+    def cat_file(path, start=None, end=None):
+        asked.append((start, end))
+        return real(path, start=start, end=end)
+
+    monkeypatch.setattr(type(MEMORY), "cat_file", staticmethod(cat_file))
+    assert stores.read_small("memory://p/a.jpg") == b"0123456789"
+    assert stores.read_small("memory://p/b.jpg") is None
+    assert asked == [(0, 11), (0, 11)][: 1 if listed else 2]
+    asked.clear()
+    assert stores.read("memory://p/b.jpg") == b"0123456789a"
+    assert asked == [(0, 4), (4, 8), (8, 11)]
+    stores._large.clear()
+
+
+def test_a_store_that_has_no_part_of_an_empty_file(monkeypatch):
+    put("p/a.jpg", data=b"")
+    monkeypatch.setattr(stores, "PAUSE", 0)
+    Flaky(monkeypatch, "cat_file", OSError(errno.EINVAL, "InvalidRange"), 99)
+    assert stores.read("memory://p/a.jpg") == b""
 
 
 # --- archives and rows ----------------------------------------------------------------------------------------------

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+import time
+import weakref
+
 import numpy as np
 import pytest
 
 from zsl_runtime.errors import InputError, UsageError
 from zsl_runtime.inputs.item import Item
 from zsl_runtime.labelling import reading
+from zsl_runtime.labelling.ahead import in_order
 from zsl_runtime.labelling.classifier import Classifier
 from zsl_runtime.labelling.evaluation import evaluate
 from zsl_runtime.labelling.photographs import gather
 from zsl_runtime.labelling.profiling import Profile
-from zsl_runtime.labelling.reading import Reader, batch_of, check_counts
+from zsl_runtime.labelling.reading import Reader, batch_of, check_counts, fetched_ahead
 from zsl_runtime.pixels.pixels import PixelSpec
 
 NUMBERS = Reader(None, (1, 1))
@@ -31,6 +36,62 @@ def test_a_profiled_reader_reads_the_same(tmp_path):
     assert np.array_equal(NUMBERS.profiled(np.ones((1, 1)), profile), [[1]])
     with pytest.raises(InputError):
         reader.profiled(b"", profile)
+
+
+def test_an_item_that_is_done_with_is_not_held_while_the_next_one_is_made():
+    """It may be a member of an archive as large as the largest picture."""
+
+    held = []
+
+    def items():
+        for number in range(3):
+            assert all(one() is None for one in held[:number])
+            data = np.zeros((0, 0, 3), np.uint8)
+            held.append(weakref.ref(data))
+            item = Item(f"{number}", data)
+            del data
+            yield item
+            del item
+
+    reader = Reader(PixelSpec(8, 8), (8, 8, 3))
+    given = fetched_ahead(items())
+    for item in given:
+        assert isinstance(reader.row(item).value, InputError)
+        del item
+    assert len(held) == 3
+
+
+def test_of_large_files_in_a_store_one_is_in_memory_at_a_time(monkeypatch):
+    from zsl_runtime.inputs import stores
+
+    together, most, lock = 0, 0, threading.Lock()
+
+    class Slow:
+        def __call__(self, *_):
+            nonlocal together, most
+            with lock:
+                together += 1
+                most = max(most, together)
+            time.sleep(0.02)
+            with lock:
+                together -= 1
+            raise InputError("E-IMAGE-FORMAT", "no picture")
+
+    monkeypatch.setattr(stores, "read_small", lambda path: b"small" if "small" in path else None)
+    monkeypatch.setattr(stores, "read", lambda path: path.encode())
+    monkeypatch.setattr(reading, "prepare", Slow())
+    reader = Reader(PixelSpec(8, 8), (8, 8, 3))
+
+    def run(kind):
+        nonlocal most
+        most = 0
+        items = (Item(f"memory://{kind}/{number}.jpg", f"memory://{kind}/{number}.jpg") for number in range(8))
+        found = list(in_order(reader.row, fetched_ahead(items), workers=4, ahead=8))
+        assert [one.name for one in found] == [f"memory://{kind}/{number}.jpg" for number in range(8)]
+        return most
+
+    assert run("large") == 1
+    assert run("small") > 1
 
 
 # --- how many at once -----------------------------------------------------------------------------------------------
