@@ -17,6 +17,11 @@ from support.usable import auto_chooses_among
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
+# Under nohup, or behind `&` of a script, these are ignored from birth, here and in all that the tests start.
+for number, usual in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
+
 
 @pytest.fixture(autouse=True, scope="session")
 def auto_has_no_choice():
