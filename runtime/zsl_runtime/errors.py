@@ -15,7 +15,7 @@ import traceback
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from zsl_runtime.signals import end_at_the_second, settle, was_asked
+from zsl_runtime.signals import end_at_the_second, settle, was_asked, what_was_asked
 from zsl_runtime.streams import drop_unwritable, printable, standard_streams
 
 if TYPE_CHECKING:
@@ -213,10 +213,18 @@ def _exit_code(command: click.Command, arguments: list[str]) -> int:
         said = printable(" ".join(error.format_message().split()))
         return _told(f"error: E-USAGE: {said} (see {name} --help)", EXIT_USAGE)
     except ZslError as error:
+        asked = what_was_asked() if _of_an_interruption(error) else None
+        if asked is not None:
+            settle()
+            return _told(asked[1], asked[0])
         return _told(f"error: {error}", error.exit_code)
     except BrokenPipeError:
         return EXIT_DONE
     except Exception as error:
+        asked = what_was_asked()
+        if asked is not None:  # a library was in the middle of something, and says so in its own way
+            settle()
+            return _told(asked[1], asked[0])
         lacking = _lacking(error, command.name or "")
         if lacking is not None:
             return _told(f"error: {lacking}", lacking.exit_code)
@@ -226,6 +234,18 @@ def _exit_code(command: click.Command, arguments: list[str]) -> int:
         report = "error: E-BUG: this is a bug in zsl-deploy; please report the lines above"
         return _told(f"{traceback.format_exc()}{report}", EXIT_BUG)
     return int(result) if isinstance(result, int) else EXIT_DONE
+
+
+def _of_an_interruption(error: BaseException) -> bool:
+    """Whether an error was raised while an interruption was dealt with, or of what a library made of one."""
+    seen: set[int] = set()
+    at: BaseException | None = error
+    while at is not None and id(at) not in seen:
+        if isinstance(at, KeyboardInterrupt):
+            return True
+        seen.add(id(at))
+        at = at.__cause__ or at.__context__
+    return False
 
 
 def _refusal(error: Exception) -> SystemProblem | None:

@@ -29,6 +29,7 @@ WORDS = {
 }
 SHOW_CURSOR = b"\x1b[?25h"  # a progress bar may have hidden it
 HEARD, LONGEST = 0.02, 10.0  # seconds until the thread has heard of a signal, and that it takes to end the process
+_first: list[int] = []  # what came first, and then the others
 _watching, _asked, _ending = threading.Event(), threading.Event(), threading.Event()
 KEEPS = b"multiprocessing.resource_tracker"  # this child of Python's tidies up when its parent is gone
 
@@ -66,13 +67,27 @@ def _started(reader: int) -> bool:
 def settle() -> None:
     """Let the thread have the last word where a second signal has come: at the end of a command that was interrupted.
 
-    Else the main thread, which hears of it too, could end the process before its children have ended.
+    Else the main thread, which hears of it too, could end the process before its children have ended. From now on it
+    hears of no further one itself: one in the middle of this would end it in a traceback.
     """
     if _watching.is_set():
+        _hear_no_more()
         _asked.wait(10 * HEARD)
         time.sleep(HEARD)
         if _ending.is_set():
             time.sleep(LONGEST)  # it ends the process meanwhile
+
+
+def _hear_no_more() -> None:
+    """Signals go to the thread alone: they need a handler of Python's for that, and this one does nothing."""
+    left = list(WORDS) if threading.current_thread() is threading.main_thread() else []
+    while left:
+        try:
+            if signal.getsignal(left[-1]) is not signal.SIG_IGN:
+                signal.signal(left[-1], lambda *_: None)
+            left.pop()
+        except KeyboardInterrupt:  # the second one, just now; whatever ends commands is one
+            continue
 
 
 def was_asked() -> bool:
@@ -80,11 +95,17 @@ def was_asked() -> bool:
     return _asked.is_set()
 
 
+def what_was_asked() -> tuple[int, str] | None:
+    """Exit code and word of the first signal, for an error that may be what a library made of it; None without one."""
+    return WORDS[_first[0]] if _watching.is_set() and _asked.wait(HEARD) and _first else None
+
+
 def _watch(reader: int) -> None:
     asked = 0
     while number := os.read(reader, 1):
         asked += number[0] in WORDS
         if asked:
+            _first.append(number[0])
             _asked.set()
         if asked == 2:
             _ending.set()

@@ -189,3 +189,65 @@ print(json.dumps([signal.set_wakeup_fd(-1), writer]))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30, check=True)
     found = json.loads(done.stdout)
     assert found[0] == found[1]
+
+
+HELD = """
+import contextlib, os, signal, sys, time
+import click
+from zsl_runtime.errors import run_command
+
+@click.command()
+def cli():
+    print("here", flush=True)
+    {body}
+
+sys.argv[1:] = []
+sys.exit(run_command(cli))
+"""
+
+
+@LINUX
+@pytest.mark.parametrize("word", ["interrupted", "terminated"])
+@pytest.mark.parametrize("pause", [0.0, 0.002, 0.01, 0.02, 0.05])
+def test_a_second_signal_while_the_command_ends_makes_no_traceback(pause, word):
+    number = signal.SIGINT if word == "interrupted" else signal.SIGTERM
+    program = HELD.format(body="time.sleep(30)")
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout.readline() == b"here\n"
+        child.send_signal(number)
+        time.sleep(pause)
+        child.send_signal(number)
+        told = child.communicate(timeout=20)[1]
+    assert (child.returncode, set(told.splitlines())) == (130 if word == "interrupted" else 143, {word.encode()})
+
+
+@LINUX
+@pytest.mark.parametrize(
+    "made",
+    [
+        "raise AttributeError('partially initialized module')",
+        "from zsl_runtime.errors import BackendError; raise BackendError('E-X', 'it failed')",
+    ],
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_a_library_makes_of_an_interruption_is_an_interruption(made, number):
+    program = HELD.format(
+        body=f"""
+    try:
+        time.sleep(30)
+    except BaseException:
+        {made}"""
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout.readline() == b"here\n"
+        child.send_signal(number)
+        told = child.communicate(timeout=20)[1]
+    assert (child.returncode, told) == ((130, b"interrupted\n") if number == signal.SIGINT else (143, b"terminated\n"))
+
+
+@LINUX
+def test_an_error_after_no_signal_is_told():
+    program = HELD.format(body="raise AttributeError('of its own')")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert b"E-BUG" in done.stderr
