@@ -213,18 +213,18 @@ def _exit_code(command: click.Command, arguments: list[str]) -> int:
         said = printable(" ".join(error.format_message().split()))
         return _told(f"error: E-USAGE: {said} (see {name} --help)", EXIT_USAGE)
     except ZslError as error:
-        asked = what_was_asked() if _of_an_interruption(error) else None
-        if asked is not None:
+        ended = what_was_asked() if _of_an_interruption(error) else None
+        if ended is not None:
             settle()
-            return _told(asked[1], asked[0])
+            return _told(ended[1], ended[0])
         return _told(f"error: {error}", error.exit_code)
     except BrokenPipeError:
         return EXIT_DONE
     except Exception as error:
-        asked = what_was_asked()
-        if asked is not None:  # a library was in the middle of something, and says so in its own way
+        ended = what_was_asked()
+        if ended is not None:  # a library was in the middle of something, and says so in its own way
             settle()
-            return _told(asked[1], asked[0])
+            return _told(ended[1], ended[0])
         lacking = _lacking(error, command.name or "")
         if lacking is not None:
             return _told(f"error: {lacking}", lacking.exit_code)
