@@ -136,15 +136,15 @@ def kind_of(path: str) -> str:
     """`file`, `folder`, or '' when nothing is there.
 
     Raises:
-        UsageError: E-STORE: no permission, no such server, or a store that is not known.
+        UsageError: E-STORE: no permission, no such server, nothing named in it, or a store that is not known.
         BackendError: E-PACKAGE.
 
     """
     if place_of(path)[0] in ONE_FILE:
         return "file"
     system, inner = _system(path), _inner(path)
-    if not inner:
-        return "folder"
+    if not inner.strip("/"):
+        raise UsageError("E-STORE", f"{path!r} names a store and nothing in it; give {place_of(path)[0]}://BUCKET/PATH")
     try:
         found = _asked(lambda: system.info(inner))
     except FileNotFoundError:
@@ -333,10 +333,10 @@ def bring(path: str, folder: str) -> str:
 
     Raises:
         InputError: E-STORE-READ.
-        UsageError, BackendError: as `kind_of`.
+        BackendError: E-PACKAGE.
 
     """
-    system, inner = _system(path), _inner(path)
+    system, inner = _to_read(path)
     copy = os.path.join(folder, path.rstrip("/").rpartition("/")[2])  # noqa: PTH118
     try:
         _asked(lambda: system.get_file(inner, copy))

@@ -270,6 +270,18 @@ def test_a_large_file_is_read_in_pieces_and_no_small_one(monkeypatch, listed):
     stores._large.clear()
 
 
+@pytest.mark.parametrize("path", ["memory://", "memory:///"])
+def test_a_store_with_nothing_named_in_it(path):
+    put("p/a.jpg")
+    with pytest.raises(UsageError, match=f"E-STORE: '{path}' names a store and nothing in it; give memory://BUCKET"):
+        find_files([path], SUFFIXES)
+
+
+def test_rows_in_a_store_that_is_not_opened_are_an_error_of_their_own(tmp_path):
+    with pytest.raises(InputError, match=r"E-STORE-READ: 'file:///x.npy' is in a store of a kind that is not opened"):
+        stores.bring("file:///x.npy", str(tmp_path))
+
+
 def test_a_store_that_has_no_part_of_an_empty_file(monkeypatch):
     put("p/a.jpg", data=b"")
     monkeypatch.setattr(stores, "PAUSE", 0)
