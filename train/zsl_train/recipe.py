@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from zsl_runtime.errors import UsageError, from_os_error, nearest, shown
+from zsl_runtime.machine.untrusted import MIB, UnfitError, read_given
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -143,15 +144,18 @@ def _check_number(name: str, value: float, source: str) -> None:
         raise UsageError("E-RECIPE", f"{source}: {name} = {shown(value, 60)}; expected {wanted}")
 
 
+LARGEST_RECIPE = MIB
 UNPARSABLE = (ValueError, RecursionError)  # TOMLDecodeError, numbers of thousands of digits, nests of as many brackets
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
     """The keys of a recipe file, checked; UsageError E-RECIPE for anything unknown or of the wrong type."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_given(path, LARGEST_RECIPE).decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise UsageError("E-RECIPE", f"{path} is not UTF-8 text ({error}); give a TOML recipe") from error
+    except UnfitError as error:
+        raise UsageError("E-RECIPE", f"{path} {error}; give a TOML recipe") from None
     except OSError as error:
         raise from_os_error(error, "read the recipe") from error
     try:

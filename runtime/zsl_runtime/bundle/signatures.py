@@ -25,7 +25,7 @@ from zsl_runtime.extras import wanting
 from zsl_runtime.machine.cache import cache_folder
 from zsl_runtime.machine.notes import note_once
 from zsl_runtime.machine.storage import write_whole
-from zsl_runtime.machine.untrusted import UnfitError, parse_object, read_file
+from zsl_runtime.machine.untrusted import UnfitError, parse_object, read_file, read_given
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -248,11 +248,12 @@ def _pems(path: Path) -> list[tuple[str, bytes]]:
 def read_pem(path: Path) -> bytes:
     """A file of keys, of a size that such files have; UsageError E-KEY, SystemProblem."""
     try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST_KEYS + 1)
+        data = read_given(path, LARGEST_KEYS, pipes=False)  # who signs reads it again
+    except UnfitError as error:
+        raise UsageError("E-KEY", f"{path} {error}; give a PEM file of keys, see docs/security.md") from None
     except OSError as error:
         raise from_os_error(error, "read the key") from error
-    if len(data) > LARGEST_KEYS or b"-----BEGIN " not in data:
+    if b"-----BEGIN " not in data:
         raise UsageError("E-KEY", f"{path} is no PEM file: expected -----BEGIN ... in it; see docs/security.md")
     return data
 

@@ -20,7 +20,6 @@ from zsl_runtime.head.workbook import (
     ARCHIVE,
     COMMENT,
     FIRST_BYTES,
-    MOST_BYTES,
     OLD,
     TITLES,
     cell_name,
@@ -29,6 +28,7 @@ from zsl_runtime.head.workbook import (
     read_sheet,
     workbook_inside,
 )
+from zsl_runtime.machine.untrusted import UnfitError, read_given
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     Row = tuple[int, list[str]]
 
+MOST_TABLE = 512 << 20  # bytes of a text: 5 million photographs, or 20,000 classes of 2,000 attributes
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 # What spreadsheet programs write and read in the first line; the same separator may follow, where one filled the line.
 DECLARED = re.compile(
@@ -156,12 +157,12 @@ def read_table(path: str | PathLike[str], columns: Sequence[str], *, comments: b
     """
     where = f"{str(path)!r}"
     try:
-        with open(path, "rb") as file:
-            data = file.read(FIRST_BYTES)
-            _refuse_others(data, where, book=is_workbook(path))
-            data += file.read(MOST_BYTES if data.startswith(ARCHIVE) else -1)
+        data = read_given(path, MOST_TABLE)
+    except UnfitError as error:
+        raise UsageError("E-XLSX" if is_workbook(path) else "E-CSV", f"{where} {error}; give a table") from None
     except OSError as error:
         raise from_os_error(error, "read the table") from error
+    _refuse_others(data[:FIRST_BYTES], where, book=is_workbook(path))
     if data.startswith(ARCHIVE) or is_workbook(path):
         workbook_inside(data, where, called=is_workbook(path))
         sheet = read_sheet(data, where, lambda cells: _fits(cells, columns))
@@ -248,7 +249,7 @@ def _refuse_nuls(data: bytes, where: str) -> None:
     count = data.count(0)
     if count * NULS > len(data):
         state = "holds NUL bytes and no text"
-        first = next((k for k, byte in enumerate(data) if byte), 0)
+        first = (len(data) - len(data.lstrip(b"\0"))) % len(data)
         if 0 not in data[first::4] or (0 not in data[first::2] and first < 2):
             kind = "UTF-32" if count * 3 >= len(data) * 2 else "UTF-16"
             state = f"seems to be {kind} without a byte-order mark"

@@ -72,7 +72,7 @@ def read_sheet(data: bytes, where: str, named: Callable[[Sequence[str]], bool]) 
     """Read the first sheet of a workbook that is not hidden, values in place of formulas.
 
     Args:
-        data: the .xlsx file, of which no more than MOST_BYTES and some are needed.
+        data: the .xlsx file.
         where: its name, quoted, for messages.
         named: whether these cells name the columns. If the first row does not, and one further below does, what lies
             between is of any width, and that row is the last.

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 import sys
 import time
 from array import array
@@ -179,11 +180,12 @@ def open_output(path: str | None, option: str = "--output") -> Iterator[IO[bytes
         with uploading(path, option) as local, open_output(local, option) as stream:
             yield stream
         return
-    target = Path(os.path.realpath(path))
+    # What a pipe is called, as /dev/stdout or a shell's >(COMMAND), leads to no name that could be looked up.
+    target = Path(path) if is_stream(path) else Path(os.path.realpath(path))
     if target.is_dir():
         raise UsageError("E-OUTPUT", f"{option} {path!r} is a folder; give the name of a file")
     try:
-        if target.exists() and not target.is_file():
+        if is_stream(path):
             with target.open("wb") as stream:
                 yield stream
             return
@@ -193,6 +195,14 @@ def open_output(path: str | None, option: str = "--output") -> Iterator[IO[bytes
         raise
     except OSError as error:
         raise from_os_error(error, f"write the results to {path!r}:") from error
+
+
+def is_stream(path: str) -> bool:
+    """Whether this is the name of a device, a pipe or the like, which is written to and never replaced."""
+    with suppress(OSError, ValueError):
+        mode = os.stat(path).st_mode  # noqa: PTH116  # os.stat takes undecodable names as they are
+        return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+    return False
 
 
 # --- files that an interruption leaves unfinished -------------------------------------------------------------------
@@ -341,7 +351,7 @@ def open_partial(
 
     """
     target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
+    if target.is_dir() or is_stream(path):
         raise UsageError("E-OUTPUT", f"--output {path!r} is no plain file; --resume is for files only")
     try:
         with _opened(target, dict(options), resume=resume, build=build, share=share) as partial:

@@ -9,6 +9,7 @@ said as UnfitError, without file name and code, which the caller knows.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -91,6 +92,58 @@ def opened(path: Path, *, within: Path | None = None, most: int | None = None) -
         if most is not None and status.st_size > most:
             raise UnfitError(f"has {status.st_size:,} bytes, where at most {most:,} can be")
         yield file
+
+
+def read_given(path: str | os.PathLike[str], most: int, *, pipes: bool = True) -> bytes:
+    """The content of a file that a user named, where a link is as good as the file.
+
+    A pipe is read to its end if somebody has it open for writing, as a shell's <(COMMAND) has; for one that nobody
+    writes to, it is not waited.
+
+    Args:
+        path: the file.
+        most: bytes it may have.
+        pipes: whether it may be a pipe, or what a person types.
+
+    Raises:
+        UnfitError: it is a socket or a device, a pipe that nobody writes to, or too large.
+        OSError: it cannot be read, as a folder cannot.
+
+    """
+    # Looked at first: opening some devices does something.
+    _require_given(os.stat(path).st_mode, pipes=pipes)  # noqa: PTH116  # os.stat takes undecodable names as they are
+    flags = READING & ~getattr(os, "O_NOFOLLOW", 0)
+    with open(os.open(path, flags), "rb", buffering=0) as file:
+        status = os.fstat(file.fileno())
+        _require_given(status.st_mode, pipes=pipes, terminal=file.isatty())
+        if stat.S_ISREG(status.st_mode):
+            _require_size(status.st_size, most)
+            found = [file.read(status.st_size + 1) or b""]
+        else:
+            found = [file.read(CHUNK)]  # None: there is a writer, who has written nothing so far
+            if found[0] == b"" and stat.S_ISFIFO(status.st_mode):
+                raise UnfitError("is a pipe that nobody writes to, expected a plain file")
+            os.set_blocking(file.fileno(), True)
+            found = [found[0] or file.read(CHUNK)]
+        size = len(found[0])
+        while found[-1]:
+            _require_size(size, most)
+            found.append(file.read(min(CHUNK, most + 1 - size)))
+            size += len(found[-1])
+        return b"".join(filter(None, found))  # of one part it is no copy
+
+
+def _require_given(mode: int, *, pipes: bool, terminal: bool = True) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    streams = pipes and (stat.S_ISFIFO(mode) or (terminal and stat.S_ISCHR(mode)))
+    if not stat.S_ISREG(mode) and not streams:
+        raise UnfitError(f"is {_kind(mode)}, expected a plain file")
+
+
+def _require_size(size: int, most: int) -> None:
+    if size > most:
+        raise UnfitError(f"has {size:,} bytes or more, where at most {most:,} can be")
 
 
 def read_file(path: Path, most: int, *, within: Path | None = None) -> bytes:

@@ -490,7 +490,7 @@ def pem(public) -> bytes:
         (pem(ed25519.Ed25519PrivateKey.generate().public_key()), "another kind .Ed25519."),
         (pem(rsa.generate_private_key(65537, 2048).public_key()), "another kind .RSA."),
         (pem(ec.generate_private_key(ec.SECP256K1()).public_key()), "another kind .secp256k1."),
-        (b"-----BEGIN " + b"x" * (1 << 20), "is no PEM file"),
+        (b"-----BEGIN " + b"x" * (1 << 20), "has 1,048,587 bytes or more, where at most 1,048,576 can be"),
         (cert_pem(certificate("Old", new_key(), authority=True, days=(-9, -1))), "not today"),
     ],
 )

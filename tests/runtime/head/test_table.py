@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import zipfile
 from typing import TYPE_CHECKING
 
@@ -345,6 +346,20 @@ def test_a_file_of_another_kind_is_told_what_it_is(tmp_path, name, data, told):
     message = refused(tmp_path, data, name=name)
     assert message.startswith("E-XLSX: " if name == "t.xlsx" else "E-CSV: ")
     assert f"' is {told}" in message
+
+
+def test_a_pipe_without_a_writer_a_device_and_a_giant_are_no_tables(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "zero.xlsx").symlink_to("/dev/zero")
+    (tmp_path / "giant.csv").write_text("name,a,b\n")
+    os.truncate(tmp_path / "giant.csv", 1 << 40)
+    for name, told in (
+        ("pipe.csv", "E-CSV: .*' is a pipe that nobody writes to"),
+        ("zero.xlsx", "E-XLSX: .*' is a device"),
+        ("giant.csv", "E-CSV: .*' has 1,099,511,627,776 bytes or more"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            read_table(tmp_path / name, ("name",))
 
 
 def test_a_workbook_is_read_whatever_it_is_called_and_text_that_is_called_so_is_told(tmp_path):

@@ -141,6 +141,39 @@ def test_a_link_is_written_through(tmp_path):
     assert (tmp_path / "link.csv").is_symlink()
 
 
+@pytest.mark.parametrize("called", ["/dev/fd/{}", "/proc/self/fd/{}"])
+def test_a_pipe_of_a_shell_has_no_name_and_is_written_to(called):
+    reading, writing = os.pipe()
+    with open_output(called.format(writing)) as stream:
+        stream.write(b"rows")
+    os.close(writing)
+    with open(reading, "rb") as read:
+        assert read.read() == b"rows"
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="devices are made by root")
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_device_stays_a_device(tmp_path, resume):
+    device = tmp_path / "null"
+    try:
+        os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("no devices can be made here")
+    (tmp_path / "link").symlink_to(device)
+    for name in ("null", "link"):
+        if resume:
+            with (
+                pytest.raises(UsageError, match="is no plain file"),
+                open_partial(str(tmp_path / name), {}, resume=True),
+            ):
+                pass
+        else:
+            with open_output(str(tmp_path / name)) as stream:
+                stream.write(b"rows")
+    assert device.is_char_device()
+    assert {path.name for path in tmp_path.iterdir()} == {"null", "link"}
+
+
 def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

@@ -7,6 +7,9 @@ import json
 import os
 import socket
 import struct
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +28,7 @@ from zsl_runtime.machine.untrusted import (
     parse_names,
     parse_object,
     read_file,
+    read_given,
     sha256_within,
 )
 
@@ -54,6 +58,61 @@ def folder(tmp_path: Path) -> Path:
             os.fchdir(before)
             os.close(before)
     return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("pipe", "is a pipe that nobody writes to"),
+        ("socket", "is a socket"),
+        ("zero", "is a device"),
+        ("giant", "has 1,099,511,627,776 bytes or more, where at most 100 can be"),
+    ],
+)
+def test_what_a_user_names_is_read_only_if_it_ends(folder: Path, name: str, said: str) -> None:
+    (folder / "giant").touch()
+    os.truncate(folder / "giant", 1 << 40)
+    with pytest.raises(UnfitError, match=said):
+        read_given(folder / name, 100)
+
+
+def test_what_a_user_names_may_be_a_link_and_no_folder(folder: Path) -> None:
+    assert read_given(folder / "link", 7) == read_given(str(folder / "sideways/file"), 100) == b"content"
+    with pytest.raises(UnfitError, match="has 7 bytes or more, where at most 6 can be"):
+        read_given(folder / "inner/file", 6)
+    with pytest.raises(IsADirectoryError):
+        read_given(folder / "inner", 100)
+    with pytest.raises(FileNotFoundError):
+        read_given(folder / "dangling", 100)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_pipe_that_somebody_writes_to_is_read_to_its_end(folder: Path, late: bool) -> None:
+    writer = os.open(folder / "pipe", os.O_RDWR)  # as a pipe of a shell, it has a writer from the beginning
+
+    def write() -> None:
+        if late:
+            time.sleep(0.3)
+        for _ in range(40):
+            os.write(writer, b"x" * 60_000)
+        os.close(writer)
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(write)
+        # A handle for reading and writing is a reader, too: the end comes when it is closed.
+        assert read_given(folder / "pipe", 2_400_000) == b"x" * 2_400_000
+        done.result()
+    with pytest.raises(UnfitError, match="is a pipe, expected"):
+        read_given(folder / "pipe", 100, pipes=False)
+
+
+def test_an_endless_pipe_is_read_as_far_as_it_may_be(folder: Path) -> None:
+    with subprocess.Popen(["sh", "-c", 'exec cat /dev/zero >"$0"', folder / "pipe"], stderr=subprocess.DEVNULL) as cat:
+        handle = os.open(folder / "pipe", os.O_RDONLY)  # lets it open its end
+        with pytest.raises(UnfitError, match="bytes or more, where at most 3,000,000 can be"):
+            read_given(folder / "pipe", 3_000_000)
+        os.close(handle)
+        cat.kill()
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 from zsl_runtime.errors import UsageError, from_os_error
 from zsl_runtime.head.table import read_table
+from zsl_runtime.machine.untrusted import MIB, UnfitError, read_given
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+LARGEST = 512 * MIB
 
 
 def read_lines(path: Path, code: str) -> list[str]:
@@ -24,7 +27,9 @@ def read_lines(path: Path, code: str) -> list[str]:
 
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_given(path, LARGEST, pipes=False).decode()
+    except UnfitError as error:
+        raise damaged_list(path, f"it {error}", code) from None
     except FileNotFoundError:
         raise UsageError(code, f"the archive lacks {path}; extract it again, whole") from None
     except OSError as error:
