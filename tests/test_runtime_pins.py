@@ -29,6 +29,20 @@ def test_it_is_what_pyproject_and_the_constraints_say():
     assert pins.main(["--check"]) == 0
 
 
+@pytest.mark.parametrize(("words", "code"), [(["--help"], 0), (["--chekc"], 2), (["x", "y"], 2)])
+def test_words_that_it_does_not_know_write_nothing(words, code, capsys, monkeypatch):
+    monkeypatch.setattr(pins, "resolved", lambda: pytest.fail("it went on"))
+    assert pins.main(words) == code
+    assert "--check" in capsys.readouterr().err
+    assert (ROOT / "requirements-runtime.txt").read_text(encoding="utf-8") == TEXT
+
+
+def test_without_uv_it_says_what_to_install(capsys, monkeypatch):
+    monkeypatch.setattr(pins.importlib.util, "find_spec", lambda _name: None)
+    assert pins.main([]) == 2
+    assert capsys.readouterr().err == "uv is missing: pip install uv\n"
+
+
 def anywhere(one: Requirement) -> bool:
     return one.marker is None or any(one.marker.evaluate(dict(place)) for place in PLACES)
 

@@ -30,6 +30,13 @@ def written(tool, tmp_path_factory) -> str:
     return target.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(("words", "code"), [(["--help"], 0), (["--output"], 2), (["a", "b"], 2)])
+def test_words_that_it_does_not_know_write_nothing(tool, words, code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tool.main(words) == code
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_it_is_valid_by_the_schema_and_a_damaged_one_is_not(tool, written):
     validator = tool.JsonStrictValidator(tool.SchemaVersion.V1_6)
     assert validator.validate_str(written) is None

@@ -10,6 +10,7 @@ said: that is the business of whoever installs.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -177,6 +178,12 @@ def main(words: list[str]) -> int:
         wrong = faults(PAGE.read_text(encoding="utf-8"))
         print("\n".join(wrong) or f"{PAGE.name} follows from pyproject.toml and constraints.txt")
         return int(bool(wrong))
+    if words:
+        print(__doc__, file=sys.stderr)
+        return 0 if words in (["-h"], ["--help"]) else 2
+    if importlib.util.find_spec("uv") is None:
+        print("uv is missing: pip install uv", file=sys.stderr)
+        return 2
     PAGE.write_text(page(resolved()), encoding="utf-8")
     print(f"wrote {PAGE}")
     return 0

@@ -188,6 +188,9 @@ def text_of(bom: Bom) -> str:
 
 def main(words: list[str]) -> int:
     """Write the file; returns the exit code."""
+    if len(words) > 1 or any(word.startswith("-") for word in words):
+        print(__doc__, file=sys.stderr)
+        return 0 if words in (["-h"], ["--help"]) else 2
     target = Path(words[0]) if words else TARGET
     text = text_of(make())
     target.parent.mkdir(parents=True, exist_ok=True)
