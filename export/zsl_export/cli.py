@@ -257,7 +257,7 @@ def _build_in_place(folder: str, precisions: tuple[str, ...] | None, options: di
     bundle = Bundle.open(folder, verify=False)  # the files that are used are compared with the manifest
     wanted = plan_engines(**options)
     made = make_engines(bundle, precisions or (bundle.default_precision,), wanted, _tell)
-    _tell(next_commands(bundle, _inputs(has_pictures=bundle.manifest["pixels"] is not None)))
+    _tell_all(next_commands(bundle, _inputs(has_pictures=bundle.manifest["pixels"] is not None)))
     with reporting(f"{len(made)} engines were built in {folder}"):
         for stored in made:
             click.echo(os.fsencode(stored.path))
@@ -291,7 +291,7 @@ def _serve(
     )
     repository, model = write_repository(folder, out, wanted)
     _tell(f"wrote {repository}: model {model}")
-    _tell(next_commands(repository, model))
+    _tell_all(next_commands(repository, model))
     with reporting(f"the model repository {repository} was written"):
         click.echo(os.fsencode(repository))
 
@@ -357,11 +357,11 @@ def _export(
     if warned:
         _tell(f"WARNING: {bundle} answers as the run does, and the training warned of that run: see above")
     inputs = _inputs(has_pictures=run.backbone.pixels is not None)
-    _tell(_next_commands(bundle, inputs, run))
+    _tell_all(_next_commands(bundle, inputs, run))
     if wanted is not None:
         opened = Bundle.open(bundle, verify=False)
         make_engines(opened, lower["precisions"], wanted, _tell)
-        _tell(next_commands(opened, inputs))
+        _tell_all(next_commands(opened, inputs))
     # As bytes: a path need not be text in the encoding of the terminal.
     with reporting(f"the bundle {bundle} was written"):
         click.echo(os.fsencode(bundle))
@@ -435,7 +435,12 @@ def _next_commands(bundle: Path, inputs: str, run: Run) -> str:
 
 
 def _tell(line: str) -> None:
-    click.echo(printable(line), err=True)
+    click.echo(one_line(line), err=True)
+
+
+def _tell_all(text: str) -> None:
+    """Commands to type next, whose words are quoted for the shell."""
+    click.echo(printable(text), err=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -138,10 +138,11 @@ def reporting(what: str) -> Iterator[None]:
         drop_unwritable(sys.stdout)
         problem = f"stdout: {error.strerror or error}"
     except KeyboardInterrupt:
-        print(f"warning: {what}", file=sys.stderr)  # noqa: T201
+        print(one_line(f"warning: {what}"), file=sys.stderr)  # noqa: T201
         raise
     if problem:
-        print(f"warning: {what}; the report of it could not be printed ({problem})", file=sys.stderr)  # noqa: T201
+        told = one_line(f"warning: {what}; the report of it could not be printed ({problem})")
+        print(told, file=sys.stderr)  # noqa: T201
 
 
 def print_line(line: str) -> None:

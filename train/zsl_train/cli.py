@@ -161,7 +161,7 @@ def train(options: dict[str, Any]) -> int:
     if options["resume"] and finished(out):
         with contextlib.suppress(OSError, UnfitError):  # it is for people alone
             _say(read_file(out / REPORT, MIB).decode(errors="replace"))
-        _say(f"{out} is a finished run: nothing to resume; next: zsl-export {out} --out BUNDLE")
+        _say(one_line(f"{out} is a finished run: nothing to resume; next: zsl-export {out} --out BUNDLE"))
         _say_where(out)
         return 0
     writer = RunWriter(out, force=options["force"])
@@ -215,7 +215,7 @@ def train(options: dict[str, Any]) -> int:
         with writer.exclusive():
             prepared = prepare(images, backbone, recipe, device)
             for note in prepared.notes:
-                _say(f"note: {note}")
+                _say(one_line(f"note: {note}"))
             if seconds is None:
                 task = make_task(prepared, recipe, most_epochs=options["epochs"])
                 scores = carry_out(task, backbone, writer, say=_say, progress=progress)
@@ -233,7 +233,7 @@ def train(options: dict[str, Any]) -> int:
                 )
     except KeyboardInterrupt:
         progress.close()
-        _say(f"stopped; repeat the command to go on from the last checkpoint in {out}")
+        _say(one_line(f"stopped; repeat the command to go on from the last checkpoint in {out}"))
         raise
     finally:
         progress.close()

@@ -25,7 +25,7 @@ from zsl_runtime.cli.options import (
 from zsl_runtime.errors import InputError, UsageError, listed, run_command
 from zsl_runtime.graphs.parts import SMALL_PARTS
 from zsl_runtime.machine.threads import limit_blas
-from zsl_runtime.streams import printable, reporting
+from zsl_runtime.streams import one_line, printable, reporting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -107,7 +107,9 @@ def template_command(engine: str, names: tuple[str, ...], like: str | None, outp
             err=True,
         )
     if output is not None:
-        click.echo(f"wrote {output}: fill it in, then zsl-classes similar or add --attributes {output}", err=True)
+        click.echo(
+            one_line(f"wrote {output}: fill it in, then zsl-classes similar or add --attributes {output}"), err=True
+        )
 
 
 @cli.command("similar")
@@ -174,7 +176,7 @@ def add_command(
         found = _find(bundle, photos)
         check_addable(bundle, table, found.pictures)
         evidence, skipped = _gather(bundle, found, device=device, backend=backend, threads=threads)
-    click.echo(printable(f"adding {_classes(len(table))} to {bundle.path} ..."), err=True)
+    click.echo(one_line(f"adding {_classes(len(table))} to {bundle.path} ..."), err=True)
     with _bar(fit_epochs(bundle), "steps") as advance:
         change = add_classes(bundle, table, photographs=evidence, seed=seed, advance=advance)
     _report(change, _added(change))
@@ -349,7 +351,7 @@ def _find(bundle: Bundle, photos: str) -> ClassFolders:
 
     found = class_folders(photos, reader_of(bundle))
     for note in found.notes:
-        click.echo(printable(note), err=True)
+        click.echo(one_line(note), err=True)
     return found
 
 
@@ -466,7 +468,7 @@ def _warned(count: int) -> str:
 
 def _warn(notes: Sequence[str]) -> None:
     for note in notes[:MOST_WARNINGS]:
-        click.echo(printable(f"warning: {note}"), err=True)
+        click.echo(one_line(f"warning: {note}"), err=True)
     if len(notes) > MOST_WARNINGS:
         click.echo(f"warning: and {len(notes) - MOST_WARNINGS} more of the kind", err=True)
 

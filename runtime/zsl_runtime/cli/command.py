@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zsl_runtime.streams import printable
+from zsl_runtime.streams import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +53,7 @@ class Command(click.Command):
         from zsl_runtime.machine.threads import limit_environment
 
         for note in limit_environment():
-            click.echo(printable(note), err=True)
+            click.echo(one_line(note), err=True)
         with _demanding(ctx.meta.get(DEMANDED)):
             return super().invoke(ctx)
 

@@ -23,7 +23,7 @@ from zsl_runtime.cli.options import (
     together,
 )
 from zsl_runtime.errors import InputError, UsageError, run_command
-from zsl_runtime.streams import printable
+from zsl_runtime.streams import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -189,7 +189,7 @@ def _find(truth: Truth, table: ClassTable, split: str | None, role: str, *, know
         truth = with_role(truth, split, role)
     truth = check_classes(truth, table.names, known_only=known_only)
     for line in truth.notes:
-        click.echo(printable(line), err=True)
+        click.echo(one_line(line), err=True)
     seen = sum(truth.counts.get(name, 0) for name, own in zip(table.names, table.seen, strict=True) if own)
     if seen and split is None:
         click.echo(

@@ -34,7 +34,7 @@ from zsl_runtime.cli.options import (
     together,
 )
 from zsl_runtime.errors import InputError, UsageError, run_command
-from zsl_runtime.streams import printable
+from zsl_runtime.streams import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -190,7 +190,7 @@ def command(
     if null and "-" not in paths:
         raise UsageError("E-LIST", "--null is for a list of paths on stdin; give - as a path, too")
     if resume and _nothing_to_resume(output, share):
-        click.echo(f"{output} is complete: nothing to resume; leave --resume out to label again", err=True)
+        click.echo(one_line(f"{output} is complete: nothing to resume; leave --resume out to label again"), err=True)
         return 0
     import warnings
 
@@ -315,7 +315,7 @@ def _merge(paths: Sequence[str], output: str | None, *, quiet: bool) -> int:
             paths = tuple(stack.enter_context(brought(paths, SUFFIX)))
         done = merge(paths, stack.enter_context(open_output(output)))
     for line in () if quiet else done.notes:
-        click.echo(printable(line), err=True)
+        click.echo(one_line(line), err=True)
     click.echo(
         f"merged {done.shares} shares: {done.items} answers, of which {done.unreadable} could not be read", err=True
     )

@@ -20,6 +20,7 @@ from zsl_runtime.errors import ArtefactError, SystemProblem, from_os_error
 from zsl_runtime.machine.holder import SUFFIX, is_held, try_to_hold
 from zsl_runtime.machine.notes import note_once
 from zsl_runtime.machine.untrusted import UnfitError, check_regular, check_tensors
+from zsl_runtime.streams import one_line
 
 Mapped = TypeVar("Mapped")
 
@@ -544,4 +545,4 @@ def remove(path: Path) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    print(one_line(text), file=sys.stderr, flush=True)  # noqa: T201

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from zsl_runtime.bundle import bundle as bundle_module
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.cli.classes import main
 from zsl_runtime.head.class_table import ClassTable
+from zsl_runtime.machine.storage import exclusive
 
 assert public_folder  # a fixture
 
@@ -639,3 +641,41 @@ def test_teach_with_a_full_disk_is_one_line_and_changes_nothing(means, photos):
     last = outcome.stderr.splitlines()[-1]
     assert last.startswith("error: E-SYSTEM: could not finish the change (not made, the bundle is unchanged)")
     assert {file: file.read_bytes() for file in Path(means).rglob("*") if file.is_file()} == before
+
+
+def test_a_folder_whose_name_holds_lines_forges_none(capsys, engine, attributes, tmp_path):
+    forged = "\x1b[2J\u202e\nadded nothing at all"
+    bundle, sheet = f"{tmp_path}/b{forged}", f"{tmp_path}/t{forged}.csv"
+    shutil.copytree(engine, bundle)
+    for words in (
+        ("add", "--engine", bundle, "--attributes", attributes),
+        ("template", "x", "--engine", bundle, "--output", sheet),
+        ("undo", "--engine", bundle),
+    ):
+        code, out, err = run(capsys, *words)
+        assert code == 0
+        assert not re.search("[\x1b\u202e]|^added nothing", out + err, re.MULTILINE)
+        assert words[0] == "undo" or "added nothing at all" in err
+    assert Path(sheet).is_file()
+
+
+def test_who_waits_for_a_folder_whose_name_holds_lines_says_so_in_one(capsys, tmp_path):
+    folder = tmp_path / "b\x1b[2J\nforged"
+    folder.mkdir()
+    said = []
+
+    def wait() -> None:
+        with exclusive(folder):
+            said.append("had it")
+
+    with exclusive(folder):
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        waiter.join(1)
+        assert not said
+    waiter.join(20)
+    assert said == ["had it"]
+    err = capsys.readouterr().err
+    assert err.startswith("waiting for another writer of ")
+    assert err.count("\n") == 1
+    assert "\x1b" not in err
