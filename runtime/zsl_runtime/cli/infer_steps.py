@@ -128,14 +128,14 @@ def begin_output(
 
     from zsl_runtime import __version__
     from zsl_runtime.inputs.item import in_store
-    from zsl_runtime.labelling.results import Sink, open_output, open_partial
+    from zsl_runtime.labelling.results import Sink, is_stream, open_output, open_partial
 
     there = in_store(path)
     if there and resume:
         raise UsageError("E-RESUME", f"{path!r} is in a store, where nothing is before all is; give a file on the disk")
     if there and share is None:
         return Output(Sink(stack.enter_context(open_output(path))))
-    if not resume and (whole or path is None or (os.path.exists(path) and not os.path.isfile(path))):  # noqa: PTH110, PTH113
+    if not resume and (whole or path is None or is_stream(path) or os.path.isdir(path)):  # noqa: PTH112
         return Output(Sink(stack.enter_context(open_output(path))))
     assert path is not None
     if there:

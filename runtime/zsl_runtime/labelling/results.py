@@ -186,7 +186,8 @@ def open_output(path: str | None, option: str = "--output") -> Iterator[IO[bytes
         raise UsageError("E-OUTPUT", f"{option} {path!r} is a folder; give the name of a file")
     try:
         if is_stream(path):
-            with target.open("wb") as stream:
+            number = descriptor(path)
+            with target.open("wb") if number is None else os.fdopen(os.dup(number), "wb") as stream:
                 yield stream
             return
         with replacing(target) as partial, partial.open("r+b") as stream:
@@ -199,10 +200,22 @@ def open_output(path: str | None, option: str = "--output") -> Iterator[IO[bytes
 
 def is_stream(path: str) -> bool:
     """Whether this is the name of a device, a pipe or the like, which is written to and never replaced."""
+    if descriptor(path) is not None:
+        return True
     with suppress(OSError, ValueError):
         mode = os.stat(path).st_mode  # noqa: PTH116  # os.stat takes undecodable names as they are
         return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
     return False
+
+
+def descriptor(path: str) -> int | None:
+    """Which open file of this process a name such as /dev/stdout is: behind a shell's `>> FILE` nothing is cut off."""
+    parts = os.path.normpath(path).split("/")
+    if parts[:2] == ["", "dev"] and parts[2:] in (["stdout"], ["stderr"]):
+        return ("stdin", "stdout", "stderr").index(parts[2])
+    if parts[:-1] in (["", "dev", "fd"], ["", "proc", "self", "fd"]) and parts[-1].isascii() and parts[-1].isdigit():
+        return int(parts[-1]) if len(parts[-1]) < 10 else None
+    return None
 
 
 # --- files that an interruption leaves unfinished -------------------------------------------------------------------

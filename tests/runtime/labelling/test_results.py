@@ -23,6 +23,7 @@ from zsl_runtime.labelling.results import (
     NOTHING_DONE,
     State,
     csv_header,
+    descriptor,
     encode_csv,
     encode_jsonl,
     open_output,
@@ -149,6 +150,42 @@ def test_a_pipe_of_a_shell_has_no_name_and_is_written_to(called):
     os.close(writing)
     with open(reading, "rb") as read:
         assert read.read() == b"rows"
+
+
+@pytest.mark.parametrize("called", ["/dev/fd/{}", "/proc/self/fd/{}"])
+def test_a_file_that_a_shell_opened_to_append_keeps_what_it_has(tmp_path, called):
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    with log.open("ab") as appending:
+        with open_output(called.format(appending.fileno())) as stream:
+            stream.write(b"rows\n")
+        with (
+            pytest.raises(UsageError, match="is no plain file"),
+            open_partial(f"/dev/fd/{appending.fileno()}", {}, resume=True),
+        ):
+            pass
+    assert log.read_text() == "before\nrows\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"log"}
+
+
+@pytest.mark.parametrize(
+    ("path", "number"),
+    [
+        ("/dev/stdout", 1),
+        ("/dev/stderr", 2),
+        ("/dev//fd/./7", 7),
+        ("/proc/self/fd/0", 0),
+        ("/dev/null", None),
+        ("/dev/fd/", None),
+        ("/dev/fd/-1", None),
+        ("/dev/fd/\u0663", None),
+        ("/dev/fd/" + "9" * 99, None),
+        ("dev/stdout", None),
+        ("", None),
+    ],
+)
+def test_names_of_open_files(path, number):
+    assert descriptor(path) == number
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="devices are made by root")
