@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from zsl_runtime.arrays import Doubles
     from zsl_runtime.bundle.generation import Generation
     from zsl_runtime.head.class_table import ClassTable
-    from zsl_runtime.head.gaussian import Gaussian
+    from zsl_runtime.head.gaussian import ClassMeans, Gaussian
     from zsl_runtime.head.semantic_rule import SemanticRule
 
 
@@ -68,19 +68,17 @@ def neighbours(
     others = np.arange(len(table)) if among is None else np.array(among, dtype=np.int64)
     if len(others) < 2:
         return {}
-    where = gaussian.posterior(means)
     seen = table.seen.astype(np.float64)
     spread = generation.head.temperature
     found = {}
     told = list(columns)[:MOST_TOLD]
-    scaled = where * np.sqrt(gaussian.scale)
-    all_apart = (scaled**2).sum(axis=1) - 2 * scaled[told] @ scaled.T  # (n, C), each row up to a number
-    for j, apart in zip(told, all_apart, strict=True):
+    for j, apart in zip(told, _apart(means, gaussian, told), strict=True):
         apart[j] = np.inf
         near = np.sort(others[np.argsort(apart[others], kind="stable")[: min(CANDIDATES, len(others) - 1)]])
-        variance = spread + gaussian.remaining(means.counts[np.append(near, j)])  # (k + 1, D)
-        step = gaussian.scale * (where[j] - where[near])  # difference of the two rows, (k, D)
-        margin = 0.5 * (step * (where[j] - where[near])).sum(axis=1)  # of the newcomer's own mean, without gamma
+        these = np.append(near, j)
+        variance, where = spread + gaussian.remaining(means.counts[these]), gaussian.posterior(means.take(these))
+        step = gaussian.scale * (where[-1] - where[:-1])  # difference of the two rows, (k, D)
+        margin = 0.5 * (step * (where[-1] - where[:-1])).sum(axis=1)  # of the newcomer's own mean, without gamma
         bias = generation.head.gamma * (seen[near] - seen[j])
         lost = _below(margin + bias, np.sqrt((step**2 * variance[-1]).sum(axis=1)))
         taken = _below(margin - bias, np.sqrt((step**2 * variance[:-1]).sum(axis=1)))
@@ -91,6 +89,17 @@ def neighbours(
             Neighbour(table.names[int(near[k])], float(distance[k]), float(lost[k]), float(taken[k])) for k in worst
         )
     return found
+
+
+def _apart(means: ClassMeans, gaussian: Gaussian, told: Sequence[int]) -> Doubles:
+    """Squared distances of the n classes `told` to all others (n, C), each row up to a number."""
+    root = np.sqrt(gaussian.scale)
+    here = gaussian.posterior(means.take(np.array(told, dtype=np.int64))) * root
+    apart = np.empty((len(told), len(means)))
+    for block, where in gaussian.posterior_blocks(means):
+        scaled = where * root
+        apart[:, block] = (scaled**2).sum(axis=1) - 2 * here @ scaled.T
+    return apart
 
 
 def _below(mean: Doubles, deviation: Doubles) -> Doubles:

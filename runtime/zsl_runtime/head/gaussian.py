@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zsl_runtime.arrays import BLOCK_ROWS
+from zsl_runtime.arrays import row_blocks
 from zsl_runtime.errors import ArtefactError, UsageError
 from zsl_runtime.head.head import Head
 from zsl_runtime.machine.storage import parse_tensors, tensor_bytes
@@ -187,6 +187,11 @@ class Gaussian:
         where[has] += share * (means.totals / count - where[has])
         return where
 
+    def posterior_blocks(self, means: ClassMeans) -> Iterator[tuple[slice, Doubles]]:
+        """`posterior` of BLOCK_ROWS classes at a time, and which ones: of many, all of it takes twice what is kept."""
+        for block in row_blocks(len(means)):
+            yield block, self.posterior(means.take(np.arange(block.start, block.stop)))
+
     def remaining(self, counts: NDArray[np.int64]) -> Doubles:
         """Variance that is left of each mean after `counts` (n,) photographs: (n, D) float64, d / (1 + n d)."""
         with np.errstate(over="ignore"):  # then nothing is left
@@ -204,19 +209,17 @@ class Gaussian:
         """
         weight = np.empty(means.prior.shape, np.float32)
         bias = np.empty(len(means), np.float32)
-        where = self.posterior(means)
-        with np.errstate(over="ignore", invalid="ignore"):
-            for start in range(0, len(means), BLOCK_ROWS):
-                block = slice(start, start + BLOCK_ROWS)
-                scaled = self.scale * where[block]
+        for block, where in self.posterior_blocks(means):
+            with np.errstate(over="ignore", invalid="ignore"):
+                scaled = self.scale * where
                 weight[block] = scaled
-                bias[block] = -0.5 * np.einsum("cd,cd->c", scaled, where[block])
-        if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-            raise UsageError(
-                "E-EVIDENCE",
-                f"a class's mean is {np.abs(where).max():.1e} away, beyond what a row of the head can hold; check that "
-                "its photographs went through this very model",
-            )
+                bias[block] = -0.5 * np.einsum("cd,cd->c", scaled, where)
+            if not (np.isfinite(weight[block]).all() and np.isfinite(bias[block]).all()):
+                raise UsageError(
+                    "E-EVIDENCE",
+                    f"a class's mean is {np.abs(where).max():.1e} away, beyond what a row of the head can hold; check "
+                    "that its photographs went through this very model",
+                )
         return weight, bias
 
 

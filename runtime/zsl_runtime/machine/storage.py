@@ -371,18 +371,22 @@ def tensor_bytes(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str
     from safetensors.numpy import save
 
     # The writer copies memory from the first element on, so strided arrays must be made dense first.
-    dense = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    # With neither tensors nor metadata the writer makes a header that no reader takes, unless it is given None.
-    data = save(dense, metadata=dict(metadata) if dense or metadata else None)
+    dense = {name: np.ascontiguousarray(array, array.dtype.newbyteorder("<")) for name, array in tensors.items()}
     if len(metadata) < 2:
-        return data
-    # It puts metadata in an order that is another one every time.
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:end])
-    header["__metadata__"] = dict(sorted(metadata.items()))
+        # With neither tensors nor metadata the writer makes a header that no reader takes, unless it is given None.
+        return save(dense, metadata=dict(metadata) if dense or metadata else None)
+    # It puts metadata in an order that is another one every time. So it is asked for the order of the tensors alone,
+    # which their types and names decide, and what may be gigabytes is copied once.
+    small = save({name: np.zeros(1, array.dtype) for name, array in dense.items()})
+    order: dict[str, dict[str, Any]] = json.loads(small[8 : 8 + int.from_bytes(small[:8], "little")])
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name in sorted(order, key=lambda name: order[name]["data_offsets"][0]):
+        start, end = end, end + dense[name].nbytes
+        header[name] = {**order[name], "shape": list(dense[name].shape), "data_offsets": [start, end]}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the tensors stay aligned
-    return len(text).to_bytes(8, "little") + text + data[end:]
+    return b"".join((len(text).to_bytes(8, "little"), text, *(dense[name] for name in header if name in dense)))
 
 
 def parse_tensors(data: bytes, *, code: str, where: str) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:

@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from support.traced import peak_of
+from zsl_runtime.arrays import BLOCK_ROWS
 from zsl_runtime.bundle.generation import Generation
 from zsl_runtime.classes.newcomers import (
     CANDIDATES,
@@ -157,3 +159,26 @@ def test_a_copy_of_a_row_is_told_whoever_has_it():
     assert lines["n0"].startswith("'n0' has the very attributes of 'c0'")
     assert lines["n2"].startswith("'n2' has the very attributes of 'c1'")
     assert lines["n3"].startswith("'n3' has the very attributes of 'n1'")
+
+
+def test_of_many_classes_the_nearest_are_found_and_little_is_held():
+    """More classes than are looked at at once, against all of them at once; memory of a part of what all means take."""
+    rng = np.random.default_rng(5)
+    count, width = 24 * BLOCK_ROWS + 7, 64
+    gaussian = Gaussian(rng.uniform(0, 2, width), rng.uniform(0.2, 1, width))
+    counts = np.where(rng.random(count) < 0.3, 4, 0)
+    prior = rng.standard_normal((count, width)).astype(np.float32)
+    totals = 4 * rng.standard_normal((np.count_nonzero(counts), width))
+    generation = generation_of(ClassMeans(prior, counts, totals), gaussian)
+    told = [0, BLOCK_ROWS - 1, BLOCK_ROWS, count - 1]
+    found, peak = peak_of(lambda: neighbours(generation, gaussian, told))
+    where = gaussian.posterior(generation.means)
+    for j in told:
+        apart = (gaussian.scale * (where - where[j]) ** 2).sum(axis=1)
+        apart[j] = np.inf
+        near = {f"c{k}" for k in np.argsort(apart)[:CANDIDATES]}
+        assert {one.name for one in found[f"c{j}"]} <= near
+        for one in found[f"c{j}"]:
+            k = int(one.name[1:])
+            assert one.distance == pytest.approx(apart[k] / np.linalg.norm(gaussian.scale * (where[k] - where[j])))
+    assert peak < where.nbytes, (peak, where.nbytes)

@@ -13,6 +13,8 @@ from sklearn.base import BaseEstimator
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from support.big_bundle import means_graph
+from support.traced import peak_of
+from zsl_runtime.arrays import BLOCK_ROWS
 from zsl_runtime.backends.ort import OrtBackend
 from zsl_runtime.errors import ArtefactError, UsageError
 from zsl_runtime.head.class_table import ClassTable
@@ -219,6 +221,17 @@ def test_the_graph_is_called_with_whole_blocks_and_its_answers_are_checked():
     for wrong in (lambda s: s[:, :5], lambda s: s[:2, :D], lambda s: s[:, :D] * np.float32(np.nan)):
         with pytest.raises(ArtefactError, match="E-GRAPH-OUTPUT: the means of classes"):
             prior_means(table, rule=RULE, means=wrong, width=D)
+
+
+def test_the_rows_of_many_classes_take_little_beyond_themselves():
+    """And are those of each class by itself, bit for bit."""
+    rng = np.random.default_rng(3)
+    gaussian, means = random_gaussian(rng, 96), random_means(rng, 24 * BLOCK_ROWS + 5, 96)
+    (weight, bias), peak = peak_of(lambda: gaussian.rows(means))
+    assert peak < 2 * weight.nbytes, (peak, weight.nbytes)
+    for j in (0, BLOCK_ROWS - 1, BLOCK_ROWS, len(means) - 1):
+        own, shift = gaussian.rows(means.take(np.array([j])))
+        assert (own[0].tobytes(), shift[0]) == (weight[j].tobytes(), bias[j])
 
 
 def test_evidence_is_count_and_sum():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import json
 import mmap
 import os
 import signal
@@ -12,8 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save
 
 from support.forked import allow_fork, forked, killed_at_every_step
+from support.traced import peak_of
 from zsl_runtime.errors import SystemProblem
 from zsl_runtime.inputs.npyfile import NpyError, open_array
 from zsl_runtime.labelling.cascade import _FloatFile
@@ -402,3 +407,30 @@ def test_the_same_tensors_and_metadata_give_the_same_bytes():
     for name, array in tensors.items():
         assert again[name].dtype == array.dtype
         np.testing.assert_array_equal(again[name], array)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["?", "u1", "i2", "f2", "<i4", ">i4", "<f4", "f8", "i8", "u8"]),
+            st.lists(st.integers(0, 3), max_size=3),
+        ),
+        max_size=6,
+    )
+)
+def test_a_file_of_tensors_is_the_librarys_but_for_the_order_of_its_metadata(kinds):
+    rng = np.random.default_rng(0)
+    tensors = {f"t{k}": rng.integers(0, 2, shape).astype(kind).T for k, (kind, shape) in enumerate(kinds)}
+    metadata = {"one": "1", "two": 'größe "\n'}
+    dense = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    ours, theirs = tensor_bytes(tensors, metadata), save(dense, metadata=metadata)
+    ends = [8 + int.from_bytes(data[:8], "little") for data in (ours, theirs)]
+    headers = [list(json.loads(data[8:end]).items()) for data, end in zip((ours, theirs), ends, strict=True)]
+    assert headers[0] == headers[1]
+    assert ours[ends[0] :] == theirs[ends[1] :]
+
+
+def test_a_file_of_tensors_takes_no_more_memory_than_it_has_bytes():
+    tensors = {"weight": np.ones((1000, 500), np.float32), "prior": np.zeros((1000, 500), np.float32)}
+    data, peak = peak_of(lambda: tensor_bytes(tensors, {"one": "1", "two": "2"}))
+    assert len(data) <= peak < 1.1 * len(data)
