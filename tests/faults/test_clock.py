@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.changes import write_jay
 from support.faults import LACKING, Nursery, Plan, decent
 from support.reliability import Tally
 from support.sound import answers, check_clean, check_sound
-from support.tiny_bundle import ATTRIBUTES
 from support.tiny_data import make_tiny_data
 from support.tiny_training import arguments, figures, tiny_weights
 from zsl_runtime.bundle.bundle import Bundle
@@ -35,7 +35,7 @@ timing.ENOUGH_SECONDS = 0.05
 @pytest.mark.parametrize("by", [JUMPS[0], *(pytest.param(jump, marks=pytest.mark.slow) for jump in JUMPS[1:])])
 def test_classes_added_while_the_clock_is_set(own_bundle, tmp_path, by):
     start = own_bundle("start", rule="gaussian")
-    (tmp_path / "jay.csv").write_text(f"{','.join(('name', *ATTRIBUTES))}\njay,1,1,0,3,1,1\n", encoding="utf-8")
+    write_jay(tmp_path)
     bundle, tally = tmp_path / "bundle", Tally("faults", f"add: the clock jumps by {by // HOUR} h")
     words = ("add", "--engine", bundle, "--attributes", tmp_path / "jay.csv")
     shutil.copytree(start, bundle)

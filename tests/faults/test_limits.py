@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.changes import IMPORTS, write_jay
 from support.faults import LACKING, Ended, Nursery, Plan, decent
 from support.reliability import Tally
 from support.sound import Answers, answers, check_sound
-from support.tiny_bundle import ATTRIBUTES, class_table, draw_pictures
+from support.tiny_bundle import class_table, draw_pictures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(bool(LACKING), reason=LACKING)
 MB = 1 << 20
 GIVEN_UP = {127, -6}  # libc or a library ends the process where it finds no memory for itself: nobody is asked
-IMPORTS = "import onnxruntime, PIL.Image, zsl_runtime.classes.changes, zsl_runtime.labelling.classifier"
 
 
 class Place(NamedTuple):
@@ -46,7 +46,7 @@ class Place(NamedTuple):
 def place(shared_bundle, tmp_path_factory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("limits")
     (folder / "photos").mkdir()
-    (folder / "jay.csv").write_text(f"{','.join(('name', *ATTRIBUTES))}\njay,1,1,0,3,1,1\n", encoding="utf-8")
+    write_jay(folder)
     for number, picture in enumerate(draw_pictures(class_table(), np.full(5, 1), seed=4)):
         Image.fromarray(picture).resize((900, 900)).save(folder / "photos" / f"{number}.png")
     with Nursery(folder / "nursery", ["zsl-classes", "zsl-infer", "zsl-doctor"], IMPORTS) as nursery:
@@ -59,6 +59,20 @@ def bundle(place, shared_bundle) -> Answers:
     shutil.rmtree(place.bundle, ignore_errors=True)
     shutil.copytree(shared_bundle(rule="gaussian"), place.bundle)
     return answers(place.bundle)
+
+
+def undisturbed(place: Place, name: str) -> Ended:
+    """How a command ends without limits; the bundle is as it was."""
+    ended = place.run(name, Plan())
+    assert ended.code == 0, ended.err
+    if name == "zsl-classes":
+        undo(place)
+    return ended
+
+
+def undo(place: Place) -> None:
+    """Take back what was added."""
+    assert place.nursery.run("zsl-classes", "undo", "--engine", place.bundle).code == 0
 
 
 def check(place: Place, name: str, plan: Plan, whole: Ended, before: Answers, codes: set[int]) -> int:
@@ -75,17 +89,14 @@ def check(place: Place, name: str, plan: Plan, whole: Ended, before: Answers, co
         assert ended.out == whole.out
     if name == "zsl-classes":
         if ended.code == 0:
-            assert place.nursery.run("zsl-classes", "undo", "--engine", place.bundle).code == 0
+            undo(place)
         assert check_sound(place.bundle, before, most=0, computed=False)
     return ended.code
 
 
 @pytest.mark.parametrize("name", ["zsl-infer", "zsl-classes", pytest.param("zsl-doctor", marks=pytest.mark.slow)])
 def test_too_few_open_files(place, bundle, name):
-    whole = place.run(name, Plan())
-    assert whole.code == 0, whole.err
-    if name == "zsl-classes":
-        assert place.nursery.run("zsl-classes", "undo", "--engine", place.bundle).code == 0
+    whole = undisturbed(place, name)
     tally = Tally("faults", f"{name}: too few open files")
     for limit in range(4, 20, 1 if name == "zsl-classes" else 3):
         with tally.point("limit"):
@@ -96,10 +107,7 @@ def test_too_few_open_files(place, bundle, name):
 
 @pytest.mark.parametrize("name", ["zsl-infer", "zsl-classes", pytest.param("zsl-doctor", marks=pytest.mark.slow)])
 def test_no_more_threads(place, bundle, name):
-    whole = place.run(name, Plan())
-    assert whole.code == 0, whole.err
-    if name == "zsl-classes":
-        assert place.nursery.run("zsl-classes", "undo", "--engine", place.bundle).code == 0
+    whole = undisturbed(place, name)
     tally = Tally("faults", f"{name}: no more threads")
     for threads in range(6):
         with tally.point("limit"):
@@ -111,9 +119,7 @@ def test_no_more_threads(place, bundle, name):
 @pytest.mark.parametrize("name", ["zsl-infer", "zsl-classes"])
 def test_too_little_memory(place, bundle, name):
     """From nothing to enough, by address space. Not of zsl-doctor: it opens every library, and some hang then."""
-    whole = place.run(name, Plan())
-    if name == "zsl-classes":
-        assert place.nursery.run("zsl-classes", "undo", "--engine", place.bundle).code == 0
+    whole = undisturbed(place, name)
     tally = Tally("faults", f"{name}: too little memory")
     for more in (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512):
         with tally.point("limit"):

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.changes import change_twice, words_of, write_jay
 from support.faults import LACKING, Nursery, Plan, operations
 from support.power import lay_out, states
 from support.reliability import Tally
 from support.sound import answers, check_sound, litter
-from support.tiny_bundle import ATTRIBUTES
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.classes.changes import prune
 from zsl_runtime.errors import ZslError
@@ -20,12 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.skipif(bool(LACKING), reason=LACKING)
-CHANGE = {
-    "add": ("add", "--attributes", "{folder}/jay.csv"),
-    "remove": ("remove", "wren"),
-    "undo": ("undo",),
-    "prune": ("prune", "--keep", "1"),
-}
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +32,8 @@ def nursery(tmp_path_factory):
 @pytest.fixture
 def start(nursery, own_bundle, tmp_path) -> Path:
     bundle = own_bundle("start", rule="gaussian")
-    (tmp_path / "jay.csv").write_text(f"{','.join(('name', *ATTRIBUTES))}\njay,1,1,0,3,1,1\n", encoding="utf-8")
-    for words in (("remove", "gull"), ("remove", "crow")):
-        assert nursery.run("zsl-classes", words[0], "--engine", bundle, *words[1:]).code == 0
+    write_jay(tmp_path)
+    change_twice(nursery, bundle)
     return bundle
 
 
@@ -48,13 +41,12 @@ def logged(nursery: Nursery, name: str, start: Path, folder: Path) -> list:
     """The operations of a change of a bundle, which lies where `start` does in their paths."""
     kept, log = folder / "kept", folder / "log"
     shutil.copytree(start, kept)
-    verb, *rest = (word.format(folder=folder) for word in CHANGE[name])
-    ended = nursery.run("zsl-classes", verb, "--engine", start, *rest, plan=Plan(root=str(start), log=str(log)))
+    ended = nursery.run("zsl-classes", *words_of(name, start, folder), plan=Plan(root=str(start), log=str(log)))
     assert ended.code == 0, ended.err
     return list(operations(log))
 
 
-@pytest.mark.parametrize("name", CHANGE)
+@pytest.mark.parametrize("name", ["add", "remove", "undo", "prune"])
 def test_after_a_power_cut_the_bundle_is_the_old_or_the_new_one(nursery, start, tmp_path, name):
     before = answers(start)
     done = logged(nursery, name, start, tmp_path)

@@ -158,12 +158,6 @@ class Nursery:
         self._process.stdin.flush()
         return Ended(**self._answer())
 
-    def count(self, name: str, *words: object, root: Path, kinds: int = CHANGES) -> int:
-        """How many operations a run has that nothing happens to; it must end with 0."""
-        ended = self.run(name, *words, plan=Plan(root=str(root), kinds=kinds))
-        assert ended.code == 0, ended.err
-        return ended.met
-
     def memory(self) -> int:
         """Bytes of address space that a child begins with."""
         pages = Path(f"/proc/{self._process.pid}/statm").read_text(encoding="ascii").split()[0]
