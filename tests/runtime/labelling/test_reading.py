@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 import weakref
 
 import numpy as np
@@ -64,7 +63,9 @@ def test_an_item_that_is_done_with_is_not_held_while_the_next_one_is_made():
 def test_of_large_files_in_a_store_one_is_in_memory_at_a_time(monkeypatch):
     from zsl_runtime.inputs import stores
 
-    together, most, lock = 0, 0, threading.Lock()
+    together, most, lock, two = 0, 0, threading.Lock(), threading.Event()
+
+    patience = 0.0
 
     class Slow:
         def __call__(self, *_):
@@ -72,7 +73,8 @@ def test_of_large_files_in_a_store_one_is_in_memory_at_a_time(monkeypatch):
             with lock:
                 together += 1
                 most = max(most, together)
-            time.sleep(0.02)
+            if most > 1 or not two.wait(patience):
+                two.set()
             with lock:
                 together -= 1
             raise InputError("E-IMAGE-FORMAT", "no picture")
@@ -82,16 +84,17 @@ def test_of_large_files_in_a_store_one_is_in_memory_at_a_time(monkeypatch):
     monkeypatch.setattr(reading, "prepare", Slow())
     reader = Reader(PixelSpec(8, 8), (8, 8, 3))
 
-    def run(kind):
-        nonlocal most
-        most = 0
+    def run(kind, seconds):
+        nonlocal most, patience
+        most, patience = 0, seconds
+        two.clear()
         items = (Item(f"memory://{kind}/{number}.jpg", f"memory://{kind}/{number}.jpg") for number in range(8))
         found = list(in_order(reader.row, fetched_ahead(items), workers=4, ahead=8))
         assert [one.name for one in found] == [f"memory://{kind}/{number}.jpg" for number in range(8)]
         return most
 
-    assert run("large") == 1
-    assert run("small") > 1
+    assert run("large", 0.1) == 1  # for so long the first one waits in vain
+    assert run("small", 20) > 1
 
 
 # --- how many at once -----------------------------------------------------------------------------------------------

@@ -159,7 +159,8 @@ def test_a_holder_that_was_killed_while_it_wrote_its_name_counts_for_a_while(tmp
 
 def test_a_clock_that_was_set_takes_no_lock_from_who_lives(tmp_path, no_flock, monkeypatch):
     """The file system's clock goes an hour ahead: the last touch is old at once, until the next one comes."""
-    monkeypatch.setattr(holder, "LOOK", 1.5)
+    monkeypatch.setattr(holder, "LOOK", 30.0)
+    monkeypatch.setattr(holder, "BEAT", 1.0)
     lock = tmp_path / ".lock"
     target = claim_of_another_machine(lock, silent_for=3600)
     beat = threading.Timer(0.3, os.utime, (target,))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import struct
 import subprocess
 import time
@@ -18,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
+from support.no_files import to_socket
 from zsl_runtime.machine import untrusted
 from zsl_runtime.machine.untrusted import (
     UnfitError,
@@ -49,14 +49,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "zero").symlink_to("/dev/zero")
     os.mkfifo(tmp_path / "pipe")
-    with socket.socket(socket.AF_UNIX) as server:
-        before = os.open(".", os.O_RDONLY)
-        try:
-            os.chdir(tmp_path)  # the name of a socket may have 107 letters
-            server.bind("socket")
-        finally:
-            os.fchdir(before)
-            os.close(before)
+    to_socket(tmp_path / "socket", tmp_path)
     return tmp_path
 
 

@@ -74,8 +74,14 @@ def test_who_comes_first_is_served_first(small_room):
     order = []
     small_room.take(6 * MIB)
     takers = []
-    for name, size in (("large", 8 * MIB), ("small", MIB)):
-        takers.append(threading.Thread(target=lambda name=name, size=size: (small_room.take(size), order.append(name))))
+
+    def take(name, size):
+        small_room.take(size)
+        order.append(name)
+        small_room.give_back(size)
+
+    for name, size in (("large", 8 * MIB), ("small", 5 * MIB)):  # too much together, and the small one fits now
+        takers.append(threading.Thread(target=take, args=(name, size)))
         takers[-1].start()
         while len(small_room._line) < len(takers):
             time.sleep(0.001)
