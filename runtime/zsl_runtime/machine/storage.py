@@ -201,24 +201,25 @@ def _claimed(path: Path, mode: int, held: contextlib.ExitStack) -> Path:
 def put_in_place(partial: Path, path: Path, held: contextlib.ExitStack | None = None) -> None:
     """Wait until a finished file is on the disk, and give it its name; `sync_folder` makes that durable.
 
-    Where somebody has the old file open, some shares refuse for a moment.
+    Where somebody has the old file open, or we the new one, some shares refuse for a moment.
 
     Args:
         partial: the finished file.
         path: its name.
-        held: what holds it open, closed before it is renamed.
+        held: what holds it open and locked: without a lock, another writer takes it for left behind and removes it.
+            So it is let go of only where its file cannot be renamed otherwise.
 
     """
     with open(open_plain(partial, os.O_RDWR), "r+b") as file:
         sync_file(file.fileno(), path)
-    if held is not None:
-        held.close()
     for _ in range(BUSY_TRIES - 1):
         try:
             partial.replace(path)
         except OSError as error:
             if error.errno not in BUSY:
                 raise
+            if held is not None:
+                held.close()
             time.sleep(BUSY_PAUSE)
         else:
             return

@@ -29,6 +29,7 @@ from zsl_runtime.machine.storage import (
     exchange,
     exclusive,
     parse_tensors,
+    remove_left_behind,
     replacing,
     scratch_folder,
     sync_folder,
@@ -290,6 +291,21 @@ def test_a_share_that_is_busy_for_a_moment_is_asked_again(tmp_path, monkeypatch,
         write_whole(path, b"new")
     assert path.read_bytes() == (b"old" if code else b"new")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_finished_file_is_nobodys_leftover_before_it_has_its_name(tmp_path, monkeypatch):
+    """Another writer of the same file, who removes what killed ones left, may come at any moment: here at the last."""
+    path, real, before = tmp_path / "file.bin", os.replace, []
+
+    def replace(partial: Path, target: Path) -> None:
+        remove_left_behind(path)
+        before.append(Path(partial).exists())
+        real(partial, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    write_whole(path, b"new")
+    assert before == [True]
+    assert path.read_bytes() == b"new"
 
 
 @pytest.mark.parametrize("error", ["EINVAL", "ENOSYS", "EPERM", "EOPNOTSUPP", "EXDEV"])
