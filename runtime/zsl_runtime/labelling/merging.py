@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 SUFFIX = ".share"
 FORMAT = 1
 RECORD = np.dtype([("unit", "<u8"), ("bytes", "<u4")])
-CHUNK = 1 << 20
+CHUNK, LEAST_CHUNK = 1 << 20, 1 << 13
+CHUNKS = 64 << 20  # bytes read ahead of all shares together
 RECORDS_AT_ONCE = 1 << 16
-FILES_BESIDE = 256  # that a process has open besides
+FILES_A_SHARE, FILES_BESIDE = 2, 256  # that are open: its output and its records, which are mapped; and besides
 LONGEST_LINE = 1 << 20
 SHARD = "--shard"
 REMEDY = "run that share again (the others need not be)"
@@ -177,13 +178,14 @@ def merge(paths: Sequence[str], out: IO[bytes]) -> Merged:
         SystemProblem: one cannot be read.
 
     """
-    _allow_files(len(paths) + FILES_BESIDE)
+    _allow_files(FILES_A_SHARE * len(paths) + FILES_BESIDE)
     parts = _compared([_Part(path, *_read(path)) for path in paths])
     for part in parts:
         _check_data(part)
     _check_order(parts)
     with ExitStack() as stack:
-        streams = [stack.enter_context(_data_of(part)) for part in parts]
+        ahead = max(LEAST_CHUNK, min(CHUNK, CHUNKS // len(parts)))
+        streams = [stack.enter_context(_data_of(part, ahead)) for part in parts]
         headers = {stream.read(part.facts.header) for stream, part in zip(streams, parts, strict=True)}
         if len(headers) > 1:
             raise UsageError("E-MERGE", f"{listed(paths)} begin differently; {REMEDY} with one version of zsl-deploy")
@@ -327,7 +329,7 @@ def _check_names(parts: Sequence[_Part]) -> None:
 def _check_data(part: _Part) -> None:
     """E-MERGE unless FILE is as it was written."""
     digest, size = hashlib.sha256(), 0
-    with _data_of(part) as stream:
+    with _data_of(part, CHUNK) as stream:
         while data := stream.read(CHUNK):
             digest.update(data)
             size += len(data)
@@ -337,9 +339,10 @@ def _check_data(part: _Part) -> None:
         raise _damaged(part.path, "its answers are not those of the file")
 
 
-def _data_of(part: _Part) -> IO[bytes]:
+def _data_of(part: _Part, ahead: int) -> IO[bytes]:
+    """FILE, of which `ahead` bytes are read at once."""
     try:
-        return open(os.path.realpath(part.path), "rb", buffering=CHUNK)  # the caller closes it
+        return open(os.path.realpath(part.path), "rb", buffering=ahead)  # the caller closes it
     except OSError as error:
         raise from_os_error(error, "read the output of a share") from error
 

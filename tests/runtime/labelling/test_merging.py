@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -13,9 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.traced import peak_of
 from zsl_runtime.errors import InputError, UsageError
 from zsl_runtime.inputs.item import Item
 from zsl_runtime.inputs.share import Share
+from zsl_runtime.labelling import merging
 from zsl_runtime.labelling.merging import RECORD, merge, read_facts, records_of, write_share
 from zsl_runtime.labelling.results import csv_header, encode_csv, encode_jsonl, open_output, open_partial
 from zsl_runtime.labelling.snapshot import Labelled, Prediction
@@ -135,16 +138,42 @@ def test_what_a_kill_left_behind_the_last_note_is_done_again(tmp_path):
     assert merged([tmp_path / "p"]) == (tmp_path / "whole").read_bytes()
 
 
-def test_more_shares_than_files_may_be_open_at_once(tmp_path):
+def test_more_shares_than_files_may_be_open_at_once(tmp_path, monkeypatch):
+    """Of each its output and its records, which are mapped and hold their file open."""
     resource = pytest.importorskip("resource")
-    write(tmp_path / "whole", NAMES, None)
-    paths = parts(tmp_path, NAMES, 120)
+    names = [f"{number}.jpg" for number in range(400)]
+    write(tmp_path / "whole", names, None)
+    paths = parts(tmp_path, names, 60)
+    assert all(read_facts(path).items for path in paths)
+    held = len(os.listdir("/dev/fd")) + 20
+    monkeypatch.setattr(merging, "FILES_BESIDE", held)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (100, before[1]))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (held, before[1]))
         assert merged(paths) == (tmp_path / "whole").read_bytes()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_what_is_read_ahead_of_many_shares_is_bounded(tmp_path, monkeypatch):
+    """Not so and so much of each: there may be thousands."""
+    names = [f"{number}{'x' * 2000}.jpg" for number in range(800)]
+    write(tmp_path / "whole", names, None)
+    paths = parts(tmp_path, names, 10)
+    whole = (tmp_path / "whole").read_bytes()
+    monkeypatch.setattr(merging, "CHUNK", 1 << 17)  # of the one share that is compared
+    monkeypatch.setattr(merging, "CHUNKS", 1 << 17)
+    assert min(path.stat().st_size for path in paths) > 1 << 17
+    ends = hashlib.sha256()
+
+    class Sums(io.RawIOBase):
+        def write(self, data: bytes) -> int:
+            ends.update(data)
+            return len(data)
+
+    _, peak = peak_of(lambda: merge([str(path) for path in paths], Sums()))
+    assert peak < 5 << 17, peak
+    assert ends.hexdigest() == hashlib.sha256(whole).hexdigest()
 
 
 def test_nothing_is_left_of_a_share_that_ended_before_its_first_answer(tmp_path):
