@@ -14,7 +14,8 @@ FILE = Path(__file__).parents[1] / "tools" / "figures.py"
 
 
 @pytest.fixture
-def figures():
+def figures(monkeypatch):
+    monkeypatch.syspath_prepend(FILE.parent)
     spec = importlib.util.spec_from_file_location("tools_figures", FILE)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
@@ -62,7 +63,7 @@ def test_networks_that_were_measured_in_turns_have_their_ratios(figures, tmp_pat
     }
     content = {"networks": {"resnet101": {"contenders": of, "missing": {}}}}
     (tmp_path / figures.IN_TURNS).write_text(json.dumps(content))
-    monkeypatch.setattr(figures, "RESULTS", tmp_path)
+    monkeypatch.setattr(figures.figure_tables, "RESULTS", tmp_path)
     assert figures.network().splitlines() == [
         "| pictures a second, batches of 8 | ResNet-101, 224 px | times the best peer |",
         "|---|---|---|",
@@ -92,7 +93,7 @@ def row(height: float, *, seeds: int = 3, **more) -> dict:
 def shown(figures, monkeypatch, tmp_path, results: dict) -> tuple[list[list[dict]], str]:
     """The tables of results, each row by its headings, and the whole text."""
     (tmp_path / "t.json").write_text(json.dumps({"results": results}))
-    monkeypatch.setattr(figures, "RESULTS", tmp_path)
+    monkeypatch.setattr(figures.figure_tables, "RESULTS", tmp_path)
     text = figures.scores("t.json")
     tables = []
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
@@ -181,3 +182,30 @@ def test_a_method_is_shown_by_its_default_else_by_its_code(figures):
     ]
     assert [figures.shown_of(lines, method).title for method in ("sc-egg", "acmr", "lisgan")] == ["b", "c", "e"]
     assert figures.shown_of(lines, "gfzsl") is None
+
+
+def test_what_was_not_survived_is_counted(figures, monkeypatch, tmp_path):
+    """A crash, a lost bundle, a wrong answer: none of the tables hides it."""
+    tables = figures.figures_of_reliability.TABLES
+    folder = tmp_path / "reliability"
+    folder.mkdir()
+    for name in ("kills", "faults", "fuzz", "triton_soak", "long_run", "triton", "scale"):
+        source = figures.figure_tables.RESULTS / "reliability" / f"{name}.json"
+        found = json.loads(source.read_text(encoding="utf-8"))
+        if name == "kills":
+            found["cases"]["add"]["survived"] -= 2
+        if name == "fuzz":
+            found["doors"]["mat"]["changed"]["crash"] += 3
+        if name == "triton_soak":
+            found["failed"], found["wrong"] = 4, 5
+        if name == "long_run":
+            found["infer"]["wrong"] = 6
+        (folder / f"{name}.json").write_text(json.dumps(found))
+    monkeypatch.setattr(figures.figure_tables, "RESULTS", tmp_path)
+    told = tables["survived"]()
+    assert "| 2 bundles or runs lost |" in told
+    assert "| 3 crashes, hangs or bugs |" in told
+    assert "| 4 failed, 5 wrong |" in told
+    assert "| 6 wrong; " in told
+    assert re.search(r"^\| add \| 1,000 \| 998 \|", tables["kills"](), re.MULTILINE)
+    assert re.search(r"^\| `mat` \|.*\| 3 \|", tables["doors"](), re.MULTILINE)

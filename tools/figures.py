@@ -10,21 +10,20 @@ them, and several pages the same one.
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import sys
-import textwrap
 import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import figure_tables
+import figures_of_reliability
+from figure_tables import ROOT, one, paragraph, read, rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
 
-ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
-RESULTS = ROOT / "benchmarks" / "results"
 BLOCK = re.compile(r"(<!-- figures: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SCORES = ("T1", "T1_czsl", "U", "S", "H", "AUSUC")
 HEADS = {"gaussian": "Gaussian", "fit": "softmax", "rows": "rows"}
@@ -56,23 +55,6 @@ RUNS = {
     "int8: ours, `openvino`": "ours openvino int8",
 }
 METHODS = {"sc-egg": "SC-EGG", "dcr-gan": "DCR-GAN", "acmr": "ACMR", "lisgan": "LisGAN", "sp-aen": "SP-AEN"}
-
-
-def read(name: str) -> dict[str, Any]:
-    """The content of a file of benchmarks/results."""
-    content: dict[str, Any] = json.loads((RESULTS / name).read_text(encoding="utf-8"))
-    return content
-
-
-def one(value: float | None) -> str:
-    """A figure with one decimal, or a dash."""
-    return "-" if value is None else f"{value:.1f}"
-
-
-def rows(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    first = f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}\n"
-    return first + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def newcomers() -> str:
@@ -179,11 +161,6 @@ def scores(name: str) -> str:
         of_default = f"of preset `default`: {'; '.join(named)}" if named else "no preset `default` is among them"
         parts.append(paragraph(f"‡ H below that of ESZSL ({one(eszsl)}), a closed form of seconds; {of_default}."))
     return "\n".join(parts)
-
-
-def paragraph(text: str) -> str:
-    """Lines that fit a page."""
-    return f"{textwrap.fill(text, 120)}\n"
 
 
 def score_rows(lines: Sequence[Line], below: Sequence[Line]) -> str:
@@ -294,7 +271,7 @@ def units() -> str:
 
 def network() -> str:
     """The network alone, by whom it is run; with the ratios within rounds, once `make bench-cpu` has left its file."""
-    if not (RESULTS / IN_TURNS).is_file():
+    if not (figure_tables.RESULTS / IN_TURNS).is_file():
         return network_one_after_the_other()
     found = read(IN_TURNS)["networks"]
     headings = ["pictures a second, batches of 8"]
@@ -458,96 +435,6 @@ def precision() -> str:
     return rows(("", "", "T1", "U", "S", "H", "labels as fp32", "MB (of fp32)"), lines)
 
 
-def reliability(name: str) -> dict[str, Any]:
-    """What a file of benchmarks/results/reliability says; nothing where it was not measured yet."""
-    path = RESULTS / "reliability" / name
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return content
-
-
-def kills() -> str:
-    """Points at which commands were killed: tried, survived, how they ended, and the test that tries them."""
-    cases = sorted(reliability("kills.json").get("cases", {}).items())
-    lines = [(case, *points([figure])) for case, figure in cases]
-    return rows(("killed", "points", "survived", "how they ended", "test"), lines or [("not measured yet", *"----")])
-
-
-def faults() -> str:
-    """The other faults; of several commands that met the same one, all together."""
-    together: dict[str, tuple[list[str], list[dict[str, Any]]]] = {}
-    for case, figure in reliability("faults.json").get("cases", {}).items():
-        command, _, fault = case.rpartition(": ")
-        commands, figures = together.setdefault(re.sub(r" by -?\d+ h$", "", fault), ([], []))
-        commands += [command] if command and command not in commands else []
-        figures.append(figure)
-    lines = [(fault, ", ".join(commands) or "-", *points(figures)) for fault, (commands, figures) in together.items()]
-    head = ("fault", "commands", "points", "survived", "how they ended", "test")
-    return rows(head, sorted(lines) or [("not measured yet", *"-----")])
-
-
-def points(figures: Sequence[Mapping[str, Any]]) -> tuple[str, str, str, str]:
-    """Points tried and survived, how they ended, and the tests, of cases of the fault suite."""
-    ended: dict[str, int] = {}
-    for figure in figures:
-        for how, count in figure["ended"].items():
-            ended[how] = ended.get(how, 0) + count
-    told = ", ".join(f"{how} ({count:,})" for how, count in sorted(ended.items(), key=lambda one: -one[1])[:4])
-    tests = sorted({figure["test"].removeprefix("tests/faults/").partition("[")[0] for figure in figures})
-    both = (sum(figure[key] for figure in figures) for key in ("tried", "survived"))
-    tried, survived = (f"{count:,}" for count in both)
-    return tried, survived, told or "-", ", ".join(f"`{test}`" for test in tests)
-
-
-def long_run() -> str:
-    """100,000 pictures through zsl-infer, and a Classifier while classes come and go."""
-    found, lines = reliability("long_run.json"), []
-    for part, what in (("infer", "`zsl-infer`, one command"), ("classifier", "`Classifier`, one process")):
-        if part in found and found[part]["first_and_last_tenth"]:
-            figure = found[part]
-            first, last = (figure["first_and_last_tenth"][end] for end in ("first", "last"))
-            lines.append(
-                (
-                    what,
-                    f"{figure['pictures']:,}",
-                    f"{figure.get('changes_meanwhile', figure.get('changes')):,}",
-                    f"{figure['wrong']:,}",
-                    f"{first['anonymous_mb']:.0f} and {last['anonymous_mb']:.0f}",
-                    f"{first['cpu_ms_per_picture']:.1f} and {last['cpu_ms_per_picture']:.1f}",
-                    f"{first['files']} and {last['files']}",
-                )
-            )
-    head = ("", "pictures", "changes meanwhile", "wrong", "MB, first and last tenth", "CPU ms a picture", "open files")
-    return rows(head, lines or [("not measured yet", *"------")])
-
-
-SCALE = {
-    "one": "one process, all CPUs, with its start",
-    "shares": "a process and a share for each CPU, and merging",
-    "ray": "Ray, an actor for each CPU, without Ray's own start",
-}
-
-
-def scale() -> str:
-    """What one machine labels a second, by the way that it is done."""
-    found = read("reliability/scale.json")
-    ways = found["ways"]
-    lines = [[title, one(ways[way]["pictures_per_second"])] for way, title in SCALE.items() if way in ways]
-    store = ways.get("store", {}).get("pictures_per_second_by_reads_at_once", {})
-    lines += [
-        [f"from a store, {reads} read{'s' if reads != '1' else ''} at once", one(rate)] for reads, rate in store.items()
-    ]
-    table = rows(["way", "photographs a second"], lines)
-    more = ways.get("paperwork")
-    sums = (
-        f" A task goes through {more['names_per_second']:,} names a second to find its own, and "
-        f"{more['answers_merged_per_second']:,} answers a second are merged."
-        if more
-        else ""
-    )
-    said = f"Measured on {found['date'][:10]} on {found['machine']}, at a load of {found['load']}.{sums}"
-    return f"{table}\n{paragraph(said)}"
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "methods": methods,
     "newcomers": newcomers,
@@ -564,10 +451,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "adding": adding,
     "engines": engines,
     "precision": precision,
-    "kills": kills,
-    "faults": faults,
-    "long_run": long_run,
-    "scale": scale,
+    **figures_of_reliability.TABLES,
 }
 
 

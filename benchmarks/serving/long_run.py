@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report: dict[str, Any] = {
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "commit": commit(),
-        "machine": f"{len(os.sched_getaffinity(0))} CPUs",
+        "machine": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} CPUs",
         "command": f"benchmarks/serving/long_run.py --pictures {asked.pictures} --minutes {asked.minutes:g}",
         "photographs": len(photographs),
         "backend": BACKEND,
@@ -92,7 +92,7 @@ def command(name: str, *words: object) -> list[str]:
 
 def run(name: str, *words: object) -> None:
     """Run a command that must end with 0."""
-    subprocess.run(command(name, *words), check=True, capture_output=True)
+    subprocess.run(command(name, *words), check=True, stdout=subprocess.DEVNULL)
 
 
 def commit() -> str:

@@ -255,7 +255,7 @@ def report(run: Run, pictures: int) -> int:
     said = {
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
-        "machine": f"{os.cpu_count()} CPUs",
+        "machine": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} CPUs",
         "load_average": os.getloadavg(),
         "command": " ".join(["python", "benchmarks/serving/triton_soak.py", f"--minutes {run.asked.minutes:g}"]),
         "server": "Triton 2.51.0 (nvidia-pytriton 0.7.0), CPU",
