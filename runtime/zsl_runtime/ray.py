@@ -299,7 +299,7 @@ def answered(folder: str | os.PathLike[str], *, errors_again: bool = False) -> A
     Raises:
         UsageError: E-RAY for a Parquet file without the columns of answers.
         BackendError: E-PACKAGE without pyarrow.
-        SystemProblem: the folder cannot be read.
+        SystemProblem: the folder, or a file in it, cannot be read: whether it is whole nobody knows.
 
     """
     try:
@@ -320,19 +320,24 @@ def answered(folder: str | os.PathLike[str], *, errors_again: bool = False) -> A
                 for batch in file.iter_batches(columns=[PATH, "error"]):
                     pairs = zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True)
                     found.update(name for name, error in pairs if error is None or not errors_again)
-        except (OSError, ValueError):  # pyarrow's errors of a file that is no whole Parquet file
+        except (OSError, ValueError) as error:
+            # What pyarrow raises of a file that is not whole has no number; it is no reason to rename one that the
+            # system does not give just now.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise from_os_error(error, f"read the answers in {path!r}") from error
             _rename(path)
             damaged.append(path + DAMAGED)
     return Answered(frozenset(found), tuple(damaged))
 
 
 def _parquet_files(place: str) -> list[str]:
-    if in_store(place):
-        from zsl_runtime.inputs import stores
-
-        return [stores.join(place, name) for name, is_folder in stores.entries(place) if name.endswith(PARQUET)]
     try:
-        return [str(path) for path in sorted(Path(place).iterdir()) if path.name.endswith(PARQUET)]
+        if in_store(place):
+            from zsl_runtime.inputs import stores
+
+            entries = [entry.name for entry in stores.entries(place) if not entry.is_folder]
+            return [stores.join(place, name) for name in entries if name.endswith(PARQUET)]
+        return [str(path) for path in sorted(Path(place).iterdir()) if path.name.endswith(PARQUET) and path.is_file()]
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -340,11 +345,15 @@ def _parquet_files(place: str) -> list[str]:
 
 
 def _opened(path: str) -> Any:
-    if in_store(path):
-        from zsl_runtime.inputs import stores
+    """A file to read; SystemProblem where it cannot be opened, which says nothing about what is in it."""
+    try:
+        if in_store(path):
+            from zsl_runtime.inputs import stores
 
-        return stores.open_ranges(path)
-    return open(path, "rb")
+            return stores.open_ranges(path)
+        return open(path, "rb")
+    except OSError as error:
+        raise from_os_error(error, f"read the answers in {path!r}") from error
 
 
 def _rename(path: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -21,8 +22,9 @@ from PIL import Image
 from support.lone import IMPORTS
 from support.signing import write_keys
 from support.tiny_bundle import as_regions, class_table, draw_pictures
+from zsl_runtime import ray as ray_module
 from zsl_runtime.cli.infer import main
-from zsl_runtime.errors import ArtefactError, BackendError, UsageError
+from zsl_runtime.errors import ArtefactError, BackendError, SystemProblem, UsageError
 from zsl_runtime.inputs import stores
 from zsl_runtime.labelling.classifier import Classifier
 from zsl_runtime.ray import ANSWERS, Labeller, answered, label, unanswered
@@ -263,6 +265,51 @@ def test_what_is_answered_is_not_asked_again(tmp_path, there):
     assert answered(place).damaged == ()
     left = [name for name, _ in stores.entries(place)] if there else sorted(path.name for path in folder.iterdir())
     assert left == ["1.parquet", "2.parquet", "3.parquet.damaged", "4.parquet.damaged"]
+
+
+@needs_pyarrow
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("when", ["opened", "read"])
+def test_answers_that_cannot_be_read_just_now_are_not_taken_for_damaged(tmp_path, monkeypatch, when, there):
+    """A share that is gone for a moment, or a store that refuses: the file may be whole."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    class Gone(io.BytesIO):
+        def readinto(self, _buffer: object) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+        read = readinto
+
+    def refuse(*_: object, **__: object) -> Gone:
+        if when == "read":
+            return Gone(bytes(1000))
+        raise OSError("the connection was reset")  # without a number, as packages of stores have them
+
+    pq.write_table(pa.table({"path": ["b"], "error": pa.array([None], pa.string())}), tmp_path / "1.parquet")
+    place, name = (f"memory://{tmp_path.name}", "open_ranges") if there else (str(tmp_path), "open")
+    if there:
+        fsspec.filesystem("memory").pipe(f"/{tmp_path.name}/1.parquet", (tmp_path / "1.parquet").read_bytes())
+    with monkeypatch.context() as patched:
+        patched.setattr(stores if there else ray_module, name, refuse, raising=False)
+        with pytest.raises(SystemProblem, match=r"E-SYSTEM: could not read the answers in '.*1\.parquet'"):
+            answered(place)
+    assert answered(place) == ({"b"}, ())
+
+
+@needs_pyarrow
+@pytest.mark.parametrize("there", [False, True])
+def test_folders_among_the_answers_are_left_alone(tmp_path, there):
+    """Such as those of other programs, which call a folder of parts as a file is called."""
+    (tmp_path / "a.parquet").mkdir()
+    (tmp_path / "a.parquet" / "0.parquet").write_bytes(b"PAR1")
+    place = str(tmp_path)
+    if there:
+        place = f"memory://{tmp_path.name}"
+        fsspec.filesystem("memory").pipe(f"/{tmp_path.name}/a.parquet/0.parquet", b"PAR1")
+    assert answered(place) == (frozenset(), ())
+    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
+    assert [path.name for path in (tmp_path / "a.parquet").iterdir()] == ["0.parquet"]
 
 
 @needs_pyarrow
