@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,7 +146,7 @@ def test_more_shares_than_files_may_be_open_at_once(tmp_path, monkeypatch):
     write(tmp_path / "whole", names, None)
     paths = parts(tmp_path, names, 60)
     assert all(read_facts(path).items for path in paths)
-    held = len(os.listdir("/dev/fd")) + 20
+    held = len(list(Path("/dev/fd").iterdir())) + 20
     monkeypatch.setattr(merging, "FILES_BESIDE", held)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
