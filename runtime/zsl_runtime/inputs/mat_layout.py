@@ -75,6 +75,7 @@ def readable_names(path: str | Path) -> list[str]:
 def _variable(file: IO[bytes], kind: int, size: int, order: str) -> str | None:
     """The name of a variable, of which no more is read than has to be looked at; None for one of another kind."""
     head = file.read(min(size, HEAD))
+    left = size - len(head)
     unpacker = None
     if kind == PACKED:
         unpacker = zlib.decompressobj()
@@ -89,7 +90,7 @@ def _variable(file: IO[bytes], kind: int, size: int, order: str) -> str | None:
     if found in {CELL, STRUCTURE, SPARSE} and len(head) < size:
         if size > MOST_BYTES:
             raise ValueError(f"cells, or a sparse matrix, of {size:,} bytes, and at most {MOST_BYTES:,} are read")
-        rest = file.read() if unpacker is not None else file.read(size - len(head))
+        rest = file.read(left)
         head += rest if unpacker is None else unpacker.decompress(unpacker.unconsumed_tail + rest, size - len(head))
     return _matrix(memoryview(head), size, order, 0)
 

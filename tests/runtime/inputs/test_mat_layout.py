@@ -11,6 +11,7 @@ import scipy.sparse
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.traced import peak_of
 from zsl_runtime.inputs.mat_layout import readable_names
 from zsl_runtime.inputs.matfile import MatError, read_matrix, read_variables, variable_names
 
@@ -77,6 +78,20 @@ def test_numbers_outside_a_sparse_matrix_are_refused(tmp_path, old, new, said):
     (tmp_path / "x.mat").write_bytes(data.replace(old.tobytes(), new.tobytes()))
     with pytest.raises(MatError, match=said):
         read_matrix(tmp_path / "x.mat", "features")
+
+
+def test_of_a_file_no_more_is_read_than_what_is_looked_at(tmp_path):
+    """Of packed cells all is; what lies behind them was read as well, once for each of them."""
+    cells = np.empty((1, 2), object)
+    cells[0, 0], cells[0, 1] = np.random.default_rng(0).random(2000), np.arange(3.0)
+    content = {
+        **{f"cells{number}": cells for number in range(20)},
+        "features": np.random.default_rng(1).random(500_000),
+    }
+    scipy.io.savemat(tmp_path / "file.mat", content, do_compression=True)
+    names, peak = peak_of(lambda: readable_names(tmp_path / "file.mat"))
+    assert names == list(content)
+    assert peak < 500_000, peak
 
 
 def test_a_matrix_that_says_it_is_larger_than_its_file_takes_no_memory(tmp_path):
