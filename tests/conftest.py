@@ -17,11 +17,6 @@ from support.usable import auto_chooses_among
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
-# Under nohup, or behind `&` of a script, these are ignored from birth, here and in all that the tests start.
-for number, usual in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
-    if signal.getsignal(number) is signal.SIG_IGN:
-        signal.signal(number, usual)
-
 
 @pytest.fixture(autouse=True, scope="session")
 def auto_has_no_choice():
@@ -69,6 +64,29 @@ def own_bundle(shared_bundle, tmp_path):
     return copied
 
 
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A cache folder of the test's own: this user has seen and trusts nothing yet. No signatures are demanded."""
+    monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("ZSL_REQUIRE_SIGNATURE", raising=False)
+
+
+@pytest.fixture
+def signing(own_cache, monkeypatch):
+    """Sign with the stand-in for model-signing, which not everybody has."""
+    from support.signing import stand_in
+
+    stand_in(monkeypatch)
+
+
+@pytest.fixture
+def maker(tmp_path):
+    """Who signs: `maker.key`, and the files `maker.private` and `maker.public` in keys/."""
+    from support.signing import write_keys
+
+    return write_keys(tmp_path / "keys", "maker")
+
+
 @pytest.fixture(autouse=True)
 def torch_on_one_thread():
     """Torch takes every CPU by itself, and what a test sets is set for the next one, too.
@@ -86,5 +104,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C interrupt, which a shell switches off for what it starts in the background, and children inherit."""
+    """Let Ctrl-C and a closed terminal end things, which nohup and `&` of a script switch off, and children inherit."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)

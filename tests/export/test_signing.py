@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from support.signing import stand_in, write_keys
+from support.signing import write_keys
 from support.tiny_run import know_tiny, save_tiny_run
 from zsl_export.cli import main
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.classes.changes import remove_classes
 
-
-@pytest.fixture(autouse=True)
-def alone(tmp_path, monkeypatch):
-    monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "cache"))
-    stand_in(monkeypatch)
-
-
-@pytest.fixture
-def maker(tmp_path):
-    return write_keys(tmp_path / "keys", "maker")
+pytestmark = pytest.mark.usefixtures("signing")
 
 
 def test_a_run_becomes_a_signed_bundle(exported, traced_before, tmp_path, maker, monkeypatch, capfd):

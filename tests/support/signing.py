@@ -84,6 +84,22 @@ def cert_pem(*certificates) -> bytes:
     return b"".join(one.public_bytes(serialization.Encoding.PEM) for one in certificates)
 
 
+def write_certified(folder: Path):
+    """An authority, one below it, and a maker whom that one certifies: keys by name, and the three certificates.
+
+    The authority is in root.crt, the other two in chain.crt, the maker's own first; the maker's key is in key.pem.
+    """
+    keys = {name: new_key() for name in ("root", "middle", "maker")}
+    root = certificate("Root", keys["root"], authority=True)
+    middle = certificate("Middle", keys["middle"], root, keys["root"], authority=True)
+    own = certificate("Maker", keys["maker"], middle, keys["middle"])
+    (folder / "root.crt").write_bytes(cert_pem(root))
+    (folder / "chain.crt").write_bytes(cert_pem(own, middle))
+    (folder / "key.pem").write_bytes(private_pem(keys["maker"]))
+    (folder / "key.pem").chmod(0o600)
+    return keys, root, middle, own
+
+
 # --- signatures -----------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.signing import cert_pem, certificate, new_key, private_pem, sign_by_hand, write_keys
+from support.signing import cert_pem, certificate, new_key, sign_by_hand, write_certified, write_keys
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.bundle.signing import open_signer
 from zsl_runtime.bundle.vouching import open_to_vouch, sign_bundle
@@ -21,18 +21,8 @@ from zsl_runtime.errors import ArtefactError
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache")]
 pytest.importorskip("model_signing", reason="the extra `sign` is not installed")
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def maker(tmp_path):
-    return write_keys(tmp_path / "keys", "maker")
 
 
 @pytest.fixture
@@ -92,18 +82,8 @@ def test_a_bundle_that_the_command_signed_opens(own_bundle, maker):
 
 
 def test_certificates(own_bundle, tmp_path):
-    keys = [new_key() for _ in range(3)]
-    root = certificate("Root", keys[0], authority=True)
-    middle = certificate("Middle", keys[1], root, keys[0], authority=True)
-    own = certificate("Maker", keys[2], middle, keys[1])
-    for name, content in (
-        ("chain.crt", cert_pem(own, middle)),
-        ("root.crt", cert_pem(root)),
-        ("other.crt", cert_pem(certificate("Root", new_key(), authority=True))),
-        ("key.pem", private_pem(keys[2])),
-    ):
-        (tmp_path / name).write_bytes(content)
-    (tmp_path / "key.pem").chmod(0o600)
+    write_certified(tmp_path)
+    (tmp_path / "other.crt").write_bytes(cert_pem(certificate("Root", new_key(), authority=True)))
     path, signer = own_bundle(), open_signer(tmp_path / "key.pem", tmp_path / "chain.crt")
     sign_bundle(open_to_vouch(path, signer, fixed=True), signer)
     for root_file, good in (("root.crt", True), ("other.crt", False)):

@@ -26,6 +26,7 @@ from support.signing import (
     sign_by_hand,
     signature,
     statement,
+    write_certified,
     write_keys,
 )
 from zsl_runtime import Classifier
@@ -48,9 +49,7 @@ COVERED = {"manifest.json": "1" * 64, "model.onnx": "2" * 64}
 GOOD = signature(KEY, COVERED)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
@@ -400,13 +399,7 @@ def test_any_bytes_as_a_signature_are_refused_in_words(data):
 
 @pytest.fixture
 def people(tmp_path):
-    """An authority, one below it, and a maker with a certificate of the latter."""
-    keys = {name: new_key() for name in ("root", "middle", "maker")}
-    root = certificate("Root", keys["root"], authority=True)
-    middle = certificate("Middle", keys["middle"], root, keys["root"], authority=True)
-    own = certificate("Maker", keys["maker"], middle, keys["middle"])
-    (tmp_path / "root.crt").write_bytes(cert_pem(root))
-    return keys, root, middle, own
+    return write_certified(tmp_path)
 
 
 def test_a_maker_whom_a_trusted_authority_certifies_is_trusted(own_bundle, people, tmp_path):

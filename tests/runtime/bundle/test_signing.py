@@ -14,10 +14,9 @@ from support.signing import (
     fixed,
     new_key,
     of_generation,
-    private_pem,
     sign_by_hand,
     signature,
-    stand_in,
+    write_certified,
     write_keys,
 )
 from zsl_runtime.bundle.bundle import Bundle
@@ -28,16 +27,7 @@ from zsl_runtime.bundle.writing import write_bundle
 from zsl_runtime.classes.changes import prune, refit, remove_classes, undo
 from zsl_runtime.errors import ArtefactError, BackendError, UsageError
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "cache"))
-    stand_in(monkeypatch)
-
-
-@pytest.fixture
-def maker(tmp_path):
-    return write_keys(tmp_path / "keys", "maker")
+pytestmark = pytest.mark.usefixtures("signing")
 
 
 @pytest.fixture
@@ -258,17 +248,9 @@ def test_signing_by_hand_and_by_the_stand_in_are_the_same(signed, own_bundle, ma
 
 
 def test_a_certificate_and_what_leads_to_an_authority(own_bundle, tmp_path):
-    keys = [new_key() for _ in range(3)]
-    root = certificate("Root", keys[0], authority=True)
-    middle = certificate("Middle", keys[1], root, keys[0], authority=True)
-    own = certificate("Maker", keys[2], middle, keys[1])
-    for name, content in (
-        ("chain.crt", b"Bag Attributes: of openssl\n" + cert_pem(own, middle)),
-        ("root.crt", cert_pem(root)),
-        ("key.pem", private_pem(keys[2])),
-    ):
-        (tmp_path / name).write_bytes(content)
-    (tmp_path / "key.pem").chmod(0o600)
+    write_certified(tmp_path)
+    chain = tmp_path / "chain.crt"
+    chain.write_bytes(b"Bag Attributes: of openssl\n" + chain.read_bytes())
     path, signer = own_bundle(), open_signer(tmp_path / "key.pem", tmp_path / "chain.crt")
     sign_bundle(open_to_vouch(path, signer, fixed=True), signer)
     bundle = Bundle.open(path, require_signature=tmp_path / "root.crt", signer=signer)

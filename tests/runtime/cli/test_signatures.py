@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support.signing import cert_pem, certificate, sign_by_hand, stand_in, write_keys
+from support.signing import cert_pem, certificate, sign_by_hand, write_keys
 from support.tiny_bundle import class_table, draw_pictures
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.classes.changes import remove_classes, undo
@@ -23,16 +23,7 @@ größe,name,bright left,bright top,red,green,blue
 VARIABLE = "ZSL_REQUIRE_SIGNATURE"
 
 
-@pytest.fixture(autouse=True)
-def alone(tmp_path, monkeypatch):
-    monkeypatch.setenv("ZSL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv(VARIABLE, raising=False)
-    stand_in(monkeypatch)
-
-
-@pytest.fixture
-def maker(tmp_path):
-    return write_keys(tmp_path / "keys", "maker")
+pytestmark = pytest.mark.usefixtures("signing")
 
 
 @pytest.fixture
