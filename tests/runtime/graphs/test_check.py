@@ -54,9 +54,9 @@ def test_the_honest_graph_may_be_run():
 @pytest.mark.parametrize("name", HOSTILE)
 def test_each_way_to_harm_is_refused_at_once(name):
     data = HOSTILE[name].SerializeToString()
-    started = time.perf_counter()
+    started = time.process_time()  # of a CPU, whatever else the machine does
     refused(data)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(
@@ -263,11 +263,11 @@ def test_commands_say_it_in_one_line_and_end_with_5(own_bundle, tmp_path, no_lib
     assert err.count("E-BUNDLE-GRAPH") == 1
     assert doctor([str(path)]) == 5
     assert "a graph inside a node" in capsys.readouterr().out
-    before = (path / "classes/CURRENT").read_bytes()
-    assert classes(["add", "--engine", str(hostile(path, "lift")), "--attributes", str(rows)]) == 5
+    hostile(path, "lift")
+    before = {file.name: file.read_bytes() for file in (path / "classes").iterdir()}
+    assert classes(["add", "--engine", str(path), "--attributes", str(rows)]) == 5
     assert "E-BUNDLE-GRAPH" in capsys.readouterr().err
-    assert (path / "classes").is_dir()
-    assert b"generation" in before
+    assert {file.name: file.read_bytes() for file in (path / "classes").iterdir()} == before
 
 
 def test_what_one_library_calls_invalid_is_given_to_no_other(own_bundle, monkeypatch, capsys):
@@ -300,13 +300,13 @@ SMALL = [model.SerializeToString() for model in (lift(), *HOSTILE.values()) if m
 
 def code_of(data: bytes, part: str) -> str:
     """Of the error that these bytes give; '' when they may be run."""
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         check_graph(data, where="it", part=part)
         found = ""
     except ArtefactError as error:
         found = error.code if len(str(error)) < 2000 else "a long message"
-    return found if time.perf_counter() - started < 5 else "slow"
+    return found if time.process_time() - started < 5 else "slow"
 
 
 @given(st.binary(max_size=300), st.sampled_from(PARTS))

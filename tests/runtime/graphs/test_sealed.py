@@ -90,6 +90,7 @@ def test_a_writer_who_never_rests_gives_no_library_what_was_not_checked(path, mo
                 assert error.code == "E-BUNDLE-GRAPH"  # noqa: PT017
         stop.append(True)
         writing.result()
+    assert seen
     assert seen <= {LIFT, OTHER}
 
 
