@@ -287,6 +287,7 @@ def main() -> int:
             traceback.print_exc()
             return 1
     if sys.argv[1:2] == ["--guide"]:
+        die_with_parent()
         return guide(*sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("doors", nargs="*", metavar="DOOR", help=f"of {', '.join(DOORS)}; all of them by default")
