@@ -7,16 +7,14 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 
+from support.scripts import load_tool
+
 ROOT = Path(__file__).parents[1]
-spec = spec_from_file_location("error_codes", ROOT / "tools" / "error_codes.py")
-error_codes = module_from_spec(spec)
-sys.modules["error_codes"] = error_codes
-spec.loader.exec_module(error_codes)
+error_codes = load_tool("error_codes")
 
 # A code that belongs to two classes has two exit codes. No new one.
 KNOWN_IN_TWO = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -14,10 +13,10 @@ from packaging.requirements import Requirement
 from packaging.tags import Tag
 from packaging.utils import canonicalize_name
 
+from support.scripts import load_tool
+
 ROOT = Path(__file__).parents[1]
-SPEC = importlib.util.spec_from_file_location("runtime_pins", ROOT / "tools" / "runtime_pins.py")
-pins = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(pins)
+pins = load_tool("runtime_pins")
 TEXT = (ROOT / "requirements-runtime.txt").read_text(encoding="utf-8")
 HELD = pins.pinned(TEXT)
 PLACES = list(pins.places())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from pathlib import Path
 
 import pytest
+
+from support.scripts import load_tool
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("cyclonedx", reason="cyclonedx-python-lib is not installed")
@@ -17,10 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("sbom", ROOT / "tools" / "sbom.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("sbom")
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from support.lone import program
 from support.tiny_bundle import as_regions, class_table, draw_pictures
 from zsl_runtime.cli.infer import main as zsl_infer
 from zsl_runtime.labelling.classifier import Classifier
@@ -24,7 +24,6 @@ BACKENDS = ("ort", "openvino", "reference")
 BOUND = 5e-6
 COUNT = 45  # no batch size below divides it
 PICTURES = draw_pictures(class_table(), np.arange(COUNT) % 8, seed=5)
-PROGRAM = [sys.executable, "-c", "import sys; from zsl_runtime.cli.infer import main; sys.exit(main())"]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def test_a_run_again_and_one_in_another_process_give_the_same_bytes(shared_bundl
     arguments = words(photos, shared_bundle(), backend)
     first = labelled(tmp_path, "first", arguments)
     assert labelled(tmp_path, "again", arguments) == first
-    done = subprocess.run([*PROGRAM, *arguments], capture_output=True, check=False, timeout=60)
+    done = subprocess.run([*program("zsl-infer"), *arguments], capture_output=True, check=False, timeout=500)
     assert (done.returncode, done.stdout) == (6, first)
 
 

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import csv
 import http.client
-import importlib.util
 import io
 import json
 import os
 import random
 import struct
 import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -26,13 +24,14 @@ from PIL import Image
 
 from support.engines import kept
 from support.fake_triton import read_config
+from support.lone import program
+from support.scripts import load_tool
 from support.served import FILES, PICTURES, by_numpy, newcomer
 from zsl_export.to_triton import Repository, write_repository
 from zsl_runtime import add_classes
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.classes.changes import undo
 
-ROOT = Path(__file__).parents[2]
 SERVER = os.environ.get("ZSL_TRITON", "")
 pytestmark = [
     pytest.mark.slow,
@@ -40,18 +39,7 @@ pytestmark = [
 ]
 http_client = pytest.importorskip("tritonclient.http", reason="tritonclient is not installed")
 grpc_client = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
-INFER = "import sys; from zsl_runtime.cli.infer import main; sys.exit(main())"
-
-
-def tool(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-triton_server = tool("triton_server")
+triton_server = load_tool("triton_server")
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +136,7 @@ def test_answers_are_those_of_zsl_infer(served, tmp_path):
     server, bundle = served
     for place, data in enumerate(FILES):
         (tmp_path / f"{place}.png").write_bytes(data)
-    words = [sys.executable, "-c", INFER, str(tmp_path), "--engine", str(bundle.path), "--topk", "3"]
+    words = [*program("zsl-infer"), str(tmp_path), "--engine", str(bundle.path), "--topk", "3"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     answer = ask(server, "encoded", column(FILES), parameters={"topk": 3})

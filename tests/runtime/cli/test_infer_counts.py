@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.scripts import load_tool
 from zsl_runtime.cli.infer_counts import MOST_CLASSES, REASONS, Counts
 from zsl_runtime.errors import InputError
 from zsl_runtime.labelling.snapshot import Labelled, Prediction
@@ -78,10 +77,7 @@ def test_kinds_of_files(kinds, told):
 
 
 def test_every_error_code_of_an_input_has_words():
-    spec = spec_from_file_location("error_codes", ROOT / "tools" / "error_codes.py")
-    error_codes = module_from_spec(spec)
-    sys.modules["error_codes"] = error_codes
-    spec.loader.exec_module(error_codes)
+    error_codes = load_tool("error_codes")
     codes = {site.code for site in error_codes.Codes(ROOT).sites if site.kind == "InputError"}
     doors = ("E-ANSWER-", "E-FOLDER", "E-IMAGE-", "E-ROW-", "E-SHARD-", "E-STORE-")
     of_labelling = {code for code in codes if code.startswith(doors)}

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 import tarfile
 import zipfile
 
@@ -15,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support.lone import IMPORTS
+from support.lone import IMPORTS, program
 from support.tiny_bundle import as_regions, class_table, draw_pictures
 from zsl_runtime.cli.infer import main
 
 TABLE = class_table()
 PICTURES = draw_pictures(TABLE, np.arange(8), seed=21)
-PROGRAM = [sys.executable, "-c", "import sys; from zsl_runtime.cli.infer import main; sys.exit(main())"]
+PROGRAM = program("zsl-infer")
 
 
 def rows_of(data: bytes) -> list[dict[str, str]]:
