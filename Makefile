@@ -76,6 +76,7 @@ FUZZ_OUT ?= build/fuzz.json
 SANITIZED := build/sanitized
 fuzz: setup $(BIN)/.slow
 	for kind in address,undefined thread; do \
+		rm -rf $(SANITIZED)/$$kind; \
 		PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m build --wheel --outdir $(SANITIZED)/$$kind . \
 			-Ccmake.define.ZSL_SANITIZE=$$kind -Ccmake.define.ZSL_CUDA=OFF -Cbuild-dir=$(SANITIZED)/tree/$$kind \
 			-Cinstall.strip=false && \

@@ -32,6 +32,7 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from zsl_runtime.errors import ArtefactError, ZslError
 from zsl_runtime.graphs.check import check_graph
 from zsl_runtime.graphs.operators import OPERATORS
+from zsl_runtime.machine.threads import usable_cpus
 
 GIB = 2**30
 MEMORY = 3 * GIB  # of addresses that a library's process may have; some 1 GiB of it are its code
@@ -458,7 +459,7 @@ def main() -> None:
         "commit": subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
         ).stdout.strip(),
-        "machine": "2 CPUs",
+        "machine": f"{usable_cpus()} CPUs",
         "versions": {name: version(name) for name in ("onnxruntime", "openvino", "onnx", "numpy")},
         "command": f"python benchmarks/mutated_graphs.py {len(seeds)} GRAPHS --count {given.count} --seed {given.seed}"
         + (" --unchecked" if given.unchecked else ""),
