@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 from zsl_runtime.errors import BackendError, InputError, SystemProblem, UsageError
 from zsl_runtime.extras import EXTRAS, reason, wanting
 from zsl_runtime.inputs.item import STORE
+from zsl_runtime.machine.notes import note_once
 from zsl_runtime.pixels.pixels import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -165,6 +166,8 @@ def _note_size(path: str, found: dict[str, Any]) -> None:
     size = found.get("size")
     if isinstance(size, int) and size > SMALL_BYTES:
         _large[path] = size
+    else:
+        _large.pop(path, None)  # it was replaced by a small one
 
 
 def entries(folder: str) -> list[Entry]:
@@ -416,7 +419,8 @@ def uploading(path: str, option: str = "--output") -> Iterator[str]:
     Raises:
         UsageError: E-OUTPUT for a place that takes no files; E-STORE as `kind_of`.
         BackendError: E-PACKAGE.
-        SystemProblem: E-STORE-WRITE; the file stays on the disk, and the message says where.
+        SystemProblem: E-STORE-WRITE; the file stays on the disk, and the message says where. So it does, with a note,
+            where somebody ends the command meanwhile: all is labelled by then.
 
     """
     kind, rest = place_of(path)
@@ -440,6 +444,9 @@ def uploading(path: str, option: str = "--output") -> Iterator[str]:
                 "E-STORE-WRITE",
                 f"could not write {path!r}: {_said(error)}; the results are in {folder!r}, copy them there yourself",
             ) from error
+        except BaseException:
+            note_once(folder, f"{path!r} was not written; the results are in {folder!r}, copy them there yourself")
+            raise
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from zsl_runtime.errors import BackendError, InputError, SystemProblem, UsageError
+from zsl_runtime.errors import BackendError, InputError, SystemProblem, Terminated, UsageError
 from zsl_runtime.inputs import stores
 from zsl_runtime.inputs.feature_rows import RowFiles
 from zsl_runtime.inputs.files import find_files, pictures, read_list
@@ -467,6 +467,29 @@ def test_an_output_that_the_store_does_not_take_stays_on_the_disk(monkeypatch):
     assert str(caught.value).startswith("E-STORE-WRITE: could not write 'memory://out/a.csv': Access Denied; the resul")
     assert str(Path(local).parent) in str(caught.value)
     assert Path(local).read_bytes() == b"whole"
+
+
+@pytest.mark.parametrize("ended", [KeyboardInterrupt, Terminated])
+def test_an_output_whose_way_there_is_interrupted_is_told_of(monkeypatch, capfd, tmp_path, ended):
+    def put(*_: object, **__: object) -> None:
+        raise ended
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "put_file", put)
+    monkeypatch.setattr(stores.tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(ended), stores.uploading("memory://b/labels.csv") as path:
+        Path(path).write_text("hours of work", encoding="utf-8")
+    told = f"note: 'memory://b/labels.csv' was not written; the results are in '{Path(path).parent}', copy them"
+    assert told in capfd.readouterr().err
+    assert Path(path).read_text(encoding="utf-8") == "hours of work"
+
+
+def test_a_large_file_that_was_replaced_by_a_small_one_is_read():
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/again/a.jpg", bytes(stores.SMALL_BYTES + 1))
+    assert stores.read("memory://again/a.jpg") == bytes(stores.SMALL_BYTES + 1)
+    memory.pipe("/again/a.jpg", b"small")
+    assert [entry.name for entry in stores.entries("memory://again")] == ["a.jpg"]
+    assert stores.read("memory://again/a.jpg") == b"small"
 
 
 @pytest.mark.parametrize("path", ["https://h/a.csv", "s3://bucket", "s3://bucket/folder/", "memory://"])
