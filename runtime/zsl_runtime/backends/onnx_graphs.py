@@ -150,7 +150,8 @@ class GraphBackend(OfThisProcess, ABC):
             said = said if isinstance(source, bytes) else said.replace(source, path.name)
             if SCARCE.search(str(error)):
                 remedy = "the system gives this process no more memory or threads: free some, or raise the limit"
-            elif INVALID.search(f"{type(error).__name__}: {error}"):  # no other library is given it
+            elif not isinstance(error, TypeError) and INVALID.search(f"{type(error).__name__}: {error}"):
+                # No other library is given it. (A TypeError is Python's, of another version's arguments.)
                 raise ArtefactError(
                     "E-BUNDLE-GRAPH",
                     f"{str(path)!r} is not a graph that may be run: {self.library} says {said}; copy or export the "

@@ -201,18 +201,19 @@ def test_a_graph_that_fails_while_running_is_a_backend_error(optimize, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("said", "remedy"),
+    ("kind", "said", "remedy"),
     [
-        ("env.cc:327 pthread_create failed, error code: 11", "free some, or raise the limit"),
-        ("Load model from b/model.onnx failed:std::bad_alloc", "free some, or raise the limit"),
-        ("Unsupported model IR version: 99", "--upgrade"),
+        (RuntimeError, "env.cc:327 pthread_create failed, error code: 11", "free some, or raise the limit"),
+        (RuntimeError, "Load model from b/model.onnx failed:std::bad_alloc", "free some, or raise the limit"),
+        (RuntimeError, "Unsupported model IR version: 99", "--upgrade"),
+        (TypeError, "__init__() got an unexpected keyword argument", "--upgrade"),  # a version that we do not know
     ],
 )
-def test_what_onnx_runtime_fails_for_is_said_once_and_not_to_stdout(bundles, said, remedy, monkeypatch, capfd):
+def test_what_onnx_runtime_fails_for_is_said_once_and_not_to_stdout(bundles, kind, said, remedy, monkeypatch, capfd):
     """By itself it prints "EP Error" to stdout, among the results, and tries the same provider once more."""
 
     def refuse(*_arguments):
-        raise RuntimeError(said)
+        raise kind(said)
 
     monkeypatch.setattr("onnxruntime.InferenceSession._create_inference_session", refuse)
     backend = OrtBackend({"model": bundles["images", True].graph("model")}, 1)
