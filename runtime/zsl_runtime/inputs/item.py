@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from zsl_runtime.errors import InputError
     from zsl_runtime.pixels.pixels import ImageSource
 
 Source: TypeAlias = "ImageSource | NDArray[np.floating[Any]]"
