@@ -8,14 +8,13 @@ from collections import Counter
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from zsl_runtime.errors import InputError
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from zsl_runtime.errors import InputError
     from zsl_runtime.pixels.pixels import ImageSource
 
 Source: TypeAlias = "ImageSource | NDArray[np.floating[Any]]"
