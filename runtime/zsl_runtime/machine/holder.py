@@ -117,14 +117,17 @@ class Holder:
         """Let go; what another one holds by now stays."""
         self._done.set()
         self._beats.join()
-        # The folder may have another name by now, as that of a bundle that has come into being.
+        # The folder may have another name by now, as that of a bundle that has come into being; and a file that was
+        # moved aside and got its name back is, for the system, one that was deleted aside.
+        places = [self._target]
         with contextlib.suppress(OSError):
-            self._target = self._target.parent / Path(f"/proc/self/fd/{self._handle}").readlink()
+            places.append(self._target.parent / Path(f"/proc/self/fd/{self._handle}").readlink())
         os.close(self._handle)
         with contextlib.suppress(OSError):
-            for path in (self._target, *_moved(self._target)):
-                if _is(path, self._claim):
-                    _drop(path, self._target, lambda moved: _is(moved, self._claim))
+            for place in dict.fromkeys(places):
+                for path in (place, *_moved(place)):
+                    if _is(path, self._claim):
+                        _drop(path, place, lambda moved: _is(moved, self._claim))
         _held.discard(self._claim.token)
 
 

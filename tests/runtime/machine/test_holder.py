@@ -201,6 +201,7 @@ def test_one_that_is_taken_for_left_behind_by_mistake_gets_its_name_back(tmp_pat
     assert files(tmp_path) == [".lock.holder"]
     assert not is_free(lock)
     first.release()
+    assert files(tmp_path) == [".lock"]  # others would wait for this process to end
     assert is_free(lock)
 
 
