@@ -232,7 +232,7 @@ def _exit_code(command: click.Command, arguments: list[str]) -> int:
         if refused is not None:
             return _told(f"error: {refused}", refused.exit_code)
         report = "error: E-BUG: this is a bug in zsl-deploy; please report the lines above"
-        return _told(f"{traceback.format_exc()}{report}", EXIT_BUG)
+        return _told(f"{printable(traceback.format_exc())}{report}", EXIT_BUG)
     return int(result) if isinstance(result, int) else EXIT_DONE
 
 

@@ -137,6 +137,14 @@ def test_a_bug_shows_its_traceback_and_asks_for_a_report(capsys, error):
     assert err.splitlines()[-1] == "error: E-BUG: this is a bug in zsl-deploy; please report the lines above"
 
 
+def test_what_a_bug_was_about_moves_no_terminal(capsys):
+    """A traceback tells what a library was given, such as a name that somebody made up."""
+    code, _, err = outcome(raising(RuntimeError("no such class: \x1b[2J\u202ewren")), capsys)
+    assert code == 1
+    assert "RuntimeError: no such class: \\x1b[2J\\u202ewren" in err
+    assert err.count("\n") > 4  # it keeps its lines
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
