@@ -73,7 +73,7 @@ class Labeller:
         trust_engine: bool = False,
         require_signature: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.bundle = os.path.abspath(bundle)  # noqa: PTH100
+        self.bundle = _whole_path(bundle)
         self.column = column
         self._predicting: dict[str, Any] = {"topk": topk, "classes": classes, "batch_size": batch_size}
         self._opening: dict[str, Any] = {"backend": backend, "device": device, "threads": threads}
@@ -245,7 +245,7 @@ def label(
     size = {"size": workers} if isinstance(workers, int) else {"min_size": workers[0], "max_size": workers[1]}
     return dataset.map_batches(
         Labeller,
-        fn_constructor_args=(os.path.abspath(bundle),),  # noqa: PTH100  # an actor may be in another folder
+        fn_constructor_args=(_whole_path(bundle),),
         fn_constructor_kwargs=options,
         compute=compute(**size),
         num_cpus=num_cpus,
@@ -253,6 +253,12 @@ def label(
         batch_size=rows,
         batch_format="pyarrow",
     )
+
+
+def _whole_path(bundle: str | os.PathLike[str]) -> str:
+    """The bundle as an actor in another folder finds it; opening one in a store says that it must be copied first."""
+    path = os.fspath(bundle)
+    return path if in_store(path) else os.path.abspath(path)  # noqa: PTH100
 
 
 def _demanded(keys: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:

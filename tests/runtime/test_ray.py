@@ -159,6 +159,11 @@ def test_a_spawned_process_labels_with_what_it_was_sent(bundle, photos, tmp_path
     assert done.stdout == f"{list(TABLE.names[:2])}\n"
 
 
+def test_a_bundle_in_a_store_is_to_be_copied_first():
+    with pytest.raises(UsageError, match=r"E-BUNDLE-PATH: s3:.*birds: a bundle is opened on the disk; copy it from"):
+        Labeller("s3://bucket/birds").classifier  # noqa: B018
+
+
 def test_a_relative_bundle_is_found_from_another_folder(bundle, photos, monkeypatch, tmp_path):
     monkeypatch.chdir(bundle.parent)
     labeller = Labeller(bundle.name, backend="ort", threads=1)
