@@ -105,11 +105,6 @@ class Labeller:
         gaussian = classifier.bundle.gaussian() if classifier.bundle.head_rule == "gaussian" else None
         self._means = None if gaussian is None else _Means(gaussian)
 
-    @property
-    def has_distances(self) -> bool:
-        """Whether answers have distances."""
-        return self._means is not None
-
     def answer(self, asked: Sequence[Asked]) -> list[Told | ZslError]:
         """Label all that is asked, by the generation in force now; errors are those of one caller alone.
 
