@@ -13,15 +13,17 @@ from zsl_runtime.errors import UsageError, listed
 from zsl_runtime.head.class_table import ClassTable, check_class_name, refuse_duplicates
 from zsl_runtime.head.names import alike, look, of_cell, visible_form
 from zsl_runtime.head.numbers import DATE, LARGEST, SMALLEST, instead, may_be_thousands, numbers, with_decimal_commas
+from zsl_runtime.head.packed import select
 from zsl_runtime.head.table import read_table, separated_by
 from zsl_runtime.head.workbook import COMMENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from os import PathLike
 
     from numpy.typing import NDArray
 
+    from zsl_runtime.head.packed import Row
     from zsl_runtime.head.table import Table
 
 SPLITS = ("seen", "unseen")
@@ -63,7 +65,7 @@ def read_class_csv(
     if not table.rows:
         raise UsageError("E-CLASSES-EMPTY", f"{where} is empty; expected a line of column names and a row per class")
     name_column = _name_column(table, attributes)
-    rows = [(line, cells) for line, cells in table.rows[1:] if not cells[name_column].lstrip().startswith(COMMENT)]
+    rows = select(table.rows[1:], lambda row: not row[1][name_column].lstrip().startswith(COMMENT))
     columns = _check_columns(table, rows, attributes, need_split=need_split)
     given = tuple(column for column in columns if column not in {"name", "split", ""})
     wanted = given if attributes is None else tuple(attributes)
@@ -111,7 +113,7 @@ def _name_column(table: Table, attributes: Sequence[str] | None) -> int:
 
 
 def _check_columns(
-    table: Table, rows: Sequence[tuple[int, list[str]]], attributes: Sequence[str] | None, *, need_split: bool
+    table: Table, rows: Sequence[Row], attributes: Sequence[str] | None, *, need_split: bool
 ) -> list[str]:
     """The column names; '' for columns to be passed over. UsageError E-CSV-COLUMNS."""
     where = table.name
@@ -122,21 +124,33 @@ def _check_columns(
         known = set(attributes or ())
         called = [k for k, column in enumerate(columns) if alike(column, "split") and column not in known]
         columns = ["split" if called == [k] else column for k, column in enumerate(columns)]
-    for k, column in enumerate(columns):
-        if column and not UNNAMED.fullmatch(column):
-            continue
-        held = [(line, cells[k]) for line, cells in rows if cells[k].strip()]
-        if held and not (k == 0 and _numbers_rows([cells[0] for _, cells in rows])):
+    unnamed = [k for k, column in enumerate(columns) if not column or UNNAMED.fullmatch(column)]
+    if unnamed[:1] == [0] and _numbers_rows([cells[0] for _, cells in rows]):
+        columns[unnamed.pop(0)] = ""
+    first = _first_held(rows, unnamed)
+    for k in unnamed:
+        if k in first:
+            line, cell = first[k]
             raise UsageError(
                 "E-CSV-COLUMNS",
-                f"column {k + 1} of {where} has no name{f' ({column!r})' if column else ''}, and "
-                f"{table.at(held[0][0], k)} holds {held[0][1][:40]!r} there; name it or remove it",
+                f"column {k + 1} of {where} has no name{f' ({columns[k]!r})' if columns[k] else ''}, and "
+                f"{table.at(line, k)} holds {cell[:40]!r} there; name it or remove it",
             )
         columns[k] = ""
     refuse_duplicates([column for column in columns if column], code="E-CSV-COLUMNS", what=f"columns of {where}")
     if need_split and "split" not in columns:
         raise UsageError("E-CSV-COLUMNS", f"{where} has no column 'split'; add it with seen or unseen in every row")
     return columns
+
+
+def _first_held(rows: Sequence[Row], columns: Sequence[int]) -> dict[int, tuple[int, str]]:
+    """Column -> line and content of the first cell in it that is not blank, of the columns that have one."""
+    found: dict[int, tuple[int, str]] = {}
+    for line, cells in rows if columns else ():
+        for k in columns:
+            if cells[k] and k not in found and cells[k].strip():
+                found[k] = line, cells[k]
+    return found
 
 
 def _column_name(cell: str, number: int, where: str) -> str:
@@ -237,7 +251,7 @@ def _is_seen(cell: str, where: str, *, need_split: bool) -> bool:
 
 
 def _attribute_values(
-    rows: Sequence[tuple[int, list[str]]],
+    rows: Sequence[Row],
     places: Sequence[int],
     names: Sequence[str],
     attributes: Sequence[str],
@@ -245,16 +259,23 @@ def _attribute_values(
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """The (C, A) numbers of the cells at `places`, and notes; one error names the first bad cell, counts the others."""
     pick = itemgetter(*places) if len(places) > 1 else lambda cells: (cells[places[0]],)
-    comma = _decimal_comma((cell for _, cells in rows for cell in pick(cells)), table)
-    grouped = table.separator == ";" and may_be_thousands(cell for _, cells in rows for cell in pick(cells))
+
+    def every() -> Iterator[str]:
+        return (cell for _, cells in rows for cell in pick(cells))
+
+    comma = _decimal_comma(every, table)
+    grouped = table.separator == ";" and may_be_thousands(every())
     raw = np.empty((len(rows), len(places)), dtype=np.float64)
     bad: list[str] = []
+    empty: list[int] = []
     for row, (line, cells) in enumerate(rows):
         chosen = pick(cells)
         # Ten thousand classes of 312 attributes are 3 million cells: most rows hold nothing but numbers.
         raw[row] = numbers([cell.replace(",", ".") for cell in chosen] if comma else chosen)
         if grouped:
             raw[row, ["." in cell for cell in chosen]] = np.nan
+        if not (np.abs(raw[row]) >= SMALLEST).any():
+            empty.append(row)
         bad += [
             f"{table.at(line, places[int(k)])}, class {names[row]!r}, column {attributes[int(k)]!r} "
             f"{_held(chosen[int(k)], table, grouped=grouped)}"
@@ -263,23 +284,21 @@ def _attribute_values(
     if bad:
         more = f" (and {len(bad) - 1} more such cells)" if len(bad) > 1 else ""
         raise UsageError("E-ATTRIBUTE-VALUE", f"{bad[0]}; expected a finite number such as 0.25{more}")
-    empty = np.flatnonzero(~(np.abs(raw) >= SMALLEST).any(axis=1))
-    if empty.size:
+    if empty:
         tiny = " or as good as 0 (below 1.2e-38)" if raw[empty[0]].any() else ""
         raise UsageError(
             "E-ATTRIBUTE-ZERO",
-            f"{table.at(rows[int(empty[0])][0])}: every attribute of class {names[int(empty[0])]!r} is 0{tiny}, so "
+            f"{table.at(rows[empty[0]][0])}: every attribute of class {names[empty[0]]!r} is 0{tiny}, so "
             "nothing describes it; give it at least one attribute",
         )
     return raw, (f"{table.name} has decimal commas: '{comma}' is read as {comma.replace(',', '.')}",) if comma else ()
 
 
-def _decimal_comma(cells: Iterable[str], table: Table) -> str:
+def _decimal_comma(cells: Callable[[], Iterator[str]], table: Table) -> str:
     """A cell with a decimal comma, where commas can only be such; '' elsewhere."""
     if table.book or table.separator == ",":
         return ""
-    held = [cell for cell in cells if "," in cell or "." in cell]
-    return next(cell.strip() for cell in held) if with_decimal_commas(held) else ""
+    return next(cell.strip() for cell in cells() if "," in cell) if with_decimal_commas(cells()) else ""
 
 
 def _held(cell: str, table: Table, *, grouped: bool) -> str:

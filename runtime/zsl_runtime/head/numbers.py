@@ -65,8 +65,13 @@ def with_decimal_commas(cells: Iterable[str]) -> bool:
 
 def may_be_thousands(cells: Iterable[str]) -> bool:
     """Whether every point in these cells may separate thousands, as it does where semicolons are between cells."""
-    pointed = [cell.strip() for cell in cells if "." in cell]
-    return bool(pointed) and all(THOUSANDS.fullmatch(cell.replace(".", ",")) for cell in pointed)
+    pointed = False
+    for cell in cells:
+        if "." in cell:
+            if not THOUSANDS.fullmatch(cell.strip().replace(".", ",")):
+                return False
+            pointed = True
+    return pointed
 
 
 def instead(cell: str) -> str:

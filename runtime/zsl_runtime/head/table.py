@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 from zsl_runtime.errors import UsageError, from_os_error, listed
 from zsl_runtime.head.names import alike
+from zsl_runtime.head.packed import PackedRows
 from zsl_runtime.head.workbook import (
     ARCHIVE,
     COMMENT,
     FIRST_BYTES,
+    MOST_COLUMNS,
     OLD,
     TITLES,
     cell_name,
@@ -31,12 +33,16 @@ from zsl_runtime.head.workbook import (
 from zsl_runtime.machine.untrusted import UnfitError, read_given
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from os import PathLike
 
-    Row = tuple[int, list[str]]
+    from zsl_runtime.head.packed import Row
 
-MOST_TABLE = 512 << 20  # bytes of a text: 5 million photographs, or 20,000 classes of 2,000 attributes
+MOST_TABLE = 512 << 20  # bytes of a text: 5 million photographs, or 50,000 classes of 1,024 attributes
+MOST_MEMORY = 2 << 30  # bytes that a table may take; by a reckoning from what is in it, before it is taken apart
+ROW_BYTES, NUMBER_BYTES = 250, 8  # of memory for each line, and for each cell
+NAMES_BYTES = 32 << 20  # for the names of MOST_COLUMNS columns
+LONGEST_LINE = 16 << 20  # bytes; of MOST_COLUMNS names with 250 letters
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 # What spreadsheet programs write and read in the first line; the same separator may follow, where one filled the line.
 DECLARED = re.compile(
@@ -44,6 +50,8 @@ DECLARED = re.compile(
     re.IGNORECASE,
 )
 LINE_END = re.compile(r"\r\n|\r|\n")
+ENDED = re.compile(r"\x1a\s*\Z")  # by Ctrl-Z, as old programs ended a text
+LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 JSON = re.compile(r'\s*(\[\s*[\[{"\d\]]|\{\s*["}])')
 MARKS = (  # those of 4 bytes first: the one of UTF-16 is the beginning of the one of UTF-32
     (codecs.BOM_UTF8, "utf-8", "UTF-8"),
@@ -98,7 +106,7 @@ class Table:
     name: str
     book: bool
     separator: str
-    rows: list[Row]
+    rows: Sequence[Row]
     notes: tuple[str, ...] = ()
     padded: Mapping[int, str] = field(default_factory=dict)
 
@@ -168,7 +176,10 @@ def read_table(path: str | PathLike[str], columns: Sequence[str], *, comments: b
         sheet = read_sheet(data, where, lambda cells: _fits(cells, columns))
         table = Table(where, True, "", sheet.rows, sheet.notes, sheet.padded)
     else:
-        table = _text_table(_decoded(data, where), where, columns, comments=comments)
+        _check_memory(data, where)
+        text = _decoded(data, where)
+        del data  # what is large is in memory twice at most
+        table = _text_table(text, where, columns, comments=comments)
     table = replace(table, rows=_below_comments(table.rows, columns) if comments else table.rows)
     _refuse_titles(table, columns)
     return table if table.book else replace(table, rows=_rectangle(table, comments=comments))
@@ -186,6 +197,44 @@ def _find(header: Sequence[str], name: str) -> list[int]:
 
 def _fits(header: Sequence[str], columns: Sequence[str]) -> bool:
     return all(_find(header, name) for name in columns)
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def memory_of(data: bytes) -> int:
+    """Bytes of memory that reading a text of a table takes at most: as bytes and as letters, then as letters and rows.
+
+    Letters take one byte each, or two or four where one of them does not fit.
+    """
+    wide = 2 if data.startswith(tuple(mark for mark, *_ in MARKS[1:])) else 1
+    if wide == 1 and not data.isascii():
+        wide = 4 if re.search(rb"[\xf0-\xff]", data) else 2
+    lines = data.count(b"\n") + data.count(b"\r")
+    declared = DECLARED.match(data[:FIRST_BYTES].decode("utf-8", "ignore"))
+    cells = lines + max(data.count(one.encode()) for one in {*SEPARATORS, declared["sep"] if declared else ","})
+    return len(data) * (1 + wide) + lines * ROW_BYTES + cells * NUMBER_BYTES + NAMES_BYTES
+
+
+def _check_memory(data: bytes, where: str) -> None:
+    """UsageError E-CSV for a text that would take more memory than a table may, or has a line that no table has."""
+    wanted = memory_of(data)
+    if wanted > MOST_MEMORY:
+        raise UsageError(
+            "E-CSV",
+            f"{where} would take {wanted / 1e9:.1f} GB of memory, and a table may take {MOST_MEMORY / 1e9:.1f}; split "
+            "it",
+        )
+    start = 0
+    while len(data) - start > LONGEST_LINE:
+        stop = start + LONGEST_LINE
+        start = max(data.rfind(b"\n", start, stop), data.rfind(b"\r", start, stop)) + 1
+        if start <= stop - LONGEST_LINE:
+            raise UsageError(
+                "E-CSV",
+                f"{where} has a line of more than {LONGEST_LINE:,} bytes; give a table, with a line of column names "
+                "and one row per line",
+            )
 
 
 # --- letters ----------------------------------------------------------------------------------------------------------
@@ -211,7 +260,7 @@ def _decoded(data: bytes, where: str) -> str:
     for mark, encoding, name in MARKS:
         if data.startswith(mark):
             try:
-                text = data[len(mark) :].decode(encoding)
+                text = str(memoryview(data)[len(mark) :], encoding)
             except UnicodeDecodeError as error:
                 if encoding == "utf-8":
                     _refuse_letters(data[len(mark) :], error, where)
@@ -234,8 +283,8 @@ def _decoded(data: bytes, where: str) -> str:
             )
         text = text[len(TWICE) :]
     text = text.lstrip("\ufeff")
-    whole = text.rstrip()
-    return whole[:-1] if whole.endswith("\x1a") else text  # Ctrl-Z, by which old programs ended a text
+    ended = ENDED.search(text, max(len(text) - FIRST_BYTES, 0))
+    return text[: ended.start()] if ended else text
 
 
 def _refuse_nuls(data: bytes, where: str) -> None:
@@ -283,7 +332,7 @@ def _text_table(text: str, where: str, columns: Sequence[str], *, comments: bool
         separator = declared["sep"].replace("\\t", "\t")
         if not declared["rest"].strip(f"{separator} "):
             above = len(LINE_END.findall(declared[0])) or 1
-            return Table(where, False, separator, [row for row in _rows(text, separator, where) if row[0] > above])
+            return Table(where, False, separator, _rows(text, separator, where, above))
     named = {one: _named_by(text, one, columns, comments=comments) for one in SEPARATORS}
     fitting = [one for one, row in named.items() if row == 0] or [one for one, row in named.items() if row is not None]
     if len(fitting) > 1:
@@ -313,6 +362,8 @@ def _first_rows(text: str, separator: str) -> list[list[str]]:
     found: list[list[str]] = []
     try:
         for cells in csv.reader(io.StringIO(text[:FIRST_LETTERS], newline=""), delimiter=separator, strict=True):
+            if len(cells) > MOST_COLUMNS:
+                break
             if any(cell.strip() for cell in cells):
                 found.append(cells)
             if len(found) == TITLES:
@@ -325,21 +376,33 @@ def _first_rows(text: str, separator: str) -> list[list[str]]:
 def _even(text: str, separator: str, where: str) -> bool:
     """Whether all rows, cut so, are of one width."""
     try:
-        return len({len(cells) for _, cells in _rows(text, separator, where)}) == 1
+        return len({len(cells) for _, cells in _read(text, separator, where)}) == 1
     except UsageError:
         return False
 
 
-def _rows(text: str, separator: str, where: str) -> list[Row]:
-    """(number of its last line, cells) of every row that is not blank."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    rows: list[Row] = []
+def _rows(text: str, separator: str, where: str, above: int = 0) -> PackedRows:
+    """The rows of `_read` below the line `above`."""
+    rows = PackedRows()
+    for line, cells in _read(text, separator, where):
+        if line > above:
+            rows.append(line, cells)
+    return rows
+
+
+def _read(text: str, separator: str, where: str) -> Iterator[Row]:
+    """(number of its last line, cells) of every row that is not blank; UsageError E-CSV."""
+    lines = _Lines(text, separator, where)
+    reader = csv.reader(lines, delimiter=separator, strict=True)
     begun = 1
     try:
         for cells in reader:
+            if len(cells) > MOST_COLUMNS:
+                raise lines.too_wide(reader.line_num, len(cells))
             if any(cell.strip() for cell in cells):
-                rows.append((reader.line_num, cells))
+                yield reader.line_num, cells
             begun = reader.line_num + 1
+            lines.cells = 0
     except csv.Error as error:
         begins = f" (the row begins in line {begun})" if begun < reader.line_num else ""
         raise UsageError(
@@ -347,13 +410,46 @@ def _rows(text: str, separator: str, where: str) -> list[Row]:
             f"{where}, line {reader.line_num}: {error}{begins}; expected cells separated by {separated_by(separator)}, "
             'every quote closed, and a quote inside a cell written twice ("")',
         ) from None
-    return rows
+
+
+class _Lines:
+    """The lines of a text with their ends, for a reader of rows.
+
+    Attributes:
+        cells: that the row which is being read can have so far; whoever has got one puts it back to 0.
+
+    """
+
+    def __init__(self, text: str, separator: str, where: str) -> None:
+        self._found = enumerate(LINE.finditer(text), start=1)
+        self._separator, self._where = separator, where
+        self.cells = 0
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        """The next line; UsageError E-CSV before a row of more cells than any table has is taken apart."""
+        number, match = next(self._found)
+        line = match[0]
+        self.cells += line.count(self._separator) + 1
+        if self.cells > MOST_COLUMNS + csv.field_size_limit():  # a quote that is not closed is told by the reader
+            raise self.too_wide(number, self.cells)
+        return line
+
+    def too_wide(self, line: int, cells: int) -> UsageError:
+        """What to say of a row with so many cells."""
+        return UsageError(
+            "E-CSV",
+            f"{self._where}, line {line} has {cells:,} cells, separated by {separated_by(self._separator)}, and a "
+            f"table may have {MOST_COLUMNS:,} columns; give a table with a row per line",
+        )
 
 
 # --- widths -----------------------------------------------------------------------------------------------------------
 
 
-def _below_comments(rows: list[Row], columns: Sequence[str]) -> list[Row]:
+def _below_comments(rows: Sequence[Row], columns: Sequence[str]) -> Sequence[Row]:
     """The rows without comments above the column names."""
     for k, (_, cells) in enumerate(rows):
         if _fits(cells, columns) or not cells[0].lstrip().startswith(COMMENT):
@@ -374,7 +470,7 @@ def _refuse_titles(table: Table, columns: Sequence[str]) -> None:
             )
 
 
-def _rectangle(table: Table, *, comments: bool) -> list[Row]:
+def _rectangle(table: Table, *, comments: bool) -> Sequence[Row]:
     """All rows of the width of the first; cells beyond it must be blank, and missing ones be of columns without a name.
 
     Raises:
@@ -384,15 +480,18 @@ def _rectangle(table: Table, *, comments: bool) -> list[Row]:
     if not table.rows:
         return []
     header = table.header
+    assert isinstance(table.rows, PackedRows)
+    if len(table.rows.widths()) == 1:
+        return table.rows
     named = max((k + 1 for k, cell in enumerate(header) if cell.strip()), default=0)
-    rows = []
+    rows = PackedRows()
     for line, cells in table.rows:
         if len(cells) == len(header):
-            rows.append((line, cells))
+            rows.append(line, cells)
             continue
         beyond = len(cells) < named or any(cell.strip() for cell in cells[len(header) :])
         if not beyond or (comments and cells[0].lstrip().startswith(COMMENT)):
-            rows.append((line, (cells + [""] * len(header))[: len(header)]))
+            rows.append(line, (cells + [""] * len(header))[: len(header)])
         else:
             raise UsageError("E-CSV", f"{table.at(line)} has {_wrong_width(table, len(cells))}")
     return rows

@@ -9,9 +9,10 @@ import io
 import re
 import unicodedata
 import warnings
+from collections import Counter
 from itertools import islice
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from zsl_runtime.errors import UsageError, ZslError, listed
 from zsl_runtime.extras import wanting
@@ -27,12 +28,25 @@ COMMENT = "# "  # a row whose name begins so is none
 TITLES = 20  # rows among which the one of column names is looked for, to be told
 MOST_ROWS = 1 << 20  # what spreadsheet programs have at most; most of them may be blank
 MOST_CELLS = 8_000_000
+MOST_COLUMNS = 1 << 16  # of any table; spreadsheet programs have a quarter of it
+MOST_SHEET_COLUMNS = 1 << 14  # what they have at most
 LONGEST = 32_767  # letters of a cell
 # What the format cannot hold as it is: it writes control characters as _x000D_, and reads that as one of them.
 ESCAPED = re.compile(r"x[0-9A-Fa-f]{4}_")
 ARCHIVE, OLD = b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"  # how zip archives and .xls files begin
 FIRST_BYTES = 4096  # by which files of other kinds are known
 ZEROS = re.compile(r"0{2,}($|;)")  # a format of numbers that shows zeros in front
+# What a library makes objects of, and how many of them a part may have; honest workbooks are far below.
+MOST_ELEMENTS = {"row": MOST_ROWS, "c": MOST_CELLS, "si": 1 << 21}
+MOST_OTHER_ELEMENTS = 1 << 17  # spreadsheet programs have at most 65,490 formats of cells
+ELEMENT = re.compile(
+    rb"<(?:\w{1,40}:)?(row|c|si|xf|font|fill|border|numFmt|cellStyle|dxf|sheet|definedName|Override|Default|Relationship"
+    rb"|property)[\s/>]"
+)
+MOST_PARTS = 10_000  # of the archive
+MOST_SHEETS = 20  # that are looked into for the table
+PART = b"PK\x01\x02"  # how the entry of a part in the archive's directory begins
+CHUNK = 1 << 20
 HIDDEN = re.compile(rb'<(?:\w+:)?(row|col)\b([^>]*\bhidden="(?:1|true)"[^>]*)>')
 
 
@@ -114,10 +128,18 @@ def workbook_inside(data: bytes, where: str, *, called: bool) -> None:
     """
     import zipfile
 
+    if data.count(PART) > MOST_PARTS:
+        raise UsageError(
+            "E-XLSX" if called else "E-CSV",
+            f"{where} is an archive of more than {MOST_PARTS:,} parts, and no workbook has so many; give the table",
+        )
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
-            kind = archive.read("mimetype") if "mimetype" in names else b""
+            kind = b""
+            if "mimetype" in names:
+                with archive.open("mimetype") as part:  # which may be huge when it is unpacked
+                    kind = part.read(100)
     except Exception:  # damaged in any way
         names, kind = [], b""
     if "xl/workbook.xml" in names:
@@ -145,12 +167,43 @@ def _check_size(data: bytes, where: str) -> None:
     import zipfile  # slow to import, and a CSV file has no use for it
 
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        size = max(len(data), sum(part.file_size for part in archive.infolist()))
-    if size > MOST_BYTES:
-        raise _refused(
-            f"{where} holds {size >> 20} MiB when it is unpacked, and at most {MOST_BYTES >> 20} are read; leave only "
-            "the table in it, or save that as 'CSV UTF-8'"
-        )
+        parts = archive.infolist()
+        size = max(len(data), sum(part.file_size for part in parts))
+        if size > MOST_BYTES:
+            raise _refused(
+                f"{where} holds {size >> 20} MiB when it is unpacked, and at most {MOST_BYTES >> 20} are read; leave "
+                "only the table in it, or save that as 'CSV UTF-8'"
+            )
+        for part in parts:
+            with archive.open(part) as file:
+                _check_elements(file, where)
+
+
+def _check_elements(file: IO[bytes], where: str) -> None:
+    """Refuse a part of more rows, cells and the like than there can be, before the library makes objects of them."""
+    counts: Counter[str] = Counter()
+    row, rest = 0, b""
+    more = True
+    while more:
+        chunk = file.read(CHUNK)
+        data, more = rest + chunk, bool(chunk)
+        end = max(data.rfind(b"<"), 0) if more else len(data)  # an element may go on in the next chunk
+        for found in ELEMENT.finditer(data, 0, end):
+            kind = found[1].decode()
+            counts[kind] += 1
+            row = 0 if kind == "row" else row + (kind == "c")
+            if counts[kind] > MOST_ELEMENTS.get(kind, MOST_OTHER_ELEMENTS):
+                kinds = {"c": "cells", "row": "rows", "si": "texts"}.get(kind, f"elements {kind!r}")
+                raise _refused(
+                    f"{where} has more than {counts[kind] - 1:,} {kinds}; leave only the table in it, split it, or "
+                    "save it as 'CSV UTF-8'"
+                )
+            if row > MOST_SHEET_COLUMNS:
+                raise _refused(
+                    f"{where} has a row of more than {MOST_SHEET_COLUMNS:,} cells, which is what a sheet can have; "
+                    "save the table as 'CSV UTF-8'"
+                )
+        rest = data[end:] if len(data) - end < CHUNK else b""
 
 
 def _refused(problem: str) -> UsageError:
@@ -171,10 +224,11 @@ def _sheet(book: Any, where: str, named: Callable[[Sequence[str]], bool]) -> Any
         raise _refused(f"{where} has no sheet of cells; put the table into the first sheet")
     for sheet in shown:
         sheet.reset_dimensions()  # what the file says of its size may be wrong, and huge
-    tables = [sheet for sheet in shown if _names_columns(sheet, where, named)] if len(shown) > 1 else []
-    if tables and tables[0] is not shown[0]:
+    several = shown[:MOST_SHEETS] if len(shown) > 1 else []
+    table = next((sheet for sheet in several if _names_columns(sheet, where, named)), shown[0])
+    if table is not shown[0]:
         raise _refused(
-            f"{where}: the table seems to be in the sheet {tables[0].title[:40]!r}, and the first one, "
+            f"{where}: the table seems to be in the sheet {table.title[:40]!r}, and the first one, "
             f"{shown[0].title[:40]!r}, is read; move the table's sheet to the front"
         )
     return shown[0]

@@ -14,9 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from support.traced import peak_of
 from zsl_runtime.errors import UsageError, ZslError
+from zsl_runtime.head import table as table_module
 from zsl_runtime.head.class_file import read_class_csv
-from zsl_runtime.head.table import read_table
+from zsl_runtime.head.packed import PackedRows
+from zsl_runtime.head.table import NAMES_BYTES, memory_of, read_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -450,3 +453,107 @@ def test_no_bytes_lead_to_anything_but_rows_of_one_width_or_our_error(tmp_path, 
     except ZslError as error:
         told = str(error)
     assert "\n" not in told
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def lines_of(rows: int, columns: int, cell: str, mark: str = ",", name: str = "c") -> str:
+    header = mark.join(["name", *(f"a{k}" for k in range(columns))])
+    return "\n".join([header, *(mark.join([f"{name}{k}", *[cell] * columns]) for k in range(rows))]) + "\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        lines_of(1000, 1024, "0.123456"),
+        lines_of(1000, 1024, "1"),
+        lines_of(40_000, 1, "1"),
+        lines_of(1000, 1024, "0.25", name="größe 猫 🐦 "),
+        lines_of(1000, 512, "0,123456", mark=";"),
+        lines_of(1000, 512, "0.1234", mark=";"),
+        "sep=:\n" + lines_of(1000, 512, "1", mark=":"),
+        lines_of(20, 60_000, "1"),
+    ],
+    ids=["numbers", "digits", "rows", "letters", "decimal commas", "semicolons", "colons", "columns"],
+)
+def test_a_table_takes_no_more_memory_than_is_reckoned_before(tmp_path, text):
+    path = tmp_path / "t.csv"
+    path.write_text(text, encoding="utf-8")
+    table, peak = peak_of(lambda: read_class_csv(path, need_split=False))
+    reckoned = memory_of(path.read_bytes())
+    assert len(table) == text.count("\n") - text.startswith("sep") - 1
+    names = 500 * max(len(table.attributes), 4000)
+    assert peak < reckoned - NAMES_BYTES + names, (peak, reckoned)
+    assert names <= NAMES_BYTES
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
+def test_a_table_of_more_memory_than_there_may_be_is_refused_before_it_is_taken_apart(tmp_path, monkeypatch, encoding):
+    text = lines_of(200, 50, "1").encode(encoding)
+    wanted = memory_of(text)
+    monkeypatch.setattr(table_module, "MOST_MEMORY", wanted)
+    assert len(read(tmp_path, text, None)) == 200
+    monkeypatch.setattr(table_module, "MOST_MEMORY", wanted - 1)
+    monkeypatch.setattr(table_module, "_decoded", None)
+    assert "GB of memory, and a table may take 0.0; split it" in refused(tmp_path, text)
+
+
+@pytest.mark.parametrize("text", ["name," + "x" * 9000, "name,a\nx," + "1" * 9000, "name,a\r" + "x,1" * 3000])
+def test_a_line_that_no_table_has_is_refused_before_it_is_taken_apart(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(table_module, "LONGEST_LINE", 8000)
+    monkeypatch.setattr(table_module, "_decoded", None)
+    assert "has a line of more than 8,000 bytes" in refused(tmp_path, text)
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r", "\r\n"])
+def test_lines_that_tables_have_are_read_wherever_they_end(tmp_path, monkeypatch, ending):
+    text = lines_of(300, 40, "1").replace("\n", ending)
+    monkeypatch.setattr(table_module, "LONGEST_LINE", max(map(len, text.split(ending))) + len(ending))
+    assert read(tmp_path, text, None).raw.shape == (300, 40)
+
+
+def test_a_giant_of_one_line_takes_its_own_bytes_alone(tmp_path):
+    (tmp_path / "t.csv").write_bytes(b"name," + b"x" * (20 << 20))
+    told, peak = peak_of(lambda: refused(tmp_path, (tmp_path / "t.csv").read_bytes()))
+    assert "has a line of more than 16,777,216 bytes" in told
+    assert peak < 42 << 20  # what the test reads, and what is read
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("name" + ",a" * 70_000 + "\nx" + ",1" * 70_000, 1),
+        ("name,a\nx" + ",1" * 70_000, 2),
+        ("name,a\nx" + ",1" * 400_000, 2),
+        ("name,a\n" + '"\n1",' * 200_000, 98_306),
+    ],
+)
+def test_a_row_of_more_columns_than_any_table_has_is_refused(tmp_path, text, line):
+    told = refused(tmp_path, text, None)
+    assert f"line {line} has " in told
+    assert "a table may have 65,536 columns" in told
+
+
+def test_many_columns_without_a_name_are_passed_over_at_once(tmp_path):
+    """As spreadsheet programs leave them; each had been looked for in all rows."""
+    blank = "," * 30_000
+    table = read(tmp_path, f"name,a{blank}\n" + "".join(f"c{k},1{blank}\n" for k in range(40)), ("a",))
+    assert (len(table), table.attributes) == (40, ("a",))
+    assert "column 30000 of" in refused(tmp_path, f"name,a{blank}\nx,1{blank[:-2]}z,\n", ("a",))
+
+
+CELLS = st.lists(
+    st.text(st.characters(codec=None) | st.sampled_from("\x1f\ud800,\n"), max_size=5), min_size=1, max_size=5
+)
+
+
+@given(rows=st.lists(st.tuples(st.integers(0, 2**40), CELLS), max_size=8), cut=st.slices(8))
+def test_packed_rows_are_rows(rows, cut):
+    packed = PackedRows()
+    for row in rows:
+        packed.append(*row)
+    assert list(packed) == rows
+    assert (list(packed[cut]), packed.widths()) == (rows[cut], {len(cells) for _, cells in rows})
+    assert list(packed.where(lambda row: len(row[1]) > 2)) == [row for row in rows if len(row[1]) > 2]
+    assert all(packed[k] == rows[k] for k in range(-len(rows), len(rows)))

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from support.sheets import MAIN, sheet, text_row, write_book
+from support.traced import peak_of
 from zsl_runtime.errors import SystemProblem, UsageError, ZslError
 from zsl_runtime.head import workbook
 from zsl_runtime.head.class_file import read_class_csv
@@ -271,7 +272,7 @@ LAUGHS = f'<!DOCTYPE x [<!ENTITY l0 "ha">{ENTITIES}]>'
         (lambda path: write_book(path, sheet(text_row(1, ["&"])).replace("&amp;", "&l9;")), "ParseError"),
         (
             lambda path: write_book(path, sheet(text_row(1, ["LOL"]), prologue=LAUGHS).replace("LOL", "&l9;")),
-            "ParseError",
+            "is damaged or locked by a password (",  # by the reader of XML that there is
         ),
         (lambda path: write_book(path, sheet('<row r="1"><c><v>NaN</v></c></row>')), "ValueError"),
         (lambda path: write_book(path, sheet(f'<row r="1"><c><v>{"1" * 5000}</v></c></row>')), "ValueError"),
@@ -332,6 +333,58 @@ def test_a_table_with_too_many_cells_is_refused(tmp_path, monkeypatch):
     rows = [["name", "a", "b"], ["x", 1, 1], ["y", 1, 1]]
     assert len(read(save(tmp_path / "a.xlsx", rows))) == 2
     assert "more than 9 cells" in refused(save(tmp_path / "a.xlsx", [*rows, ["z", 1, 1]])).message
+
+
+CELL = "<c><v>1</v></c>"
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ({"first": sheet(f"<row>{'<c/>' * 3_000_000}</row>")}, "a row of more than 16,384 cells"),
+        ({"first": sheet(f"<row>{CELL * 16_385}</row>")}, "a row of more than 16,384 cells"),
+        ({"first": sheet(f"<row>{'<x:c/>' * 16_385}</row>")}, "a row of more than 16,384 cells"),
+        ({"first": sheet("<row/>" * (1 << 20) + "<row/>")}, "more than 1,048,576 rows"),
+        ({"first": sheet(""), "xl__sharedStrings_xml": "<si/>" * ((1 << 21) + 1)}, "more than 2,097,152 texts"),
+        ({"first": sheet(""), "xl__other": "<xf/>" * ((1 << 17) + 1)}, "more than 131,072 elements 'xf'"),
+        ({"first": sheet(""), **{f"p{k}": "" for k in range(10_000)}}, "more than 10,000 parts"),
+    ],
+    ids=["3 million cells", "one too many", "with a prefix", "rows", "texts", "formats", "parts"],
+)
+def test_a_workbook_that_would_keep_the_library_busy_is_refused_before_it_begins(tmp_path, monkeypatch, parts, told):
+    monkeypatch.setattr(openpyxl, "load_workbook", None)  # nobody gets there
+    path = write_book(tmp_path / "a.xlsx", parts.pop("first"), **parts)
+    error = refused(path)
+    assert (error.code, told in error.message) == ("E-XLSX", True), error
+
+
+def test_as_many_cells_as_a_row_can_have_are_read(tmp_path):
+    names = ["name", *(f"a{k}" for k in range(16_383))]
+    table = read(write_book(tmp_path / "a.xlsx", sheet(text_row(1, names) + text_row(2, ["x", *["1"] * 16_383]))))
+    assert table.raw.shape == (1, 16_383)
+
+
+def test_a_mimetype_that_is_huge_is_not_unpacked(tmp_path):
+    """It is looked at to tell other documents, before anything is known of the archive."""
+    with zipfile.ZipFile(tmp_path / "a.csv", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("mimetype", b"application/vnd.oasis.opendocument.spreadsheet" + bytes(64 << 20))
+    (error, peak) = peak_of(lambda: refused(tmp_path / "a.csv"))
+    assert "an OpenDocument file" in error.message
+    assert peak < 4 << 20
+
+
+def test_of_a_book_of_many_sheets_some_are_looked_into(tmp_path, monkeypatch):
+    monkeypatch.setattr(workbook, "MOST_SHEETS", 3)
+    book = openpyxl.Workbook()
+    for _ in range(5):
+        book.create_sheet()
+    for row in (["name", "a"], ["x", 1]):
+        book.worksheets[2].append(row)
+    book.save(tmp_path / "a.xlsx")
+    assert "the table seems to be in the sheet" in refused(tmp_path / "a.xlsx").message
+    book.move_sheet(book.worksheets[2], 3)
+    book.save(tmp_path / "a.xlsx")
+    assert refused(tmp_path / "a.xlsx").code == "E-CLASSES-EMPTY"
 
 
 def test_a_file_that_is_not_there_or_a_folder(tmp_path):
