@@ -387,7 +387,7 @@ def tensor_bytes(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str
         header[name] = {**order[name], "shape": list(dense[name].shape), "data_offsets": [start, end]}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the tensors stay aligned
-    return b"".join((len(text).to_bytes(8, "little"), text, *(dense[name] for name in header if name in dense)))
+    return b"".join((len(text).to_bytes(8, "little"), text, *(dense[name].data for name in header if name in dense)))
 
 
 def parse_tensors(data: bytes, *, code: str, where: str) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
