@@ -17,8 +17,11 @@ from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.bundle.manifest import CLASSES, CURRENT, HISTORY, MANIFEST
 from zsl_runtime.bundle.writing import export_leftovers
 from zsl_runtime.errors import ArtefactError, SystemProblem, UsageError, from_os_error, shown
+from zsl_runtime.graphs.parts import SMALL_PARTS
 from zsl_runtime.graphs.ports import ports_of
 from zsl_runtime.graphs.precisions import model_file
+from zsl_runtime.graphs.sealed import graph_file as sealed_file
+from zsl_runtime.graphs.sealed import sealed
 from zsl_runtime.labelling.reading import BATCH_SIZE, MOST_AT_ONCE
 from zsl_runtime.machine.storage import copy_synced, exclusive, sync_folder, temporary_name, write_synced
 from zsl_runtime.serving.labeller import MOST_PICTURE_BYTES
@@ -119,7 +122,8 @@ def write_repository(folder: str, out: str | os.PathLike[str], wanted: Repositor
     Raises:
         UsageError: E-TRITON-DEST, E-TRITON-NAME, E-TRITON-PATH, E-TRITON-BATCH; E-PRECISION when the bundle does not
             hold it.
-        ArtefactError: E-BUNDLE-... of a damaged bundle; E-ENGINE-MISSING, E-ENGINE-HASH and E-ENGINE-TRUST of its plan.
+        ArtefactError: E-BUNDLE-... of a damaged bundle, or of graphs that are refused; E-ENGINE-MISSING, E-ENGINE-HASH
+            and E-ENGINE-TRUST of its plan.
         SystemProblem: the system said no; nothing is left behind.
 
     """
@@ -127,8 +131,7 @@ def write_repository(folder: str, out: str | os.PathLike[str], wanted: Repositor
     bundle = Bundle.open(folder)
     precision = wanted.precision or bundle.default_precision
     plan = _plan_of(bundle, precision, wanted) if wanted.variant == "tensorrt" else None
-    if plan is None:
-        model_file(bundle, precision)
+    _check_graphs(bundle, precision, with_model=plan is None)
     name = wanted.name or _name_of(bundle)
     config = _config(bundle, name, precision, wanted, plan)
     try:
@@ -183,6 +186,18 @@ def _check_dest(out: Path) -> Path:
     except OSError as error:
         raise from_os_error(error, "look at the model repository's place") from error
     raise UsageError("E-TRITON-DEST", f"{target} {problem}")
+
+
+def _check_graphs(bundle: Bundle, precision: str, *, with_model: bool) -> None:
+    """Hold the graphs that the server will load to what graphs may be, before it does; errors as of `sealed`."""
+    files = [(part, bundle.graph(part)) for part in SMALL_PARTS]
+    if with_model:
+        files.append(("model", model_file(bundle, precision)))
+    for part, path in files:
+        file = sealed_file(bundle, part, path)
+        if file is not None:
+            with sealed(file, part):
+                pass
 
 
 def _check_name(name: str) -> None:

@@ -194,3 +194,20 @@ def test_help_needs_no_torch_and_no_numpy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--no-probe-images" in done.stdout
     assert "exit code 3" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--sign", "{folder}"], "could not read the key '{folder}': Is a directory"),
+        (["--sign", ""], "--sign is empty; give a PEM file"),
+        (["--sign", "{folder}/no.pem"], "could not read the key '{folder}/no.pem': No such file"),
+        (["--sign", "{folder}", "--sign-certificate", ""], "--sign-certificate is empty; give a PEM file"),
+    ],
+)
+def test_a_key_that_is_no_file_is_named(exported, tmp_path, capfd, words, said):
+    given = [word.format(folder=tmp_path) for word in words]
+    assert main([str(tmp_path), *given]) == 2
+    told = capfd.readouterr().err
+    assert said.format(folder=tmp_path) in told
+    assert told.count("error: ") == 1

@@ -14,7 +14,9 @@ from PIL import Image
 
 from support.engines import PLAN, kept
 from support.fake_triton import read_config
+from support.hostile_graphs import node, with_work
 from support.served import newcomer
+from support.signed import change_file
 from zsl_export import to_triton
 from zsl_export.cli import main
 from zsl_export.to_triton import Repository, quoted, write_repository
@@ -337,6 +339,22 @@ def test_a_batch_that_the_plan_does_not_take_is_refused(bundle, tmp_path, capfd)
     kept(Bundle.open(bundle))
     words = ["--variant", "tensorrt", "--max-batch", "65"]
     failing(capfd, [bundle, *TRITON, "--out", tmp_path / "repo", *words], 2, "E-TRITON-BATCH", "64 pictures at most")
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "means.onnx"])
+@pytest.mark.parametrize("more", [[], ["--copy-bundle"], ["--variant", "tensorrt"]])
+def test_graphs_that_are_refused_are_not_served(bundle, tmp_path, capfd, name, more):
+    """Listed with their right hash, as by a hostile maker; a server would load them at its start."""
+    endless = with_work(node("ConstantOfShape", "size", "b"), size=[30_000] * 2).SerializeToString()
+    change_file(bundle, name, endless)
+    if "tensorrt" in more:
+        kept(Bundle.open(bundle))
+    if name == "model.onnx" and "tensorrt" in more:  # there the plan is loaded in its place
+        assert main([str(bundle), *TRITON, "--out", str(tmp_path / "repo"), *more]) == 0
+        return
+    failing(capfd, [bundle, *TRITON, "--out", tmp_path / "repo", *more], 5, "E-BUNDLE-GRAPH", name)
+    assert not (tmp_path / "repo").exists()
+    assert siblings(tmp_path) == []
 
 
 def test_nothing_is_for_everybody_to_write(bundle, tmp_path):

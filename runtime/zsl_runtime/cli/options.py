@@ -88,6 +88,9 @@ def signer_of(sign: str | None, certificate: str | None) -> Signer | None:
         if certificate is not None:
             raise click.UsageError("--sign-certificate: is of a private key; give --sign, too.")
         return None
+    for option, given in (("--sign", sign), ("--sign-certificate", certificate)):
+        if given == "":
+            raise click.UsageError(f"{option} is empty; give a PEM file, or leave it out.")
     from zsl_runtime.bundle.signing import open_signer
 
     return open_signer(sign, certificate)

@@ -482,11 +482,11 @@ def _opened(
             header, state, end = {}, NOTHING_DONE, 0
         elif header.get("options") != options:
             raise _other_options(partial, header, options)
-        states.truncate(end)
+        _cut(states, end)
         with ExitStack() as open_files, _in_place(partial, "r+b", new=not there) as stream:
             lengths = None if share is None else open_files.enter_context(_open_lengths(target, state))
             digest = _digest_of(stream, state, partial) if state.items else hashlib.sha256()
-            stream.truncate(state.bytes)
+            _cut(stream, state.bytes)
             stream.seek(state.bytes)
             if not end:
                 states.write(_line({"format": STATE_FORMAT, "options": options, "build": build}))
@@ -511,7 +511,7 @@ def _open_lengths(target: Path, state: State) -> Iterator[IO[bytes]]:
                 f"{str(path)!r} is missing or was changed since the interruption; delete it and the unfinished "
                 f"{target.name}{PARTIAL} to start again from the first",
             )
-        stream.truncate(wanted)
+        _cut(stream, wanted)
         yield stream
 
 
@@ -532,6 +532,12 @@ def _in_place(path: Path, mode: Literal["r+b", "a+b"], *, new: bool = False) -> 
     """Open a file that is gone on with, made if need be; never through a link. A `new` one is not there yet."""
     flags = os.O_RDWR | os.O_CREAT | (os.O_APPEND if mode == "a+b" else 0) | (os.O_EXCL if new else 0)
     return open(open_plain(path, flags), mode)  # its caller closes it
+
+
+def _cut(stream: IO[bytes], size: int) -> None:
+    """Give an open file its length. Its own `truncate` fails where a signal comes in the middle (EINTR)."""
+    stream.flush()
+    os.ftruncate(stream.fileno(), size)
 
 
 def _not_ours(partial: Path) -> UsageError:

@@ -111,11 +111,11 @@ def read_given(path: str | os.PathLike[str], most: int, *, pipes: bool = True) -
 
     """
     # Looked at first: opening some devices does something.
-    _require_given(os.stat(path).st_mode, pipes=pipes)  # noqa: PTH116  # os.stat takes undecodable names as they are
+    _require_given(os.stat(path).st_mode, path, pipes=pipes)  # noqa: PTH116  # it takes undecodable names as they are
     flags = READING & ~getattr(os, "O_NOFOLLOW", 0)
     with open(os.open(path, flags), "rb", buffering=0) as file:
         status = os.fstat(file.fileno())
-        _require_given(status.st_mode, pipes=pipes, terminal=file.isatty())
+        _require_given(status.st_mode, path, pipes=pipes, terminal=file.isatty())
         if stat.S_ISREG(status.st_mode):
             _require_size(status.st_size, most)
             found = [file.read(status.st_size + 1) or b""]
@@ -133,9 +133,9 @@ def read_given(path: str | os.PathLike[str], most: int, *, pipes: bool = True) -
         return b"".join(filter(None, found))  # of one part it is no copy
 
 
-def _require_given(mode: int, *, pipes: bool, terminal: bool = True) -> None:
+def _require_given(mode: int, path: str | os.PathLike[str], *, pipes: bool, terminal: bool = True) -> None:
     if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     streams = pipes and (stat.S_ISFIFO(mode) or (terminal and stat.S_ISCHR(mode)))
     if not stat.S_ISREG(mode) and not streams:
         raise UnfitError(f"is {_kind(mode)}, expected a plain file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import json
@@ -10,7 +11,7 @@ import stat
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from zsl_runtime.errors import InputError, SystemProblem, UsageError
 from zsl_runtime.inputs.item import Item
+from zsl_runtime.labelling import results
 from zsl_runtime.labelling.results import (
     CSV_HEADER,
     NOTHING_DONE,
@@ -32,9 +34,6 @@ from zsl_runtime.labelling.results import (
 )
 from zsl_runtime.labelling.snapshot import Labelled, Prediction
 from zsl_runtime.streams import printable
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # --- encoding -------------------------------------------------------------------------------------------------------
 
@@ -535,3 +534,15 @@ def test_on_a_terminal_a_name_of_a_file_moves_nothing_and_in_a_pipe_it_is_as_it_
         output.flush()
     shown = b"\\x1b[2J\\u202egnp.exe \xff,1,wren,unseen,0.5\n"
     assert stream.buffer.getvalue() == (shown if terminal else line)
+
+
+def test_no_file_is_given_its_length_by_a_call_that_signals_break():
+    """Of Python's calls, `truncate` of an open file is not tried again when a signal comes (EINTR); os.ftruncate is."""
+    folder = Path(results.__file__).parents[1]
+    calls = {
+        f"{path.name}:{one.lineno}"
+        for path in folder.rglob("*.py")
+        for one in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(one, ast.Attribute) and one.attr == "truncate"
+    }
+    assert not calls

@@ -73,8 +73,9 @@ def test_what_a_user_names_may_be_a_link_and_no_folder(folder: Path) -> None:
     assert read_given(folder / "link", 7) == read_given(str(folder / "sideways/file"), 100) == b"content"
     with pytest.raises(UnfitError, match="has 7 bytes or more, where at most 6 can be"):
         read_given(folder / "inner/file", 6)
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(IsADirectoryError) as told:
         read_given(folder / "inner", 100)
+    assert told.value.filename == str(folder / "inner")
     with pytest.raises(FileNotFoundError):
         read_given(folder / "dangling", 100)
 
