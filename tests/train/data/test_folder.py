@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import unicodedata
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.no_files import to_folder, to_pipe, to_socket, to_terabyte, to_zero
 from support.tiny_data import ATTRIBUTES, class_name, make_tiny_data, write_csv
 from zsl_runtime.errors import SystemProblem, UsageError, ZslError
 from zsl_runtime.pixels.pixels import decode
@@ -398,6 +400,24 @@ def test_arbitrary_bytes_in_csv_files_are_an_error_of_ours(tmp_path_factory, fil
 
 
 # --- attributes.csv and attribute_vectors.npy -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("put", [to_pipe, to_socket, to_zero, to_folder, to_terabyte])
+@pytest.mark.parametrize("name", ["classes.csv", "split.csv", "attributes.csv", "attribute_vectors.npy", "other.csv"])
+def test_what_is_no_file_in_the_place_of_one_is_one_line_and_nobody_waits(folder, name, put):
+    """`other.csv` is given as --splits. A pipe without a writer, or /dev/zero, would keep whoever reads it for ever."""
+    (folder / name).unlink(missing_ok=True)
+    put(folder / name, folder / "victim")
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.alarm(20)
+    try:
+        with pytest.raises(ZslError) as caught:
+            open_image_set(folder, folder / name if name == "other.csv" else None)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
 
 
 def test_words_come_from_the_names_where_there_is_no_attributes_csv(folder):
