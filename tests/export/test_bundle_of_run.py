@@ -376,7 +376,7 @@ def test_killed_while_the_graphs_are_compared_and_cleaned_by_the_next_export(exp
 
 
 @allow_fork
-def test_killed_exports_do_not_pile_up(exported, tmp_path):
+def test_killed_exports_do_not_pile_up(exported, traced_before, tmp_path):
     """Each begins by removing what killed ones left, and never what a living one is at."""
 
     def die(line):

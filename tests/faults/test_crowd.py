@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 READER = """
-import hashlib, json, sys, time
+import hashlib, json, os, sys
 import numpy as np
 from support.sound import PICTURES
 from zsl_runtime.labelling.classifier import Classifier
@@ -34,7 +34,7 @@ seen, calls = {}, 0
 with Classifier.open(sys.argv[1], "ort", threads=1) as classifier:
     pictures = np.stack([classifier.read(picture) for picture in PICTURES])
     print("ready", flush=True)
-    while calls < 5 or not sys.argv[2:] or not __import__("os").path.exists(sys.argv[2]):
+    while calls < 5 or not os.path.exists(sys.argv[2]):
         classifier.reload()
         snapshot = classifier.snapshot()
         scores, _ = classifier.score_with(snapshot, pictures)
@@ -155,7 +155,7 @@ def test_a_bundle_that_is_replaced_or_deleted_while_it_serves(own_bundle, replac
 
 
 OPENER = """
-import json, sys, time
+import json, sys
 from pathlib import Path
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.errors import ZslError
@@ -170,10 +170,9 @@ while not Path(sys.argv[2]).exists():
 print(json.dumps([opened, codes]))
 """
 EXPORTER = """
-import sys, time
+import sys
 from pathlib import Path
 from support.tiny_bundle import make_tiny_bundle
-from zsl_runtime.errors import ZslError
 for number in range(int(sys.argv[2])):
     make_tiny_bundle(Path(sys.argv[1]), rule="gaussian", seed=int(sys.argv[3]), force=True)
 """
@@ -195,7 +194,7 @@ def test_two_exports_to_one_place_while_others_open_it(own_bundle, tmp_path, tim
     opened, codes = json.loads(out.splitlines()[-1])
     assert opened > 0
     assert set(codes) <= {"E-BUNDLE-CHANGED", "E-BUNDLE-HASH", "E-BUNDLE-MISSING"}, codes
-    assert sum(codes.values()) <= max(4, opened // 2)
+    assert sum(codes.values()) <= max(2 * times, opened // 2)  # each replacement spoils one opening
     Bundle.open(path).current()
     assert litter(path) == []
     assert [one.name for one in tmp_path.iterdir() if one.name.startswith(".tmp-")] == []

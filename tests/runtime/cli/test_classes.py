@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -671,11 +672,14 @@ def test_who_waits_for_a_folder_whose_name_holds_lines_says_so_in_one(capsys, tm
     with exclusive(folder):
         waiter = threading.Thread(target=wait)
         waiter.start()
-        waiter.join(1)
+        err, end = "", time.monotonic() + 20
+        while not err and time.monotonic() < end:
+            waiter.join(0.01)
+            err = capsys.readouterr().err
         assert not said
     waiter.join(20)
     assert said == ["had it"]
-    err = capsys.readouterr().err
+    err += capsys.readouterr().err
     assert err.startswith("waiting for another writer of ")
     assert err.count("\n") == 1
     assert "\x1b" not in err
