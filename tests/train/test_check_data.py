@@ -11,6 +11,7 @@ import pytest
 
 from support.line import call
 from support.locked import lock
+from support.no_files import to_terabyte
 from support.tiny_data import make_tiny_data
 from support.tiny_xlsa17 import CLASSES, FEATURES, SEEN, attribute_matrix, feature_rows, lists, make_pair
 from zsl_train.cli import main as zsl_train
@@ -172,6 +173,19 @@ def test_wrong_commands_are_one_line(tmp_path):
         assert (said.code, part in said.err) == (2, True)
     assert "E-DATA-LAYOUT" in call(zsl_train, "--check-data", tmp_path / "nowhere").err
     assert "Missing option '--data'" in call(zsl_train, "--out", tmp_path).err
+
+
+@pytest.mark.parametrize("name", ["testclasses.txt", "attributes.txt"])
+def test_a_giant_in_the_place_of_a_list_is_one_line(tmp_path, name):
+    data = make_pair(tmp_path)
+    to_terabyte(data / name, tmp_path)
+    ended = call(zsl_train, "--check-data", data)
+    assert ended.code == 2
+    told = [
+        line for line in (ended.out + ended.err.encode()).decode().splitlines() if "1,099,511,627,776 bytes" in line
+    ]
+    assert len(told) == 1
+    assert str(data / name) in told[0]
 
 
 def test_lists_of_class_names_are_held_against_the_split(tmp_path):

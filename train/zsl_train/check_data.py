@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zsl_runtime.cli.finding import BROKEN, NOTE, OK, Finding
-from zsl_runtime.errors import UsageError, ZslError, listed
+from zsl_runtime.errors import UsageError, ZslError, from_os_error, listed
+from zsl_runtime.machine.untrusted import MIB, UnfitError, read_given
 from zsl_train.data import archives, cub
 from zsl_train.data.att_splits import (
     FILE,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from zsl_train.data.att_splits import SplitFile
     from zsl_train.data.image_set import ImageSet
 
+LARGEST_LIST = 16 * MIB  # of names of classes
 SHOWN_GROUPS = 3  # of classes that are described alike
 UNIT_TOLERANCE = 1e-3  # how far the length of an attribute vector may be from 1 to count as unit length
 
@@ -133,7 +135,12 @@ def class_list_findings(directory: Path, table: ClassTable) -> Iterator[Finding]
 
 
 def _names_in(path: Path) -> set[str]:
-    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = read_given(path, LARGEST_LIST, pipes=False).decode(errors="replace")
+    except UnfitError as error:
+        raise UsageError("E-SPLIT-FILE", f"{path} {error}; give a list of class names, or remove it") from None
+    except OSError as error:
+        raise from_os_error(error, "read the list of classes") from error
     return {line.strip() for line in text.splitlines() if line.strip()}
 
 

@@ -16,6 +16,7 @@ from zsl_runtime.errors import UsageError, from_os_error, listed
 from zsl_runtime.head.class_table import ClassTable, check_class_name, check_numbers, refuse_duplicates
 from zsl_runtime.head.names import stored_form
 from zsl_runtime.inputs.npyfile import NpyError, open_array
+from zsl_runtime.machine.untrusted import UnfitError, read_given
 from zsl_train.data.att_splits import (
     FILE,
     NEVER_USED,
@@ -32,7 +33,7 @@ from zsl_train.data.att_splits import (
 from zsl_train.data.feature_file import find_feature_file, read_feature_file
 from zsl_train.data.image_set import ImageSet
 from zsl_train.data.roles import check_roles
-from zsl_train.data.text_lists import read_columns
+from zsl_train.data.text_lists import LARGEST, read_columns
 from zsl_train.data.word_vectors import attribute_words, load_word_vectors
 
 if TYPE_CHECKING:
@@ -369,7 +370,11 @@ def _csv_names(path: Path) -> list[tuple[str, str]]:
 def _line_names(path: Path) -> list[tuple[str, str]]:
     """Lines `number name` (CUB: spaces, AWA2: a tab)."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_given(path, LARGEST, pipes=False).decode().splitlines()
+    except UnfitError as error:
+        raise UsageError("E-ATTRIBUTES", f"{path} {error}; expected lines `number name`") from None
+    except OSError as error:
+        raise from_os_error(error, "read the names of attributes") from error
     except UnicodeDecodeError:
         raise UsageError("E-ATTRIBUTES", f"{path} is not UTF-8 text; expected lines `number name`") from None
     names = [line.split(maxsplit=1) for line in lines if line.strip()]
