@@ -138,7 +138,7 @@ def _names_in(path: Path) -> set[str]:
     try:
         text = read_given(path, LARGEST_LIST, pipes=False).decode(errors="replace")
     except UnfitError as error:
-        raise UsageError("E-SPLIT-FILE", f"{path} {error}; give a list of class names, or remove it") from None
+        raise UsageError("E-CSV", f"{path} {error}; give a list of class names, or remove it") from None
     except OSError as error:
         raise from_os_error(error, "read the list of classes") from error
     return {line.strip() for line in text.splitlines() if line.strip()}
