@@ -13,9 +13,9 @@ import sys
 import threading
 import traceback
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from zsl_runtime.signals import end_at_the_second, settle, was_asked, what_was_asked
+from zsl_runtime.signals import end_at_the_second, main_thread, settle, was_asked, what_was_asked
 from zsl_runtime.streams import drop_unwritable, printable, standard_streams
 
 if TYPE_CHECKING:
@@ -330,8 +330,11 @@ def _sigterm_raises() -> Iterator[None]:
     A terminal that is closed sends the second; `nohup` has it ignored, and it stays so.
     """
 
-    def stop(_number: int, _frame: object) -> NoReturn:
-        raise Terminated
+    def stop(number: int, _frame: object) -> None:
+        if not main_thread.is_told(number):
+            raise Terminated
+
+    main_thread.forget()
 
     ours: list[int] = []
     if threading.current_thread() is threading.main_thread():  # only there can handlers be set

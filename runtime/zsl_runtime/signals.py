@@ -6,6 +6,9 @@ waits for a thread that is, would not even learn of the second. The system's own
 as it comes, and a thread that does nothing else reads it.
 
 Nothing is lost by ending so: whatever we write is whole or can be gone on with after a kill.
+
+From outside one request often comes twice in a moment: `timeout` signals its command and then the group that it is in,
+a shell passes on what a closing terminal has sent already. SIGTERM or SIGHUP right after one is its echo, no second.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ WORDS = {
     if (number := getattr(signal, name, None)) is not None
 }
 SHOW_CURSOR = b"\x1b[?25h"  # a progress bar may have hidden it
+ECHO = 0.1  # seconds in which what comes from outside is one request
 HEARD, LONGEST = 0.02, 10.0  # seconds until the thread has heard of a signal, and that it takes to end the process
 _first: list[int] = []  # what came first, and then the others
 _watching, _asked, _ending = threading.Event(), threading.Event(), threading.Event()
@@ -62,6 +66,39 @@ def _started(reader: int) -> bool:
     except (RuntimeError, MemoryError):
         return False
     return True
+
+
+class Outside:
+    """When SIGTERM or SIGHUP came, for one thread that is told of signals."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+
+    def is_echo(self, number: int) -> bool:
+        """Note a signal; whether it only repeats the one before."""
+        now = time.monotonic()
+        if number == signal.SIGINT:  # somebody's keys: two are meant
+            return False
+        if self._last is not None and now - self._last < ECHO:
+            return True
+        self._last = now
+        return False
+
+    def is_told(self, number: int) -> bool:
+        """Note a signal; whether a handler of the main thread need not act on it.
+
+        It runs when Python comes to it, so the time tells little there. While the thread watches, one is enough: what
+        is no echo ends the process without it.
+        """
+        before = self._last is not None
+        return self.is_echo(number) or (before and number != signal.SIGINT and _watching.is_set())
+
+    def forget(self) -> None:
+        """Begin anew: another command."""
+        self._last = None
+
+
+main_thread = Outside()
 
 
 def settle() -> None:
@@ -101,12 +138,13 @@ def what_was_asked() -> tuple[int, str] | None:
 
 
 def _watch(reader: int) -> None:
-    asked = 0
+    asked, outside = 0, Outside()
     while number := os.read(reader, 1):
-        asked += number[0] in WORDS
-        if asked:
-            _first.append(number[0])
-            _asked.set()
+        if number[0] not in WORDS or outside.is_echo(number[0]):
+            continue
+        asked += 1
+        _first.append(number[0])
+        _asked.set()
         if asked == 2:
             _ending.set()
             _end(number[0])

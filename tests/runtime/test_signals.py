@@ -89,6 +89,54 @@ def test_the_second_signal_ends_a_command_that_hangs_and_its_children(place, num
         wait_until(lambda: gone(grandchild))
 
 
+@LINUX
+@pytest.mark.parametrize("pause", [0.0, 0.005])
+@pytest.mark.parametrize(
+    "numbers", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGHUP, signal.SIGHUP), (signal.SIGTERM, signal.SIGHUP)]
+)
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_echo_from_outside_is_no_second_signal(numbers, pause, inside):
+    """`timeout` signals its command and then their group; a closing terminal and the shell in it send SIGHUP each."""
+    waits = "[time.sleep(0.01) for _ in iter(lambda: stop.requested, True)]; time.sleep(0.1); stop.check()"
+    body = f"""from zsl_runtime.machine.stop import Stop, stopping
+    stop = Stop()
+    try:
+        with {"stopping(stop)" if inside else "contextlib.nullcontext()"}:
+            print("ready", flush=True)
+            {waits if inside else "time.sleep(30)"}
+    finally:
+        time.sleep(0.1)
+        print("clean", flush=True)"""
+    with subprocess.Popen(
+        [sys.executable, "-c", HELD.format(body=body)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        assert [child.stdout.readline() for _ in range(2)] == [b"here\n", b"ready\n"]
+        sent = time.monotonic()
+        child.send_signal(numbers[0])
+        time.sleep(pause)
+        child.send_signal(numbers[1])
+        late = time.monotonic() - sent > signals.ECHO / 2  # a machine too busy for this
+        told = child.communicate(timeout=60)
+    assert child.returncode == 143
+    assert late or told == (b"clean\n", b"terminated\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_an_echo_comes_from_outside_and_soon(number, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
+    outside = signals.Outside()
+    assert not outside.is_echo(number)
+    assert not outside.is_echo(signal.SIGINT)  # somebody's keys
+    now[0] += 0.6 * signals.ECHO
+    assert outside.is_echo(signal.SIGTERM)
+    assert outside.is_echo(signal.SIGHUP)
+    now[0] += 0.6 * signals.ECHO  # of the first, not of its echo
+    assert not outside.is_echo(number)
+    outside.forget()
+    assert not outside.is_echo(number)
+
+
 def test_one_signal_lets_it_clean_up():
     program = HANGS.format(steps=10**6, main=PLACES["waiting for a thread"]).replace("time.sleep(60)", "pass")
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:

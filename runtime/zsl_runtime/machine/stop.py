@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from zsl_runtime.errors import Terminated
+from zsl_runtime.signals import main_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,6 +72,7 @@ def stopping(stop: Stop) -> Iterator[None]:
     before = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
 
     def ask(number: int, _frame: FrameType | None) -> None:
+        main_thread.is_echo(number)  # noted, so that the handlers below know one
         for other, handler in before.items():
             signal.signal(other, handler)
         stop.request(number)
