@@ -15,7 +15,7 @@ import numpy as np
 
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.bundle.manifest import CLASSES, CURRENT, HISTORY, MANIFEST
-from zsl_runtime.bundle.writing import export_leftovers
+from zsl_runtime.bundle.writing import clean_siblings
 from zsl_runtime.errors import ArtefactError, SystemProblem, UsageError, from_os_error, shown
 from zsl_runtime.graphs.parts import SMALL_PARTS
 from zsl_runtime.graphs.ports import ports_of
@@ -23,8 +23,16 @@ from zsl_runtime.graphs.precisions import model_file
 from zsl_runtime.graphs.sealed import graph_file as sealed_file
 from zsl_runtime.graphs.sealed import sealed
 from zsl_runtime.labelling.reading import BATCH_SIZE, MOST_AT_ONCE
-from zsl_runtime.machine.storage import copy_synced, exclusive, sync_folder, temporary_name, write_synced
-from zsl_runtime.serving.labeller import MOST_PICTURE_BYTES
+from zsl_runtime.machine.storage import (
+    LOCK,
+    claimed_folder,
+    copy_synced,
+    exclusive,
+    new_sibling,
+    sync_folder,
+    write_synced,
+)
+from zsl_runtime.serving.batcher import MOST_PICTURE_BYTES
 from zsl_runtime.serving.triton import DTYPES, ENCODED, OUTPUTS
 from zsl_runtime.trt.facts import build_command, graph_file
 from zsl_runtime.trt.store import engines_of, read_plan
@@ -136,20 +144,19 @@ def write_repository(folder: str, out: str | os.PathLike[str], wanted: Repositor
     config = _config(bundle, name, precision, wanted, plan)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _clean(target)
-        building = temporary_name(target)
-        try:
-            building.mkdir()
-            with exclusive(building):
+        clean_siblings(target)
+        with claimed_folder(lambda: new_sibling(target)) as building:
+            try:
                 _fill(building / name, bundle, config, copy=wanted.copy)
                 if plan is not None:
                     _fill_plan(building / f"{name}{PLAN_SUFFIX}", bundle, plan)
                 sync_folder(building)
+                (building / LOCK).unlink(missing_ok=True)
                 building.rename(target)  # replaces nothing but an empty folder
-            sync_folder(target.parent)
-        except BaseException:
-            shutil.rmtree(building, ignore_errors=True)
-            raise
+            except BaseException:
+                shutil.rmtree(building, ignore_errors=True)
+                raise
+        sync_folder(target.parent)
     except OSError as error:
         raise from_os_error(error, "write the model repository") from error
     return target, name
@@ -437,10 +444,3 @@ def _copy(bundle: Bundle, target: Path) -> None:
     for folder in {(target / name).parent for name in names}:
         sync_folder(folder)
     Bundle.open(target)
-
-
-def _clean(target: Path) -> None:
-    """Remove what killed writers of this repository left beside it; what is held or another user's stays."""
-    for path in export_leftovers(target):
-        with contextlib.suppress(OSError, SystemProblem), exclusive(path, wait=False):
-            shutil.rmtree(path)

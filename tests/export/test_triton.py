@@ -51,7 +51,7 @@ def test_the_repository_has_one_model_named_after_the_bundle(bundle, tmp_path, c
     assert f"tritonserver --model-repository {repository} --model-control-mode none" in printed.err
     assert "--http-address 127.0.0.1 --grpc-address 127.0.0.1 --metrics-address 127.0.0.1" in printed.err
     assert printed.err.count('"shared-memory,model-repository,trace,logging:closed=$(openssl rand -hex 16)"') == 2
-    assert files(repository) == {*(".lock", "my_birds/config.pbtxt", "my_birds/1/model.py", "my_birds/warmup/encoded")}
+    assert files(repository) == {"my_birds/config.pbtxt", "my_birds/1/model.py", "my_birds/warmup/encoded"}
     assert siblings(tmp_path / "new") == []
 
 

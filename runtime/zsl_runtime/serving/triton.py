@@ -19,7 +19,7 @@ from zsl_runtime.errors import ArtefactError, BackendError, UsageError, ZslError
 from zsl_runtime.labelling.classifier import Classifier
 from zsl_runtime.labelling.snapshot import CLASS_FILTERS
 from zsl_runtime.machine.threads import usable_cpus
-from zsl_runtime.serving.labeller import MOST_PICTURE_BYTES, Asked, Labeller, Square, Told
+from zsl_runtime.serving.batcher import MOST_PICTURE_BYTES, Asked, Batcher, Square, Told
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -123,7 +123,7 @@ class Model:
         self.classifier = self._classifier(bundle, _threads(settings, config))
         self.port = self.classifier.input_port
         check_inputs(config["input"], self.port)
-        self.labeller = Labeller(self.classifier, self._tell, settings.most_bytes)
+        self.batcher = Batcher(self.classifier, self._tell, settings.most_bytes)
         self.outputs = {str(one["name"]) for one in config["output"]}
         if not settings.plan:  # which can only be called from `execute`; config.pbtxt has a warm-up of Triton's own
             self.classifier.warmup()
@@ -161,7 +161,7 @@ class Model:
     def _answers(self, asked: Sequence[Asked]) -> Sequence[Told | ZslError | str]:
         """The answers; after a bug or for want of memory one text for all, and the log has the rest."""
         try:
-            return self.labeller.answer(asked)
+            return self.batcher.answer(asked)
         except Exception as error:
             said = f"E-BUG: this is a bug in zsl-deploy ({type(error).__name__}); the server's log says more"
             if isinstance(error, MemoryError):

@@ -48,8 +48,8 @@ def serve(bundle, tmp_path, plan=None, edit=lambda text: text, **wanted):
 
 
 def as_answer(arrays):
-    """As the labeller gives it, so that the same check against NumPy is used."""
-    from zsl_runtime.serving.labeller import Told
+    """As the batcher gives it, so that the same check against NumPy is used."""
+    from zsl_runtime.serving.batcher import Told
 
     texts = np.vectorize(bytes.decode, otypes=[object])
     assert len(set(arrays["generation"][:, 0].tolist())) <= 1
@@ -140,7 +140,7 @@ def test_a_bug_is_one_line_for_the_client_and_all_of_it_in_the_log(bundle, tmp_p
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(model.labeller, "answer", broken)
+        patch.setattr(model.batcher, "answer", broken)
         responses = model.execute([Request(encoded(*FILES)), Request({}), Request(encoded(*FILES))])
     said = [one.error().message() for one in responses]
     assert said[0].startswith(words)

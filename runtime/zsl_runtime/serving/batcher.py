@@ -92,7 +92,7 @@ class Told(NamedTuple):
     generation: int
 
 
-class Labeller:
+class Batcher:
     """Answers callers with a Classifier, and takes over what `zsl-classes` does to its bundle between two answers."""
 
     def __init__(self, classifier: Classifier, tell: Tell, most_bytes: int = MOST_PICTURE_BYTES) -> None:

@@ -12,7 +12,7 @@ from support.tiny_bundle import class_table
 from zsl_runtime import Classifier, add_classes
 from zsl_runtime.classes.changes import undo
 from zsl_runtime.errors import UsageError, ZslError
-from zsl_runtime.serving.labeller import Asked, Labeller, Square
+from zsl_runtime.serving.batcher import Asked, Batcher, Square
 
 
 @pytest.fixture
@@ -20,14 +20,14 @@ def opened(own_bundle):
     path = own_bundle("served", rule="gaussian")
     said: list[str] = []
     with Classifier.open(path, threads=2) as classifier:
-        yield classifier, Labeller(classifier, said.append, most_bytes=10_000), said
+        yield classifier, Batcher(classifier, said.append, most_bytes=10_000), said
 
 
 def test_files_and_squares_of_several_callers_get_what_numpy_says(opened):
-    classifier, labeller, _ = opened
+    classifier, batcher, _ = opened
     squares = [Square(one) for one in PICTURES]
     asked = [Asked(FILES[:3]), Asked(squares[3:], topk=2), Asked(FILES, 100, "unseen"), Asked(squares[:1], 1, "seen")]
-    answers = labeller.answer(asked)
+    answers = batcher.answer(asked)
     check(classifier.bundle, answers[0], PICTURES[:3], 5)
     check(classifier.bundle, answers[1], PICTURES[3:], 2)
     check(classifier.bundle, answers[2], PICTURES, 3, "unseen")
@@ -36,9 +36,9 @@ def test_files_and_squares_of_several_callers_get_what_numpy_says(opened):
 
 
 def test_a_bad_picture_is_told_in_its_place_and_the_others_are_labelled(opened):
-    classifier, labeller, _ = opened
+    classifier, batcher, _ = opened
     bad = [b"", b"no picture", FILES[0][:-30], b"\xff" * 10_001]
-    mixed, only_bad, none_bad = labeller.answer([Asked([bad[0], FILES[1], bad[1], FILES[2]]), Asked(bad), Asked(FILES)])
+    mixed, only_bad, none_bad = batcher.answer([Asked([bad[0], FILES[1], bad[1], FILES[2]]), Asked(bad), Asked(FILES)])
     good = [1, 3]
     check(classifier.bundle, mixed._replace(**rows_of(mixed, good)), PICTURES[[1, 2]], 5)
     assert [text.partition(":")[0] for text in mixed.errors] == ["E-IMAGE-EMPTY", "", "E-IMAGE-FORMAT", ""]
@@ -69,31 +69,31 @@ def test_a_bad_picture_alone_still_has_an_answer(opened):
 
 
 def test_classes_that_come_and_go_are_taken_over_between_two_answers(opened):
-    classifier, labeller, said = opened
+    classifier, batcher, said = opened
     for change in (lambda: add_classes(classifier.bundle, newcomer("dodo")), lambda: undo(classifier.bundle)):
         change()
-        (one,) = labeller.answer([Asked(FILES, topk=9)])
+        (one,) = batcher.answer([Asked(FILES, topk=9)])
         check(classifier.bundle, one, PICTURES, 9 if classifier.bundle.current().number == 2 else 8)
     assert said == ["generation 2: 9 classes", "generation 3: 8 classes"]
 
 
 def test_where_the_next_generation_cannot_be_read_the_one_before_goes_on(opened):
-    classifier, labeller, said = opened
+    classifier, batcher, said = opened
     current = classifier.bundle.path / "classes" / "CURRENT"
     whole = current.read_bytes()
     current.write_bytes(b"{}")
-    (one,) = labeller.answer([Asked(FILES)])
-    labeller.answer([Asked(FILES)])
+    (one,) = batcher.answer([Asked(FILES)])
+    batcher.answer([Asked(FILES)])
     assert one.generation == 1
     assert len(said) == 1
     assert said[0].startswith("generation 1 stays in use: E-BUNDLE-CURRENT: ")
     current.write_bytes(whole)
     add_classes(classifier.bundle, newcomer("dodo"))
-    (one,) = labeller.answer([Asked(FILES, topk=9)])
+    (one,) = batcher.answer([Asked(FILES, topk=9)])
     check(classifier.bundle, one, PICTURES, 9)
     assert said[1:] == ["generation 2: 9 classes"]
     current.unlink()
-    assert labeller.answer([Asked(FILES)])[0].generation == 2
+    assert batcher.answer([Asked(FILES)])[0].generation == 2
     assert len(said) == 3
 
 
@@ -101,7 +101,7 @@ def test_a_filter_that_leaves_no_class_is_that_callers_error_alone(own_bundle):
     path = own_bundle("served", rule="gaussian")
     with Classifier.open(path) as classifier:
         classifier.remove([name for name in class_table().names if name not in {"robin", "tit"}])
-        answers = Labeller(classifier, print).answer([Asked(FILES[:1], classes="unseen"), Asked(FILES[:1])])
+        answers = Batcher(classifier, print).answer([Asked(FILES[:1], classes="unseen"), Asked(FILES[:1])])
     assert isinstance(answers[0], ZslError)
     assert answers[0].code == "E-FILTER-EMPTY"
     assert answers[1].names.shape == (1, 2)
@@ -111,11 +111,11 @@ def test_a_filter_that_leaves_no_class_is_that_callers_error_alone(own_bundle):
 def test_rows_for_which_the_model_has_no_number_are_told_one_by_one(shared_bundle, rule):
     """Even where one caller sends nothing else, and beside another caller."""
     with Classifier.open(shared_bundle(kind="backbone_features", rule=rule)) as classifier:
-        labeller = Labeller(classifier, print)
+        batcher = Batcher(classifier, print)
         near = np.random.default_rng(0).random((2, *classifier.input_port.shape), dtype=np.float32)
         far = np.full_like(near, 3e38)
-        odd, fine = labeller.answer([Asked([Square(one) for one in far]), Asked([Square(one) for one in near])])
-        (alone,) = labeller.answer([Asked([Square(one) for one in far])])
+        odd, fine = batcher.answer([Asked([Square(one) for one in far]), Asked([Square(one) for one in near])])
+        (alone,) = batcher.answer([Asked([Square(one) for one in far])])
         expected = classifier.predict(list(near))
     for one in (odd, alone):
         assert [text.partition(":")[0] for text in one.errors] == ["E-ANSWER-VALUE"] * 2
@@ -147,7 +147,7 @@ def test_what_nobody_can_ask_for(options, code):
 def test_other_head_rules_have_no_distances(shared_bundle):
     for rule in ("rows", "fit"):
         with Classifier.open(shared_bundle(rule=rule)) as classifier:
-            (one,) = Labeller(classifier, print).answer([Asked(FILES)])
+            (one,) = Batcher(classifier, print).answer([Asked(FILES)])
             expected = classifier.predict(FILES)
         assert one.distances is None
         assert one.names.tolist() == [list(prediction.names) for prediction in expected]
@@ -166,11 +166,11 @@ SOURCES = st.lists(
 @settings(max_examples=40)
 @given(st.lists(st.tuples(SOURCES, st.integers(1, 10), st.sampled_from(("all", "seen", "unseen"))), max_size=5))
 def test_nobodys_answer_depends_on_who_else_asks(alone_and_together, calls):
-    labeller = alone_and_together
+    batcher = alone_and_together
     kinds = {"file": lambda place: FILES[place], "square": lambda place: Square(PICTURES[place]), "bad": bytes}
     asked = [Asked([kinds[kind](one) for kind, one in sources], topk, classes) for sources, topk, classes in calls]
-    for one, together in zip(asked, labeller.answer(asked), strict=True):
-        (alone,) = labeller.answer([one])
+    for one, together in zip(asked, batcher.answer(asked), strict=True):
+        (alone,) = batcher.answer([one])
         assert together.names.tolist() == alone.names.tolist()
         assert together.errors == alone.errors
         assert len(together.errors) == len(one.sources)
@@ -183,4 +183,4 @@ def test_nobodys_answer_depends_on_who_else_asks(alone_and_together, calls):
 @pytest.fixture(scope="module")
 def alone_and_together(shared_bundle):
     with Classifier.open(shared_bundle(rule="gaussian"), threads=1) as classifier:
-        yield Labeller(classifier, print)
+        yield Batcher(classifier, print)
