@@ -31,7 +31,7 @@ from zsl_runtime.classes.changes import bundle_rows
 from zsl_runtime.errors import InputError, UsageError, from_os_error
 from zsl_runtime.head.fitting import fit_head, silent
 from zsl_runtime.head.head import fold
-from zsl_runtime.labelling.numbers import answered, no_answer
+from zsl_runtime.labelling.numbers import answered, without_answer
 from zsl_runtime.labelling.snapshot import Scored
 from zsl_runtime.machine.storage import mapped_or_read
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from zsl_runtime.arrays import Advance, Bools, Floats, Ints, Lift
+    from zsl_runtime.arrays import Advance, Floats, Ints, Lift
     from zsl_runtime.backends.base import Backend
     from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.head.head import FoldedHead
@@ -211,7 +211,7 @@ class Cascade:
                 good = answered(scores)
                 predictions = self._snapshot.best(scores[good], topk)
                 marked = (replace(p, confident=bool(c)) for p, c in zip(predictions, confident[good], strict=True))
-                yield Scored.fill(_without_answer(entries, good), marked)
+                yield Scored.fill(without_answer(entries, good), marked)
 
     def _final_scores(self, block: slice) -> Floats:
         """Scores of the first pass for the confident, of the second for the rest."""
@@ -232,12 +232,6 @@ class Cascade:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _without_answer(entries: Entries, good: Bools) -> Entries:
-    """The entries of a block, with an error for each of its rows that is not `good` (n,)."""
-    rows = iter(good.tolist())
-    return [(name, error if error is not None or next(rows) else no_answer(repr(name))) for name, error in entries]
 
 
 def open_cascade(bundle: Bundle, backend: Backend, snapshot: Snapshot, confident: float) -> Cascade:

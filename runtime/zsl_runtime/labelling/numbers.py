@@ -93,10 +93,7 @@ class Judge:
             return entries, None
         if not self._good and self._bad >= MOST_IN_VAIN:
             raise self._hopeless()
-        told, row = [], iter(good.tolist())
-        for name, error in entries:
-            told.append((name, error if error is not None or next(row) else no_answer(self._named(name))))
-        return told, good
+        return without_answer(entries, good, self._named), good
 
     def end(self) -> None:
         """BackendError E-BACKEND-VALUE when there were answers, and none was a number."""
@@ -105,6 +102,14 @@ class Judge:
 
     def _hopeless(self) -> BackendError:
         return all_in_vain(self._bad)
+
+
+def without_answer(
+    entries: Iterable[tuple[str, InputError | None]], good: NDArray[np.bool_], named: Callable[[str], str] = repr
+) -> list[tuple[str, InputError | None]]:
+    """Entries with an error for each readable one whose row is not `good` (n,); `named` names it in messages."""
+    rows = iter(good.tolist())
+    return [(name, error if error is not None or next(rows) else no_answer(named(name))) for name, error in entries]
 
 
 def all_in_vain(count: int) -> BackendError:

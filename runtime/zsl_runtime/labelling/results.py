@@ -155,6 +155,11 @@ class _OnTerminal:
         self._stream.flush()
 
 
+def _shown(stream: BinaryIO, *, terminal: bool) -> IO[bytes]:
+    """The stream itself, or what writes to the terminal that it is."""
+    return cast("IO[bytes]", _OnTerminal(stream)) if terminal else stream
+
+
 @contextmanager
 def open_output(path: str | None, option: str = "--output") -> Iterator[IO[bytes]]:
     """The stream that results go to: stdout, or a file that appears under its name only when it is complete.
@@ -172,7 +177,7 @@ def open_output(path: str | None, option: str = "--output") -> Iterator[IO[bytes
     if path is None:
         if goes_nowhere(sys.stdout):  # before the work begins: whoever asked for results is not helped by exit code 0
             raise UsageError("E-OUTPUT", f"stdout is closed, so the results would be lost; give {option} FILE")
-        yield cast("IO[bytes]", _OnTerminal(sys.stdout.buffer)) if sys.stdout.isatty() else sys.stdout.buffer
+        yield _shown(sys.stdout.buffer, terminal=sys.stdout.isatty())
         return
     if in_store(path):
         from zsl_runtime.inputs.stores import uploading
@@ -188,7 +193,7 @@ def open_output(path: str | None, option: str = "--output") -> Iterator[IO[bytes
         if is_stream(path):
             number = descriptor(path)
             with target.open("wb") if number is None else os.fdopen(os.dup(number), "wb") as stream:
-                yield stream
+                yield _shown(stream, terminal=stream.isatty())
             return
         with replacing(target) as partial, partial.open("r+b") as stream:
             yield stream

@@ -201,7 +201,8 @@ def _claimed(path: Path, mode: int, held: contextlib.ExitStack) -> Path:
 def put_in_place(partial: Path, path: Path, held: contextlib.ExitStack | None = None) -> None:
     """Wait until a finished file is on the disk, and give it its name; `sync_folder` makes that durable.
 
-    Where somebody has the old file open, or we the new one, some shares refuse for a moment.
+    Nobody may read or write it who could not with the file that it replaces. Where somebody has that one open, or we
+    the new one, some shares refuse for a moment.
 
     Args:
         partial: the finished file.
@@ -211,6 +212,7 @@ def put_in_place(partial: Path, path: Path, held: contextlib.ExitStack | None = 
 
     """
     with open(open_plain(partial, os.O_RDWR), "r+b") as file:
+        _narrow(file.fileno(), path)
         sync_file(file.fileno(), path)
     for _ in range(BUSY_TRIES - 1):
         try:
@@ -224,6 +226,15 @@ def put_in_place(partial: Path, path: Path, held: contextlib.ExitStack | None = 
         else:
             return
     partial.replace(path)
+
+
+def _narrow(handle: int, path: Path) -> None:
+    """Take from an open file the permissions that the file at `path` does not give."""
+    with contextlib.suppress(OSError, AttributeError):  # there is none, or a system or share without permissions
+        given = os.stat(path, follow_symlinks=False).st_mode  # noqa: PTH116  # not of what a link leads to
+        own = os.fstat(handle).st_mode
+        if stat.S_ISREG(given) and own & ~given & 0o777:
+            os.fchmod(handle, own & given & 0o777)
 
 
 @contextlib.contextmanager

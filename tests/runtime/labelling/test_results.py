@@ -536,6 +536,21 @@ def test_on_a_terminal_a_name_of_a_file_moves_nothing_and_in_a_pipe_it_is_as_it_
     assert stream.buffer.getvalue() == (shown if terminal else line)
 
 
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="streams have no names here")
+def test_a_terminal_that_is_named_is_a_terminal():
+    """`--output /dev/stdout`, `/dev/tty`: what goes there is shown as it is without the option."""
+    import pty
+
+    reader, terminal = pty.openpty()
+    try:
+        with open_output(f"/dev/fd/{terminal}") as output:
+            output.write(encode_csv(labelled("\x1b[2J", "wren"), 0.0))
+        assert os.read(reader, 100) == b"\\x1b[2J,1,wren,unseen,0.5\r\n"
+    finally:
+        os.close(reader)
+        os.close(terminal)
+
+
 def test_no_file_is_given_its_length_by_a_call_that_signals_break():
     """Of Python's calls, `truncate` of an open file is not tried again when a signal comes (EINTR); os.ftruncate is."""
     folder = Path(results.__file__).parents[1]

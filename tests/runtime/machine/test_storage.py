@@ -8,6 +8,7 @@ import json
 import mmap
 import os
 import signal
+import stat
 import tempfile
 from pathlib import Path
 
@@ -67,6 +68,25 @@ def test_what_is_raised_while_writing_leaves_the_old_file_alone(tmp_path, error)
         write()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are another thing there")
+@pytest.mark.parametrize(("before", "after"), [(0o600, 0o600), (0o640, 0o640), (0o444, 0o444), (0o666, 0o644)])
+def test_what_replaces_a_file_is_open_to_nobody_else(tmp_path, before, after):
+    path, other = tmp_path / "x", tmp_path / "other"
+    mask = os.umask(0o022)
+    try:
+        path.write_bytes(b"old")
+        path.chmod(before)
+        write_whole(path, b"new")
+        other.symlink_to(path)
+        write_whole(other, b"no link any more")  # nor has it what the link leads to, or the link itself
+        write_whole(tmp_path / "first", b"")
+    finally:
+        os.umask(mask)
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == after
+    assert [stat.S_IMODE(one.lstat().st_mode) for one in (other, tmp_path / "first")] == [0o644, 0o644]
 
 
 def test_nothing_written_is_an_empty_file(tmp_path):
