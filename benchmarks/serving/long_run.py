@@ -33,11 +33,12 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from given import RELIABILITY, commit
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "reliability" / "long_run.json"
+RESULTS = RELIABILITY / "long_run.json"
 BACKEND, SECOND = "ort", "openvino"
 TOPK, BATCH = 5, 8
 TOLERANCE = 2e-4  # of a probability, between two backends
@@ -93,14 +94,6 @@ def command(name: str, *words: object) -> list[str]:
 def run(name: str, *words: object) -> None:
     """Run a command that must end with 0."""
     subprocess.run(command(name, *words), check=True, stdout=subprocess.DEVNULL)
-
-
-def commit() -> str:
-    """The state of the sources."""
-    asked = subprocess.run(
-        ["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return asked.stdout.strip() or "unknown"
 
 
 def write(report: dict[str, Any]) -> None:

@@ -27,11 +27,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from given import RELIABILITY, ROOT, commit
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "reliability" / "scale.json"
+RESULTS = RELIABILITY / "scale.json"
 INFER = [sys.executable, "-c", "import sys; from zsl_runtime.cli.infer import main; sys.exit(main())"]
 RATE = re.compile(r"labelled \d+ of (\d+) .*?, ([\d.]+) pictures/s")
 LATENCY = 0.05  # seconds until an object store gives the first byte: 20 to 200 ms are usual
@@ -299,13 +300,10 @@ def main() -> None:
         work = Work(given.bundle, given.photographs, Path(folder), given.backend, given.copies)
         found = timed(work, given.ways, given.repeats)
     before = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
     content = {
         "what": (__doc__ or "").partition("\n")[0],
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip(),
+        "commit": commit(),
         "machine": f"{os.cpu_count()} CPUs, {platform.machine()}",
         "load": round(os.getloadavg()[0], 1),
         "command": "python benchmarks/serving/scale.py --bundle demo/bundle --photographs demo/data/images",

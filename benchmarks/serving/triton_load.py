@@ -18,7 +18,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -27,12 +26,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from given import RELIABILITY, ROOT, bundle_and_pictures, commit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "reliability" / "triton.json"
+RESULTS = RELIABILITY / "triton.json"
 SHARES = (0.2, 0.5, 0.8, 0.95, 1.2)  # of the pictures a second that one process labels in batches
 WAITING = 64  # requests in flight at most; one that must wait for its turn among them waits in its latency
 
@@ -46,20 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pictures", type=int, default=64)
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args(argv)
-    asked.work.mkdir(parents=True, exist_ok=True)
-    for name in ("birds", "repository"):
-        shutil.rmtree(asked.work / name, ignore_errors=True)
-    bundle = Path(shutil.copytree(asked.bundle, asked.work / "birds"))
-    paths = sorted(path for path in asked.photographs.rglob("*") if path.suffix.lower() in {".jpg", ".png"})
-    random.Random(0).shuffle(paths)
-    pictures = [path.read_bytes() for path in paths[: asked.pictures]]
+    bundle, pictures = bundle_and_pictures(asked)
     load_before = os.getloadavg()
     expected, alone, in_process = library(bundle, pictures, asked.seconds)
     rates = [share * alone["pictures_per_second_in_batches"] for share in SHARES]
     triton = [server(asked, bundle, pictures, expected, rates=rates, kind=kind) for kind in ("grpc", "http")]
     said = {
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": commit(),
         "machine": f"{os.cpu_count()} CPUs",
         "load_average": {"before": load_before, "after": os.getloadavg()},
         "command": "python benchmarks/serving/triton_load.py",
@@ -198,11 +191,6 @@ def open_loop(ask: Any, expected: Sequence[str], rate: float, seconds: float) ->
 
 def _ms(seconds: Sequence[float], percent: float) -> float:
     return round(1000 * float(np.percentile(seconds, percent)), 1) if seconds else -1.0
-
-
-def _commit() -> str:
-    words = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

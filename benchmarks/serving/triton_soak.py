@@ -22,7 +22,6 @@ import importlib.util
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 import threading
@@ -33,13 +32,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from given import RELIABILITY, ROOT, bundle_and_pictures, commit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "reliability" / "triton_soak.json"
+RESULTS = RELIABILITY / "triton_soak.json"
 TOPK = 5
 PAUSE = 5.0  # seconds between two changes of the classes
 LOOK = 10.0  # seconds between two looks at memory
@@ -223,13 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pictures", type=int, default=60)
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args(argv)
-    asked.work.mkdir(parents=True, exist_ok=True)
-    for name in ("birds", "repository"):
-        shutil.rmtree(asked.work / name, ignore_errors=True)
-    bundle = Path(shutil.copytree(asked.bundle, asked.work / "birds"))
-    photographs = sorted(path for path in asked.photographs.rglob("*") if path.suffix.lower() in {".jpg", ".png"})
-    random.Random(0).shuffle(photographs)
-    pictures = [path.read_bytes() for path in photographs[: asked.pictures]]
+    bundle, pictures = bundle_and_pictures(asked)
 
     from zsl_export.to_triton import Repository, write_repository
 
@@ -254,7 +247,7 @@ def report(run: Run, pictures: int) -> int:
     tenth = max(len(memory) // 10, 1)
     said = {
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": commit(),
         "machine": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} CPUs",
         "load_average": os.getloadavg(),
         "command": " ".join(["python", "benchmarks/serving/triton_soak.py", f"--minutes {run.asked.minutes:g}"]),
@@ -286,11 +279,6 @@ def report(run: Run, pictures: int) -> int:
 
 def _ms(seconds: Sequence[float], percent: float) -> float:
     return round(1000 * float(np.percentile(seconds, percent)), 1)
-
-
-def _commit() -> str:
-    words = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":
