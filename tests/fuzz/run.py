@@ -68,15 +68,19 @@ class Shared:
 # --- the child --------------------------------------------------------------------------------------------------------
 
 
-def child(name: str, shared_path: str, seed: int, count: int, until: float) -> int:
-    """Try `count` inputs; ends early, with the input in `shared`, at the first finding."""
+def child(name: str, shared_path: str, seed: int, count: int, seconds: float) -> int:
+    """Try `count` inputs, or one and what else `seconds` are enough for once all is imported.
+
+    At the first finding it ends, with the input in `shared`.
+    """
     door, shared = DOORS[name], Shared(Path(shared_path))
     random_ = random.Random(f"{seed} {name}")
     corpus = [path.read_bytes()[:LARGEST] for path in door.corpus]
     warm_up(door)
     bound_memory(door)
     done = taken = most = 0
-    while done < count and time.time() < until:
+    until = time.time() + seconds
+    while done < count and (not done or time.time() < until):
         data = damaged(random_.choice(corpus), corpus, random_)
         shared.set_data(data)
         shared.write(done, taken, done - taken, most, len(data))
@@ -144,12 +148,13 @@ def fuzz(
         path.unlink(missing_ok=True)
         shared = Shared(path)
         count = min(AT_ONCE, inputs - said["inputs"])
-        words = [sys.executable, __file__, "--child", door.name, str(path), str(seed + number), str(count), str(until)]
+        left = until - time.time()
+        words = [sys.executable, __file__, "--child", door.name, str(path), str(seed + number), str(count), str(left)]
         try:
             ended = subprocess.run(
                 words,
                 capture_output=True,
-                timeout=max(60, until - time.time()) + door.seconds * SLOWER,
+                timeout=max(60, left) + door.seconds * SLOWER,
                 check=False,
                 env=environment,
             )
@@ -277,10 +282,10 @@ def kept(out: Path, door: str, said: dict, how: str) -> None:
 
 def main() -> int:
     if sys.argv[1:2] == ["--child"]:
-        name, path, seed, count, until = sys.argv[2:]
+        name, path, seed, count, seconds = sys.argv[2:]
         die_with_parent()
         try:
-            return child(name, path, int(seed), int(count), float(until))
+            return child(name, path, int(seed), int(count), float(seconds))
         except BaseException:
             signal.setitimer(signal.ITIMER_REAL, 0)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -151,6 +151,11 @@ for name, way in ways.items():
     assert list((tmp_path / "corpus" / "fine").glob("found-*")) == []
 
 
+def test_what_a_child_imports_first_is_not_of_its_time(tmp_path):
+    """Else a door that loads much was tried with nothing, where each has a few seconds."""
+    assert fuzz(DOORS["claim"], 100, 0.001, 1, tmp_path)["inputs"] > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHEAP)
 def test_a_thousand_inputs_in_a_child_of_bounded_memory_and_time(name, tmp_path):
