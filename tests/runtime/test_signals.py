@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -43,6 +44,16 @@ PLACES = {"in the engine": "long()", "waiting for a thread": "threading.Event().
 ENDS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
 
 
+@contextlib.contextmanager
+def running(*words, **options):
+    """A process that does not go on where the test fails: some would for minutes."""
+    with subprocess.Popen(*words, **options) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
 def gone(process: int) -> bool:
     """Whether a process has ended; one that nobody has waited for yet counts."""
     try:
@@ -75,9 +86,7 @@ def wait_until(true) -> None:
 )
 def test_the_second_signal_ends_a_command_that_hangs_and_its_children(place, numbers):
     program = HANGS.format(steps=10**9, main=PLACES[place])
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as child:
+    with running([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         grandchild = int(child.stdout.readline())
         child.send_signal(numbers[0])
         wait_until(lambda: taken(child.pid, numbers[0]))
@@ -107,7 +116,7 @@ def test_an_echo_from_outside_is_no_second_signal(numbers, pause, inside):
     finally:
         time.sleep(0.1)
         print("clean", flush=True)"""
-    with subprocess.Popen(
+    with running(
         [sys.executable, "-c", HELD.format(body=body)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as child:
         assert [child.stdout.readline() for _ in range(2)] == [b"here\n", b"ready\n"]
@@ -139,7 +148,7 @@ def test_an_echo_comes_from_outside_and_soon(number, monkeypatch):
 
 def test_one_signal_lets_it_clean_up():
     program = HANGS.format(steps=10**6, main=PLACES["waiting for a thread"]).replace("time.sleep(60)", "pass")
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+    with running([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         child.stdout.readline()
         child.send_signal(signal.SIGTERM)
         assert child.communicate(timeout=60) == (b"", b"terminated\n")
@@ -149,7 +158,7 @@ def test_one_signal_lets_it_clean_up():
 def test_an_interrupted_command_does_not_wait_for_threads_at_pythons_own_end():
     """A thread that nobody joins, as of a library's pool; the second signal would come while Python ends."""
     program = HANGS.format(steps=10**9, main="threading.Event().wait()").replace("thread.join()", "child.kill()")
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+    with running([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         child.stdout.readline()
         child.send_signal(signal.SIGTERM)
         assert child.wait(60) == 143
@@ -180,7 +189,7 @@ def test_what_it_leaves_behind_can_be_gone_on_with(shared_bundle, tmp_path, more
     np.save(rows, as_regions(draw_pictures(class_table(), labels, seed=3)))
     words = [str(rows), "--engine", str(bundle), "--output", str(out), "--batch-size", "8", "--topk", "1", *more]
     words += ["--backend", "ort", "--quiet"]
-    with subprocess.Popen([sys.executable, "-c", STUCK, *words], stderr=subprocess.PIPE, text=True) as child:
+    with running([sys.executable, "-c", STUCK, *words], stderr=subprocess.PIPE, text=True) as child:
         while "stuck" not in child.stderr.readline():
             assert child.poll() is None
         if not more:
@@ -225,7 +234,7 @@ print("still here", flush=True)
 @LINUX
 def test_descendants_are_those_of_proc():
     inner = "import subprocess, sys; p = subprocess.Popen(['sleep', '30']); print(p.pid, flush=True); p.wait()"
-    with subprocess.Popen([sys.executable, "-c", inner], stdout=subprocess.PIPE) as child:
+    with running([sys.executable, "-c", inner], stdout=subprocess.PIPE) as child:
         grandchild = int(child.stdout.readline())
         found = signals._descendants(os.getpid())
         os.kill(grandchild, signal.SIGKILL)
@@ -270,7 +279,7 @@ sys.exit(run_command(cli))
 def test_a_second_signal_while_the_command_ends_makes_no_traceback(pause, word):
     number = signal.SIGINT if word == "interrupted" else signal.SIGTERM
     program = HELD.format(body="time.sleep(30)")
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+    with running([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdout.readline() == b"here\n"
         child.send_signal(number)
         time.sleep(pause)
@@ -296,7 +305,7 @@ def test_what_a_library_makes_of_an_interruption_is_an_interruption(made, number
     except BaseException:
         {made}"""
     )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+    with running([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdout.readline() == b"here\n"
         child.send_signal(number)
         told = child.communicate(timeout=60)[1]
