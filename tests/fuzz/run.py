@@ -184,7 +184,9 @@ def note(door: Door, data: bytes, code: int, tail: str, known: set[str]) -> str:
         kind = "memory"
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
     places = [line for line in lines if line.startswith("File ")]
-    way = f"{kind} {places[-1] if places else code} {lines[-1].split(':')[0] if lines else ''}"
+    # The summary of a sanitizer names no process and no address, which are others each time.
+    last = next((line for line in lines if line.startswith("SUMMARY: ")), lines[-1].split(":")[0] if lines else "")
+    way = f"{kind} {places[-1] if places else code} {last}"
     if way not in known:
         known.add(way)
         found = CORPUS / door.name / f"found-{hashlib.sha256(data).hexdigest()[:12]}"

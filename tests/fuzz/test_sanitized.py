@@ -80,7 +80,9 @@ def test_calls_of_any_kind_are_taken_or_refused(core, tmp_path):
 
 def test_the_core_in_use_is_the_sanitized_one(core):
     kind, path = core
-    assert {"address": b"__asan_init", "thread": b"__tsan_init"}[kind] in path.read_bytes()
+    content = path.read_bytes()
+    assert {"address": b"__asan_init", "thread": b"__tsan_init"}[kind] in content
+    assert b".debug_info" in content  # else a report could not name a line
     code = "import fuzz.sanitized; from zsl_runtime import _native; print(_native.__file__)"
     around = environment(path, kind) | {"PYTHONPATH": str(CORPUS.parents[1])}
     said = subprocess.run([sys.executable, "-c", code], env=around, capture_output=True, text=True, check=True)
