@@ -670,7 +670,7 @@ def test_who_waits_for_a_folder_whose_name_holds_lines_says_so_in_one(capsys, tm
             said.append("had it")
 
     with exclusive(folder):
-        waiter = threading.Thread(target=wait)
+        waiter = threading.Thread(target=wait, daemon=True)
         waiter.start()
         err, end = "", time.monotonic() + 20
         while not err and time.monotonic() < end:

@@ -59,7 +59,7 @@ def test_threads_never_take_more_than_there_is_and_all_are_served(small_room, mo
             shape = prepare(source, SPEC).shape
             done.append(shape)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -81,7 +81,7 @@ def test_who_comes_first_is_served_first(small_room):
         small_room.give_back(size)
 
     for name, size in (("large", 8 * MIB), ("small", 5 * MIB)):  # too much together, and the small one fits now
-        takers.append(threading.Thread(target=take, args=(name, size)))
+        takers.append(threading.Thread(target=take, args=(name, size), daemon=True))
         takers[-1].start()
         while len(small_room._line) < len(takers):
             time.sleep(0.001)
