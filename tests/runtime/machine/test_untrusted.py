@@ -80,6 +80,24 @@ def test_what_a_user_names_may_be_a_link_and_no_folder(folder: Path) -> None:
         read_given(folder / "dangling", 100)
 
 
+@pytest.mark.parametrize("name", ["inner", "inner/file"])
+def test_what_becomes_a_link_between_the_look_and_the_opening_is_not_followed(folder: Path, monkeypatch, name) -> None:
+    (folder / "secrets").mkdir()
+    (folder / "secrets/file").write_bytes(b"secret")
+    look = "_require_folder" if name == "inner" else "_require_regular"
+    real = getattr(untrusted, look)
+
+    def exchange(mode: int) -> None:
+        real(mode)
+        (folder / name).rename(folder / "before")
+        (folder / name).symlink_to(folder / name.replace("inner", "secrets"))
+
+    monkeypatch.setattr(untrusted, look, exchange)
+    with pytest.raises(OSError, match=r"Too many levels of symbolic links|Not a directory"):
+        read_file(folder / "inner/file", 100, within=folder)
+    assert (folder / name).is_symlink()
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_a_pipe_that_somebody_writes_to_is_read_to_its_end(folder: Path, late: bool) -> None:
     writer = os.open(folder / "pipe", os.O_RDWR)  # as a pipe of a shell, it has a writer from the beginning
