@@ -71,13 +71,14 @@ class Place(NamedTuple):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Iterator[Place]:
-    folder = tmp_path_factory.mktemp("training")
+    base = tmp_path_factory.mktemp("training")
+    folder, beside = base / "work", base / "nursery"  # what is printed lies on no disk that is full
     make_tiny_data(folder / "data", seen=6, unseen=3, word_width=5)
     tiny_weights(folder)
     (folder / "traced").mkdir()
     before = IMPORTS + TRACE_ONCE.format(folder=str(folder / "traced"))
-    with Nursery(folder / "nursery", ["zsl-train", "zsl-export", "zsl-doctor"], before) as nursery:
-        cache, whole = folder / "nursery" / "cache" / "features", folder / "whole"
+    with Nursery(beside, ["zsl-train", "zsl-export", "zsl-doctor"], before) as nursery:
+        cache, whole = beside / "cache" / "features", folder / "whole"
         made = Place(nursery, folder, whole, cache, {}, {})
         first = made.train(whole, plan=Plan(root=str(cache)))
         assert first.code == 0, first.err
