@@ -201,8 +201,14 @@ def test_cells_that_are_no_pictures_are_errors_of_their_rows(bundle, photos):
 
 
 def test_without_ray_it_is_one_line_that_says_what_to_install(bundle, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "ray.data", raising=False)
+    class Absent:
+        def find_spec(self, name, *_):
+            if name == "ray":
+                raise ModuleNotFoundError("No module named 'ray'", name="ray")
+
+    for name in ("ray", "ray.data"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Absent(), *sys.meta_path])
     with pytest.raises(BackendError, match=r'E-PACKAGE: zsl_runtime.ray needs ray.*pip install "zsl-deploy\[ray\]"'):
         label(None, bundle)
 
