@@ -116,7 +116,6 @@ def test_a_change_that_meets_an_error_anywhere(place, name, fault):
         plan = Plan(root=str(place.bundle), action="error", value=error, kinds=kinds, at=at, times=times)
         with tally.point(fault):
             tally.note(f"exit {meet(place, name, plan, before, after)}")
-    assert met > 0
     tally.end()
 
 
@@ -148,6 +147,7 @@ def test_calls_that_do_half_of_what_they_are_asked_change_nothing(place):
 @pytest.mark.parametrize("kinds", [READ, WRITE])
 def test_a_call_that_does_half_of_what_it_is_asked_changes_nothing(place, kinds):
     before, after, met = ends(place, "add", kinds)
+    assert met > 0
     for at in range(met):
         assert meet(place, "add", Plan(root=str(place.bundle), action="short", kinds=kinds, at=at), before, after) == 0
 

@@ -55,8 +55,9 @@ class Tally:
         self._notes[what] += count
 
     def end(self) -> None:
-        """Write what was counted; AssertionError when a point failed."""
+        """Write what was counted; AssertionError when a point failed, and when there was none."""
         self._write()
+        assert self._tried, "no point was tried"
         assert not self._failed, f"{len(self._failed)} of {self._tried} points: {self._failed[:5]}"
 
     def _write(self) -> None:
