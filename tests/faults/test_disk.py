@@ -91,7 +91,7 @@ def meet(place: Place, name: str, plan: Plan, before: Answers, after: Answers) -
     place.again()
     ended = place.change(name, plan)
     assert decent(ended), (plan, ended)
-    most = LITTER + 1 if plan.kinds & (NAME | OPEN) else 0  # where names can be looked up and removed, all it began is
+    most = LITTER + 1 if plan.kinds & NAME else 0  # where names can be removed, all it began is
     found = check_sound(place.bundle, before, after, most=most, computed=plan.at % 5 == 0)
     if ended.code == 0:
         assert found == after

@@ -459,13 +459,13 @@ class Bundle:
             made[1].replace(self.path / CLASSES / CURRENT)
             sync_folder(self.path / CLASSES)
         except BaseException as error:
+            told = len(made) >= 3 and not made[2].exists()  # the history has its line already
+            _clear(made)  # before anything is read, which may fail as well
             # An interrupt may come between the rename of CURRENT and the next line, so look which one is in force.
             committed = _read_pointer(self.path).generation == generation.number
-            undone = len(made) >= 3 and not committed and not made[2].exists()
-            for path in (*made, *(() if committed else (target, signature))):
-                with contextlib.suppress(OSError):  # what stays goes with the next change, and the error is told
-                    path.unlink()
-            if undone:  # nobody would read the line, but whoever looks into the file should not find it
+            if not committed:
+                _clear((target, signature))
+            if told and not committed:  # nobody would read the line, but whoever looks into the file should not find it
                 with contextlib.suppress(OSError):
                     write_whole(self.path / HISTORY, history)
             if isinstance(error, OSError):
@@ -556,6 +556,13 @@ def _beyond(entry: Mapping[str, Any], number: int) -> bool:
     """Whether a line of the history is of a generation after `number`, which a killed writer did not get into force."""
     own = entry.get("number")
     return type(own) is int and own > number
+
+
+def _clear(paths: Iterable[Path]) -> None:
+    """Remove what is there of some files; what stays goes with the next change."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _read_pointer(folder: Path) -> Pointer:
