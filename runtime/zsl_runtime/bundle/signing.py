@@ -156,9 +156,9 @@ def open_signer(key: str | os.PathLike[str], certificates: str | os.PathLike[str
 
     """
     need_cryptography()
-    _need_model_signing()
     path = Path(key)
     private, password = _private(path)
+    _need_model_signing()
     public = check_kind(private.public_key(), str(path))
     if certificates is None:
         return Signer(path, None, password, Keys(path, {fingerprint(public): public}))
