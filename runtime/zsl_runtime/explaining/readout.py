@@ -1,0 +1,76 @@
+"""The read-out: what a model sees of each attribute in a picture, as a linear map from what its head looks at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from zsl_runtime.errors import ArtefactError, UsageError
+from zsl_runtime.machine.storage import parse_tensors, tensor_bytes
+
+if TYPE_CHECKING:
+    from zsl_runtime.arrays import Bools, Doubles, Floats
+
+LEAST_QUALITY = 0.3  # an attribute that is read worse has no say
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """What attributes are read by: read = x @ weight.T + offset, in the units of the class table.
+
+    Attributes:
+        weight: (A, D) float32.
+        offset: (A,) float32.
+        quality: (A,) float32 in [-1, 1]: correlation of what is read with the class table over classes that the fit
+            did not know; 0 where that cannot be told.
+        spread: (D,) float32, how far pictures of one class spread in each coordinate of x; 1 in canonical coordinates.
+
+    Raises:
+        UsageError: E-READOUT when shapes, dtypes or numbers cannot be.
+
+    """
+
+    weight: Floats
+    offset: Floats
+    quality: Floats
+    spread: Floats
+
+    def __post_init__(self) -> None:
+        arrays = (self.weight, self.offset, self.quality, self.spread)
+        shapes = self.weight.ndim == 2 and self.offset.shape == self.quality.shape == self.weight.shape[:1]
+        good = shapes and self.spread.shape == self.weight.shape[1:] and all(one.dtype == np.float32 for one in arrays)
+        good = good and all(bool(np.isfinite(one).all()) for one in arrays)
+        if not (good and bool((np.abs(self.quality) <= 1).all()) and bool((self.spread > 0).all())):
+            raise UsageError(
+                "E-READOUT",
+                f"a read-out of weights {self.weight.dtype} {self.weight.shape}, offsets {self.offset.shape}, "
+                f"qualities {self.quality.shape} and spreads {self.spread.shape}; expected finite float32 (A, D), (A,), "
+                "(A,) from -1 to 1, and (D,) above 0",
+            )
+
+    @property
+    def readable(self) -> Bools:
+        """(A,) which attributes are read well enough to have a say."""
+        return self.quality >= LEAST_QUALITY
+
+    def read(self, x: Floats) -> Doubles:
+        """Attribute values (N, A) float64 of lifted features x (N, D)."""
+        found: Doubles = x.astype(np.float64) @ self.weight.T.astype(np.float64) + self.offset
+        return found
+
+    def to_bytes(self) -> bytes:
+        """The safetensors file kept in a bundle."""
+        return tensor_bytes(vars(self), {})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, where: str) -> Readout:
+        """Read what `to_bytes` wrote; ArtefactError E-BUNDLE-READOUT for anything else. `where` names the file."""
+        code = "E-BUNDLE-READOUT"
+        tensors, _ = parse_tensors(data, code=code, where=where)
+        try:
+            return cls(*(tensors[name] for name in ("weight", "offset", "quality", "spread")))
+        except (KeyError, UsageError) as error:
+            reason = f"it holds no {error}" if isinstance(error, KeyError) else getattr(error, "message", error)
+            raise ArtefactError(code, f"{where} is not a read-out: {reason}; export the model again") from None
