@@ -42,7 +42,16 @@ def _points(_: click.Context, __: click.Parameter, value: float | None) -> float
     return value
 
 
-@click.command("zsl-export", cls=Command)
+EXAMPLES = (
+    ("what labels photographs without torch", "zsl-export run --out bundle"),
+    ("in two precisions, the first its default", "zsl-export run --out bundle-int8 --precision fp32,int8"),
+    ("whether every backend here gives the answers of the export", "zsl-export bundle --verify"),
+    ("a model repository for NVIDIA's Triton", "zsl-export bundle --format triton --out models"),
+    ("TensorRT engines, on a machine with the card", "zsl-export bundle --format engine"),
+)
+
+
+@click.command("zsl-export", cls=Command, examples=EXAMPLES)
 @click.argument("run", metavar="RUN|BUNDLE")
 @click.option("--out", metavar="BUNDLE|REPO", help="The folder to make of RUN, or of BUNDLE with --format triton.")
 @click.option(

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from zsl_train.recipe import Recipe
 
 
+EXAMPLES = (
+    ("whether the data can be trained on, and what is odd about it", "zsl-train --check-data birds"),
+    ("the closed form, first of all: seconds to minutes", "zsl-train --data birds --out run"),
+    ("a method that attends to regions of each photograph", "zsl-train --data birds --method sc-egg --out run-sc-egg"),
+    ("the best method that fits into 20 minutes", "zsl-train --data birds --budget 20m --out run-20m"),
+)
 MOST_EPOCHS = 1_000_000
 FEATURES = "features"  # the recipe's backbone where there is none, as `zsl_train.data.given` calls it
 
@@ -32,7 +38,7 @@ def _possible_epochs(_: click.Context, __: click.Parameter, value: float | None)
     return value
 
 
-@click.command("zsl-train", cls=Command, context_settings={"max_content_width": 120})
+@click.command("zsl-train", cls=Command, examples=EXAMPLES, context_settings={"max_content_width": 120})
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -176,7 +182,7 @@ def train(options: dict[str, Any]) -> int:
     from zsl_train.methods import find_method
     from zsl_train.progress import TrainingProgress
     from zsl_train.recipe import method_config
-    from zsl_train.report import report
+    from zsl_train.reports.text import report
     from zsl_train.training.budget import alternative, parse_length, run_budget
     from zsl_train.training.prepared import prepare
     from zsl_train.training.runner import carry_out, make_task, open_backbone, with_defaults

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from zsl_runtime.cli import examples
 from zsl_runtime.cli.command import Group
 from zsl_runtime.cli.options import (
     BACKEND,
@@ -56,12 +57,12 @@ SEED = click.option(
 RUNNING = together(DEVICE, BACKEND, THREADS)  # how photographs are looked at
 
 
-@click.group("zsl-classes", cls=Group, no_args_is_help=False)
+@click.group("zsl-classes", cls=Group, examples=examples.CLASSES, no_args_is_help=False)
 def cli() -> None:
     """See and change the classes of a bundle: no training, no photograph needed, every change can be undone."""
 
 
-@cli.command("list")
+@cli.command("list", examples=examples.LIST)
 @ENGINE
 @click.option("--format", "form", type=click.Choice(["table", "csv", "jsonl"]), default="table", show_default=True)
 def list_command(engine: str, form: str) -> None:
@@ -75,7 +76,7 @@ def list_command(engine: str, form: str) -> None:
     _print_classes(list_classes(Bundle.open(engine)), form)
 
 
-@cli.command("template")
+@cli.command("template", examples=examples.TEMPLATE)
 @ENGINE
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--like", metavar="CLASS", help="Fill the rows with the values of this class of the model, for editing.")
@@ -112,7 +113,7 @@ def template_command(engine: str, names: tuple[str, ...], like: str | None, outp
         )
 
 
-@cli.command("similar")
+@cli.command("similar", examples=examples.SIMILAR)
 @ENGINE
 @ATTRIBUTES
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
@@ -134,7 +135,7 @@ def similar_command(engine: str, attributes: str, form: str) -> None:
     _warn(found.notes)
 
 
-@cli.command("add")
+@cli.command("add", examples=examples.ADD)
 @ENGINE
 @ATTRIBUTES
 @click.option(
@@ -183,7 +184,7 @@ def add_command(
     return _exit_code(skipped)
 
 
-@cli.command("teach")
+@cli.command("teach", examples=examples.TEACH)
 @ENGINE
 @click.option(
     "--photos", required=True, metavar="DIR", help="DIR/CLASS/... holds photographs of classes that are there."
@@ -219,7 +220,7 @@ def teach_command(
     return _exit_code(skipped)
 
 
-@cli.command("remove")
+@cli.command("remove", examples=examples.REMOVE)
 @ENGINE
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @SIGNING
@@ -232,7 +233,7 @@ def remove_command(engine: str, names: tuple[str, ...], sign: str | None, sign_c
     _report(change, [f"removed {name}" for name in change.names])
 
 
-@cli.command("undo")
+@cli.command("undo", examples=examples.UNDO)
 @ENGINE
 @SIGNING
 def undo_command(engine: str, sign: str | None, sign_certificate: str | None) -> None:
@@ -244,7 +245,7 @@ def undo_command(engine: str, sign: str | None, sign_certificate: str | None) ->
     _report(change, _undone(change))
 
 
-@cli.command("refit")
+@cli.command("refit", examples=examples.REFIT)
 @ENGINE
 @SEED
 @SIGNING
@@ -260,7 +261,7 @@ def refit_command(engine: str, seed: int | None, sign: str | None, sign_certific
     _report(change, [])
 
 
-@cli.command("sign")
+@cli.command("sign", examples=examples.SIGN)
 @ENGINE
 @click.option("--sign", required=True, metavar="FILE.pem", help="Your private key (elliptic curve).")
 @SIGN_CERTIFICATE
@@ -282,7 +283,7 @@ def sign_command(engine: str, sign: str, sign_certificate: str | None) -> None:
         _say(told)
 
 
-@cli.command("prune")
+@cli.command("prune", examples=examples.PRUNE)
 @ENGINE
 @click.option(
     "--keep", required=True, type=int, metavar="N", help="How many states to keep, the one in force included."

@@ -1,18 +1,23 @@
-"""What all commands have in common: -h, --version, the last line of their help, and files after the cursor."""
+"""What all commands have in common: -h, --version, examples at the end of their help, and files after the cursor."""
 
 from __future__ import annotations
 
 import os
 import re
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
 from zsl_runtime.streams import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+# What a line does, in a few words, and the line as it can be typed where `birds` is data, `run` a run and `bundle` a
+# bundle (README). Tests parse every one, and hold both to EXAMPLE_WIDTH; the slow ones run them on the drawn birds.
+Example: TypeAlias = tuple[str, str]
+EXAMPLE_WIDTH = 78  # letters, behind two spaces: so that nothing is broken on a terminal of 80
 
 HELP = ["-h", "--help"]
 WORDS = "Words are explained by zsl-doctor --explain WORD, and in the documentation's docs/glossary.md."
@@ -37,11 +42,34 @@ class _Place(click.types.StringParamType):
         return [CompletionItem(incomplete, type=self._kind)]
 
 
-class Command(click.Command):
-    """A command with all that they have in common."""
+class _Taught(click.Command):
+    """A command whose help ends with examples."""
 
-    def __init__(self, name: str | None, **settings: Any) -> None:
+    examples: Sequence[Example] = ()
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples as they are, never wrapped, and then the epilog."""
+        if self.examples:
+            with formatter.section("Examples"):
+                indent = " " * formatter.current_indent
+                for said, line in self.examples:
+                    formatter.write(f"{indent}# {said}\n{indent}{line}\n")
+        super().format_epilog(ctx, formatter)
+
+
+class Command(_Taught):
+    """A command with all that they have in common.
+
+    Args:
+        name: that it is called by.
+        examples: for the end of its help.
+        settings: of click's Command.
+
+    """
+
+    def __init__(self, name: str | None, *, examples: Sequence[Example] = (), **settings: Any) -> None:
         super().__init__(name, **_habits(settings))
+        self.examples = examples
         for parameter in self.params:
             word = FIRST_WORD.search(parameter.metavar or (parameter.name or "").upper())
             place = PLACES.get(word[0]) if word else None
@@ -75,13 +103,14 @@ def _demanding(keys: str | None) -> Iterator[None]:
             os.environ[REQUIRE] = before
 
 
-class Group(click.Group):
-    """A command of commands, each of which has all that they have in common, too."""
+class Group(_Taught, click.Group):
+    """A command of commands, each of which has all that they have in common, too; `examples` as of a Command."""
 
     command_class = Command
 
-    def __init__(self, name: str | None = None, **settings: Any) -> None:
+    def __init__(self, name: str | None = None, *, examples: Sequence[Example] = (), **settings: Any) -> None:
         super().__init__(name, **_habits(settings))
+        self.examples = examples
 
 
 def _habits(settings: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zsl_runtime.cli.command import Command
+from zsl_runtime.cli.examples import DOCTOR
 from zsl_runtime.cli.finding import BROKEN, FAILED, NOTE, OK, Finding, guarded, said
 from zsl_runtime.cli.options import REQUIRE_SIGNATURE
 from zsl_runtime.errors import ArtefactError, BackendError, SystemProblem, UsageError, ZslError, run_command
@@ -37,7 +38,7 @@ ALL_ORT = (
 FORMATS = {"jpg": ".jpg", "zlib": ".png", "webp": ".webp", "libtiff": "compressed .tif", "jpg_2000": ".jp2"}
 
 
-@click.command("zsl-doctor", cls=Command)
+@click.command("zsl-doctor", cls=Command, examples=DOCTOR)
 @click.argument("bundle", required=False, metavar="[BUNDLE]")
 @click.option("--cards", is_flag=True, help="Speak of cards, CUDA and TensorRT even if there is no NVIDIA card here.")
 @REQUIRE_SIGNATURE

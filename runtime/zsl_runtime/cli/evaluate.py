@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zsl_runtime.cli.command import Command
+from zsl_runtime.cli.examples import EVALUATE
 from zsl_runtime.cli.options import (
     BACKEND,
     BATCH_SIZE,
@@ -38,7 +39,7 @@ ROLES = ("train", "val", "test")
 DEFAULT_ROLE = "test"
 
 
-@click.command("zsl-eval", cls=Command)
+@click.command("zsl-eval", cls=Command, examples=EVALUATE)
 @click.argument("words", nargs=-1, metavar="BUNDLE TRUTH")
 @click.option(
     "--engine",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zsl_runtime.cli.command import Command
+from zsl_runtime.cli.examples import INFER
 from zsl_runtime.cli.infer_steps import (
     begin_output,
     begin_progress,
@@ -66,7 +67,7 @@ WITH_MERGE = frozenset({"paths", "merge", "output", "quiet"})
 REBUILT = frozenset({"E-ENGINE-MISSING", "E-ENGINE-MISMATCH", "E-ENGINE-HASH", "E-ENGINE-LOAD"})
 
 
-@click.command("zsl-infer", cls=Command)
+@click.command("zsl-infer", cls=Command, examples=INFER)
 @click.argument("paths", nargs=-1, required=True)
 @click.option(
     "--engine",

@@ -14,8 +14,8 @@ import click
 import pytest
 
 import zsl_runtime
-from support.command_lines import SCRIPTS, commands
-from zsl_runtime.cli.command import PLACES, Command, Group
+from support.command_lines import SCRIPTS, commands, parse, typed
+from zsl_runtime.cli.command import EXAMPLE_WIDTH, PLACES, Command, Group
 from zsl_runtime.errors import run_command
 
 
@@ -66,6 +66,36 @@ def test_help_has_a_short_name_and_ends_with_where_words_are_explained(capsys, w
     assert " ".join(short.split()).endswith(
         "Words are explained by zsl-doctor --explain WORD, and in the documentation's docs/glossary.md."
     )
+
+
+@pytest.mark.parametrize("words", EVERY, ids=" ".join)
+def test_help_teaches_by_examples_that_could_be_typed(capsys, monkeypatch, words):
+    examples = command_of(words).examples
+    assert 2 <= len(examples) <= 5
+    for said, line in examples:
+        lines = typed("\n".join(f"    {one}" for one in line.splitlines()))
+        assert lines, line
+        for typed_words in lines:
+            parse(typed_words)
+        assert max(map(len, [f"# {said}", *line.splitlines()])) <= EXAMPLE_WIDTH
+    # The first ones are of the command itself; others may say what comes next.
+    assert words[0] in examples[0][1]
+    assert any(tuple(one[: len(words)]) == words for one in typed("\n".join(f"    {line}" for _, line in examples)))
+    monkeypatch.setenv("COLUMNS", "40")
+    assert run(words, "--help") == 0
+    shown = capsys.readouterr().out
+    assert shown.count("\nExamples:\n") == 1
+    for said, line in examples:
+        assert f"\n  # {said}\n  {line}\n" in shown
+
+
+def test_a_command_without_examples_has_no_heading_of_them(capsys):
+    @click.command("zsl-something", cls=Command)
+    def command() -> None:
+        pass
+
+    assert run_command(command, ["--help"]) == 0
+    assert "Examples" not in capsys.readouterr().out
 
 
 def test_settings_of_a_command_are_kept():
