@@ -35,6 +35,7 @@ from zsl_runtime.machine.storage import (
 )
 from zsl_runtime.machine.untrusted import GIB, MIB, UnfitError, check_folder, parse_json, parse_object, read_file
 from zsl_train.methods.base import SHEET, SHEET_FIGURES
+from zsl_train.training.material import MATERIAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from zsl_train.data.image_set import ImageSet
     from zsl_train.methods.base import Dims, Trained
     from zsl_train.recipe import Recipe
+    from zsl_train.training.material import Material
 
 RUN_FORMAT = 1
 
@@ -158,6 +160,7 @@ TENSORS = (
 )
 SITTING = "trained_before"  # of the line of log.jsonl with which a sitting begins to train: seconds of the earlier ones
 REPORT = "report.txt"  # what the command said at its end, for people; nothing reads it
+PAGE = "report.html"  # the same in pictures, likewise
 KEPT = (SHEET, SHEET_FIGURES)
 READ = (*TENSORS, RECIPE, SCORES)  # what load_run reads besides run.json, where their hashes are
 STATISTICS = "gaussian.safetensors"  # of a run that ships the Gaussian head: read as well
@@ -300,7 +303,7 @@ class RunWriter:
         """
         try:
             remove(self.folder / CHECKPOINT)
-            for name in (LOG, SPLIT, STATISTICS, REPORT, *KEPT, *READ):
+            for name in (LOG, SPLIT, STATISTICS, REPORT, PAGE, MATERIAL, *KEPT, *READ):
                 (self.folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise from_os_error(error, "replace the run, remove") from error
@@ -406,8 +409,9 @@ def save_run(
     pictures: NDArray[np.uint8] | NDArray[np.float32],
     picture_labels: NDArray[np.int64],
     images: ImageSet,
+    material: Material | None = None,
 ) -> None:
-    """Fill the run folder with all that export needs, even if the photographs move away."""
+    """Fill the run folder with all that export and report need, even if the photographs move away."""
     from zsl_train.data.folder import write_split
 
     def tensors(state: dict[str, Any]) -> bytes:
@@ -423,6 +427,7 @@ def save_run(
             "generation.safetensors": generation.to_bytes(),
             "replay.safetensors": replay.to_bytes(),
             "pictures.safetensors": tensor_bytes({"pictures": pictures, "labels": picture_labels}, {}),
+            **({} if material is None else {MATERIAL: material.to_bytes()}),
         },
         scores,
         {

@@ -20,7 +20,8 @@ from zsl_train.methods.lengths import cap_epochs, names, size
 from zsl_train.recipe import method_config
 from zsl_train.scoring.verdict import by_classes, lead, warnings
 from zsl_train.training.beside import Literature, conventional, scored_beside, told_apart
-from zsl_train.training.closed_forms import closed_forms
+from zsl_train.training.closed_forms import closed_forms, tested
+from zsl_train.training.gathering import gather
 from zsl_train.training.prepared import fingerprint, keep_pictures, prepare
 from zsl_train.training.protocol import crossfit_reason, head_rows, null_reasons, of_folds, protocol
 from zsl_train.training.run_folder import CHECKPOINT, RunWriter, save_run
@@ -229,7 +230,8 @@ def carry_out(
     shipped = trainer.train(choice, look=literature.look if looks else None)
     choice = trainer.choice  # made again where the final training lacks a view that the folds had
     head, seconds = shipped.head, earlier + time.monotonic() - began - literature.seconds
-    found = trainer.test(shipped.trained, head)
+    logits = trainer.test_logits(shipped.trained, head)
+    found = tested(logits, prepared, head.gamma, head.temperature)
     truth = images.labels[prepared.rows("test")]
     scores: dict[str, Any] = found.figures | {
         # Rows of the Gaussian head do not depend on each other: unseen ones alone are T1's.
@@ -273,6 +275,7 @@ def carry_out(
         pictures=pictures,
         picture_labels=picture_labels,
         images=images,
+        material=gather(trainer, shipped, logits, backbone.pixels),
     )
     return scores
 

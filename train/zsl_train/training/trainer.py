@@ -421,10 +421,13 @@ class Trainer:
         return self.fit(data, self.config, session)
 
     def test(self, trained: Trained, head: Head) -> Tested:
-        """Scores on the test pictures: but for the closed forms and beside.py, the only place that looks at them."""
+        """Scores on the test pictures: but for closed forms, beside.py and the report's, all that is made of them."""
+        return tested(self.test_logits(trained, head), self.prepared, head.gamma, head.temperature)
+
+    def test_logits(self, trained: Trained, head: Head) -> Floats:
+        """(n, C) what a head gives the test pictures, before gamma and temperature."""
         rows = self.prepared.rows("test")
-        logits = head_logits(trained, head, embed_rows(trained, self.prepared.store.regions, rows))
-        return tested(logits, self.prepared, head.gamma, head.temperature)
+        return head_logits(trained, head, embed_rows(trained, self.prepared.store.regions, rows))
 
 
 def trainings_in_turn(folds: int) -> int:

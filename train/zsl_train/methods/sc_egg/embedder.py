@@ -97,6 +97,10 @@ class Embedder(nn.Module):
         """(B, R, V) -> (B, R, V), each region of unit L2 norm, minus the centre (zero unless asked for)."""
         return F.normalize(regions, dim=2) - self.centre
 
+    def attention(self, regions: Tensor) -> Tensor:
+        """(B, R, V) -> (B, R, A): how each attribute's attention is spread over the regions; sums to 1 over R."""
+        return (self.normalise(regions) @ self.compression.query.T).softmax(dim=1)
+
     def compress(self, regions: Tensor) -> Tensor:
         """(B, R, V) -> g (B, V), before scaling."""
         return self.compression(self.normalise(regions))  # type: ignore[no-any-return]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from zsl_runtime.head.class_table import ClassTable
-from zsl_train.report import COLUMNS, by_class, cell, legend, report, table, verdict
+from zsl_train.reports.text import COLUMNS, by_class, cell, legend, report, table, verdict
 from zsl_train.scoring.verdict import by_classes, warnings
 
 NAMES = ("crow", "gull", "heron", "tern", "owl")
