@@ -50,9 +50,13 @@ class Neighbour(NamedTuple):
 
 
 def neighbours(
-    generation: Generation, gaussian: Gaussian, columns: Sequence[int], among: Sequence[int] | None = None
+    generation: Generation,
+    gaussian: Gaussian,
+    columns: Sequence[int],
+    among: Sequence[int] | None = None,
+    shown: int = SHOWN,
 ) -> dict[str, tuple[Neighbour, ...]]:
-    """Name of each class at `columns` -> at most SHOWN classes that it will be mixed up with most, worst first.
+    """Name of each class at `columns` -> at most `shown` classes that it will be mixed up with most, worst first.
 
     Pairwise and in closed form: with a third class near, both lose to it as well. The first MOST_TOLD are worked out.
 
@@ -61,6 +65,7 @@ def neighbours(
         gaussian: of its bundle.
         columns: which classes.
         among: columns of the classes that may be neighbours, those of `columns` included; None for all.
+        shown: how many, at most CANDIDATES.
 
     """
     means, table = generation.means, generation.table
@@ -82,12 +87,28 @@ def neighbours(
         bias = generation.head.gamma * (seen[near] - seen[j])
         lost = _below(margin + bias, np.sqrt((step**2 * variance[-1]).sum(axis=1)))
         taken = _below(margin - bias, np.sqrt((step**2 * variance[:-1]).sum(axis=1)))
-        plain = np.sqrt(spread * (step**2).sum(axis=1))
-        distance = np.divide(2 * margin, plain, out=np.zeros_like(plain), where=plain > 0)
-        worst = np.argsort(-(lost + taken), kind="stable")[:SHOWN]
+        distance = between(where[-1], where[:-1], gaussian, spread)
+        worst = np.argsort(-(lost + taken), kind="stable")[:shown]
         found[table.names[j]] = tuple(
             Neighbour(table.names[int(near[k])], float(distance[k]), float(lost[k]), float(taken[k])) for k in worst
         )
+    return found
+
+
+def between(one: Doubles, others: Doubles, gaussian: Gaussian, temperature: float) -> Doubles:
+    """How far a mean (D,) lies from others (k, D): (k,) float64, in standard deviations of the score that tells them.
+
+    Args:
+        one: in canonical coordinates, as `Gaussian.posterior` gives them.
+        others: as well.
+        gaussian: of their bundle.
+        temperature: of the head: the variance of pictures that no training saw.
+
+    """
+    away = one - others
+    step = gaussian.scale * away  # difference of the two rows
+    plain = np.sqrt(temperature * (step**2).sum(axis=1))
+    found: Doubles = np.divide((step * away).sum(axis=1), plain, out=np.zeros_like(plain), where=plain > 0)
     return found
 
 

@@ -119,7 +119,7 @@ def similar_classes(bundle: Bundle, table: ClassTable) -> Similar:
     among: Mapping[str, tuple[Neighbour | Alike, ...]]
     mixed: dict[str, str] = {}
     if old.means is None:
-        near, among = _alike(whole, bundle.rule, columns), _alike(whole, bundle.rule, columns, columns)
+        near, among = alike(whole, bundle.rule, columns), alike(whole, bundle.rule, columns, columns)
     else:
         after = grown(bundle, old, "", table, photographs={}, seed=old.seed)
         gaussian = bundle.gaussian()
@@ -146,8 +146,12 @@ def unit_rows(table: ClassTable, rule: SemanticRule) -> Doubles:
     return unit
 
 
-def _alike(
-    table: ClassTable, rule: SemanticRule, columns: Sequence[int], among: Sequence[int] | None = None
+def alike(
+    table: ClassTable,
+    rule: SemanticRule,
+    columns: Sequence[int],
+    among: Sequence[int] | None = None,
+    shown: int = SHOWN,
 ) -> dict[str, tuple[Alike, ...]]:
     """As `neighbours`, by the cosine of semantic vectors; ties in table order."""
     others = np.arange(len(table)) if among is None else np.array(among, dtype=np.int64)
@@ -156,6 +160,6 @@ def _alike(
     for j in list(columns)[:MOST_TOLD]:
         rest = others[others != j]
         cosine = unit[rest] @ unit[j]
-        best = np.argsort(-cosine, kind="stable")[:SHOWN]
+        best = np.argsort(-cosine, kind="stable")[:shown]
         found[table.names[j]] = tuple(Alike(table.names[int(rest[k])], float(cosine[k])) for k in best)
     return found if len(others) > 1 else {}

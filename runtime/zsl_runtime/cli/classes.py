@@ -135,6 +135,25 @@ def similar_command(engine: str, attributes: str, form: str) -> None:
     _warn(found.notes)
 
 
+@cli.command("explain", examples=examples.EXPLAIN)
+@ENGINE
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def explain_command(engine: str, names: tuple[str, ...], form: str) -> None:
+    """Tell what is known of classes: what they are near, what sets them apart, what they rest on, how they came.
+
+    For each class the nearest others and the shares of photographs that the two are expected to take from each other;
+    the attributes in which the table sets it apart from them; its photographs, how far they have moved it from where
+    its attributes put it, and how much is left uncertain; and its part of the history. No model is loaded. A name that
+    begins with a dash goes after `--`.
+    """
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.classes.account import accounts
+    from zsl_runtime.cli.explain import print_accounts
+
+    print_accounts(accounts(Bundle.open(engine, verify=False), names), form)
+
+
 @cli.command("add", examples=examples.ADD)
 @ENGINE
 @ATTRIBUTES

@@ -61,6 +61,13 @@ SIMILAR: Examples = (
         "zsl-classes similar --engine bundle --attributes birds/more_classes.csv \\\n      --format json",
     ),
 )
+EXPLAIN: Examples = (
+    ("what is known of a class", 'zsl-classes explain --engine bundle "Honey Plumewren"'),
+    (
+        "of two, for a program",
+        'zsl-classes explain --engine bundle "Honey Plumewren" "Amberneck Courser" \\\n      --format json',
+    ),
+)
 ADD: Examples = (
     ("from attributes alone", "zsl-classes add --engine bundle --attributes birds/more_classes.csv"),
     (
