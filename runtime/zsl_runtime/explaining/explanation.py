@@ -18,7 +18,8 @@ class Spoken:
     Attributes:
         attribute: its name.
         contribution: to log p(answer) - log p(rival); above 0 it speaks for the answer.
-        read: its value in this picture, as the model's read-out tells it, in units of the class table.
+        read: its value in this picture, as the model's read-out tells it, in units of the class table, moved such that
+            halfway between the two classes, as the model holds them, is halfway in the table.
         answer: its value of the answer's class in the table.
         rival: its value of the rival's.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +25,9 @@ class Readout:
         offset: (A,) float32.
         quality: (A,) float32 in [-1, 1]: correlation of what is read with the class table over classes that the fit
             did not know; 0 where that cannot be told.
+        unit: (A,) float32, how far apart the classes of the fit are in each attribute: their standard deviation; 0 for
+            one that was the same in all.
+        centre: (D,) float32, where an average class lies.
         spread: (D,) float32, how far pictures of one class spread in each coordinate of x; 1 in canonical coordinates.
 
     Raises:
@@ -35,25 +38,29 @@ class Readout:
     weight: Floats
     offset: Floats
     quality: Floats
+    unit: Floats
+    centre: Floats
     spread: Floats
 
     def __post_init__(self) -> None:
-        arrays = (self.weight, self.offset, self.quality, self.spread)
-        shapes = self.weight.ndim == 2 and self.offset.shape == self.quality.shape == self.weight.shape[:1]
-        good = shapes and self.spread.shape == self.weight.shape[1:] and all(one.dtype == np.float32 for one in arrays)
-        good = good and all(bool(np.isfinite(one).all()) for one in arrays)
-        if not (good and bool((np.abs(self.quality) <= 1).all()) and bool((self.spread > 0).all())):
+        arrays = tuple(vars(self).values())
+        rows, columns = self.weight.shape[:1], self.weight.shape[1:]
+        shapes = self.weight.ndim == 2 and all(one.shape == rows for one in (self.offset, self.quality, self.unit))
+        good = shapes and self.centre.shape == self.spread.shape == columns
+        good = good and all(one.dtype == np.float32 and bool(np.isfinite(one).all()) for one in arrays)
+        if not (good and (np.abs(self.quality) <= 1).all() and (self.unit >= 0).all() and (self.spread > 0).all()):
             raise UsageError(
                 "E-READOUT",
-                f"a read-out of weights {self.weight.dtype} {self.weight.shape}, offsets {self.offset.shape}, "
-                f"qualities {self.quality.shape} and spreads {self.spread.shape}; expected finite float32 (A, D), (A,), "
-                "(A,) from -1 to 1, and (D,) above 0",
+                f"a read-out of {', '.join(f'{name} {one.dtype} {one.shape}' for name, one in vars(self).items())}; "
+                "expected finite float32 (A, D), (A,) three times, (D,) twice, with qualities from -1 to 1, units of 0 "
+                "or more and spreads above 0",
             )
 
     @property
     def readable(self) -> Bools:
         """(A,) which attributes are read well enough to have a say."""
-        return self.quality >= LEAST_QUALITY
+        good: Bools = (self.quality >= LEAST_QUALITY) & (self.unit > 0)
+        return good
 
     def read(self, x: Floats) -> Doubles:
         """Attribute values (N, A) float64 of lifted features x (N, D)."""
@@ -70,7 +77,7 @@ class Readout:
         code = "E-BUNDLE-READOUT"
         tensors, _ = parse_tensors(data, code=code, where=where)
         try:
-            return cls(*(tensors[name] for name in ("weight", "offset", "quality", "spread")))
+            return cls(*(tensors[one.name] for one in fields(cls)))
         except (KeyError, UsageError) as error:
             reason = f"it holds no {error}" if isinstance(error, KeyError) else getattr(error, "message", error)
             raise ArtefactError(code, f"{where} is not a read-out: {reason}; export the model again") from None

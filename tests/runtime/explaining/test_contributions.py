@@ -21,6 +21,8 @@ def readout(rng: np.random.Generator, attributes: int, width: int, quality: floa
         rng.standard_normal((attributes, width)).astype(np.float32),
         rng.standard_normal(attributes).astype(np.float32),
         np.full(attributes, quality, np.float32),
+        rng.uniform(0.1, 1, attributes).astype(np.float32),
+        rng.standard_normal(width).astype(np.float32),
         rng.uniform(0.5, 2, width).astype(np.float32),
     )
 
@@ -46,10 +48,16 @@ def test_nonnegative_least_squares_of_nothing_and_of_one_that_would_be_below() -
     assert nonnegative(same, np.array([1.0, 1.0])) == pytest.approx([1 / 2.001] * 2)
 
 
-@given(seed=st.integers(0, 2**31), classes=st.integers(2, 6), attributes=st.integers(1, 12), width=st.integers(1, 20))
+@given(
+    seed=st.integers(0, 2**31),
+    classes=st.integers(2, 6),
+    attributes=st.integers(1, 12),
+    width=st.integers(1, 20),
+    known=st.booleans(),
+)
 @settings(max_examples=60, deadline=None)
 def test_contributions_rest_and_handicap_are_the_difference_of_scores(
-    seed: int, classes: int, attributes: int, width: int
+    seed: int, classes: int, attributes: int, width: int, known: bool
 ) -> None:
     rng = np.random.default_rng(seed)
     seen = rng.integers(0, 2, classes).astype(np.bool_)
@@ -62,7 +70,8 @@ def test_contributions_rest_and_handicap_are_the_difference_of_scores(
     table = ClassTable(tuple(f"c{i}" for i in range(classes)), seen, raw, tuple(f"a{i}" for i in range(attributes)))
     x = rng.standard_normal(width).astype(np.float32)
     rows = readout(rng, attributes, width)
-    pair = pair_of(head, table, rows, 0, 1)
+    means = rng.standard_normal((2, width)) if known else None
+    pair = pair_of(head, table, rows, (0, 1), means)
     spoken, rest = split(pair, table, x, rows.read(x[None])[0])
     scores = head.scores(x[None])[0]
     together = sum(one.contribution for one in spoken) + rest + pair.seen_handicap
@@ -78,23 +87,53 @@ def test_contributions_rest_and_handicap_are_the_difference_of_scores(
         assert one.contribution * for_answer >= 0  # who is read nearer to the answer speaks for it
 
 
-def test_an_attribute_that_is_the_whole_difference_says_all_of_it() -> None:
+def crows_and_gulls(quality: float = LEAST_QUALITY / 2) -> tuple[FoldedHead, ClassTable, Readout]:
     head = FoldedHead(np.array([[2, 0], [0, 0]], np.float32), np.array([-2, 0], np.float32), np.zeros(2, np.float32))
     raw = np.array([[1.0, 5.0, 1.0], [0.0, 5.0, 0.0]])
     table = ClassTable(("crow", "gull"), np.ones(2, np.bool_), raw, ("black", "large", "wet"))
     rows = Readout(
-        np.array([[0.5, 0], [0, 1], [0.3, 0]], np.float32),
-        np.zeros(3, np.float32),
-        np.array([0.9, 0.9, LEAST_QUALITY / 2], np.float32),
+        np.array([[0.5, 0], [0, 1], [-0.3, 0]], np.float32),
+        np.array([0.25, 0, 0], np.float32),
+        np.array([0.9, 0.9, quality], np.float32),
+        np.ones(3, np.float32),
+        np.zeros(2, np.float32),
         np.ones(2, np.float32),
     )
-    pair = pair_of(head, table, rows, 0, 1)
+    return head, table, rows
+
+
+@pytest.mark.parametrize("means", [None, np.array([[2.0, 0.0], [0.0, 0.0]])])
+def test_an_attribute_that_is_the_whole_difference_says_all_of_it(means: np.ndarray | None) -> None:
+    head, table, rows = crows_and_gulls()
+    pair = pair_of(head, table, rows, (0, 1), means)
     assert pair.attributes.tolist() == [0]  # `large` is the same in both, `wet` cannot be read
-    # beta = 4 but for the ridge; a picture that reads 1 lies half a unit beyond halfway.
-    spoken, rest = split(pair, table, np.array([2, 7], np.float32), np.array([1.0, 7.0, 0.6]))
-    assert [(one.attribute, one.read, one.answer, one.rival) for one in spoken] == [("black", 1, 1, 0)]
-    assert spoken[0].contribution == pytest.approx(2, rel=0.02)
+    # Scores are 2x - 2, equal at 1, where 0.5 + 0.25 is read; halfway in the table is 0.5.
+    x = np.array([2, 7], np.float32)
+    spoken, rest = split(pair, table, x, rows.read(x[None])[0])
+    assert [(one.attribute, one.answer, one.rival) for one in spoken] == [("black", 1, 0)]
+    assert spoken[0].read == pytest.approx(1.25 - 0.25)
+    assert spoken[0].contribution == pytest.approx(2 / 1.1)  # the ridge leaves one part in eleven to the rest
     assert spoken[0].contribution + rest == pytest.approx(2)
+
+
+def test_an_attribute_that_the_model_holds_the_wrong_way_round_says_nothing() -> None:
+    head, table, rows = crows_and_gulls(quality=0.9)
+    pair = pair_of(head, table, rows, (0, 1), np.array([[2.0, 0.0], [0.0, 0.0]]))
+    assert pair.attributes.tolist() == [0]  # of a typical crow less `wet` is read than of a gull
+
+
+def test_small_differences_of_the_table_count_less_than_large_ones() -> None:
+    head, table, _ = crows_and_gulls()
+    same = Readout(
+        np.array([[0.5, 0], [0.5, 0]], np.float32),
+        np.zeros(2, np.float32),
+        *(np.ones(2, np.float32) for _ in range(2)),
+        *(np.ones(2, np.float32) for _ in range(2)),
+    )
+    table = ClassTable(table.names, table.seen, np.array([[1.0, 0.5], [0.0, 0.4]]), ("black", "dark"))
+    pair = pair_of(head, table, same, (0, 1))
+    assert pair.attributes.tolist() == [0, 1]
+    assert pair.factor[0] > 50 * pair.factor[1] > 0
 
 
 def test_a_readout_comes_back_from_its_bytes() -> None:
@@ -113,6 +152,8 @@ def test_a_readout_comes_back_from_its_bytes() -> None:
         ("offset", np.zeros(2, np.float32)),
         ("quality", np.full(3, 1.5, np.float32)),
         ("spread", np.zeros(4, np.float32)),
+        ("centre", np.zeros(3, np.float32)),
+        ("unit", np.full(3, -1, np.float32)),
         ("spread", np.ones(4, np.float64)),
     ],
 )
@@ -124,7 +165,7 @@ def test_a_readout_that_cannot_be_is_refused(name: str, value: np.ndarray) -> No
 
 
 def test_other_bytes_are_no_readout() -> None:
-    for data in (b"", b"{}", Readout(*(np.ones(s, np.float32) for s in ((1, 1), 1, 1, 1))).to_bytes()[:-1]):
+    for data in (b"", b"{}", Readout(*(np.ones(s, np.float32) for s in ((1, 1), 1, 1, 1, 1, 1))).to_bytes()[:-1]):
         with pytest.raises(ArtefactError) as caught:
             Readout.from_bytes(data, where="readout.safetensors")
         assert caught.value.code == "E-BUNDLE-READOUT"
