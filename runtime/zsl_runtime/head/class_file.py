@@ -34,7 +34,11 @@ UNNAMED = re.compile(r"Unnamed: \d+")  # how pandas calls a column without a nam
 
 
 def read_class_csv(
-    path: str | PathLike[str], *, attributes: Sequence[str] | None = None, need_split: bool
+    path: str | PathLike[str],
+    *,
+    attributes: Sequence[str] | None = None,
+    need_split: bool,
+    data: bytes | None = None,
 ) -> ClassTable:
     """Read classes and their attribute vectors from a CSV file, or from the first sheet of an .xlsx workbook.
 
@@ -48,6 +52,7 @@ def read_class_csv(
             this order. None takes the file's own columns in the file's order.
         need_split: True for a data folder's classes.csv, whose column `split` is required. False for classes to be
             added to a model: they are unseen, so `split` may be absent, or say `unseen` in every row.
+        data: the file, where it is in memory: then `path` is only what messages call it.
 
     Returns:
         The classes in the file's order; `raw` is float64, exactly the numbers of the file. Its notes say what the user
@@ -60,7 +65,7 @@ def read_class_csv(
         SystemProblem: the file cannot be opened.
 
     """
-    table = read_table(path, ("name",), comments=True)
+    table = read_table(path, ("name",), comments=True, data=data)
     where = table.name
     if not table.rows:
         raise UsageError("E-CLASSES-EMPTY", f"{where} is empty; expected a line of column names and a row per class")

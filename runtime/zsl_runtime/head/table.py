@@ -144,7 +144,9 @@ class Table:
         return [(line, (cells[one].strip(), cells[other].strip())) for line, cells in self.rows[1:]]
 
 
-def read_table(path: str | PathLike[str], columns: Sequence[str], *, comments: bool = False) -> Table:
+def read_table(
+    path: str | PathLike[str], columns: Sequence[str], *, comments: bool = False, data: bytes | None = None
+) -> Table:
     """Read a table: UTF-8, or UTF-16 or UTF-32 with a byte-order mark; any line ending; or the first sheet of a .xlsx.
 
     Cells are separated by commas, semicolons, tabs or bars, and may be quoted. A workbook is one by its name or by what
@@ -156,6 +158,7 @@ def read_table(path: str | PathLike[str], columns: Sequence[str], *, comments: b
             what the cells are separated, and which line names them.
         comments: whether lines that begin with a number sign and a space may stand above the column names, and be of
             any width below.
+        data: the file, where it is in memory: then `path` is only what it is called.
 
     Raises:
         UsageError: E-CSV for what is no table, E-CSV-COLUMNS for column names below other rows; of a workbook E-XLSX
@@ -165,7 +168,7 @@ def read_table(path: str | PathLike[str], columns: Sequence[str], *, comments: b
     """
     where = f"{str(path)!r}"
     try:
-        data = read_given(path, MOST_TABLE)
+        data = read_given(path, MOST_TABLE) if data is None else data
     except UnfitError as error:
         raise UsageError("E-XLSX" if is_workbook(path) else "E-CSV", f"{where} {error}; give a table") from None
     except OSError as error:
