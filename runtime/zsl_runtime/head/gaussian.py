@@ -18,6 +18,7 @@ import numpy as np
 from zsl_runtime.arrays import row_blocks
 from zsl_runtime.errors import ArtefactError, UsageError
 from zsl_runtime.head.head import Head
+from zsl_runtime.head.held_out import check_percentiles
 from zsl_runtime.machine.storage import parse_tensors, tensor_bytes
 
 if TYPE_CHECKING:
@@ -142,11 +143,14 @@ class Gaussian:
     Attributes:
         variance: d (D,) float64, how far means told from attributes are off, in units of the spread within a class.
         scale: s (D,) float64 in (0, 1], weight of each coordinate: the same for all classes.
+        held: (101,) float64, percentiles 0 to 100 of how far held-out photographs are from the nearest class
+            (`zsl_runtime.head.distance`); None where they are not known.
 
     """
 
     variance: Doubles
     scale: Doubles
+    held: Doubles | None = None
 
     def __post_init__(self) -> None:
         same = self.variance.ndim == 1 and self.variance.shape == self.scale.shape and len(self.scale) > 0
@@ -158,10 +162,13 @@ class Gaussian:
                 f"variances {self.variance.dtype} {self.variance.shape} and scales {self.scale.dtype} "
                 f"{self.scale.shape}; expected float64 (D,) each, finite, at least 0 and above 0",
             )
+        if self.held is not None:
+            check_percentiles(self.held)
 
     def to_bytes(self) -> bytes:
-        """The safetensors file kept in a bundle."""
-        return tensor_bytes({"variance": self.variance, "scale": self.scale}, {})
+        """The safetensors file kept in a bundle; a runtime that knows nothing of `held` passes over it."""
+        held = {} if self.held is None else {"held": self.held}
+        return tensor_bytes({"variance": self.variance, "scale": self.scale, **held}, {})
 
     @classmethod
     def from_bytes(cls, data: bytes, *, where: str) -> Gaussian:
@@ -169,7 +176,7 @@ class Gaussian:
         code = "E-BUNDLE-GAUSSIAN"
         tensors, _ = parse_tensors(data, code=code, where=where)
         try:
-            return cls(tensors["variance"], tensors["scale"])
+            return cls(tensors["variance"], tensors["scale"], tensors.get("held"))
         except (KeyError, UsageError) as error:
             reason = f"it holds no {error}" if isinstance(error, KeyError) else getattr(error, "message", error)
             raise ArtefactError(code, f"{where} is not a statistics file: {reason}; export the model again") from None

@@ -16,6 +16,7 @@ from sklearn.kernel_ridge import KernelRidge
 from torch import nn
 
 from zsl_runtime.errors import UsageError
+from zsl_runtime.head.distance import Distances
 from zsl_runtime.head.gaussian import ClassMeans, evidence_of, gaussian_head
 from zsl_train.head import gaussian
 from zsl_train.head.gaussian import (
@@ -35,6 +36,7 @@ from zsl_train.head.gaussian import (
     check_classes,
     choose_settings,
     finish,
+    held_out_distances,
     logits,
     make_case,
     measure_errors,
@@ -272,6 +274,30 @@ def test_the_head_that_ships_gives_the_scores_that_the_folds_compared(share, err
     got = told_apart(x.astype(np.float64) @ head.weights[0].T + head.biases[0])
     wanted = told_apart(logits(spectrum, chosen, solve(spectrum, chosen), errors))
     np.testing.assert_allclose(got, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(("share", "errors", "sizes"), SHIPPED, ids=str)
+def test_held_out_pictures_are_as_far_as_they_would_be_from_what_a_fold_ships(monkeypatch, share, errors, sizes):
+    """Through its lift, its means, its rows and the function that runs on site, fold by fold."""
+    problems = [Problem(seed, **sizes) for seed in (0, 1)]
+    chosen = replace(SETTINGS, kappa=1.0, share=share, draws=DRAWS[-1] if share else 0)
+    monkeypatch.setattr(gaussian, "measure_errors", lambda *_: errors)  # so that all folds have the same ones
+    spectra, wanted = [], []
+    for problem in problems:
+        trained, noise, made = method_of(problem)
+        spectra.append(problem.spectrum(made))
+        shipped = finish(trained, spectra[-1], HeadChoice(chosen, errors), noise)
+        means = ClassMeans.without_photographs(run_means(shipped.means, problem.semantic))
+        means = means.taught(evidence_of(run_batched(shipped.lift, problem.features), problem.labels))
+        measure = Distances.of(gaussian_head(means, shipped.gaussian, shipped.views[0]), shipped.gaussian)
+        wanted.append(measure(run_batched(shipped.lift, problem.held)).distances)
+    got = held_out_distances(spectra, HeadChoice(chosen, errors))
+    np.testing.assert_allclose(got, np.concatenate(wanted), rtol=2e-3)
+    assert got.std() > 0.05
+
+
+def test_without_folds_no_picture_was_held_out():
+    assert held_out_distances([], HeadChoice()).shape == (0,)
 
 
 @pytest.mark.parametrize("errors", [ERRORS, Errors(0.6, 0.0)], ids=str)

@@ -13,6 +13,7 @@ import torch
 
 from support.tiny_prepared import CONFIG, DCR, PUBLISHED, RECIPE
 from zsl_runtime.errors import ArtefactError, GateError
+from zsl_runtime.head import held_out
 from zsl_train.head.gaussian import HeadChoice
 from zsl_train.methods import dcr_gan
 from zsl_train.methods import eszsl as eszsl_method
@@ -36,7 +37,8 @@ def without_test_pictures(prepared: Prepared) -> Prepared:
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, PUBLISHED], ids=lambda recipe: recipe.head)
-def test_selection_and_training_never_look_at_a_test_picture(prepared, tmp_path, recipe):
+def test_selection_and_training_never_look_at_a_test_picture(prepared, tmp_path, monkeypatch, recipe):
+    monkeypatch.setattr(held_out, "LEAST", 1)
     blind = without_test_pictures(prepared)
     folds = validation_folds(blind, recipe)
     results = []
@@ -50,6 +52,11 @@ def test_selection_and_training_never_look_at_a_test_picture(prepared, tmp_path,
     assert choice == choice_too
     assert choice.validation_H is not None
     assert (choice.head is None) == (shipped.means is None) == (recipe is PUBLISHED)
+    assert (shipped.trained.gaussian is None) == (recipe is PUBLISHED)
+    if recipe is RECIPE:
+        held = shipped.trained.gaussian.held
+        assert held is not None
+        np.testing.assert_array_equal(held, shipped_too.trained.gaussian.held)
     for one, other in zip(shipped.head.weights, shipped_too.head.weights, strict=True):
         assert np.isfinite(one).all()
         np.testing.assert_array_equal(one, other)

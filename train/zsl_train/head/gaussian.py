@@ -349,16 +349,9 @@ def logits(spectrum: Spectrum, settings: Settings, solution: Solution, errors: E
 
     The same numbers as the head that ships: rows and posterior means as in `zsl_runtime.head.gaussian`.
     """
-    white, case = spectrum.white(settings.shrinkage), spectrum.case
+    white = spectrum.white(settings.shrinkage)
     variances = errors.ratio * solution.variances + errors.floor
-    # Seen classes: the prior moved towards the mean of their pictures.
-    prior = solution.means[case.classes]
-    apart, count = white.means - prior, case.counts[:, None]
-    along = apart @ solution.directions
-    moved = along * (variances * count / (1 + variances * count))
-    other = errors.floor * count / (1 + errors.floor * count)
-    means = solution.means.copy()
-    means[case.classes] = prior + moved @ solution.directions.T + other * (apart - along @ solution.directions.T)
+    means = _posterior(spectrum, white, solution, errors)
     # s is 1 / (1 + kappa d) along the directions of E, `rest` across them.
     rest = 1 / (1 + settings.kappa * errors.floor)
     less = rest - 1 / (1 + settings.kappa * variances)
@@ -366,6 +359,20 @@ def logits(spectrum: Spectrum, settings: Settings, solution: Solution, errors: E
     bias = -0.5 * (rest * (means**2).sum(axis=1) - (along**2 * less).sum(axis=1))
     scores: Doubles = rest * white.held @ means.T - (white.held @ solution.directions * less) @ along.T + bias
     return scores
+
+
+def _posterior(spectrum: Spectrum, white: White, solution: Solution, errors: Errors) -> Doubles:
+    """Where the classes lie (C, Q): the seen ones at the prior moved towards the mean of their pictures."""
+    case = spectrum.case
+    variances = errors.ratio * solution.variances + errors.floor
+    prior = solution.means[case.classes]
+    apart, count = white.means - prior, case.counts[:, None]
+    along = apart @ solution.directions
+    moved = along * (variances * count / (1 + variances * count))
+    other = errors.floor * count / (1 + errors.floor * count)
+    means = solution.means.copy()
+    means[case.classes] = prior + moved @ solution.directions.T + other * (apart - along @ solution.directions.T)
+    return means
 
 
 # --- the choice on folds --------------------------------------------------------------------------------------------
@@ -525,11 +532,51 @@ def _scores(
     """
     solutions = [solve(spectrum, settings) for spectrum, _, _ in folds]
     measured = [measure_errors(spectrum, settings, one) for (spectrum, _, _), one in zip(folds, solutions, strict=True)]
-    scores = []
-    for place, ((spectrum, _, _), one) in enumerate(zip(folds, solutions, strict=True)):
-        others = [found for k, found in enumerate(measured) if found is not None and (k != place or len(folds) == 1)]
-        scores.append(logits(spectrum, settings, one, Errors.mean(others) if others else Errors()))
+    scores = [
+        logits(spectrum, settings, one, _of_others(measured, place))
+        for place, ((spectrum, _, _), one) in enumerate(zip(folds, solutions, strict=True))
+    ]
     return scores, measured
+
+
+def _of_others(measured: Sequence[Errors | None], place: int) -> Errors:
+    """What all folds but one measured; a single one has nothing but its own."""
+    others = [found for k, found in enumerate(measured) if found is not None and (k != place or len(measured) == 1)]
+    return Errors.mean(others) if others else Errors()
+
+
+def held_out_distances(spectra: Sequence[Spectrum], choice: HeadChoice) -> Doubles:
+    """How far the held-out pictures of all folds are from the nearest class, in standard deviations: (n,).
+
+    The same numbers as `zsl_runtime.head.distance` gives for what a fold would ship; classes that are known by their
+    attributes alone are among the classes. Nobody trained on these pictures. Many of them, often most, are of classes
+    that their fold had no picture of: as photographs of unseen classes are to the model that ships.
+
+    Args:
+        spectra: of the folds, at the share of the last stage that was chosen.
+        choice: of the head on them.
+
+    """
+    settings, found = choice.settings, [np.zeros(0)]
+    solutions = [solve(spectrum, settings) for spectrum in spectra]
+    measured = [measure_errors(spectrum, settings, one) for spectrum, one in zip(spectra, solutions, strict=True)]
+    for place, (spectrum, one) in enumerate(zip(spectra, solutions, strict=True)):
+        white = spectrum.white(settings.shrinkage)
+        means = _posterior(spectrum, white, one, _of_others(measured, place))
+        if _everywhere(choice):
+            inside, squares = white.held, ((spectrum.held * white.scale) ** 2).sum(axis=1)
+            width = len(white.scale)
+        else:
+            inside, means = white.held @ one.directions, means @ one.directions
+            squares, width = (inside**2).sum(axis=1), inside.shape[1]
+        apart = squares[:, None] - 2 * inside @ means.T + (means**2).sum(axis=1)
+        found.append(np.sqrt(np.maximum(apart.min(axis=1), 0) / width))
+    return np.concatenate(found)
+
+
+def _everywhere(choice: HeadChoice) -> bool:
+    """Whether means can be off in any direction, so that all F coordinates are kept."""
+    return choice.settings.share > 0 or choice.errors.floor > 0
 
 
 def try_default(spectrum: Spectrum, labels: Ints, seen: Bools) -> HeadChoice:
@@ -556,7 +603,7 @@ def finish(trained: Trained, spectrum: Spectrum, choice: HeadChoice, noise: Mapp
     white, solution = spectrum.white(settings.shrinkage), solve(spectrum, settings)
     axes = white.basis @ solution.directions  # (F, P) in the eigenvectors' coordinates, whitened
     variances = errors.ratio * solution.variances + errors.floor
-    if settings.share > 0 or errors.floor > 0:
+    if _everywhere(choice):
         axes = np.concatenate([axes, _complement(axes)], axis=1)
         variances = np.concatenate([variances, np.full(axes.shape[1] - len(variances), errors.floor)])
     gaussian = Gaussian(variances, 1 / (1 + settings.kappa * variances))

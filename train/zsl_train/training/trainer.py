@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zsl_runtime.head.gaussian import ClassMeans, evidence_of, gaussian_head, prior_means
+from zsl_runtime.head.held_out import percentiles
 from zsl_train.devices import CPU, computing
 from zsl_train.head.gaussian import (
     Case,
@@ -16,6 +17,7 @@ from zsl_train.head.gaussian import (
     Spectrum,
     choose_settings,
     finish,
+    held_out_distances,
     make_case,
     noise_banks,
 )
@@ -340,10 +342,20 @@ class Trainer:
         self.choice = choice = self._agreed(trained, choice)
         if choice.head is not None or self.gaussian:
             made = self.with_gaussian(trained, choice.head or HeadChoice())
+            made = replace(made, trained=self._with_distances(made.trained, choice))
         else:
             head, replay = self.published_head(trained)
             made = Shipped(trained, head, replay)
         return replace(made, head=replace(made.head, gamma=choice.gamma, temperature=choice.temperature))
+
+    def _with_distances(self, trained: Trained, choice: Choice) -> Trained:
+        """What ships, with how far the folds' held-out pictures are from the classes; none without folds."""
+        assert trained.gaussian is not None
+        if choice.head is None:
+            return trained
+        spectra = [self._spectrum(fold, i, choice.variant, choice.stop_at) for i, fold in enumerate(self.folds)]
+        held = percentiles(held_out_distances(spectra, choice.head))
+        return replace(trained, gaussian=replace(trained.gaussian, held=held))
 
     def with_gaussian(self, trained: Trained, choice: HeadChoice) -> Shipped:
         """The Gaussian head of all classes on what was trained, with the gamma and the temperature of `choice`."""
