@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import traceback
 from functools import wraps
@@ -19,7 +20,7 @@ from starlette.routing import Route
 from zsl_runtime.errors import ZslError, from_os_error
 from zsl_runtime.streams import printable
 from zsl_runtime.web import asked
-from zsl_runtime.web.guard import Guard, refusal
+from zsl_runtime.web.guard import MOST_PICTURE, Guard, refusal
 from zsl_runtime.web.worker import Worker
 
 if TYPE_CHECKING:
@@ -82,10 +83,11 @@ class Page:
     # --- what is there ----------------------------------------------------------------------------------------------
 
     async def _about(self, _request: Request) -> Any:
-        return await asyncio.to_thread(self._desk.about)
+        return {**await asyncio.to_thread(self._desk.about), "most_bytes": MOST_PICTURE}
 
-    async def _state(self, _request: Request) -> Any:
-        return await asyncio.to_thread(self._desk.state)
+    async def _state(self, request: Request) -> Any:
+        known = request.query_params.get("known", "")
+        return await asyncio.to_thread(self._desk.state, int(known) if re.fullmatch("[0-9]{1,15}", known) else 0)
 
     async def _row(self, request: Request) -> Any:
         given = asked.parsed(await request.body())

@@ -31,6 +31,7 @@ from zsl_runtime.classes.newcomers import Neighbour, confusable, neighbours
 from zsl_runtime.classes.similar import similar_classes
 from zsl_runtime.errors import UsageError
 from zsl_runtime.head.class_file import read_class_csv
+from zsl_runtime.head.distance import FAR, Distances
 from zsl_runtime.head.gaussian import Evidence
 from zsl_runtime.head.head import fold
 from zsl_runtime.labelling.numbers import finite, no_answer
@@ -51,8 +52,10 @@ if TYPE_CHECKING:
     from zsl_runtime.classes.similar import Alike
     from zsl_runtime.head.class_table import ClassTable
     from zsl_runtime.labelling.classifier import Classifier
+    from zsl_runtime.web.sliders import Slider
 
 TOPK = 5
+MOST_SPOKEN = 12  # attributes that are sent with an explanation
 PATIENCE, LOOK = 5.0, 0.1  # seconds for which another writer is waited for, and between two looks
 PREVIEW_QUALITY = 88  # of JPEG
 
@@ -71,6 +74,7 @@ class Desk:
     classifier: Classifier
     origin: str = ""
     vectors: Vectors = field(init=False)
+    _sliders: list[Slider] = field(init=False)
     _added: tuple[int, frozenset[str]] = field(default=(0, frozenset()), init=False)
     _changing: threading.Lock = field(default_factory=threading.Lock, init=False)
 
@@ -81,6 +85,7 @@ class Desk:
                 f"{self.classifier.bundle.path} takes feature vectors, and the page shows photographs; give a bundle "
                 "that was trained on photographs, or label rows with zsl-infer",
             )
+        self._sliders = sliders(self.classifier.bundle)
         self.vectors = Vectors(int(self.classifier.manifest["dims"]["D"]))
 
     # --- what is there ----------------------------------------------------------------------------------------------
@@ -90,13 +95,14 @@ class Desk:
         bundle, backend = self.classifier.bundle, self.classifier.backend
         return {
             "bundle": os.path.basename(self.origin or bundle.path.resolve()),  # noqa: PTH119  # text
-            "path": self.origin or str(bundle.path),
+            "path": self.origin or str(bundle.path.resolve()),
             "trial": bool(self.origin),
             "runs": f"{backend.name}, {backend.precision}",
             "teachable": bundle.head_rule == "gaussian",
             "explains": self.explains,
+            "far": self._far(),
             "most_photographs": MOST_PHOTOGRAPHS,
-            "sliders": [one._asdict() for one in sliders(bundle)],
+            "sliders": [one._asdict() for one in self._sliders],
         }
 
     @property
@@ -104,8 +110,17 @@ class Desk:
         """Whether the bundle can say why a photograph got its label."""
         return hasattr(self.classifier, "explain")
 
-    def state(self) -> dict[str, Any]:
+    def _far(self) -> dict[str, float] | None:
+        """From what distance a photograph is far, and than how many in 100 held-out ones; None where it is not known."""
+        distances = self.classifier.snapshot().distances
+        beyond = None if distances is None else distances.beyond
+        return None if beyond is None else {"distance": beyond, "percent": FAR}
+
+    def state(self, known: int = 0) -> dict[str, Any]:
         """Classes and changes of the generation in force; another process may have made it.
+
+        Args:
+            known: generation that the asker knows: if it is still in force, its number is all that is said.
 
         Raises:
             ArtefactError: the bundle is damaged, or was replaced by another one.
@@ -113,6 +128,8 @@ class Desk:
         """
         self.classifier.reload()
         bundle, number = self.classifier.bundle, self.classifier.generation
+        if number == known:
+            return {"generation": number}
         added = self._added_names()
         return {
             "generation": number,
@@ -175,6 +192,33 @@ class Desk:
         self.vectors.put(digest, x[0])
         return {"digest": digest, "preview": _preview(pixels), **self.labels([digest])}
 
+    def explain(self, data: bytes, called: str) -> dict[str, Any]:
+        """Why a photograph gets its label and not the next one (`zsl_runtime.explaining.Explanation`), in short.
+
+        Args:
+            data: bytes of a file.
+            called: what messages call it.
+
+        Returns:
+            As `Explanation.to_dict`, with the first MOST_SPOKEN attributes, their labels and their maps; `others` is
+            the sum of what the others contribute, `count` how many have a say.
+
+        Raises:
+            UsageError: the bundle cannot explain.
+            InputError: E-IMAGE-..., E-ANSWER-VALUE.
+            BackendError: E-BACKEND-RUN.
+
+        """
+        told = self.classifier.explain(data).to_dict()
+        labels = {one.name: one for one in self._sliders}
+        spoken = [
+            {**one, "label": f"{labels[one['attribute']].group}: {labels[one['attribute']].label}".removeprefix(": ")}
+            for one in told["spoken"][:MOST_SPOKEN]
+        ]
+        maps = told["maps"] and {one["attribute"]: told["maps"].get(one["attribute"]) for one in spoken}
+        others = sum(one["contribution"] for one in told["spoken"][MOST_SPOKEN:])
+        return {**told, "name": called, "spoken": spoken, "others": others, "count": len(told["spoken"]), "maps": maps}
+
     def labels(self, digests: Sequence[str]) -> dict[str, Any]:
         """Labels of photographs that were looked at; None for those that are not known any more."""
         return _labels(self.classifier.snapshot(), self._vectors(digests), self._added_names())
@@ -235,7 +279,8 @@ class Desk:
         else:
             notes += found.confusable.values()
         added = self._added_names() | set(table.names)
-        snapshot = Snapshot(after, fold(after.head, after.table.seen))
+        distances = None if after.means is None else Distances(after.head, bundle.gaussian())
+        snapshot = Snapshot(after, fold(after.head, after.table.seen), distances)
         return {"said": _said_of(near), "notes": notes, **_labels(snapshot, self._vectors(digests), added)}
 
     def add(self, table: ClassTable, photographs: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -325,8 +370,10 @@ def _labels(snapshot: Snapshot, vectors: Mapping[str, Floats | None], added: fro
     known = {digest: x for digest, x in vectors.items() if x is not None}
     found: dict[str, Any] = dict.fromkeys(vectors)
     if known:
-        scores = snapshot.head.scores(np.stack(list(known.values())))
-        for digest, one in zip(known, snapshot.best(scores, TOPK), strict=True):
+        x = np.stack(list(known.values()))
+        distances = None if snapshot.distances is None else snapshot.distances(x)
+        best = snapshot.best(snapshot.head.scores(x), TOPK, distances)
+        for row, (digest, one) in enumerate(zip(known, best, strict=True)):
             found[digest] = {
                 "classes": [
                     {
@@ -335,7 +382,10 @@ def _labels(snapshot: Snapshot, vectors: Mapping[str, Floats | None], added: fro
                         "probability": chance,
                     }
                     for name, seen, chance in zip(one.names, one.seen, one.probabilities, strict=True)
-                ]
+                ],
+                "distance": one.distance,
+                "nearest": None if distances is None else snapshot.table.names[int(distances.nearest[row])],
+                "far": one.far,
             }
     return {"generation": snapshot.generation.number, "labels": found}
 
@@ -369,7 +419,11 @@ def _shown(change: Change, name: str) -> str:
 
 
 def _said_of(near: Mapping[str, Sequence[Neighbour | Alike]]) -> list[str]:
-    return [f"{name}{_near(one)}" for name, one in near.items()]
+    """Lines about classes that are not there yet; of a single one, a line for each of its neighbours."""
+    if len(near) != 1:
+        return [f"{name}{_near(found)}" for name, found in near.items()]
+    ((name, found),) = near.items()
+    return [f"{name}{_near([one])}" for one in found]
 
 
 def _near(near: Sequence[Neighbour | Alike]) -> str:

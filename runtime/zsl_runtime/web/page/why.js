@@ -1,0 +1,111 @@
+// Why a photograph has its label: what each attribute says, and where the model looked for it.
+
+import { ask } from "./ask.js";
+import { el, fill, number, percent } from "./parts.js";
+
+const SHOWN = 8; // attributes; the others are added up
+const MAPS = 4;
+const PLACES = [["upper left", "upper middle", "upper right"], ["left", "middle", "right"], ["lower left", "lower middle", "lower right"]];
+const redraw = { call: () => {} };
+
+export const onToggle = (call) => {
+  redraw.call = call;
+};
+
+export function whyButton(one) {
+  const toggle = () => {
+    one.why = !one.why;
+    redraw.call(one);
+    one.card.querySelector(".ask-why").focus();
+  };
+  return el("button", { type: "button", class: "ask-why", text: "Why?", "aria-expanded": String(Boolean(one.why)), "aria-label": `Why is ${one.name} labelled so?`, onclick: toggle });
+}
+
+/** What is known of it; asked for anew whenever the classes are other ones. */
+export function whyPanel(one) {
+  const panel = el("div", { class: "why", role: "group", "aria-label": `Why ${one.name} is labelled so` }, el("p", { role: "status", text: "is being looked at again ..." }));
+  ask("explain", one.file, one.name).then(
+    (found) => fill(panel, ...told(one, found)),
+    (error) => fill(panel, el("p", { class: "error", text: error.message })),
+  );
+  return panel;
+}
+
+const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
+
+function told(one, found) {
+  if (!found.rival) return [el("p", { text: `There is no other class that ${found.answer} could be compared with.` })];
+  const shown = found.spoken.slice(0, SHOWN);
+  const rest = found.spoken.slice(SHOWN).reduce((sum, each) => sum + each.contribution, 0) + (found.others ?? 0);
+  const count = found.count - shown.length;
+  const most = Math.max(...shown.map((each) => Math.abs(each.contribution)), 1e-9);
+  const head = ["Attribute", "Read here", found.answer, found.rival, "Speaks", ""];
+  const sums = [
+    count > 0 ? [`${count} other attributes together`, rest] : null,
+    ["What no attribute tells", found.rest],
+    found.seen_handicap ? ["Handicap of classes seen in training", found.seen_handicap] : null,
+    ["Together", found.difference],
+  ].filter(Boolean);
+  return [
+    el("h4", { text: `Why ${found.answer} and not ${found.rival}` }),
+    el("p", { class: "quiet", text: `${found.answer} has ${percent(found.probability)}, its strongest rival ${found.rival} ${percent(found.rival_probability)}. Contributions are in log-probability: each 0.7 for ${found.answer} doubles its odds against ${found.rival}, each −0.7 halves them.` }),
+    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "What each attribute says" }, el("table", {},
+      el("thead", {}, el("tr", {}, ...head.map((text) => el("th", { scope: "col", text })))),
+      el("tbody", {}, ...shown.map((each) => row(each, found, most))),
+      el("tfoot", {}, ...sums.map(([text, value]) => el("tr", {}, el("th", { scope: "row", colspan: 4, text }), el("td", { class: "number", text: signed(value) }), el("td")))),
+    )),
+    ...maps(one, found),
+  ];
+}
+
+function row(each, found, most) {
+  const bar = el("span", { class: each.contribution < 0 ? "against" : "for" });
+  bar.style.width = `${(100 * Math.abs(each.contribution)) / most}%`;
+  return el("tr", {}, el("th", { scope: "row", text: each.label }), ...[each.read, each.answer, each.rival].map((value) => el("td", { class: "number", text: number(Number(value.toFixed(2))) })),
+    el("td", { class: "number", text: signed(each.contribution) }), el("td", {}, el("span", { class: "says", "aria-hidden": "true" }, bar)));
+}
+
+/** The attributes that speak most for the answer, each with the photograph lit where the model looked. */
+function maps(one, found) {
+  if (!found.maps) return [el("p", { class: "quiet", text: "This model has no attention, so there are no maps of where it looked." })];
+  const some = found.spoken.filter((each) => each.contribution > 0 && found.maps[each.attribute]).slice(0, MAPS);
+  if (!some.length) return [];
+  return [el("h4", { text: "Where the model looked for them" }), el("div", { class: "maps" }, ...some.map((each) => figure(one, each, found.maps[each.attribute])))];
+}
+
+function figure(one, each, map) {
+  const canvas = el("canvas", { width: 260, height: 260, role: "img", "aria-label": `${each.label}: looked for mostly at the ${place(map)} of ${one.name}` });
+  const photograph = new Image();
+  photograph.onload = () => light(canvas, photograph, map);
+  photograph.src = one.preview;
+  return el("figure", {}, canvas, el("figcaption", { text: `${each.label}: mostly ${place(map)}` }));
+}
+
+/** The photograph, dark where the model did not look. */
+function light(canvas, photograph, map) {
+  const side = map.length;
+  const most = Math.max(...map.flat(), 1e-12);
+  const shade = document.createElement("canvas");
+  shade.width = shade.height = side;
+  const pixels = new ImageData(side, side);
+  map.flat().forEach((value, k) => {
+    pixels.data[4 * k + 3] = 215 * (1 - value / most);
+  });
+  shade.getContext("2d").putImageData(pixels, 0, 0);
+  const drawing = canvas.getContext("2d");
+  drawing.drawImage(photograph, 0, 0, canvas.width, canvas.height);
+  drawing.imageSmoothingQuality = "high";
+  drawing.drawImage(shade, 0, 0, canvas.width, canvas.height);
+}
+
+/** Which ninth of the picture has most of the map, in words. */
+function place(map) {
+  const side = map.length;
+  const sums = [0, 0, 0].map(() => [0, 0, 0]);
+  map.forEach((line, y) => line.forEach((value, x) => {
+    sums[Math.floor((3 * y) / side)][Math.floor((3 * x) / side)] += value;
+  }));
+  const best = Math.max(...sums.flat());
+  const row = sums.findIndex((line) => line.includes(best));
+  return PLACES[row][sums[row].indexOf(best)];
+}
