@@ -12,10 +12,12 @@ import click
 
 from zsl_runtime.cli.command import Command
 from zsl_runtime.cli.examples import INFER
+from zsl_runtime.cli.infer_formats import FORMATS, LOCAL_FILES, MADE, check_format, written_as
 from zsl_runtime.cli.infer_steps import (
     begin_output,
     begin_progress,
     begin_to_read,
+    begin_to_sort,
     cascade_answers,
     find_inputs,
     scored_ahead,
@@ -60,9 +62,10 @@ NO_MATTER = frozenset(
         "rebuild",
         "trust_engine",
         "merge",
+        "label_studio_prefix",
+        "label_studio_root",
     }
 )
-WITH_MERGE = frozenset({"paths", "merge", "output", "quiet"})
 # What building an engine cures: there is none, it is for another card or version, or it is damaged.
 REBUILT = frozenset({"E-ENGINE-MISSING", "E-ENGINE-MISMATCH", "E-ENGINE-HASH", "E-ENGINE-LOAD"})
 
@@ -78,10 +81,11 @@ REBUILT = frozenset({"E-ENGINE-MISSING", "E-ENGINE-MISMATCH", "E-ENGINE-HASH", "
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(["csv", "csv-safe", "jsonl"]),
+    type=click.Choice(FORMATS),
     default="csv",
     show_default=True,
-    help="csv-safe, for spreadsheet programs: an apostrophe before what they would take for a formula.",
+    help="csv-safe, for spreadsheet programs: an apostrophe before what they would take for a formula. label-studio: "
+    "tasks with the best class as pre-annotation.",
 )
 @click.option("--output", metavar="FILE", help="Write here instead of stdout; it is FILE.partial until it is complete.")
 @click.option("--resume", is_flag=True, help="With --output: go on with FILE.partial where a run was interrupted.")
@@ -92,6 +96,26 @@ REBUILT = frozenset({"E-ENGINE-MISSING", "E-ENGINE-MISMATCH", "E-ENGINE-HASH", "
 )
 @click.option(
     "--merge", is_flag=True, help="PATHS are the outputs of all shares of a run: put them together into --output."
+)
+@click.option(
+    "--sort-into",
+    metavar="DIR",
+    help="Also copy each picture into DIR/CLASS, and what is less probable than --min-probability into DIR/unsure.",
+)
+@click.option(
+    "--link",
+    type=click.Choice(["hard", "symbolic"]),
+    help="With --sort-into: links in place of copies, which take no room.",
+)
+@click.option(
+    "--label-studio-prefix",
+    metavar="URL",
+    help=f"What Label Studio gets a picture by, before its path [default: {LOCAL_FILES}].",
+)
+@click.option(
+    "--label-studio-root",
+    metavar="DIR",
+    help="The folder that these paths are relative to, LOCAL_FILES_DOCUMENT_ROOT there [default: /].",
 )
 @click.option(
     "--null", "-0", is_flag=True, help="Paths of a list on stdin end with NUL (find -print0), not with a line."
@@ -136,6 +160,10 @@ def command(
     resume: bool,
     shard: str | None,
     merge: bool,
+    sort_into: str | None,
+    link: str | None,
+    label_studio_prefix: str | None,
+    label_studio_root: str | None,
     null: bool,
     classes: str,
     min_probability: float,
@@ -183,14 +211,19 @@ def command(
     labelled all the same.
     """
     if merge:
-        return _merge(paths, output, quiet=quiet)
+        from zsl_runtime.cli.infer_merge import merge_outputs
+
+        return merge_outputs(paths, output, format_, quiet=quiet, prefix=label_studio_prefix, root=label_studio_root)
     if engine is None:
         raise click.UsageError("Missing option '--engine'.", click.get_current_context())
     _check(min_probability, confident, cascade=cascade, output=output, resume=resume)
+    if link is not None and sort_into is None:
+        raise UsageError("E-SORT-INTO", f"--link {link} is for --sort-into; give a folder, too, or leave it out")
+    check_format(format_, output, paths, prefix=label_studio_prefix, root=label_studio_root)
     share = _share(shard, cascade=cascade)
     if null and "-" not in paths:
         raise UsageError("E-LIST", "--null is for a list of paths on stdin; give - as a path, too")
-    if resume and _nothing_to_resume(output, share):
+    if resume and _nothing_to_resume(output, None if format_ in MADE else share):
         click.echo(one_line(f"{output} is complete: nothing to resume; leave --resume out to label again"), err=True)
         return 0
     import warnings
@@ -205,7 +238,6 @@ def command(
     from zsl_runtime.labelling.classifier import CONFIDENT, Classifier
     from zsl_runtime.labelling.profiling import NO_PROFILE, Profile
     from zsl_runtime.labelling.reading import reader_of
-    from zsl_runtime.labelling.results import csv_header, encode_csv, encode_jsonl
     from zsl_runtime.labelling.scoring import label
     from zsl_runtime.machine.stop import Stop, stopping
 
@@ -227,18 +259,39 @@ def command(
     with ExitStack() as stack, Stop() as stop:
         with bundle.verifying(threads):  # hashing goes on while inputs are counted and the first ones are read
             job = find_inputs(
-                bundle, paths, null=null, threads=threads, batch_size=batch_size, stop=stop, profile=notes, share=share
+                bundle,
+                paths,
+                null=null,
+                threads=threads,
+                batch_size=batch_size,
+                stop=stop,
+                profile=notes,
+                share=share,
+                without=sort_into,
             )
             if not cascade:
                 stack.enter_context(stopping(stop))
-            out = begin_output(bundle, output, options, stack, resume=resume, whole=cascade, share=share)
-            rows = begin_to_read(job, out, stack)
+            written = written_as(
+                format_,
+                bundle,
+                job.reader,
+                min_probability=min_probability,
+                prefix=label_studio_prefix,
+                root=label_studio_root,
+            )
+            out = begin_output(
+                bundle, output, options, stack, resume=resume, whole=cascade, share=share, make=written.make
+            )
+            sorter = begin_to_sort(job, stack, sort_into, link=link, least=min_probability, cascade=cascade)
+            rows = begin_to_read(job, out, stack, sorter)
         opener = partial(
             Classifier.open, bundle, backend, device, threads, precision=precision, trust_engine=trust_engine
         )
         opened = opener() if not rebuild else _rebuilding(opener, bundle, device, precision, batch_size)
         classifier = stack.enter_context(opened)
         snapshot = classifier.snapshot(classes)
+        if sorter is not None:
+            sorter.know(snapshot.table.names)
         progress = begin_progress(job, out, snapshot, bundle)
         if cascade:
             two = stack.enter_context(classifier.open_cascade(snapshot, CONFIDENT if confident is None else confident))
@@ -248,16 +301,12 @@ def command(
             answers = cascade_answers(two, batches, Progress(job.total, job.unit, sys.stderr), topk=topk)
         else:
             answers = label(snapshot, batches, topk=topk, profile=notes)
-        encode = (
-            partial(encode_jsonl, min_probability=min_probability)
-            if format_ == "jsonl"
-            else partial(encode_csv, min_probability=min_probability, safe=format_ == "csv-safe")
-        )
         counts = Counts()
-        header = b"" if format_ == "jsonl" else csv_header()
         if out.partial is not None:
             out.partial.backend = f"{classifier.backend.name} {classifier.backend.precision}"
-        unreadable = write_answers(job, out, answers, progress, encode, header=header, counts=counts)
+        unreadable = write_answers(
+            job, out, answers, progress, written.encode, header=written.header, counts=counts, sorter=sorter
+        )
         whole = tell_the_end(
             job, classifier, snapshot, progress, unreadable=unreadable, counts=None if quiet else counts
         )
@@ -286,41 +335,6 @@ def _share(shard: str | None, *, cascade: bool) -> Share | None:
     if cascade:
         raise UsageError("E-SHARE", "a cascade labels all pictures together and has no shares; leave --shard out")
     return parse_share(shard)
-
-
-def _merge(paths: Sequence[str], output: str | None, *, quiet: bool) -> int:
-    """Put the outputs of all shares together; the exit code is that of one whole run."""
-    from click.core import ParameterSource
-
-    context = click.get_current_context()
-    asked = [
-        parameter.opts[0]
-        for parameter in context.command.params
-        if parameter.name not in WITH_MERGE
-        and context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
-    ]
-    if asked:
-        raise UsageError("E-MERGE", f"--merge takes outputs and --output alone; leave {', '.join(asked)} out")
-    import os
-
-    from zsl_runtime.inputs.item import in_store
-    from zsl_runtime.labelling.merging import SUFFIX, merge
-    from zsl_runtime.labelling.results import open_output
-
-    if output is not None and os.path.realpath(output) in map(os.path.realpath, paths):
-        raise UsageError("E-OUTPUT", f"--output {output!r} is one of the outputs to merge; give another file")
-    with ExitStack() as stack:
-        if any(map(in_store, paths)):
-            from zsl_runtime.inputs.stores import brought
-
-            paths = tuple(stack.enter_context(brought(paths, SUFFIX)))
-        done = merge(paths, stack.enter_context(open_output(output)))
-    for line in () if quiet else done.notes:
-        click.echo(one_line(line), err=True)
-    click.echo(
-        f"merged {done.shares} shares: {done.items} answers, of which {done.unreadable} could not be read", err=True
-    )
-    return InputError.exit_code if done.unreadable else 0
 
 
 def _rebuilding(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from zsl_runtime.errors import InputError, UsageError, listed
 
@@ -15,17 +16,21 @@ if TYPE_CHECKING:
     from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.cli.infer_counts import Counts
     from zsl_runtime.cli.progress import Progress
-    from zsl_runtime.inputs.files import Found
+    from zsl_runtime.inputs.files import Found, Without
     from zsl_runtime.inputs.item import Item, Place, Tally
     from zsl_runtime.inputs.share import Share
     from zsl_runtime.labelling.ahead import Ahead
     from zsl_runtime.labelling.cascade import Cascade, Refit
     from zsl_runtime.labelling.classifier import Classifier
+    from zsl_runtime.labelling.made import Maker
     from zsl_runtime.labelling.profiling import NoProfile
     from zsl_runtime.labelling.reading import Reader, ReadItem
     from zsl_runtime.labelling.results import PartialFile, Sink
     from zsl_runtime.labelling.snapshot import Labelled, Scored, Snapshot
+    from zsl_runtime.labelling.sorting import Sorter
     from zsl_runtime.machine.stop import Stop
+
+    Make = Callable[[IO[bytes], int], Maker]  # of what answers are written to, and the generation
 
 
 def _release(version: str) -> str:
@@ -70,7 +75,9 @@ class Job:
 
 
 class Output(NamedTuple):
-    """Where answers go; `partial` and the bundle's `generation` only where a run can be resumed, or is a share.
+    """Where answers go; `partial` only where a run can be resumed, or is a share.
+
+    The bundle's `generation` there, too, and where the output tells it: 0 elsewhere.
 
     What is interrupted is lost where it goes to a store: `kept` is false.
     """
@@ -96,19 +103,24 @@ def find_inputs(
     stop: Stop,
     profile: NoProfile,
     share: Share | None = None,
+    without: str | None = None,
 ) -> Job:
-    """Find out what the paths stand for, and how many things to label that is."""
+    """Find out what the paths stand for, and how many things to label that is; nothing that is in `without`."""
+    from zsl_runtime.inputs.files import NOTHING
     from zsl_runtime.inputs.item import Tally
     from zsl_runtime.labelling.reading import reader_of
 
     reader, tally = reader_of(bundle), Tally()
     suffixes, others, takes = _kinds(reader)
-    entries = None
+    entries, passed_over = None, NOTHING
+    if without is not None and os.path.isdir(without):  # noqa: PTH112
+        status = os.stat(without)  # noqa: PTH116
+        passed_over = frozenset({(status.st_dev, status.st_ino)})
     if "-" in paths:
         from zsl_runtime.inputs.files import list_entries
 
-        entries = list_entries(_stdin(paths), suffixes, null=null, stop=stop, tally=tally)
-    found = _only(paths, suffixes, others, entries, takes=takes)
+        entries = list_entries(_stdin(paths), suffixes, null=null, stop=stop, tally=tally, without=passed_over)
+    found = _only(paths, suffixes, others, entries, takes=takes, without=passed_over)
     items, total = _items(found, reader, tally, share)
     return Job(reader, found, items, total, tally, threads, batch_size, stop, profile, share)
 
@@ -122,42 +134,61 @@ def begin_output(
     resume: bool,
     whole: bool,
     share: Share | None = None,
+    make: Make | None = None,
 ) -> Output:
-    """Open stdout or a file; `whole` is for answers that all come at the end, so that there is no part to keep."""
-    import os
+    """Open stdout or a file; `whole` is for answers that all come at the end, so that there is no part to keep.
 
+    With `make`, JSON lines are written, and the output is what is made of them.
+    """
     from zsl_runtime import __version__
     from zsl_runtime.inputs.item import in_store
     from zsl_runtime.labelling.results import Sink, is_stream, open_output, open_partial
 
     there = in_store(path)
+    generation = bundle.pointer()[0]
+
+    def at_once() -> Output:
+        stream = stack.enter_context(open_output(path))
+        if make is None:
+            return Output(Sink(stream))
+        from zsl_runtime.labelling.made import MadeSink
+
+        return Output(MadeSink(stream, make(stream, generation)), generation=generation)
+
     if there and resume:
         raise UsageError("E-RESUME", f"{path!r} is in a store, where nothing is before all is; give a file on the disk")
-    if there and share is None:
-        return Output(Sink(stack.enter_context(open_output(path))))
+    if there and (share is None or make is not None):
+        return at_once()
     if not resume and (whole or path is None or is_stream(path) or os.path.isdir(path)):  # noqa: PTH112
-        return Output(Sink(stack.enter_context(open_output(path))))
+        return at_once()
     assert path is not None
     if there:
         from zsl_runtime.inputs.stores import uploading
 
         path = stack.enter_context(uploading(path))
-    generation = bundle.pointer()[0]
+    convert = None
+    if make is not None:
+        from zsl_runtime.labelling.made import making
+
+        convert, share = making(lambda stream: make(stream, generation)), None  # nothing merges such files
     known = {f"--{name.strip('_').replace('_', '-')}": value for name, value in options.items()}
     known |= {"bundle": bundle.manifest_sha256, "generation": generation, "zsl-deploy": _release(__version__)}
-    partial = stack.enter_context(open_partial(path, known, resume=resume, build=__version__, share=share))
+    partial = stack.enter_context(
+        open_partial(path, known, resume=resume, build=__version__, share=share, convert=convert)
+    )
     return Output(partial, partial, generation, kept=not there)
 
 
-def begin_to_read(job: Job, out: Output, stack: ExitStack) -> Ahead[ReadItem]:
+def begin_to_read(job: Job, out: Output, stack: ExitStack, sorter: Sorter | None = None) -> Ahead[ReadItem]:
     """Begin to list, decode and resize, in threads, before the graph is there."""
     from zsl_runtime.labelling.reading import read_ahead
     from zsl_runtime.labelling.results import undone
     from zsl_runtime.machine.threads import readers
 
+    items = job.items if out.partial is None else undone(job.items, out.partial.state)
     rows = read_ahead(
         job.reader,
-        job.items if out.partial is None else undone(job.items, out.partial.state),
+        items if sorter is None else sorter.noting(items),
         workers=readers(job.threads),
         batch_size=job.batch_size,
         stop=job.stop,
@@ -168,11 +199,24 @@ def begin_to_read(job: Job, out: Output, stack: ExitStack) -> Ahead[ReadItem]:
     return rows
 
 
+def begin_to_sort(
+    job: Job, stack: ExitStack, folder: str | None, *, link: str | None, least: float, cascade: bool
+) -> Sorter | None:
+    """What sorts pictures into a folder, if one is given; UsageError E-SORT-INTO for a model that takes no pictures."""
+    if folder is None:
+        return None
+    from zsl_runtime.labelling.sorting import open_sorter
+
+    if job.reader.pixels is None:
+        raise UsageError("E-SORT-INTO", "this model takes rows of features: there are no pictures to sort")
+    return stack.enter_context(open_sorter(folder, link=link, least=least, keep_bytes=not cascade))
+
+
 def begin_progress(job: Job, out: Output, snapshot: Snapshot, bundle: Bundle) -> Progress:
     """The graph is there; from now on the time counts."""
     from zsl_runtime.cli.progress import Progress
 
-    if out.partial is not None and snapshot.generation.number != out.generation:
+    if out.generation and snapshot.generation.number != out.generation:
         raise UsageError("E-RESUME", f"the classes of {bundle.path} were changed just now; run it again")
     progress = Progress(job.total if job.share is None else None, job.unit, sys.stderr, out.done)
     if job.found.skipped:
@@ -232,6 +276,7 @@ def write_answers(
     *,
     header: bytes,
     counts: Counts,
+    sorter: Sorter | None = None,
 ) -> int:
     """Write all answers, say on stderr what could not be read; how many that is, an earlier run's among them."""
     from zsl_runtime.labelling.profiling import OUTPUT
@@ -243,6 +288,8 @@ def write_answers(
                 out.sink.write(header, [])
             for batch in answers:
                 with job.profile.stage(OUTPUT):
+                    if sorter is not None:  # before the answers: of what is written, no run that goes on comes by again
+                        sorter.sort(batch)
                     errors = [result for _, result in batch if isinstance(result, InputError)]
                     for error in errors:
                         progress.line(f"error: {error}")
@@ -254,11 +301,14 @@ def write_answers(
                 unreadable += len(errors)
                 progress.advance(len(batch))
         job.stop.check()
+        out.sink.finish()
     except BaseException as error:
         _tell_what_is_kept(job, out, progress, error)
         raise
     finally:
         progress.clear()
+        for line in () if sorter is None else sorter.lines():
+            progress.line(line)
     if out.partial is not None:
         out.partial.complete = True
     return unreadable
@@ -382,6 +432,7 @@ def _only(
     entries: Callable[[], Iterator[Place]] | None,
     *,
     takes: str,
+    without: Without,
 ) -> Found:
     """The files with `suffixes`; UsageError E-INPUT-KIND when some with `others`, of another model, are named."""
     from zsl_runtime.inputs.files import find_files
@@ -390,7 +441,7 @@ def _only(
 
     archives = SHARD_SUFFIXES if suffixes == pixels.SUFFIXES else ()
     try:
-        found = find_files(paths, suffixes, archives, entries)
+        found = find_files(paths, suffixes, archives, entries, without)
     except UsageError as error:
         if error.code == "E-NO-IMAGES":
             raise UsageError(error.code, f"{error.message}; this model takes {takes}") from None

@@ -13,7 +13,7 @@ import select
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from zsl_runtime.errors import InputError, UsageError, from_os_error
 from zsl_runtime.inputs.item import OTHER_ARCHIVES, SHARD_SUFFIXES, Item, Tally, has_suffix, in_store
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from zsl_runtime.inputs.item import Place
 
 
+Without: TypeAlias = "frozenset[tuple[int, int]]"  # folders, by device and number
+NOTHING: Without = frozenset()
 LIST = "-"  # the path that stands for a list on stdin; a file of that name is ./-
 LIST_CHUNK = 4096  # bytes read at once
 ENTRY_BYTES = 65_536  # of one entry of a list; no system has longer paths, so more is no list of paths
@@ -82,6 +84,7 @@ def find_files(
     suffixes: Sequence[str],
     shards: Sequence[str] = (),
     entries: Callable[[], Iterable[Place]] | None = None,
+    without: Without = NOTHING,
 ) -> Found:
     """Find out what paths stand for.
 
@@ -98,6 +101,7 @@ def find_files(
         shards: suffixes of files that hold pictures of their own.
         entries: gives the paths of a list, for the path `-`; None where there is no list. They are files and folders;
             what is in a list is not looked at before its turn.
+        without: folders that are passed over wherever they lie, links to them included.
 
     Returns:
         Files in the order of `paths`, sorted within a folder or pattern.
@@ -106,7 +110,7 @@ def find_files(
         UsageError: E-INPUT-MISSING, E-NO-IMAGES when nothing is left.
 
     """
-    counting = _Counting(tuple(suffixes), tuple(shards))
+    counting = _Counting(tuple(suffixes), tuple(shards), without)
     among = _litter_among(paths)
     parts: list[Callable[[], Iterable[Place]]] = []
     for path in paths:
@@ -114,7 +118,7 @@ def find_files(
             counting.total = None
             parts.append(entries)
         elif path not in among:
-            parts += [_files_of(root, counting.wanted) for root in _roots(path, counting)]
+            parts += [_files_of(root, counting) for root in _roots(path, counting)]
         else:
             counting.litter[among[path]] += (
                 count_below(path, suffixes) if os.path.isdir(path) else has_suffix(path, suffixes)  # noqa: PTH112
@@ -153,8 +157,9 @@ def _litter_among(paths: Sequence[str]) -> dict[str, str]:
 class _Counting:
     """What `find_files` knows so far."""
 
-    def __init__(self, suffixes: tuple[str, ...], shards: tuple[str, ...]) -> None:
+    def __init__(self, suffixes: tuple[str, ...], shards: tuple[str, ...], without: Without = NOTHING) -> None:
         self.suffixes = suffixes
+        self.without = without
         self._shards = shards
         self.total: int | None = 0
         self.left_out = Tally()
@@ -179,7 +184,7 @@ class _Counting:
 
     def walk(self, folder: str) -> None:
         """Count the files of a folder."""
-        for place in places(folder, self.suffixes, self):
+        for place in places(folder, self.suffixes, self, self.without):
             self.take(place)
 
     def skip(self, path: str) -> None:
@@ -263,10 +268,10 @@ def _order(match: Place) -> tuple[str, ...]:
     return Path(match if isinstance(match, str) else match.name).parts
 
 
-def _files_of(root: Place, wanted: Callable[[str], bool]) -> Callable[[], Iterable[Place]]:
+def _files_of(root: Place, counting: _Counting) -> Callable[[], Iterable[Place]]:
     """A function that gives the files of a folder, or the file itself."""
     if isinstance(root, str) and _is_root(root):
-        return lambda: _places(walk(root), wanted, None)
+        return lambda: _places(walk(root, counting.without), counting.wanted, None)
     return lambda: (root,)
 
 
@@ -298,6 +303,7 @@ class _Pattern:
         self._all = _is_in_litter(os.path.join(self._root, *names))  # noqa: PTH118
         # Folders that were looked at, with how many parts of the pattern were left there.
         self._visited: set[tuple[tuple[int, int], int]] = set()
+        self._without = counting.without
         self._told: set[str] = set()
 
     def matches(self) -> Iterator[Place]:
@@ -330,7 +336,7 @@ class _Pattern:
         status, hindered = _status(folder, os.stat)
         if hindered is not None:
             yield hindered
-        if status is None or not stat.S_ISDIR(status.st_mode):
+        if status is None or not stat.S_ISDIR(status.st_mode) or (status.st_dev, status.st_ino) in self._without:
             return
         here = ((status.st_dev, status.st_ino), len(parts))
         if first == "**":
@@ -418,19 +424,22 @@ class _Leaves(Protocol):
     def skip(self, path: str) -> None: ...
 
 
-def places(folder: str, suffixes: Sequence[str], left_out: _Leaves | None = None) -> Iterator[Place]:
+def places(
+    folder: str, suffixes: Sequence[str], left_out: _Leaves | None = None, without: Without = NOTHING
+) -> Iterator[Place]:
     """The files below a folder that have one of the suffixes, as `walk` gives them; the rest is counted.
 
     Args:
         folder: to be walked.
         suffixes: as of `has_suffix`.
         left_out: counts the others, litter apart.
+        without: as of `walk`.
 
     Yields:
         Paths; and of a folder that cannot be listed an Item of its name with an InputError E-FOLDER.
 
     """
-    return _places(walk(folder), lambda name: has_suffix(name, suffixes), left_out)
+    return _places(walk(folder, without), lambda name: has_suffix(name, suffixes), left_out)
 
 
 def _places(walked: Iterable[Seen], wanted: Callable[[str], bool], left_out: _Leaves | None) -> Iterator[Place]:
@@ -460,18 +469,19 @@ def folder_error(path: str, error: OSError) -> InputError:
     )
 
 
-def walk(folder: str) -> Iterator[Seen]:
+def walk(folder: str, without: Without = NOTHING) -> Iterator[Seen]:
     """Every file below a folder in sorted order, hidden folders left out, links to folders followed, each once.
 
     Sorted are the parts of the path: a/b.png comes before a.png, because a folder `a` comes before a file `a.png`. A
     folder that cannot be listed comes in its place, and the walk goes on; of litter such are passed over. Below a
-    folder that is litter itself, nothing counts as litter: whoever names it means it.
+    folder that is litter itself, nothing counts as litter: whoever names it means it. Folders of `without` are passed
+    over, with all that is in them.
     """
     if in_store(folder):
         yield from _walk_store(folder, "")
         return
     named = _is_in_litter(folder)
-    visited: set[tuple[int, int]] = set()
+    visited: set[tuple[int, int]] = set(without)
     # Of each folder on the way down, what is still to come, the next one last: names that were given are let go.
     waiting = [_Level(folder, "", visited)]
     while waiting:
@@ -584,7 +594,7 @@ def pictures(
 
 
 def list_entries(
-    handle: int, suffixes: Sequence[str], *, null: bool, stop: Stop, tally: Tally
+    handle: int, suffixes: Sequence[str], *, null: bool, stop: Stop, tally: Tally, without: Without = NOTHING
 ) -> Callable[[], Iterator[Place]]:
     """The files that a list names, a folder standing for the files in it; to be read once.
 
@@ -594,6 +604,7 @@ def list_entries(
         null: entries end with NUL instead of a line feed.
         stop: ends the list early.
         tally: counts the files of folders that are left out.
+        without: as of `walk`.
 
     Returns:
         A function that reads the list; iterating raises UsageError E-LIST for something else than a list, SystemProblem
@@ -611,7 +622,7 @@ def list_entries(
             if not folder:
                 yield entry
                 continue
-            yield from places(entry, suffixes, tally)
+            yield from places(entry, suffixes, tally, without)
 
     return files
 

@@ -13,7 +13,7 @@ import time
 from array import array
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast, get_type_hints
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, TypeAlias, cast, get_type_hints
 
 from zsl_runtime.errors import InputError, UsageError, from_os_error
 from zsl_runtime.head.names import as_cell
@@ -25,7 +25,7 @@ from zsl_runtime.streams import UNPRINTED, goes_nowhere, printable
 
 if TYPE_CHECKING:
     import re
-    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     from zsl_runtime.inputs.item import Item
     from zsl_runtime.inputs.share import Share
@@ -40,6 +40,7 @@ STATE_INTERVAL = 1.0  # seconds between two notes of how far it is; a killed run
 READ_BYTES = 1 << 20
 LONGEST_LINE = 16 * MIB  # of a state: the options of the run
 LENGTH = "I"  # the type of array of a length, 4 bytes
+Convert: TypeAlias = "Callable[[Iterable[bytes], IO[bytes]], None]"  # lines to the file that is made of them
 
 
 # --- lines ----------------------------------------------------------------------------------------------------------
@@ -138,6 +139,9 @@ class Sink:
         """Write the lines of one batch (or a header, of none)."""
         self._stream.write(data)
         self._stream.flush()
+
+    def finish(self) -> None:
+        """All answers are written."""
 
 
 class _OnTerminal:
@@ -347,7 +351,13 @@ def undone(items: Generator[Item], state: State) -> Generator[Item]:
 
 @contextmanager
 def open_partial(
-    path: str, options: Mapping[str, object], *, resume: bool, build: str = "", share: Share | None = None
+    path: str,
+    options: Mapping[str, object],
+    *,
+    resume: bool,
+    build: str = "",
+    share: Share | None = None,
+    convert: Convert | None = None,
 ) -> Iterator[PartialFile]:
     """Write FILE as FILE.partial, which takes the name FILE at the end of the block if `complete` was set.
 
@@ -360,6 +370,7 @@ def open_partial(
         resume: go on with FILE.partial, if there is one.
         build: the version of the program, which may differ when it goes on; `begun_by` is that of the beginning.
         share: FILE holds the answers of this share; `merging.py` takes FILE and FILE.share, which is written, too.
+        convert: makes FILE of the lines of FILE.partial, which goes when FILE is there; not with a share.
 
     Raises:
         UsageError: E-OUTPUT for a folder, a device or a pipe; E-PARTIAL when FILE.partial is there and `resume` is not
@@ -381,7 +392,7 @@ def open_partial(
             if partial.complete:
                 if share is not None:
                     _tell_share(target, partial, dict(options), share)
-                _finish(target)
+                _finish(target, convert)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -439,9 +450,15 @@ def _tell_share(target: Path, partial: PartialFile, options: dict[str, object], 
     write_share(target, facts, records_of(share.units, lengths))
 
 
-def _finish(target: Path) -> None:
-    """FILE.partial becomes FILE."""
-    put_in_place(_names(target)[0], target)
+def _finish(target: Path, convert: Convert | None) -> None:
+    """FILE.partial becomes FILE, or what FILE is made of: if that fails, it stays for --resume."""
+    partial = _names(target)[0]
+    if convert is None:
+        put_in_place(partial, target)
+    else:
+        with partial.open("rb") as lines, replacing(target) as whole, whole.open("r+b") as stream:
+            convert(lines, stream)
+        partial.unlink()
     _forget_notes(target)
     sync_folder(target.parent)
 
