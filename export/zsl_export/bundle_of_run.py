@@ -16,16 +16,25 @@ import onnx
 import torch
 
 from zsl_export.accuracy import accuracy_gate, measure_accuracy
-from zsl_export.graphs import input_port, lift_graph, means_graph, model_graph, rows_graph, synthesizer_graph
+from zsl_export.graphs import (
+    explain_graph,
+    input_port,
+    lift_graph,
+    means_graph,
+    model_graph,
+    rows_graph,
+    synthesizer_graph,
+)
 from zsl_export.half import half_graph, halved
-from zsl_export.parity import gate, measure, measure_half
+from zsl_export.parity import gate, measure, measure_half, measure_maps
 from zsl_export.photographs import LEAST, calibration_pictures, find_photographs
 from zsl_export.precisions import FILES, FP16, FP32, INT8, files_of
 from zsl_export.quantize import no_convolutions, quantize_graph
+from zsl_export.readout import make_readout, readable
 from zsl_export.to_onnx import OPSET, export_graph
 from zsl_runtime.backends.ort import OrtBackend
 from zsl_runtime.bundle.generation import Probe
-from zsl_runtime.bundle.manifest import GAUSSIAN, PARTS, PROBE, REPLAY
+from zsl_runtime.bundle.manifest import EXPLAIN, GAUSSIAN, PARTS, PROBE, READOUT, REPLAY
 from zsl_runtime.bundle.writing import check_dest, clean_siblings, write_bundle
 from zsl_runtime.errors import UsageError, from_os_error
 from zsl_runtime.graphs.parts import SMALL_PARTS
@@ -51,6 +60,7 @@ PARITY = "parity.json"
 # Packages whose version can change a graph, a number or a picture.
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
 PROBE_BATCH = 16
+ATTENTION = "explain.onnx"
 
 
 def export_run(
@@ -61,6 +71,7 @@ def export_run(
     data: str | None = None,
     max_drop: float | None = None,
     probe_images: bool = True,
+    explain: bool = True,
     force: bool = False,
     threads: int = 1,
     tell: Tell = lambda _: None,
@@ -76,6 +87,7 @@ def export_run(
             on them.
         max_drop: points of accuracy that a lower precision may cost; None takes `accuracy.MAX_DROP`.
         probe_images: keep the probe's pictures in the bundle; without them nobody can run the probe again.
+        explain: put in what labels are explained with: the read-out, and of a model with attention the graph of it.
         force: replace a bundle that is there.
         threads: for ONNX Runtime.
         tell: gets a line for the user now and then.
@@ -105,6 +117,7 @@ def export_run(
             for line in parity.lines():
                 tell(line)
             gate(parity)
+            explaining = _Explaining(run, backend, threads, tell) if explain else None
             listed = files_of(precisions)
             lower.make(work)
             if FP32 not in precisions:  # the default stands where an older runtime looks for the model
@@ -115,15 +128,16 @@ def export_run(
             files: dict[str, Path | bytes] = {
                 **graphs,
                 **head_files(run),
+                **({} if explaining is None else explaining.make(work)),
                 PROBE: make_probe(run, backend, pictures=probe_images).to_bytes(),
             }
             backend.close()
             return write_bundle(
                 target,
-                manifest=make_manifest(run, graphs, precisions),
+                manifest=make_manifest(run, graphs, precisions, None if explaining is None else explaining.key),
                 files=files,
                 generation=run.generation,
-                loose={PARITY: parity_file(parity, lower.report)},
+                loose={PARITY: parity_file(parity, lower.report, None if explaining is None else explaining.parity)},
                 force=force,
                 signer=signer,
             )
@@ -142,6 +156,42 @@ def head_files(run: Run) -> dict[str, Path | bytes]:
     if run.trained.gaussian is not None:
         return {GAUSSIAN: run.trained.gaussian.to_bytes()}
     return {REPLAY: run.replay.to_bytes()} if run.trained.head_rule == "fit" else {}
+
+
+class _Explaining:
+    """What labels are explained with.
+
+    Attributes:
+        key: what the manifest says of it.
+        parity: of the graph of attention; None where there is none, or before it is made.
+
+    """
+
+    def __init__(self, run: Run, backend: OrtBackend, threads: int, tell: Tell) -> None:
+        self.run, self.threads, self.tell = run, threads, tell
+        self.readout = make_readout(run, backend)
+        self.graph = explain_graph(run.backbone, run.trained, run.dims.attributes, run.dims.regions)
+        self.parity: Parity | None = None
+        name, regions = (None, 0) if self.graph is None else (ATTENTION, run.dims.regions)
+        self.key = {"readout": READOUT, "graph": name, "regions": regions}
+        tell(readable(self.readout))
+
+    def make(self, folder: Path) -> dict[str, Path | bytes]:
+        """The files, by name; GateError where the graph is not what PyTorch computes."""
+        files: dict[str, Path | bytes] = {READOUT: self.readout.to_bytes()}
+        if self.graph is None:
+            return files
+        path = folder / ATTENTION
+        with timed(self.tell, f"exported {ATTENTION}"):
+            export_graph(self.graph, path, graph_metadata(self.run, ATTENTION))
+        backend = OrtBackend({EXPLAIN: path}, self.threads)
+        with timed(self.tell, f"compared {ATTENTION} with PyTorch"):
+            self.parity = measure_maps(self.run, backend)
+        backend.close()
+        for line in self.parity.lines():
+            self.tell(line)
+        gate(self.parity)
+        return {**files, ATTENTION: path}
 
 
 class _Lower:
@@ -356,19 +406,32 @@ def make_probe(run: Run, backend: OrtBackend, *, pictures: bool) -> Probe:
     )
 
 
-def parity_file(parity: Parity, lower: Mapping[str, Any]) -> bytes:
-    """parity.json: the verdict with the versions it holds for; `lower` is what is said of lower precisions."""
+def parity_file(parity: Parity, lower: Mapping[str, Any], maps: Parity | None = None) -> bytes:
+    """parity.json: the verdict with the versions it holds for.
+
+    Args:
+        parity: of the model and the graphs of its head.
+        lower: what is said of lower precisions.
+        maps: of the graph of attention.
+
+    """
     content = {
         **parity.to_dict(),
         "versions": versions(),
         "torch_threads": torch.get_num_threads(),
         "machine": platform.machine(),
         **({"precisions": dict(lower)} if lower else {}),
+        **({} if maps is None else {EXPLAIN: maps.to_dict()}),
     }
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
-def make_manifest(run: Run, graphs: Collection[str], precisions: tuple[str, ...] = (FP32,)) -> dict[str, Any]:
+def make_manifest(
+    run: Run,
+    graphs: Collection[str],
+    precisions: tuple[str, ...] = (FP32,),
+    explain: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """manifest.json but for what `write_bundle` fills in (docs/formats.md); `graphs` are its ONNX files."""
     trained, port = run.trained, input_port(run.backbone)
     listed = files_of(precisions)
@@ -383,6 +446,7 @@ def make_manifest(run: Run, graphs: Collection[str], precisions: tuple[str, ...]
         "input": {"name": port.name, "dtype": port.dtype, "shape": list(port.shape)},
         "graphs": {part: name if name in graphs else None for part, name in names.items()},
         **({} if precisions == (FP32,) else {"precisions": listed, "default_precision": precisions[0]}),
+        **({} if explain is None else {EXPLAIN: dict(explain)}),
         "dims": make_dims(run),
         "attributes": list(run.generation.table.attributes),
         "attribute_ranges": attribute_ranges(run.generation.table),

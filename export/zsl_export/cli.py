@@ -115,6 +115,12 @@ EXAMPLES = (
     "all]",
 )
 @click.option("--no-probe-images", is_flag=True, help="Leave the probe's inputs out of the bundle.")
+@click.option(
+    "--no-explain",
+    is_flag=True,
+    help="Leave out what `zsl-infer --explain` needs. For a model with attention (SC-EGG) that is the model's weights "
+    "once more, which doubles the bundle's size on disk; for others next to nothing.",
+)
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 @together(SIGN, SIGN_CERTIFICATE, REQUIRE_SIGNATURE)
 def cli(
@@ -129,6 +135,7 @@ def cli(
     max_drop: float | None,
     replay_per_class: int | None,
     no_probe_images: bool,
+    no_explain: bool,
     force: bool,
     sign: str | None,
     sign_certificate: str | None,
@@ -172,7 +179,7 @@ def cli(
         raise click.UsageError(f"{' and '.join(asked)}: only for Triton; add --format triton.")
     if kind == "triton" and not verify:
         told = {"--device": device, "--data": data, "--max-drop": max_drop, "--replay-per-class": replay_per_class}
-        told |= {"--no-probe-images": no_probe_images, "--force": force, "--sign": sign}
+        told |= {"--no-probe-images": no_probe_images, "--no-explain": no_explain, "--force": force, "--sign": sign}
         wrong = [flag for flag, value in told.items() if value]
         wrong += [f"--{option.replace('_', '-')}" for option in sorted(given.keys() - {"max_batch"})]
         if wrong:
@@ -192,7 +199,7 @@ def cli(
         return
     if verify:
         makes = {"--out": out, "--precision": precision, "--replay-per-class": replay_per_class}
-        makes |= {"--no-probe-images": no_probe_images, "--force": force, "--sign": sign}
+        makes |= {"--no-probe-images": no_probe_images, "--no-explain": no_explain, "--force": force, "--sign": sign}
         wrong = [*(flag for flag, value in makes.items() if value), *(["--format engine"] if kind != "onnx" else [])]
         if wrong or given:
             raise click.UsageError(f"{' and '.join(wrong) or _flags(given)}: --verify makes nothing; leave it out.")
@@ -207,7 +214,8 @@ def cli(
     signer = signer_of(sign, sign_certificate)
     if kind == "onnx" and out is None and signer is not None:
         told = {"--data": data, "--max-drop": max_drop, "--precision": precision is not None}
-        told |= {"--replay-per-class": replay_per_class, "--no-probe-images": no_probe_images, "--force": force}
+        told |= {"--replay-per-class": replay_per_class, "--no-probe-images": no_probe_images}
+        told |= {"--no-explain": no_explain, "--force": force}
         wrong = [flag for flag, value in told.items() if value]
         if wrong:
             raise click.UsageError(f"{' and '.join(wrong)}: only for the export of a run; add --out.")
@@ -217,7 +225,7 @@ def cli(
         raise click.UsageError("Missing option '--out': the folder to make (only --format engine works in place).")
     if out is None:
         told = {"--data": data, "--max-drop": max_drop, "--replay-per-class": replay_per_class}
-        told |= {"--no-probe-images": no_probe_images, "--force": force, "--sign": sign}
+        told |= {"--no-probe-images": no_probe_images, "--no-explain": no_explain, "--force": force, "--sign": sign}
         wrong = [flag for flag, value in told.items() if value]
         if wrong:
             raise click.UsageError(f"{' and '.join(wrong)}: only for the export of a run; add --out.")
@@ -235,6 +243,7 @@ def cli(
         data=data,
         max_drop=max_drop,
         probe_images=not no_probe_images,
+        explain=not no_explain,
         replay_per_class=replay_per_class,
         force=force,
         signer=signer,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from zsl_runtime.graphs.parts import EXPLAIN
 from zsl_runtime.graphs.ports import Port, contract
 
 if TYPE_CHECKING:
@@ -105,6 +106,20 @@ class FeatureModelGraph(ModelGraph):
         return self.scored(self.backbone(backbone_features), head_weight, head_bias + class_bias)
 
 
+class ExplainGraph(nn.Module):
+    """Pictures to where each attribute is looked for: `explain.onnx` of a model of pictures with attention."""
+
+    def __init__(self, backbone: nn.Module, embedder: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.embedder = embedder
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(N, P, P, 3) uint8 to (N, A, R) float32."""
+        maps: torch.Tensor = self.embedder.attend(self.backbone(images))  # type: ignore[operator]
+        return maps
+
+
 class SynthesizerGraph(nn.Module):
     """Semantic vectors and noise to synthetic features: `synthesizer.onnx`. The caller draws the noise."""
 
@@ -170,6 +185,18 @@ def model_graph(backbone: Backbone | GivenFeatures, trained: Trained) -> Graph:
     kind = ModelGraph if backbone.pixels is not None else FeatureModelGraph
     module = kind(backbone, trained.embedder, trained.lift).eval()
     return Graph(module, *contract("model", _dims(trained), input_port(backbone)))
+
+
+def explain_graph(backbone: Backbone | GivenFeatures, trained: Trained, attributes: int, regions: int) -> Graph | None:
+    """The graph behind `explain.onnx`, in eval mode: A attributes over R regions. None for models without attention.
+
+    None, too, where there are no pictures, or no regions to tell apart: then there is nothing to see.
+    """
+    if backbone.pixels is None or regions < 2 or not hasattr(trained.embedder, "attend"):
+        return None
+    module = ExplainGraph(backbone, trained.embedder).eval()
+    dims = _dims(trained, attributes) | {"R": regions}
+    return Graph(module, *contract(EXPLAIN, dims, input_port(backbone)))
 
 
 def synthesizer_graph(trained: Trained, attributes: int) -> Graph | None:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from zsl_export.graphs import Graph
     from zsl_runtime.backends.base import Backend
+    from zsl_runtime.backends.onnx_graphs import GraphBackend
     from zsl_train.training.run_folder import Run
 
 REMEDIES = {
@@ -55,6 +56,7 @@ EXTRA_CLASSES = 5
 # smallest ridge that folds may choose, two libraries round 1e-4 of the scale apart. Ten times that is a hundredth of
 # the spread within a class, far from any answer; a wrong graph is off by much more.
 MEANS = replace(FLOAT32, row_error=1e-3)
+MAPS = replace(FLOAT32, row_error=1e-3)  # attention is an exponential of what features are; it is looked at, not scored
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,31 @@ def measure(run: Run, backend: Backend) -> Parity:
     ]
     sections += _small_sections(run, backend, features)
     return Parity(backend.library, tuple(sections))
+
+
+def measure_maps(run: Run, backend: GraphBackend) -> Parity:
+    """Compare the graph of attention with the run it came from, on some pictures; arguments and errors as `measure`.
+
+    No label depends on it, and what it shares with the model graph is compared there.
+    """
+    embedder = run.trained.embedder
+    some = run.pictures[: sum(BATCH_SIZES) + 1]
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(some), REFERENCE_BATCH):
+            pictures = torch.from_numpy(np.ascontiguousarray(some[start : start + REFERENCE_BATCH]))
+            parts.append(embedder.attend(run.backbone(pictures)).numpy())  # type: ignore[operator]
+    wanted = np.concatenate(parts)
+    blocks = batches(len(wanted))
+    given = np.concatenate([backend.maps(some[block]) for block in blocks])
+    section = Section(
+        graph="explain.onnx",
+        inputs={"pictures": len(wanted)},
+        batch_sizes=_sizes(blocks),
+        classes=None,
+        results=(compare("maps", *(maps.reshape(len(maps), -1) for maps in (wanted, given)), limits=MAPS),),
+    )
+    return Parity(backend.library, (section,))
 
 
 def _small_sections(run: Run, backend: Backend, features: NDArray[np.float32]) -> list[Section]:

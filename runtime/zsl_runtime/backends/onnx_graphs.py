@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 import numpy as np
 
 from zsl_runtime.errors import ArtefactError, BackendError
+from zsl_runtime.graphs.parts import EXPLAIN
 from zsl_runtime.graphs.ports import HEAD_INPUTS, InputPort, Ported, check_array, check_head, check_ports, common_length
 from zsl_runtime.graphs.sealed import GraphFile, sealed
 from zsl_runtime.machine.processes import OfThisProcess
@@ -115,6 +116,12 @@ class GraphBackend(OfThisProcess, ABC):
             return features
         (lifted,) = self._run("lift", ["lifted"], {"features": features})
         return lifted
+
+    def maps(self, inputs: NDArray[np.generic]) -> Floats:
+        """Inputs (N, ...) -> for each attribute how attention lies over the regions, (N, A, R) float32."""
+        (port,) = self._graph(EXPLAIN).inputs
+        (maps,) = self._run(EXPLAIN, ["maps"], {port.name: inputs})
+        return maps
 
     def close(self) -> None:
         """Let go of the loaded graphs; in a forked child nothing is done."""

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, cast
 
 from zsl_runtime.backends.table import BACKENDS, check_precision, fast, fast_of, installed_of
 from zsl_runtime.errors import BackendError, UsageError
-from zsl_runtime.graphs.parts import SMALL_PARTS
+from zsl_runtime.graphs.parts import EXPLAIN, SMALL_PARTS
 from zsl_runtime.graphs.precisions import PRECISIONS, model_file, no_precision
 from zsl_runtime.machine.threads import checked_threads
 
 if TYPE_CHECKING:
     from zsl_runtime.backends.auto import Open
     from zsl_runtime.backends.base import Backend
-    from zsl_runtime.backends.onnx_graphs import Graphs
+    from zsl_runtime.backends.onnx_graphs import GraphBackend, Graphs
     from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.graphs.sealed import GraphFile
 
@@ -142,11 +142,27 @@ def open_small_graphs(bundle: Bundle, *, threads: int | None = None) -> Backend:
         BackendError: E-BACKEND-MISSING when no fast backend is installed.
 
     """
+    return _first(_small_graphs(bundle), threads)
+
+
+def open_explain_graph(bundle: Bundle, *, threads: int | None = None) -> GraphBackend | None:
+    """Open the graph that tells where attention lies, on the CPU, as `open_small_graphs`; None where there is none.
+
+    Errors as of `open_small_graphs`. Its hash is compared when it is first used.
+    """
+    from zsl_runtime.graphs.sealed import graph_file
+
+    file = graph_file(bundle, EXPLAIN, bundle.explain_graph)
+    return None if file is None else cast("GraphBackend", _first({EXPLAIN: file}, threads))
+
+
+def _first(graphs: Graphs, threads: int | None) -> Backend:
+    """Graphs by the first fast backend of the CPU that is installed."""
     missing: list[BackendError] = []
     # Opened rather than looked up: the packages' metadata take longer to read than a class takes to add.
     for name in fast_of("fp32", "cpu"):
         try:
-            return open_graphs(name, _small_graphs(bundle), checked_threads(threads), "fp32")
+            return open_graphs(name, graphs, checked_threads(threads), "fp32")
         except BackendError as error:
             if error.code != "E-BACKEND-MISSING":
                 raise

@@ -21,12 +21,14 @@ from zsl_runtime.bundle.generation import Generation, Probe
 from zsl_runtime.bundle.manifest import (
     CLASSES,
     CURRENT,
+    EXPLAIN,
     GAUSSIAN,
     HISTORY,
     LARGEST,
     LARGEST_GENERATION,
     MANIFEST,
     PROBE,
+    READOUT,
     REPLAY,
     SIGNATURE,
     check_manifest,
@@ -56,6 +58,7 @@ from zsl_runtime.bundle.signing import check_taken, sign_generation
 from zsl_runtime.errors import ArtefactError, UsageError, from_os_error
 from zsl_runtime.head.fitting import Replay
 from zsl_runtime.head.gaussian import Gaussian
+from zsl_runtime.head.readout import Readout
 from zsl_runtime.machine.storage import (
     TEMPORARY,
     exclusive,
@@ -128,8 +131,9 @@ class Bundle:
 
         Args:
             path: the bundle's folder or a file inside it.
-            verify: compare the size and sha256 of every file the manifest lists, or only of the graphs named here.
-                Manifest, CURRENT and the generation in force are checked in any case.
+            verify: compare the size and sha256 of every file that labels depend on, or only of the graphs named here.
+                Manifest, CURRENT and the generation in force are checked in any case; what labels are explained with
+                is checked when it is used.
             require_signature: a file or folder of public keys and certificates, one of which must have signed the
                 bundle and the generation in force, before anything of them is believed; None for those that
                 $ZSL_REQUIRE_SIGNATURE names, if it names any; False demands nothing. See docs/security.md.
@@ -213,8 +217,30 @@ class Bundle:
         name = self.precisions.get(kind)
         return None if name is None else self.file(name)
 
+    @property
+    def explains(self) -> bool:
+        """Whether the bundle holds what a label is explained with; older exports do not."""
+        return EXPLAIN in self.manifest
+
+    @property
+    def explain_files(self) -> tuple[str, ...]:
+        """The files that labels are explained with, and that no label depends on."""
+        given = self.manifest.get(EXPLAIN, {})
+        return tuple(given[key] for key in ("readout", "graph") if given.get(key) is not None)
+
+    @property
+    def explain_graph(self) -> Path | None:
+        """Path of the graph that tells where attention lies; None for models without attention."""
+        name = self.manifest.get(EXPLAIN, {}).get("graph")
+        return None if name is None else self.file(name)
+
+    @property
+    def regions(self) -> int:
+        """R, over which attention lies; 0 where there is no graph that tells it."""
+        return int(self.manifest.get(EXPLAIN, {}).get("regions", 0))
+
     def verify(self, threads: int | None = None) -> None:
-        """Compare every listed file with the manifest, several at a time; errors as of `verify_file`.
+        """Compare every file that labels depend on with the manifest, several at a time; errors as of `verify_file`.
 
         Args:
             threads: that may read and hash; None for all CPUs this process may use.
@@ -225,12 +251,12 @@ class Bundle:
 
     @contextlib.contextmanager
     def verifying(self, threads: int | None = None) -> Iterator[None]:
-        """Compare every listed file with the manifest while the block runs, and wait for the result at its end.
+        """Compare every file that labels depend on with the manifest while the block runs, and wait at its end.
 
         Hashing leaves Python's lock to others, so the block may prepare what does not need the files. Arguments and
         errors are those of `verify`; of several damaged files the first of the manifest is told.
         """
-        names = list(self.manifest["files"])
+        names = [name for name in self.manifest["files"] if name not in self.explain_files]
         largest_first = sorted(names, key=lambda name: -self.manifest["files"][name]["bytes"])
         pool = ThreadPoolExecutor(max(1, min(checked_threads(threads), len(names))), thread_name_prefix="zsl-hash")
         try:
@@ -350,6 +376,26 @@ class Bundle:
         if len(gaussian.scale) != self.manifest["dims"]["D"]:
             raise ArtefactError("E-BUNDLE-GAUSSIAN", f"{path} holds numbers of another width; export the model again")
         return gaussian
+
+    def readout(self) -> Readout:
+        """What attributes are read by.
+
+        Raises:
+            UsageError: E-EXPLAIN when the bundle holds none.
+            ArtefactError: E-BUNDLE-HASH, E-BUNDLE-READOUT.
+
+        """
+        if not self.explains:
+            raise UsageError(
+                "E-EXPLAIN",
+                f"{self.path} was exported without what labels are explained with; export the run again with this "
+                "zsl-deploy, without --no-explain",
+            )
+        path = self.file(READOUT)
+        readout = Readout.from_bytes(self._checked(READOUT), where=str(path))
+        if readout.weight.shape != (self.manifest["dims"]["A"], self.manifest["dims"]["D"]):
+            raise ArtefactError("E-BUNDLE-READOUT", f"{path} holds numbers of another width; export the model again")
+        return readout
 
     def probe(self) -> Probe:
         """The inputs with known answers; ArtefactError E-BUNDLE-PROBE, E-BUNDLE-MISSING."""

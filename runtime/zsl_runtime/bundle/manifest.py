@@ -36,11 +36,12 @@ PRECISIONS = ("fp32", "fp16", "int8-cpu", "int8-trt")
 PRECISION_FILES = {"fp32": ("fp32",), "fp16": ("fp16",), "int8": ("int8-cpu", "int8-trt")}
 SIGNATURE = "model.sig"  # of what is fixed; that of a generation lies beside it
 REPLAY, PROBE, GAUSSIAN = "replay.safetensors", "probe.safetensors", "gaussian.safetensors"
+EXPLAIN, READOUT = "explain", "readout.safetensors"  # an optional key, and the file that it names
 
 # What a bundle may be at most, so that to open one of anybody's making takes a bounded time.
 LARGEST_FILE, LARGEST_BUNDLE, MOST_FILES = 4 * GIB, 16 * GIB, 1000
 LARGEST_GENERATION = GIB  # of 100,000 classes with 256 coordinates and 300 attributes it has two thirds
-LARGEST = {PROBE: GIB, GAUSSIAN: GIB, REPLAY: 2 * GIB}  # of those that are read whole
+LARGEST = {PROBE: GIB, GAUSSIAN: GIB, READOUT: GIB, REPLAY: 2 * GIB}  # of those that are read whole
 MOST_VIEWS, MOST_EPOCHS, MOST_SYNTHETIC = 64, 10_000, 100_000  # of what a head is fitted by
 LONGEST_PATH = 255  # letters of a file's name in the bundle
 WIDEST = 1 << 20  # of F, D, A and Z
@@ -100,6 +101,7 @@ def check_manifest(manifest: Mapping[str, Any], folder: Path) -> tuple[tuple[Vie
         _check_graphs(manifest)
         _check_precisions(manifest)
         _check_sizes(manifest)
+        _check_explain(manifest)
         views = _check_head(manifest)
         rule = SemanticRule.from_dict(manifest["semantic_rule"])
         _check_scale(rule, manifest["dims"]["A"])
@@ -196,6 +198,23 @@ def _check_precisions(manifest: Mapping[str, Any]) -> None:
     require(
         any(key in given for key in keys),
         f"`default_precision` is {chosen!r}, expected one whose file is among {', '.join(given)}",
+    )
+
+
+def _check_explain(manifest: Mapping[str, Any]) -> None:
+    """The optional key `explain`: what a label is explained with. No label depends on it."""
+    if EXPLAIN not in manifest:
+        return
+    given, files = manifest[EXPLAIN], manifest["files"]
+    good = isinstance(given, dict) and set(given) == {"readout", "graph", "regions"}
+    require(good, f"`{EXPLAIN}` is not an object of readout, graph and regions")
+    require(given["readout"] == READOUT and READOUT in files, f"`{EXPLAIN}` names no {READOUT} that is a file of it")
+    graph, regions = given["graph"], given["regions"]
+    named = graph is None or (isinstance(graph, str) and graph in files and graph not in manifest["graphs"].values())
+    require(named, f"`{EXPLAIN}` has the graph {graph!r}, not a file of its own")
+    require(
+        type(regions) is int and (regions == 0 if graph is None else 1 <= regions <= WIDEST),
+        f"`{EXPLAIN}` has {regions!r} regions, expected at least 1, and 0 without a graph",
     )
 
 

@@ -35,6 +35,8 @@ def open_to_vouch(place: str | os.PathLike[str], signer: Signer, *, fixed: bool,
 
     """
     bundle = Bundle.open(place, require_signature=None if check else False)
+    for name in bundle.explain_files:
+        bundle.verify_file(name)
     demanded = required_keys(None, bundle.path)
     if demanded is not None:
         check_taken(signer, demanded, generation=not fixed)

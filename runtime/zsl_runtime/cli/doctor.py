@@ -437,11 +437,12 @@ def _files(bundle: Bundle) -> Iterator[Finding]:
 
 def _graphs(bundle: Bundle) -> Iterator[Finding]:
     """Graphs that no library should see; nothing is said of the others. Also of those that nothing here can run."""
-    from zsl_runtime.graphs.parts import SMALL_PARTS
+    from zsl_runtime.graphs.parts import EXPLAIN, SMALL_PARTS
     from zsl_runtime.graphs.sealed import graph_file, sealed
 
     graphs = [(part, bundle.graph(part)) for part in SMALL_PARTS]
     graphs += [("model", bundle.model_graph(key)) for key in bundle.precisions]
+    graphs.append((EXPLAIN, bundle.explain_graph))
     for part, path in graphs:
         file = graph_file(bundle, part, path)
         if file is not None:

@@ -2,6 +2,6 @@
 
 from zsl_runtime.explaining.contributions import Pair, pair_of, split
 from zsl_runtime.explaining.explanation import Explanation, Spoken
-from zsl_runtime.explaining.readout import Readout
+from zsl_runtime.head.readout import Readout
 
 __all__ = ["Explanation", "Pair", "Readout", "Spoken", "pair_of", "split"]

@@ -20,9 +20,9 @@ from zsl_runtime.explaining.nonnegative import nonnegative
 
 if TYPE_CHECKING:
     from zsl_runtime.arrays import Doubles, Floats, Ints
-    from zsl_runtime.explaining.readout import Readout
     from zsl_runtime.head.class_table import ClassTable
     from zsl_runtime.head.head import FoldedHead
+    from zsl_runtime.head.readout import Readout
 
 # Attributes that go together share what they say, instead of one saying all of it; the more so the less the classes
 # differ in them, so that what is told first are attributes in which they do.

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from zsl_runtime.errors import ArtefactError, listed
 from zsl_runtime.graphs.onnx_file import INT64, SIZES, TYPES, Model, Tensor, Value, read_model
 from zsl_runtime.graphs.operators import MOST_PLACES, Kind, infer, shown
+from zsl_runtime.graphs.parts import EXPLAIN
 from zsl_runtime.graphs.ports import HEAD_INPUTS, PICTURES, Port, Ports, contract
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def check_graph(data: bytes | memoryview, *, where: str, part: str = "model", po
     Args:
         data: the whole file.
         where: the file's name for messages.
-        part: that the graph plays, one of `zsl_runtime.graphs.parts.PARTS`.
+        part: that the graph plays, one of `zsl_runtime.graphs.parts.PARTS`, or EXPLAIN.
         ports: its contract, as the manifest tells it; None where only names, types and free axes are known.
 
     Raises:
@@ -113,7 +114,7 @@ def _check(model: Model, part: str, ports: Ports | None) -> Checked:
 def _ports(model: Model, part: str, ports: Ports | None) -> tuple[dict[str, Port], dict[str, Port]]:
     """Inputs and outputs by name with the sizes that the file tells, held against the contract."""
     if ports is None:
-        rows = part == "model" and any(value.name == ROWS.name for value in model.inputs)
+        rows = part in {"model", EXPLAIN} and any(value.name == ROWS.name for value in model.inputs)
         ports = contract(part, dict.fromkeys("FDAZ", 0), ROWS if rows else PICTURES)
     return _held(model.inputs, ports.inputs, "input"), _held(model.outputs, ports.outputs, "output")
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from zsl_runtime.bundle.manifest import MODEL_INPUTS
 from zsl_runtime.errors import ArtefactError, UsageError
+from zsl_runtime.graphs.parts import EXPLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -66,9 +67,10 @@ def contract(part: str, dims: Mapping[str, int], given: Port = PICTURES) -> Port
     """What the graph of a part takes and gives: the one statement of it, for export, backends and engines.
 
     Args:
-        part: one of `zsl_runtime.graphs.parts.PARTS`.
-        dims: F (features), D (lifted), A (attributes), Z (noise).
-        given: of `model` alone, what it takes: `images` uint8 (N, P, P, 3) or `backbone_features` float32 (N, R, V).
+        part: one of `zsl_runtime.graphs.parts.PARTS`, or EXPLAIN.
+        dims: F (features), D (lifted), A (attributes), Z (noise); of EXPLAIN also R (regions).
+        given: of `model` and EXPLAIN, what they take: `images` uint8 (N, P, P, 3) or `backbone_features` float32
+            (N, R, V).
 
     """
     f, d, a, z = (dims[letter] for letter in "FDAZ")
@@ -85,6 +87,8 @@ def contract(part: str, dims: Mapping[str, int], given: Port = PICTURES) -> Port
             return Ports((semantic,), (_floats("weight", "M", d), _floats("bias", "M")))
         case "lift":
             return Ports((features,), (_floats("lifted", "M", d),))
+        case "explain":
+            return Ports((given,), (_floats("maps", "N", a, dims.get("R", 0)),))
         case _:
             raise AssertionError(part)
 
@@ -95,8 +99,8 @@ def _floats(name: str, *shape: int | str) -> Port:
 
 def ports_of(bundle: Bundle, part: str) -> Ports:
     """The contract of a graph of this bundle, from the manifest alone."""
-    given = bundle.manifest["input"]
-    return contract(part, bundle.manifest["dims"], Port(given["name"], given["dtype"], ("N", *given["shape"][1:])))
+    given, dims = bundle.manifest["input"], bundle.manifest["dims"] | {"R": bundle.regions}
+    return contract(part, dims, Port(given["name"], given["dtype"], ("N", *given["shape"][1:])))
 
 
 def output_names(part: str) -> tuple[str, ...]:
@@ -134,7 +138,9 @@ def common_length(part: str, arrays: Mapping[str, NDArray[Any]]) -> int:
 def check_ports(part: str, graph: Ported, path: str) -> None:
     """ArtefactError E-BUNDLE-GRAPH unless the graph has the inputs and outputs of its part's `contract`."""
     inputs, outputs = sorted(port.name for port in graph.inputs), sorted(graph.outputs)
-    kinds = [Port(name, dtype, ("N",)) for name, dtype in MODEL_INPUTS.items()] if part == "model" else [PICTURES]
+    kinds = [PICTURES]
+    if part in {"model", EXPLAIN}:
+        kinds = [Port(name, dtype, ("N",)) for name, dtype in MODEL_INPUTS.items()]
     either = [sorted(port.name for port in contract(part, _NO_DIMS, given).inputs) for given in kinds]
     if inputs not in either or outputs != sorted(output_names(part)):
         wanted = " or ".join(str(names) for names in either)

@@ -135,6 +135,12 @@ class SemanticRule:
         with np.errstate(over="ignore"):
             return out.astype(np.float32)
 
+    def missing(self, raw: Doubles) -> Bools:
+        """(C, A) where raw attributes (C, A) are marks of what is not known, which are taken as 0."""
+        low = np.zeros(raw.shape[1]) if self.scale is None else np.array(self.scale.low)
+        marks: Bools = (raw < 0) & (low >= 0) & self.clamp_negative
+        return marks
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for the manifest."""
         plain: dict[str, Any] = {name: getattr(self, name) for name in SWITCHES}

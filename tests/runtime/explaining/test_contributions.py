@@ -11,9 +11,9 @@ from scipy.optimize import nnls
 from zsl_runtime.errors import ArtefactError, UsageError
 from zsl_runtime.explaining import Explanation, Readout, Spoken, pair_of, split
 from zsl_runtime.explaining.nonnegative import nonnegative
-from zsl_runtime.explaining.readout import LEAST_QUALITY
 from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.head.head import FoldedHead
+from zsl_runtime.head.readout import LEAST_QUALITY
 
 
 def readout(rng: np.random.Generator, attributes: int, width: int, quality: float = 0.9) -> Readout:

@@ -134,7 +134,8 @@ class Trained:
     Gaussian head puts `means` in their place (`zsl_train.head.gaussian.finish`).
 
     Attributes:
-        embedder: region features (B, R, V) float32 -> features f (B, F).
+        embedder: region features (B, R, V) float32 -> features f (B, F). One with attention for each attribute also has
+            `attend`: (B, R, V) -> (B, A, R), which over the regions sums to 1; maps of a label are made of it.
         lift: f (B, F) -> lifted x (B, D); None when the head looks at f itself.
         synthesizer: semantic (M, A), noise (M, Z) -> synthetic f (M, F); the head is fitted on them (rule `fit`).
         noise_width: Z; 0 without a synthesizer.

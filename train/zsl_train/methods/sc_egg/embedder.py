@@ -101,6 +101,10 @@ class Embedder(nn.Module):
         """(B, R, V) -> (B, R, A): how each attribute's attention is spread over the regions; sums to 1 over R."""
         return (self.normalise(regions) @ self.compression.query.T).softmax(dim=1)
 
+    def attend(self, regions: Tensor) -> Tensor:
+        """(B, R, V) -> (B, A, R): where each attribute is looked for; over the regions it sums to 1."""
+        return (self.compression.query @ self.normalise(regions).transpose(1, 2)).softmax(dim=2)
+
     def compress(self, regions: Tensor) -> Tensor:
         """(B, R, V) -> g (B, V), before scaling."""
         return self.compression(self.normalise(regions))  # type: ignore[no-any-return]
