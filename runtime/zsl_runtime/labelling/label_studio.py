@@ -77,6 +77,8 @@ class LabelStudioMaker:
     def _task(self, answer: dict[str, Any], url: str) -> dict[str, Any]:
         path, predictions = answer["path"], answer["predictions"]
         said = ", ".join(f"{one['class']} {one['probability']:.2f}" for one in predictions)
+        if answer.get("far"):
+            said += f" (unlike anything known: {answer['distance']:.1f} standard deviations from the nearest class)"
         data = {"image": url, "path": path, "candidates": said}
         return {"data": data, "predictions": [self._prediction(predictions[0])] if predictions else []}
 
