@@ -62,7 +62,7 @@ def pair_of(
 
     Args:
         head: folded, of C classes; both must be among those that its filter leaves.
-        table: of the same C classes.
+        table: of the same C classes; NaN where an attribute of a class is not known, which then says nothing.
         readout: of the model.
         both: rows of the answer and of its rival.
         means: (2, D) where the two lie, by the head rule `gaussian`; None where that is not known.
@@ -72,7 +72,7 @@ def pair_of(
     difference = head.weight[answer].astype(np.float64) - head.weight[rival]  # (D,)
     bias = float(head.bias[answer]) - float(head.bias[rival])
     apart = table.raw[answer] - table.raw[rival]  # (A,)
-    said = np.flatnonzero((apart != 0) & readout.readable)
+    said = np.flatnonzero((apart != 0) & np.isfinite(apart) & readout.readable)
     rows = readout.weight[said].astype(np.float64)  # (n, D)
     if means is None:
         halfway = _nearest(difference, bias, readout)
