@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from zsl_runtime.arrays import Doubles
     from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.bundle.generation import Generation
-    from zsl_runtime.explaining.readout import Readout
     from zsl_runtime.head.class_table import ClassTable
     from zsl_runtime.head.gaussian import Gaussian
+    from zsl_runtime.head.readout import Readout
 
 NEAR = 5  # classes that are shown as near
 MOST_APART = 8  # attributes that set a class apart
@@ -314,7 +314,7 @@ def _contradicted(generation: Generation, readout: Readout, j: int) -> tuple[Con
 
     What a reading gets wrong of a class that it does not know follows from its quality q: a spread of sqrt(1 - q^2) of
     the attribute's own; and few photographs add what one differs from another. Attributes that are read badly have no
-    say, and neither have those that all classes have alike.
+    say, and neither have those that all classes of the fit have alike.
     """
     means, table = generation.means, generation.table
     assert means is not None
@@ -326,8 +326,8 @@ def _contradicted(generation: Generation, readout: Readout, j: int) -> tuple[Con
     read = weight @ mean + readout.offset
     quality = readout.quality.astype(np.float64)
     noise = generation.head.temperature * (weight**2 @ readout.spread.astype(np.float64) ** 2) / count
-    wrong = np.sqrt((1 - quality**2) * table.raw.var(axis=0) + noise)
-    usable = readout.readable & (wrong > 0) & (table.raw.std(axis=0) > 0)
+    wrong = np.sqrt((1 - quality**2) * readout.unit.astype(np.float64) ** 2 + noise)
+    usable = readout.readable & (wrong > 0)
     away = np.divide(np.abs(read - table.raw[j]), wrong, out=np.zeros_like(wrong), where=usable)
     order = np.argsort(-away, kind="stable")[:MOST_CONTRADICTED]
     return tuple(

@@ -144,14 +144,16 @@ def explain_command(engine: str, names: tuple[str, ...], form: str) -> None:
 
     For each class the nearest others and the shares of photographs that the two are expected to take from each other;
     the attributes in which the table sets it apart from them; its photographs, how far they have moved it from where
-    its attributes put it, and how much is left uncertain; and its part of the history. No model is loaded. A name that
-    begins with a dash goes after `--`.
+    its attributes put it, how much is left uncertain, and of which attributes they say something else than the table;
+    and its part of the history. No model is loaded. A name that begins with a dash goes after `--`.
     """
     from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.classes.account import accounts
     from zsl_runtime.cli.explain import print_accounts
 
-    print_accounts(accounts(Bundle.open(engine, verify=False), names), form)
+    bundle = Bundle.open(engine, verify=False)
+    readout = bundle.readout() if bundle.explains and bundle.head_rule == "gaussian" else None
+    print_accounts(accounts(bundle, names, readout), form)
 
 
 @cli.command("add", examples=examples.ADD)

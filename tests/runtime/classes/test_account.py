@@ -24,9 +24,9 @@ from zsl_runtime.classes.account import (
 )
 from zsl_runtime.classes.changes import add_classes, remove_classes, teach_classes, undo
 from zsl_runtime.errors import UsageError
-from zsl_runtime.explaining.readout import LEAST_QUALITY, Readout
 from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.head.gaussian import Evidence
+from zsl_runtime.head.readout import LEAST_QUALITY, Readout
 
 HERON = [0.0, 7.0, 1.0, 1.0, 7.0, 1.0]
 
@@ -200,12 +200,16 @@ def test_whatever_the_numbers_are_differences_are_finite_and_sorted(classes, att
     assert "a0" not in {one.attribute for one in found}
 
 
+UNIT = 3.0  # of every attribute over the classes of a read-out's fit
+
+
 def readout_of(quality: float = 0.9, weight: float = 0.01) -> Readout:
     """Attribute n is read off coordinate n."""
     weights = np.zeros((len(ATTRIBUTES), CANONICAL), np.float32)
     weights[range(len(ATTRIBUTES)), range(len(ATTRIBUTES))] = weight
     ones = np.ones(len(ATTRIBUTES), np.float32)
-    return Readout(weights, 0 * ones, quality * ones, np.ones(CANONICAL, np.float32))
+    place = np.ones(CANONICAL, np.float32)
+    return Readout(weights, 0 * ones, quality * ones, UNIT * ones, 0 * place, place)
 
 
 def shown(values: list[float], weight: float = 0.01) -> np.ndarray:
@@ -222,13 +226,12 @@ def test_photographs_that_say_something_else_than_the_table_are_told(bundle):
     read[1] = -5.0
     teach_classes(bundle, {"heron": evidence(10**9, shown(read))})
     (heron,) = accounts(bundle, ["heron"], readout_of())
-    spread = np.vstack([class_table().raw, HERON])[:, 1].std()
     assert heron.readable == len(ATTRIBUTES)
     (odd,) = heron.contradicted
     assert (odd.attribute, odd.table) == (ATTRIBUTES[1], 7.0)
     assert odd.read == pytest.approx(-5.0)
     assert odd.quality == pytest.approx(0.9)
-    assert odd.deviations == pytest.approx(12 / (spread * np.sqrt(1 - 0.9**2)), rel=1e-3)
+    assert odd.deviations == pytest.approx(12 / (UNIT * np.sqrt(1 - 0.9**2)), rel=1e-3)
 
 
 def test_one_photograph_contradicts_less_and_a_bad_reading_nothing(bundle):
@@ -238,8 +241,7 @@ def test_one_photograph_contradicts_less_and_a_bad_reading_nothing(bundle):
     teach_classes(bundle, {"heron": evidence(1, shown(read))})
     (heron,) = accounts(bundle, ["heron"], readout_of())
     temperature = bundle.current().head.temperature
-    spread = np.vstack([class_table().raw, HERON])[:, 1].std()
-    wrong = np.sqrt(spread**2 * (1 - 0.9**2) + temperature * 0.01**2)
+    wrong = np.sqrt(UNIT**2 * (1 - 0.9**2) + temperature * 0.01**2)
     assert [one.deviations for one in heron.contradicted] == [pytest.approx(12 / wrong, rel=1e-3)]
     (heron,) = accounts(bundle, ["heron"], readout_of(quality=LEAST_QUALITY - 0.01))
     assert (heron.contradicted, heron.readable) == ((), 0)

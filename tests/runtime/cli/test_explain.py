@@ -15,9 +15,9 @@ from zsl_runtime.classes.account import NEAR, accounts
 from zsl_runtime.classes.changes import add_classes, teach_classes
 from zsl_runtime.cli.classes import main
 from zsl_runtime.cli.explain import MOST_STEPS, WIDTH, lines
-from zsl_runtime.explaining.readout import Readout
 from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.head.gaussian import Evidence
+from zsl_runtime.head.readout import Readout
 
 
 def run(capsys, *argv: str) -> tuple[int, str, str]:
@@ -125,7 +125,8 @@ def test_contradictions_are_a_table_of_their_own(own_bundle):
     weight = np.zeros((len(ATTRIBUTES), CANONICAL), np.float32)
     quality = np.full(len(ATTRIBUTES), 0.9, np.float32)
     offset = np.array([6, 6, 0, 0, 1, 40], np.float32)  # what is read of every picture: a wren's row but for the last
-    readout = Readout(weight, offset, quality, np.ones(CANONICAL, np.float32))
+    place, unit = np.ones(CANONICAL, np.float32), np.ones(len(ATTRIBUTES), np.float32)
+    readout = Readout(weight, offset, quality, unit, 0 * place, place)
     teach_classes(bundle, {"wren": Evidence(2, np.zeros(CANONICAL))})
     told = list(lines(accounts(bundle, ["wren"], readout)[0]))
     assert max(map(len, told)) <= WIDTH
@@ -134,7 +135,7 @@ def test_contradictions_are_a_table_of_their_own(own_bundle):
     assert row.split()[:2] == ["1.00", "40.00"]
     assert row.split()[3:] == ["0.90", ATTRIBUTES[5]]
     offset[5] = 1
-    none = Readout(weight, offset, quality, np.ones(CANONICAL, np.float32))
+    none = Readout(weight, offset, quality, unit, 0 * place, place)
     text = " ".join(lines(accounts(bundle, ["wren"], none)[0]))
     assert "contradict the table in none of the 6 attributes" in text
 
