@@ -32,7 +32,8 @@ MAY_IMPORT = {
     "zsl_export": {"zsl_runtime", "zsl_train", "zsl_export"},
 }
 # onnxruntime, openvino and cuda (cuda.bindings) by the backends that need them; where their extras are installed,
-# simplejpeg, scipy and h5py for .mat files, openpyxl for .xlsx files, cryptography and model_signing for signatures
+# simplejpeg, scipy and h5py for .mat files, openpyxl for .xlsx files, cryptography and model_signing for signatures,
+# starlette and uvicorn for the page of zsl-demo
 RUNTIME_NEEDS = {
     "numpy",
     "PIL",
@@ -50,6 +51,8 @@ RUNTIME_NEEDS = {
     "fsspec",
     "ray",
     "pyarrow",
+    "starlette",
+    "uvicorn",
 }
 
 
@@ -287,6 +290,8 @@ def test_the_wheel_holds_the_packages_and_nothing_else():
     }
     wanted = {source.relative_to(PACKAGES[package]) for package in PACKAGES for source in sources(package)}
     wanted |= {Path("zsl_runtime", name) for name in ("py.typed", "_native.pyi", "_version.py", "glossary.md")}
+    page = ROOT / "runtime" / "zsl_runtime" / "web" / "page"
+    wanted |= {file.relative_to(PACKAGES["zsl_runtime"]) for file in page.iterdir()}
     (native,) = {path for path in held if path.stem.startswith("_native.") or path.suffix in {".so", ".pyd"}}
     assert held == {*wanted, native}
     assert native.parent == Path("zsl_runtime")

@@ -24,6 +24,8 @@ HEAVY = {
     "sklearn",
     "rich",
     "openpyxl",
+    "starlette",
+    "uvicorn",
 }
 
 

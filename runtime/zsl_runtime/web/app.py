@@ -67,10 +67,7 @@ class Page:
         routes = [
             *(Route(f"/{name}", _file(*found)) for name, found in FILES.items()),
             *(Route(f"/api/{call.__name__[1:]}", _told(call)) for call in (self._about, self._state)),
-            *(
-                Route(f"/api/{call.__name__[1:]}", _told(call), methods=["POST"])
-                for call in (*asking, *changing)
-            ),
+            *(Route(f"/api/{call.__name__[1:]}", _told(call), methods=["POST"]) for call in (*asking, *changing)),
         ]
         inner = Starlette(routes=routes, exception_handlers={HTTPException: _not_there})
         self.app: ASGIApp = Guard(inner, key, host)
@@ -132,7 +129,10 @@ class Page:
 
     async def _undo(self, request: Request) -> Any:
         given = asked.parsed(await request.body())
-        generation, count = asked.count(given.get("generation"), "a generation"), asked.count(given.get("count"), "steps")
+        generation, count = (
+            asked.count(given.get("generation"), "a generation"),
+            asked.count(given.get("count"), "steps"),
+        )
         return await self._classes.do(self._desk.undo, generation, count)
 
 

@@ -108,4 +108,3 @@ def _list(value: object, what: str, most: int) -> list[Any]:
 
 def _wrong(expected: str, given: object) -> UsageError:
     return UsageError("E-PAGE-REQUEST", f"the page asked with {shown(given)}; expected {expected}; load it again")
-

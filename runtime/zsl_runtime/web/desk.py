@@ -111,7 +111,7 @@ class Desk:
         return hasattr(self.classifier, "explain")
 
     def _far(self) -> dict[str, float] | None:
-        """From what distance a photograph is far, and than how many in 100 held-out ones; None where it is not known."""
+        """From what distance a photograph is far, and what that is a percentile of; None where it is not known."""
         distances = self.classifier.snapshot().distances
         beyond = None if distances is None else distances.beyond
         return None if beyond is None else {"distance": beyond, "percent": FAR}
@@ -328,7 +328,8 @@ class Desk:
         def back() -> Change:
             if bundle.pointer()[0] != generation:
                 raise UsageError(
-                    "E-PAGE-CHANGED", "the classes were changed meanwhile; nothing was undone: look at the changes again"
+                    "E-PAGE-CHANGED",
+                    "the classes were changed meanwhile; nothing was undone: look at the changes again",
                 )
             change = undo(bundle)
             for _ in range(count - 1):
@@ -397,7 +398,7 @@ def _preview(pixels: NDArray[np.generic]) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
-# --- words --------------------------------------------------------------------------------------------------------------
+# --- words ------------------------------------------------------------------------------------------------------------
 
 
 def _said(change: Change, verb: str) -> list[str]:

@@ -103,7 +103,8 @@ class Guard:
         if name in self._names or (is_loopback(name) if self._loopback else _is_address(name)):
             return
         raise UsageError(
-            "E-PAGE-HOST", f"this page was asked for by the name {given[:80]!r}; expected the address that zsl-demo prints"
+            "E-PAGE-HOST",
+            f"this page was asked for by the name {given[:80]!r}; expected the address that zsl-demo prints",
         )
 
     def _check_sender(self, headers: dict[bytes, bytes]) -> None:
@@ -153,7 +154,9 @@ def _check_length(headers: dict[bytes, bytes], most: int) -> None:
 
 
 def _too_large(most: int) -> UsageError:
-    return UsageError("E-PAGE-SIZE", f"this is larger than the {most // 2**20} MiB that are taken; make it smaller first")
+    return UsageError(
+        "E-PAGE-SIZE", f"this is larger than the {most // 2**20} MiB that are taken; make it smaller first"
+    )
 
 
 async def _drain(receive: Receive, headers: dict[bytes, bytes], most: int) -> None:
