@@ -100,7 +100,7 @@ def test_members_of_archives_are_written_as_they_are(tmp_path):
 
 
 def test_a_cascade_takes_no_archives_for_they_would_pile_up_in_memory(tmp_path):
-    with pytest.raises(UsageError, match="E-SORT-INTO: 'a.zip/owl.jpg' lies in an archive"):
+    with pytest.raises(UsageError, match=r"E-SORT-INTO: 'a.zip/owl.jpg' lies in an archive"):
         sort(tmp_path / "sorted", [(Item("a.zip/owl.jpg", b"one"), answer("Owl"))], keep_bytes=False)
 
 
@@ -176,7 +176,7 @@ def test_names_that_are_no_utf8_keep_their_bytes(tmp_path):
     except OSError:
         pytest.skip("this file system takes UTF-8 alone")
     sort(tmp_path / "sorted", [(os.fsdecode(raw), answer("Owl"))])
-    assert os.listdir(os.fsencode(tmp_path / "sorted" / "Owl")) == [b"\xe9.jpg"]
+    assert [os.fsencode(path.name) for path in (tmp_path / "sorted" / "Owl").iterdir()] == [b"\xe9.jpg"]
 
 
 def test_a_class_that_cannot_be_a_folder_on_this_disk_gets_another_name_and_that_is_told(photos, tmp_path, monkeypatch):
@@ -202,9 +202,9 @@ def test_hard_links_are_the_same_file_and_symbolic_ones_lead_to_it(photos, tmp_p
     picture = photos("owl.jpg", b"one")
     sort(tmp_path / "hard", [(picture, answer("Owl"))], link="hard")
     sort(tmp_path / "symbolic", [(picture, answer("Owl"))], link="symbolic")
-    assert os.path.samefile(tmp_path / "hard" / "Owl" / "owl.jpg", picture)
+    assert (tmp_path / "hard" / "Owl" / "owl.jpg").samefile(picture)
     assert not (tmp_path / "hard" / "Owl" / "owl.jpg").is_symlink()
-    assert os.readlink(tmp_path / "symbolic" / "Owl" / "owl.jpg") == str(picture)
+    assert (tmp_path / "symbolic" / "Owl" / "owl.jpg").readlink() == picture
 
 
 def test_a_link_is_made_to_the_picture_and_not_to_a_link_that_leads_there(photos, tmp_path):
@@ -213,7 +213,7 @@ def test_a_link_is_made_to_the_picture_and_not_to_a_link_that_leads_there(photos
     link.symlink_to("owl.jpg")
     sort(tmp_path / "sorted", [(link, answer("Owl"))], link="hard")
     assert not (tmp_path / "sorted" / "Owl" / "link.jpg").is_symlink()
-    assert os.path.samefile(tmp_path / "sorted" / "Owl" / "link.jpg", picture)
+    assert (tmp_path / "sorted" / "Owl" / "link.jpg").samefile(picture)
 
 
 def test_hard_links_to_another_disk_are_one_line(photos, tmp_path, monkeypatch):
@@ -246,7 +246,7 @@ def test_a_folder_that_is_a_link_is_not_followed(photos, tmp_path):
     elsewhere.mkdir()
     (tmp_path / "sorted").mkdir()
     (tmp_path / "sorted" / "Owl").symlink_to(elsewhere)
-    with pytest.raises(UsageError, match="E-SORT-INTO: 'Owl' in .* is a link or a file and no folder"):
+    with pytest.raises(UsageError, match=r"E-SORT-INTO: 'Owl' in .* is a link or a file and no folder"):
         sort(tmp_path / "sorted", [(photos("owl.jpg", b"one"), answer("Owl"))])
     assert tree(elsewhere) == {}
 
@@ -320,15 +320,15 @@ def test_a_folder_that_was_there_stays_and_one_that_was_made_for_nothing_goes(tm
     for name in ("there", "new"):
         with open_sorter(str(tmp_path / name), link=None, least=0):
             pass
-    assert os.listdir(tmp_path) == ["there"]
-    assert os.listdir(tmp_path / "there") == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "there"]
+    assert list((tmp_path / "there").iterdir()) == []
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no second file system here")
 def test_a_hard_link_to_another_file_system_is_refused_by_the_system_itself(photos, tmp_path):
     picture = photos("owl.jpg", b"one")
     folder = Path("/dev/shm") / f"zsl-sorted-{os.getpid()}"
-    if os.stat("/dev/shm").st_dev == picture.stat().st_dev:
+    if Path("/dev/shm").stat().st_dev == picture.stat().st_dev:
         pytest.skip("/dev/shm is no file system of its own here")
     try:
         with pytest.raises(UsageError, match="lies on another disk"):
