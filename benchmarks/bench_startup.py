@@ -68,7 +68,7 @@ def first_label(words: list[str]) -> float:
     """Seconds from the start of the process to the first line about a picture."""
     begin = time.perf_counter()
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as child:
-        assert child.stdout.readline() == b"path,rank,class,split,probability\n"
+        assert child.stdout.readline() == b"path,rank,class,split,probability,distance,far\n"
         assert b",1," in child.stdout.readline()
         seconds = time.perf_counter() - begin
         child.communicate()

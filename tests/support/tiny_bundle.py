@@ -151,6 +151,15 @@ def tiny_gaussian() -> Gaussian:
     return Gaussian(variance, 1 / (1 + 0.5 * variance))
 
 
+def tiny_held(generation: Generation, seed: int) -> np.ndarray:
+    """Percentiles of how far 400 pictures that nothing was made of are from the nearest class, with loops."""
+    labels = np.arange(400) % len(generation.table)
+    x = canonical_of(features_of(draw_pictures(generation.table, labels, seed + 1000), seed), seed)
+    where = tiny_gaussian().posterior(generation.means)
+    distances = [min(np.sqrt(np.mean((row - mean) ** 2)) for mean in where) for row in x.astype(np.float64)]
+    return np.percentile(distances, np.arange(101))
+
+
 def tiny_means(table: ClassTable, seed: int) -> ClassMeans:
     """Of Generation 1: all from their attributes, the seen ones with PER_CLASS drawn pictures each."""
     labels = np.repeat(np.flatnonzero(table.seen), PER_CLASS)
@@ -181,6 +190,7 @@ def make_tiny_bundle(
     rule: str = "fit",
     lift: bool = True,
     probe_images: bool = True,
+    held: bool = True,
     force: bool = False,
 ) -> Path:
     """Write a bundle to `dest` and return its path.
@@ -193,6 +203,7 @@ def make_tiny_bundle(
         lift: with lift.onnx and, by the rule `fit`, two views; without, D = F and one view. The rule `gaussian` always
             has its own.
         probe_images: False leaves the pictures out of the probe.
+        held: by the rule `gaussian`, with distances of held-out pictures; older bundles have none.
         force: replace a bundle.
 
     """
@@ -214,7 +225,10 @@ def make_tiny_bundle(
     else:
         files["means.onnx"] = _linear_graph("means", "semantic", "means", *means_layer(seed)).SerializeToString()
         files["lift.onnx"] = _linear_graph("lift", "features", "lifted", *canonical_layer(seed)).SerializeToString()
-        files["gaussian.safetensors"] = tiny_gaussian().to_bytes()
+        gaussian = tiny_gaussian()
+        if held:
+            gaussian = replace(gaussian, held=tiny_held(generation, seed))
+        files["gaussian.safetensors"] = gaussian.to_bytes()
     if lift and rule != "gaussian":
         files["lift.onnx"] = _lift_graph().SerializeToString()
     shape: list[Any] = ["N", SIDE, SIDE, 3] if kind == "images" else ["N", 4, 3]

@@ -89,15 +89,21 @@ class Overlapping(Backend, Protocol):
         ...
 
     def begin(
-        self, rows: NDArray[np.generic] | Sequence[NDArray[np.generic]], head: FoldedHead, best: int = 0
+        self,
+        rows: NDArray[np.generic] | Sequence[NDArray[np.generic]],
+        head: FoldedHead,
+        best: int = 0,
+        *,
+        features: bool = False,
     ) -> Pending:
         """Begin a batch.
 
         Args:
             rows: array (n, ...) or n arrays, as `input_port` says; they are copied before this returns.
             head: of C classes.
-            best: only this many best columns of each row are wanted, no scores and no features; 0 for scores and
-                features. It must be one for which `ranks` says yes.
+            best: only this many best columns of each row are wanted, no scores; 0 for scores and features. It must be
+                one for which `ranks` says yes.
+            features: with `best`, features are wanted as well.
 
         Raises:
             UsageError: E-INPUT-ARRAY, E-HEAD-CLASSES.

@@ -224,12 +224,17 @@ class TensorRtBackend(OfThisProcess):
         return answer.features
 
     def begin(
-        self, rows: NDArray[np.generic] | Sequence[NDArray[np.generic]], head: FoldedHead, best: int = 0
+        self,
+        rows: NDArray[np.generic] | Sequence[NDArray[np.generic]],
+        head: FoldedHead,
+        best: int = 0,
+        *,
+        features: bool = False,
     ) -> Pending:
         """Begin a batch, as `zsl_runtime.backends.base.Overlapping` says."""
         if best and not self.ranks(best):
             raise UsageError("E-TOPK", f"{best} best columns are not found on the card; ask for scores")
-        return self._begin(rows, head, best, scores=not best, features=not best)
+        return self._begin(rows, head, best, scores=not best, features=features or not best)
 
     def ranks(self, best: int) -> bool:
         """Whether this many best columns are found on the card."""

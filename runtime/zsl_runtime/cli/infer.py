@@ -181,8 +181,9 @@ def command(
 ) -> int:
     """Label pictures: PATHS are files, folders (searched to any depth), quoted patterns, or - for a list on stdin.
 
-    Results go to stdout as CSV with the columns path, rank, class, split, probability; probabilities of a picture sum
-    to 1 over all classes that compete. A model of feature vectors takes .npy files (N, V), and .mat files with
+    Results go to stdout as CSV with the columns path, rank, class, split, probability, distance, far; probabilities of
+    a picture sum to 1 over all classes that compete. distance counts the standard deviations to the nearest class, and
+    far is true for what is unlike anything known: farther than 99 % of the photographs that training held out. A model of feature vectors takes .npy files (N, V), and .mat files with
     `features` (V, N), in place of pictures; their rows are called FILE#ROW.
 
     A list has one path a line (with --null: paths that end with NUL), each a file or a folder. Zip and tar files (.zip,
@@ -300,7 +301,7 @@ def command(
         if cascade:
             answers = cascade_answers(two, batches, Progress(job.total, job.unit, sys.stderr), topk=topk)
         else:
-            answers = label(snapshot, batches, topk=topk, profile=notes)
+            answers = label(classifier, snapshot, batches, topk=topk, profile=notes)
         counts = Counts()
         if out.partial is not None:
             out.partial.backend = f"{classifier.backend.name} {classifier.backend.precision}"

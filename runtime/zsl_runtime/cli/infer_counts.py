@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from zsl_runtime.errors import InputError
+from zsl_runtime.head.distance import FAR
 from zsl_runtime.inputs.left_out import ordered, others
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Counts:
         self.classes: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.unsure = 0
+        self.far: int | None = None  # None while no answer says whether it is far
 
     def add(self, batch: Iterable[Labelled]) -> None:
         """Count the best class of each answer, or why there is none."""
@@ -58,6 +60,8 @@ class Counts:
             else:
                 self.classes[result.names[0]] += 1
                 self.unsure += result.probabilities[0] < UNSURE
+                if result.far is not None:
+                    self.far = (self.far or 0) + result.far
 
     def lines(self, unit: str, kinds: Mapping[str, int], *, after: int = 0) -> Iterator[str]:
         """What there is to say, in a handful of lines.
@@ -74,6 +78,11 @@ class Counts:
             yield f"best classes of {_many(labelled, unit)}{whose}:"
             yield from self._best(unit)
             yield f"unsure, with a best probability below {UNSURE:g}: {self.unsure} of {labelled}"
+            if self.far is not None:
+                yield (
+                    f"unlike anything known, farther from every class than {FAR} % of held-out {unit}: {self.far} of "
+                    f"{labelled}"
+                )
         if self.reasons:
             told = (f"{count} {REASONS.get(code, 'left out')} ({code})" for code, count in ordered(self.reasons))
             yield f"not readable{' in this run' if after else ''}: {', '.join(told)}"

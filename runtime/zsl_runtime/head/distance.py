@@ -11,6 +11,7 @@ it need not be the one that a picture is called. NumPy only.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -42,33 +43,33 @@ class Found(NamedTuple):
     far: Bools | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Distances:
     """Tells how far pictures are from the classes of one head.
 
     Attributes:
-        weight: (C, D) float32, rows of the head: means m times `scale`.
-        squares: (C,) float64, squared lengths of the means.
-        scale: s (D,) float64.
-        beyond: a picture that is farther than this is far; None where no held-out photographs are known.
+        head: of the rule `gaussian`; its rows, means m times s, hold all that is to be known of where classes lie.
+        gaussian: what its rows are made with, and the distances of held-out photographs.
 
     """
 
-    weight: Floats
-    squares: Doubles
-    scale: Doubles
-    beyond: float | None
+    head: Head
+    gaussian: Gaussian
 
-    @classmethod
-    def of(cls, head: Head, gaussian: Gaussian) -> Distances:
-        """Of a head of the rule `gaussian`, whose rows hold all that is to be known of its means."""
-        weight = head.weights[0]
-        squares = np.empty(len(weight))
+    @property
+    def beyond(self) -> float | None:
+        """A picture that is farther than this is far; None where no held-out photographs are known."""
+        return None if self.gaussian.held is None else float(self.gaussian.held[FAR])
+
+    @cached_property
+    def _squares(self) -> Floats:
+        """Squared lengths of the means (C,); worked out when the first picture comes."""
+        weight = self.head.weights[0]
+        squares = np.empty(len(weight), np.float32)
         for block in row_blocks(len(weight)):
-            means = weight[block] / gaussian.scale
+            means = weight[block] / self.gaussian.scale
             squares[block] = np.einsum("cd,cd->c", means, means)
-        beyond = None if gaussian.held is None else float(gaussian.held[FAR])
-        return cls(weight, squares, gaussian.scale, beyond)
+        return squares
 
     def __call__(self, x: Floats) -> Found:
         """Distances of canonical coordinates x (n, D), of finite numbers.
@@ -76,16 +77,17 @@ class Distances:
         The nearest class is found in float32, the distance to it is worked out in float64: so it is the same, to
         rounding far below what is shown, whichever pictures come in one batch.
         """
+        weight, scale, beyond = self.head.weights[0], self.gaussian.scale, self.beyond
         distances, nearest = np.empty(len(x)), np.empty(len(x), np.int64)
         for block in row_blocks(len(x), ROWS):
             rows = x[block].astype(np.float64)
             with np.errstate(over="ignore", invalid="ignore"):  # of numbers near the largest; then all are as far
-                apart = (rows * (-2 / self.scale)).astype(np.float32) @ self.weight.T
-                apart += self.squares.astype(np.float32)
+                apart = (rows * (-2 / scale)).astype(np.float32) @ weight.T
+                apart += self._squares
             nearest[block] = apart.argmin(axis=1)
-            off = rows - self.weight[nearest[block]] / self.scale
+            off = rows - weight[nearest[block]] / scale
             distances[block] = np.sqrt(np.einsum("nd,nd->n", off, off) / off.shape[1])
-        return Found(distances, nearest, None if self.beyond is None else distances > self.beyond)
+        return Found(distances, nearest, None if beyond is None else distances > beyond)
 
 
 def shown(distance: float) -> float:

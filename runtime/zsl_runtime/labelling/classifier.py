@@ -19,6 +19,7 @@ from zsl_runtime.errors import ArtefactError, InputError, UsageError
 from zsl_runtime.graphs.answers import Answer, Done
 from zsl_runtime.head.class_file import read_class_csv
 from zsl_runtime.head.class_table import ClassTable
+from zsl_runtime.head.distance import Distances
 from zsl_runtime.head.head import fold
 from zsl_runtime.labelling.ahead import in_order
 from zsl_runtime.labelling.numbers import Judge, refuse_unanswered
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from zsl_runtime.classes.similar import Similar
     from zsl_runtime.graphs.answers import Pending
     from zsl_runtime.graphs.ports import InputPort
+    from zsl_runtime.head.distance import Found
     from zsl_runtime.head.gaussian import Evidence
     from zsl_runtime.inputs.item import Item, Source
     from zsl_runtime.labelling.cascade import Cascade
@@ -213,7 +215,7 @@ class Classifier(OfThisProcess):
         snapshot, size = self.snapshot(classes), batch_of(batch_size, self._reader)
         with closing(self._rows(images, size, errors)) as rows:
             scored = score_ahead(self, snapshot, rows, batch_size=size, topk=topk, judge=Judge(str))
-            return _predictions((one for block in label(snapshot, scored, topk=topk) for one in block), errors)
+            return _predictions((one for block in label(self, snapshot, scored, topk=topk) for one in block), errors)
 
     def cascade(
         self,
@@ -308,6 +310,28 @@ class Classifier(OfThisProcess):
         backend = self._backend
         return lifted(backend.lift, backend.features(inputs))
 
+    def measure(self, snapshot: Snapshot, features: Floats) -> Found | None:
+        """How far pictures are from the nearest class of `snapshot`, whatever its filter.
+
+        Args:
+            snapshot: of a Gaussian head, or of another one.
+            features: (N, F) of finite numbers, as of `score_with`; (0, 0) for no picture.
+
+        Returns:
+            Distances and whether they are far; None where the head is not Gaussian.
+
+        Raises:
+            UsageError: E-CLOSED.
+            BackendError: E-BACKEND-RUN.
+
+        """
+        if snapshot.distances is None:
+            return None
+        self._check_open()
+        if not len(features):
+            return snapshot.distances(np.empty((0, snapshot.generation.head.width), np.float32))
+        return snapshot.distances(self._backend.lift(features))
+
     @property
     def in_flight(self) -> int:
         """How many batches a caller does well to have begun: 1 where the backend works in the caller's own time."""
@@ -322,8 +346,8 @@ class Classifier(OfThisProcess):
         Args:
             snapshot: whose classes and head.
             rows: n prepared inputs as `read` gives them, or an array of them; they may be changed afterwards.
-            topk: the best so many classes are wanted, and nothing else: a card that can finds them itself. None wants
-                scores and features.
+            topk: the best so many classes are wanted, and what `measure` takes: a card that can finds them itself. None
+                wants scores and features.
 
         Returns:
             What gives the `Answer`; `snapshot.named` and `snapshot.best` turn it into predictions.
@@ -338,7 +362,8 @@ class Classifier(OfThisProcess):
         card = overlapping(backend)
         if card is not None:
             best = 0 if topk is None else snapshot.count(topk)
-            return card.begin(rows, snapshot.head, best if best and card.ranks(best) else 0)
+            ranked = best if best and card.ranks(best) else 0
+            return card.begin(rows, snapshot.head, ranked, features=snapshot.distances is not None)
         inputs = rows if isinstance(rows, np.ndarray) else np.stack(rows)
         return Done(Answer(*backend.run(inputs, snapshot.head)))
 
@@ -646,7 +671,9 @@ def _check_call(images: object, topk: int, batch_size: int | None, errors: str) 
 
 def _read(bundle: Bundle) -> Snapshot:
     generation = bundle.current()
-    return Snapshot(generation, fold(generation.head, generation.table.seen))
+    head = generation.head
+    distances = Distances(head, bundle.gaussian()) if bundle.head_rule == "gaussian" else None
+    return Snapshot(generation, fold(head, generation.table.seen), distances)
 
 
 def _pixels(bundle: Bundle, port: InputPort) -> PixelSpec | None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from zsl_runtime.arrays import Floats
     from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.graphs.answers import Pending
+    from zsl_runtime.head.distance import Found
     from zsl_runtime.inputs.item import Source
     from zsl_runtime.labelling.snapshot import Snapshot
 
@@ -45,6 +46,10 @@ class Model(Protocol):
 
     def score_with(self, snapshot: Snapshot, inputs: NDArray[np.generic]) -> tuple[Floats, Floats]:
         """Log-probabilities (N, C) and features (N, F) of prepared inputs."""
+        ...
+
+    def measure(self, snapshot: Snapshot, features: Floats) -> Found | None:
+        """How far pictures with features (N, F) are from the classes; None where the head does not tell."""
         ...
 
     def begin(self, snapshot: Snapshot, rows: Sequence[NDArray[np.generic]], topk: int | None) -> Pending:

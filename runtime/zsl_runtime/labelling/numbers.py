@@ -84,8 +84,8 @@ class Judge:
         else:
             assert answer.scores is not None
             good = answered(answer.scores)
-            if answer.features is not None and len(answer.features):
-                good &= finite(answer.features)
+        if answer.features is not None and len(answer.features):
+            good &= finite(answer.features)
         count = int(good.sum())
         self._good += count
         self._bad += len(good) - count

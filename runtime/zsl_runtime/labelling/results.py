@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, TypeAlias, cast, get_type_hints
 
 from zsl_runtime.errors import InputError, UsageError, from_os_error
+from zsl_runtime.head.distance import shown
 from zsl_runtime.head.names import as_cell
 from zsl_runtime.inputs.item import in_store
 from zsl_runtime.labelling.merging import Facts, read_facts, records_of, write_share
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from zsl_runtime.inputs.share import Share
     from zsl_runtime.labelling.snapshot import Labelled, Prediction
 
-CSV_HEADER = ("path", "rank", "class", "split", "probability")
+OF_CLASS = ("rank", "class", "split", "probability")  # what is told of each class of a picture
+CSV_HEADER = ("path", *OF_CLASS, "distance", "far")
 PARTIAL = ".partial"  # behind the name of a file that is not finished
 STATE = ".state"  # behind that: how far it is
 LENGTHS = ".lengths"  # likewise, of a share: the bytes of each answer, 4 bytes each
@@ -47,7 +49,9 @@ Convert: TypeAlias = "Callable[[Iterable[bytes], IO[bytes]], None]"  # lines to 
 
 
 def encode_csv(answers: Iterable[Labelled], min_probability: float, *, safe: bool = False) -> bytes:
-    """Lines of `path,rank,class,split,probability`; a picture that could not be read has none.
+    """Lines of CSV_HEADER's columns; a picture that could not be read has none.
+
+    Distance and far are those of the picture, on each of its lines; empty where they are not known.
 
     A path that is not valid UTF-8 comes out with the bytes it has on the disk.
 
@@ -64,7 +68,8 @@ def encode_csv(answers: Iterable[Labelled], min_probability: float, *, safe: boo
     for name, result in answers:
         if not isinstance(result, InputError):
             writer = quoted if "\r" in name else plain
-            rows = ((name, *row) for row in _rows(result, min_probability))
+            how_far = _blank(result.distance), "" if result.far is None else "true" if result.far else "false"
+            rows = ((name, *row, *how_far) for row in _rows(result, min_probability))
             writer.writerows(
                 [as_cell(one) if isinstance(one, str) else one for one in row] if safe else row for row in rows
             )
@@ -77,7 +82,7 @@ def csv_header() -> bytes:
 
 
 def encode_jsonl(answers: Iterable[Labelled], min_probability: float) -> bytes:
-    """One JSON object a line: `path` and `predictions`, or `path` and `error`.
+    """One JSON object a line: `path`, `predictions`, `distance` and `far`, or `path` and `error`.
 
     An answer of a cascade also says `"transductive": true` and in which `pass` its label was found.
     A path that is not valid UTF-8 has its odd bytes as lone surrogates, escaped: JSON cannot hold them otherwise.
@@ -88,7 +93,11 @@ def encode_jsonl(answers: Iterable[Labelled], min_probability: float) -> bytes:
             content: dict[str, Any] = {"error": {"code": result.code, "message": result.message}}
         else:
             rows = _rows(result, min_probability)
-            content = {"predictions": [dict(zip(CSV_HEADER[1:], row, strict=True)) for row in rows]}
+            content = {
+                "predictions": [dict(zip(OF_CLASS, row, strict=True)) for row in rows],
+                "distance": None if result.distance is None else shown(result.distance),
+                "far": result.far,
+            }
             if result.confident is not None:
                 content |= {"transductive": True, "pass": "confident" if result.confident else "relabelled"}
         line = json.dumps({"path": name, **content}, ensure_ascii=False)
@@ -106,6 +115,11 @@ def _rows(prediction: Prediction, min_probability: float) -> list[tuple[int, str
         for rank, (name, seen, probability) in enumerate(parts, start=1)
         if probability >= min_probability
     ]
+
+
+def _blank(distance: float | None) -> float | str:
+    """A distance as it is written; nothing where it is not known."""
+    return "" if distance is None else shown(distance)
 
 
 def _escaped(found: re.Match[str]) -> str:

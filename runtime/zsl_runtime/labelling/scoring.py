@@ -101,7 +101,8 @@ def score_ahead(
         judge: as of `score`.
 
     Yields:
-        As `score`; with `best` in place of scores and features where the card finds the best classes.
+        As `score`; with `best` in place of scores where the card finds the best classes, and features where distances
+        are told.
 
     Raises:
         BackendError: as `score`.
@@ -156,11 +157,12 @@ def _batches(rows: Iterable[ReadItem], batch_size: int) -> Generator[list[ReadIt
 
 
 def label(
-    snapshot: Snapshot, batches: Iterable[Scored], *, topk: int, profile: NoProfile = NO_PROFILE
+    model: Model, snapshot: Snapshot, batches: Iterable[Scored], *, topk: int, profile: NoProfile = NO_PROFILE
 ) -> Generator[list[Labelled]]:
-    """The `topk` best classes of each item that was scored with `snapshot`."""
-    for entries, scores, _, best in batches:
+    """The `topk` best classes of each item that `model` scored with `snapshot`, and how far it is from all of them."""
+    for entries, scores, features, best in batches:
         with profile.stage(HEAD):
-            found = snapshot.best(scores, topk) if best is None else snapshot.named(best)
-            answers = Scored.fill(entries, found)
+            found = model.measure(snapshot, features)
+            named = snapshot.best(scores, topk, found) if best is None else snapshot.named(best, found)
+            answers = Scored.fill(entries, named)
         yield answers

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zsl_runtime.arrays import Floats
     from zsl_runtime.bundle.generation import Generation
     from zsl_runtime.head.class_table import ClassTable
+    from zsl_runtime.head.distance import Distances, Found
 
 
 Classes: TypeAlias = "str | Sequence[str]"
@@ -36,6 +37,10 @@ class Prediction:
         confident: of a cascade, whose labels are transductive: True when the first pass's label was kept and helped to
             label the others, False for the others. None outside a cascade.
         error: why the picture could not be read, after `errors="skip"`: there are no names then. Else None.
+        distance: to the nearest of all classes, in standard deviations (`zsl_runtime.head.distance`); it need not be
+            the first of `names`. None where the head is not Gaussian.
+        far: whether that is farther than 99 % of the photographs were that training held out: unlike anything known.
+            None where that is not known.
 
     """
 
@@ -44,6 +49,8 @@ class Prediction:
     probabilities: tuple[float, ...]
     confident: bool | None = None
     error: InputError | None = None
+    distance: float | None = None
+    far: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -53,11 +60,14 @@ class Snapshot:
     Attributes:
         generation: classes and head as stored.
         head: folded, with a class filter or without.
+        distances: tells how far pictures are from all classes, whatever the filter; None where the head is not
+            Gaussian.
 
     """
 
     generation: Generation
     head: FoldedHead
+    distances: Distances | None = None
 
     @property
     def table(self) -> ClassTable:
@@ -90,22 +100,29 @@ class Snapshot:
         keep[[self.table.index(name) for name in classes]] = True
         return keep
 
-    def best(self, scores: Floats, topk: int) -> list[Prediction]:
+    def best(self, scores: Floats, topk: int, found: Found | None = None) -> list[Prediction]:
         """The `topk` best classes of each row of scores (N, C), or all that the filter leaves; ties in table order."""
         order = best_columns(scores, self.count(topk))  # (N, k)
-        return self.named(Best(order, np.take_along_axis(scores, order, axis=1)))
+        return self.named(Best(order, np.take_along_axis(scores, order, axis=1)), found)
 
     def count(self, topk: int) -> int:
         """`topk`, or as many classes as the filter leaves."""
         return min(topk, int(np.isfinite(self.head.class_bias).sum()))
 
-    def named(self, best: Best) -> list[Prediction]:
-        """The classes of the best columns, with their probabilities."""
+    def named(self, best: Best, found: Found | None = None) -> list[Prediction]:
+        """The classes of the best columns, with their probabilities; `found` is how far the pictures are."""
         probabilities = np.exp(best.scores.astype(np.float64))
         names, seen = self.table.names, self.table.seen.tolist()
+        nothing = [None] * len(probabilities)
+        distances = nothing if found is None else found.distances.tolist()
+        far = nothing if found is None or found.far is None else found.far.tolist()
         return [
-            Prediction(tuple(names[j] for j in row), tuple(seen[j] for j in row), tuple(chances))
-            for row, chances in zip(best.columns.tolist(), probabilities.tolist(), strict=True)
+            Prediction(
+                tuple(names[j] for j in row), tuple(seen[j] for j in row), tuple(chances), distance=distance, far=beyond
+            )
+            for row, chances, distance, beyond in zip(
+                best.columns.tolist(), probabilities.tolist(), distances, far, strict=True
+            )
         ]
 
 
@@ -126,8 +143,8 @@ class Scored(NamedTuple):
     Attributes:
         entries: the items in input order, each with the error that it could not be read for, or None.
         scores: (n, C) float32 of the n items that could be read, in the same order.
-        features: (n, F) float32; (0, 0) when none could be read.
-        best: where the card has found them, the best classes of these items; then there are no scores or features.
+        features: (n, F) float32; (0, 0) when none could be read, or nobody wants them.
+        best: where the card has found them, the best classes of these items; then there are no scores.
 
     """
 

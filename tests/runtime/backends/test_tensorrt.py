@@ -412,7 +412,7 @@ def test_unreadable_items_stay_in_their_places(card, path):
         snapshot = classifier.snapshot()
         batches = list(score_ahead(classifier, snapshot, rows, batch_size=4, topk=2))
         assert all(isinstance(batch, Scored) for batch in batches)
-        lines = [line for answer in label(snapshot, batches, topk=2) for line in answer]
+        lines = [line for answer in label(classifier, snapshot, batches, topk=2) for line in answer]
     assert [line.name for line in lines] == [row.name for row in rows]
     assert [getattr(line.result, "names", (None,))[0] for line in lines[::2]] == [TABLE.names[i % 8] for i in range(9)]
     assert all(isinstance(line.result, InputError) for line in lines[1::2])

@@ -91,7 +91,7 @@ def error_line(lines: list[str]) -> str:
 def test_a_folder_is_labelled_as_csv(infer, bundle, photos):
     code, out, err = infer(photos, "--engine", bundle, "--topk", 3)
     assert code == 0
-    assert out.splitlines()[0] == "path,rank,class,split,probability"
+    assert out.splitlines()[0] == "path,rank,class,split,probability,distance,far"
     rows = rows_of(out)
     assert [row["path"] for row in rows] == [str(photos / f"{i}.png") for i in range(8) for _ in range(3)]
     assert [row["rank"] for row in rows] == ["1", "2", "3"] * 8
@@ -237,7 +237,7 @@ def test_bad_pictures_are_reported_and_the_rest_labelled(infer, bundle, photos):
 def test_nothing_but_bad_pictures_gives_the_header_and_exit_6(infer, bundle, tmp_path):
     (tmp_path / "a.jpg").touch()
     code, out, err = infer(tmp_path, "--engine", bundle)
-    assert (code, out) == (6, "path,rank,class,split,probability\n")
+    assert (code, out) == (6, "path,rank,class,split,probability,distance,far\n")
     assert err[-1].startswith("labelled 0 of 1 pictures, ")
 
 
@@ -470,7 +470,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(row_bundle, tmp_path):
     np.save(tmp_path / "many.npy", np.zeros((400_000, 4, 3), np.float16))
     arguments = [str(tmp_path / "many.npy"), "--engine", row_bundle]
     with subprocess.Popen([*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
-        assert child.stdout.readline() == b"path,rank,class,split,probability\n"
+        assert child.stdout.readline() == b"path,rank,class,split,probability,distance,far\n"
         child.stdout.close()
         err = child.stderr.read()
         assert child.wait(timeout=60) == 0

@@ -32,7 +32,7 @@ def some_means(rng: np.random.Generator, count: int = C, width: int = D) -> Clas
 
 
 def made(gaussian: Gaussian, means: ClassMeans) -> Distances:
-    return Distances.of(gaussian_head(means, gaussian, View("x", 0, means.prior.shape[1], 1.0, None)), gaussian)
+    return Distances(gaussian_head(means, gaussian, View("x", 0, means.prior.shape[1], 1.0, None)), gaussian)
 
 
 def slowly(x: np.ndarray, where: np.ndarray) -> tuple[list[float], list[int]]:

@@ -432,7 +432,7 @@ def test_csv_has_the_same_labels_and_its_header(infer, path, photos, tmp_path):
     assert (code, out) == (6, "")
     assert any("transductive" in line for line in err)
     text = target.read_text(encoding="utf-8")
-    assert text.splitlines()[0] == "path,rank,class,split,probability"
+    assert text.splitlines()[0] == "path,rank,class,split,probability,distance,far"
     assert [(row["path"], row["class"]) for row in csv.DictReader(io.StringIO(text))] == wanted
 
 
@@ -457,7 +457,7 @@ def test_without_a_cascade_nothing_says_transductive(infer, path, photos):
 def test_nothing_but_unreadable_pictures(infer, path, tmp_path):
     (tmp_path / "a.png").touch()
     code, out, err = infer(tmp_path, "--engine", path, "--cascade")
-    assert (code, out) == (6, "path,rank,class,split,probability\n")
+    assert (code, out) == (6, "path,rank,class,split,probability,distance,far\n")
     assert err[0].startswith("cascade: 0 of 0 are confident, so all labels are those of the first pass")
 
 

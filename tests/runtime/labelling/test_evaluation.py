@@ -221,7 +221,7 @@ class Beside:
     def ranks(self, _best) -> bool:
         return True
 
-    def begin(self, rows, head, best=0):
+    def begin(self, rows, head, best=0, *, features=False):
         assert best == 0, "all scores are wanted"
         self.begun += 1
         self.most = max(self.most, self.begun)

@@ -11,6 +11,7 @@ import stat
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,13 +43,36 @@ ERROR = InputError("E-IMAGE-FORMAT", "'b.jpg' is not a picture")
 
 
 def test_csv_has_the_agreed_columns_and_no_row_for_an_error():
-    assert csv_header() == b"path,rank,class,split,probability\n"
+    assert csv_header() == b"path,rank,class,split,probability,distance,far\n"
     lines = encode_csv([Labelled("a.jpg", BIRD), Labelled("b.jpg", ERROR)], 0.0).decode().splitlines()
     assert lines == [
-        "a.jpg,1,wren,unseen,0.75",
-        'a.jpg,2,"owl, ""eagle""",seen,0.25',
-        "a.jpg,3,übersee-ente,unseen,1.25e-07",
+        "a.jpg,1,wren,unseen,0.75,,",
+        'a.jpg,2,"owl, ""eagle""",seen,0.25,,',
+        "a.jpg,3,übersee-ente,unseen,1.25e-07,,",
     ]
+
+
+@pytest.mark.parametrize(
+    ("distance", "far", "cells", "keys"),
+    [
+        (0.71234567, False, "0.7123,false", {"distance": 0.7123, "far": False}),
+        (12.0, True, "12.0,true", {"distance": 12.0, "far": True}),
+        (3e30, True, "3e+30,true", {"distance": 3e30, "far": True}),
+        (1.5, None, "1.5,", {"distance": 1.5, "far": None}),
+        (None, None, ",", {"distance": None, "far": None}),
+    ],
+)
+def test_how_far_a_picture_is_stands_on_each_of_its_lines(distance, far, cells, keys):
+    answers = [Labelled("a.jpg", replace(BIRD, distance=distance, far=far))]
+    for safe in (False, True):
+        lines = encode_csv(answers, 0.1, safe=safe).decode().splitlines()
+        assert lines == [f"a.jpg,1,wren,unseen,0.75,{cells}", f'a.jpg,2,"owl, ""eagle""",seen,0.25,{cells}']
+    (told,) = map(json.loads, encode_jsonl(answers, 0.1).splitlines())
+    assert {name: told[name] for name in keys} == keys
+    assert [list(one) for one in told["predictions"]] == [["rank", "class", "split", "probability"]] * 2
+    assert encode_csv(answers, 0.9) == b""
+    (told,) = map(json.loads, encode_jsonl(answers, 0.9).splitlines())
+    assert told == {"path": "a.jpg", "predictions": [], **keys}
 
 
 def test_jsonl_has_an_object_a_picture_and_one_for_an_error():
@@ -61,6 +85,8 @@ def test_jsonl_has_an_object_a_picture_and_one_for_an_error():
             {"rank": 1, "class": "wren", "split": "unseen", "probability": 0.75},
             {"rank": 2, "class": 'owl, "eagle"', "split": "seen", "probability": 0.25},
         ],
+        "distance": None,
+        "far": None,
     }
     assert second == {"path": "b.jpg", "error": {"code": "E-IMAGE-FORMAT", "message": "'b.jpg' is not a picture"}}
 
@@ -68,12 +94,17 @@ def test_jsonl_has_an_object_a_picture_and_one_for_an_error():
 def test_min_probability_drops_rows_below_it_and_keeps_equal_ones():
     assert encode_csv([Labelled("a", BIRD)], 0.75).count(b"\n") == 1
     assert encode_csv([Labelled("a", BIRD)], 0.76) == b""
-    assert json.loads(encode_jsonl([Labelled("a", BIRD)], 1.0)) == {"path": "a", "predictions": []}
+    assert json.loads(encode_jsonl([Labelled("a", BIRD)], 1.0)) == {
+        "path": "a",
+        "predictions": [],
+        "distance": None,
+        "far": None,
+    }
 
 
 def test_an_undecodable_path_keeps_its_bytes_in_csv_and_survives_json():
     name = os.fsdecode(b"caf\xe9.jpg")
-    assert encode_csv([Labelled(name, BIRD)], 0.5) == b"caf\xe9.jpg,1,wren,unseen,0.75\n"
+    assert encode_csv([Labelled(name, BIRD)], 0.5) == b"caf\xe9.jpg,1,wren,unseen,0.75,,\n"
     line = encode_jsonl([Labelled(name, BIRD)], 0.0)
     assert line.isascii()
     assert os.fsencode(json.loads(line)["path"]) == b"caf\xe9.jpg"
@@ -532,7 +563,7 @@ def test_on_a_terminal_a_name_of_a_file_moves_nothing_and_in_a_pipe_it_is_as_it_
     with open_output(None) as output:
         output.write(line)
         output.flush()
-    shown = b"\\x1b[2J\\u202egnp.exe \xff,1,wren,unseen,0.5\n"
+    shown = b"\\x1b[2J\\u202egnp.exe \xff,1,wren,unseen,0.5,,\n"
     assert stream.buffer.getvalue() == (shown if terminal else line)
 
 
@@ -545,7 +576,7 @@ def test_a_terminal_that_is_named_is_a_terminal():
     try:
         with open_output(f"/dev/fd/{terminal}") as output:
             output.write(encode_csv(labelled("\x1b[2J", "wren"), 0.0))
-        assert os.read(reader, 100) == b"\\x1b[2J,1,wren,unseen,0.5\r\n"
+        assert os.read(reader, 100) == b"\\x1b[2J,1,wren,unseen,0.5,,\r\n"
     finally:
         os.close(reader)
         os.close(terminal)

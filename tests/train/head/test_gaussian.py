@@ -289,7 +289,7 @@ def test_held_out_pictures_are_as_far_as_they_would_be_from_what_a_fold_ships(mo
         shipped = finish(trained, spectra[-1], HeadChoice(chosen, errors), noise)
         means = ClassMeans.without_photographs(run_means(shipped.means, problem.semantic))
         means = means.taught(evidence_of(run_batched(shipped.lift, problem.features), problem.labels))
-        measure = Distances.of(gaussian_head(means, shipped.gaussian, shipped.views[0]), shipped.gaussian)
+        measure = Distances(gaussian_head(means, shipped.gaussian, shipped.views[0]), shipped.gaussian)
         wanted.append(measure(run_batched(shipped.lift, problem.held)).distances)
     got = held_out_distances(spectra, HeadChoice(chosen, errors))
     np.testing.assert_allclose(got, np.concatenate(wanted), rtol=2e-3)
