@@ -65,7 +65,7 @@ def readable(readout: Readout) -> str:
 
 
 def fit_readout(means: Doubles, values: Doubles, spread: Doubles) -> Readout:
-    """Ridge regression from class means to attribute values; its strength is chosen by leaving classes out.
+    """Ridge regression from class means to attribute values, of the strength at which classes left out are read best.
 
     Args:
         means: (S, D) where classes lie.
@@ -78,18 +78,16 @@ def fit_readout(means: Doubles, values: Doubles, spread: Doubles) -> Readout:
     middle, unit = values.mean(axis=0), values.std(axis=0)
     squares, vectors = np.linalg.eigh(z @ z.T)
     squares = np.maximum(squares, 0.0)
-    best, left_out = np.inf, np.zeros_like(values)
-    strength = STRENGTHS[0] * count
+    best, quality, strength = -1.0, np.zeros(values.shape[1]), STRENGTHS[0] * count
     for one in STRENGTHS:
-        guess = _left_out(values, vectors * (squares / (squares + one * count)) @ vectors.T)
-        error = float(np.square((guess - values)[:, unit > 0] / unit[unit > 0]).sum())
-        if error < best:
-            best, left_out, strength = error, guess, one * count
+        found = _correlations(_left_out(values, vectors * (squares / (squares + one * count)) @ vectors.T), values)
+        if float(np.maximum(found, 0).mean()) > best:
+            best, quality, strength = float(np.maximum(found, 0).mean()), found, one * count
     weight = (vectors / (squares + strength) @ vectors.T @ (values - middle)).T @ z / spread  # (A, D)
     return Readout(
         weight.astype(np.float32),
         (middle - weight @ centre).astype(np.float32),
-        _correlations(left_out, values).astype(np.float32),
+        quality.astype(np.float32),
         unit.astype(np.float32),
         centre.astype(np.float32),
         spread.astype(np.float32),

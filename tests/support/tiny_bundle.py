@@ -23,6 +23,7 @@ from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.head.fitting import Replay, fit_head, fitting_rows, rows_head
 from zsl_runtime.head.gaussian import ClassMeans, Gaussian, evidence_of, gaussian_head
 from zsl_runtime.head.head import FitSettings, View, fold
+from zsl_runtime.head.readout import Readout
 from zsl_runtime.head.semantic_rule import SemanticRule
 
 if TYPE_CHECKING:
@@ -191,6 +192,7 @@ def make_tiny_bundle(
     lift: bool = True,
     probe_images: bool = True,
     held: bool = True,
+    explain: bool = False,
     force: bool = False,
 ) -> Path:
     """Write a bundle to `dest` and return its path.
@@ -204,6 +206,7 @@ def make_tiny_bundle(
             has its own.
         probe_images: False leaves the pictures out of the probe.
         held: by the rule `gaussian`, with distances of held-out pictures; older bundles have none.
+        explain: with a read-out and, of a model of pictures, a graph of attention over the four quarters.
         force: replace a bundle.
 
     """
@@ -231,6 +234,10 @@ def make_tiny_bundle(
         files["gaussian.safetensors"] = gaussian.to_bytes()
     if lift and rule != "gaussian":
         files["lift.onnx"] = _lift_graph().SerializeToString()
+    if explain:
+        files["readout.safetensors"] = tiny_readout(seed, lift=lift, rule=rule).to_bytes()
+        if kind == "images":
+            files["explain.onnx"] = _explain_graph().SerializeToString()
     shape: list[Any] = ["N", SIDE, SIDE, 3] if kind == "images" else ["N", 4, 3]
     manifest = {
         "method": "tiny",
@@ -252,10 +259,45 @@ def make_tiny_bundle(
         "recipe": {"method": "tiny"},
         "scores": {"H": 100.0},
     }
+    if explain:
+        seen_by = {"graph": "explain.onnx", "regions": 4} if kind == "images" else {"graph": None, "regions": 0}
+        manifest["explain"] = {"readout": "readout.safetensors", **seen_by}
     if rule == "gaussian":
         known = table.raw[table.seen]
         manifest["attribute_ranges"] = np.stack([known.min(axis=0), known.max(axis=0)], axis=1).tolist()
     return write_bundle(dest, manifest=manifest, files=files, generation=generation, force=force)
+
+
+def tiny_readout(seed: int, *, lift: bool, rule: str) -> Readout:
+    """Least squares from drawn pictures of all classes to their attributes; `größe` is said not to be read."""
+    table = class_table()
+    labels = np.repeat(np.arange(len(table)), PER_CLASS)
+    features = features_of(draw_pictures(table, labels, seed + 7), seed)
+    x = canonical_of(features, seed) if rule == "gaussian" else lift_of(features) if lift else features
+    raw = np.maximum(table.raw, 0)
+    rows = np.concatenate([x, np.ones((len(x), 1), np.float32)], axis=1).astype(np.float64)
+    found = np.linalg.lstsq(rows, raw[labels], rcond=1e-6)[0].astype(np.float32)
+    quality = np.array([0.9, 0.8, 0.95, 0.7, 0.6, 0.1], np.float32)
+    spread = np.ones(x.shape[1], np.float32) if rule == "gaussian" else x.std(axis=0) + np.float32(0.01)
+    return Readout(
+        np.ascontiguousarray(found[:-1].T),
+        found[-1],
+        quality,
+        raw.std(axis=0).astype(np.float32),
+        x.mean(axis=0),
+        spread,
+    )
+
+
+def queries() -> np.ndarray:
+    """(3, A) float32: which colour each attribute is looked for by."""
+    return (8 * np.random.default_rng(11).standard_normal((3, len(ATTRIBUTES)))).astype(np.float32)
+
+
+def maps_of(pictures: np.ndarray) -> np.ndarray:
+    """What explain.onnx must give (n, A, 4) float32: attention over the quarters, by their colour."""
+    sharp = np.exp((as_regions(pictures) @ queries()).transpose(0, 2, 1))
+    return sharp / sharp.sum(axis=2, keepdims=True)
 
 
 def tiny_replay(table: ClassTable, seed: int) -> Replay:
@@ -357,6 +399,35 @@ def _model_graph(seed: int, *, kind: str, lift: bool, rule: str) -> ModelProto:
             helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", "C"]),
             helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", FEATURE]),
         ],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return _checked(graph)
+
+
+def _explain_graph() -> ModelProto:
+    from onnx import TensorProto, helper, numpy_helper
+
+    constants = {
+        "quarters": np.array([0, 2, 4, 2, 4, 3], dtype=np.int64),
+        "inside": np.array([2, 4], dtype=np.int64),
+        "white": np.array(255, dtype=np.float32),
+        "rows": np.array([0, 4, 3], dtype=np.int64),
+        "query": queries(),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["images"], ["levels"], to=TensorProto.FLOAT),
+            helper.make_node("Div", ["levels", "white"], ["light"]),
+            helper.make_node("Reshape", ["light", "quarters"], ["split"]),
+            helper.make_node("ReduceMean", ["split", "inside"], ["colours"], keepdims=0),
+            helper.make_node("Reshape", ["colours", "rows"], ["regions"]),
+            helper.make_node("MatMul", ["regions", "query"], ["found"]),
+            helper.make_node("Transpose", ["found"], ["turned"], perm=[0, 2, 1]),
+            helper.make_node("Softmax", ["turned"], ["maps"], axis=2),
+        ],
+        "explain",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", SIDE, SIDE, 3])],
+        [helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["N", len(ATTRIBUTES), 4])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     return _checked(graph)

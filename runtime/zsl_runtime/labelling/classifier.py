@@ -16,6 +16,7 @@ from zsl_runtime.backends.base import lifted, overlapping
 from zsl_runtime.backends.opening import open_backend
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.errors import ArtefactError, InputError, UsageError
+from zsl_runtime.explaining.explainer import Answered, Explainer
 from zsl_runtime.graphs.answers import Answer, Done
 from zsl_runtime.head.class_file import read_class_csv
 from zsl_runtime.head.class_table import ClassTable
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from zsl_runtime.backends.base import Backend
     from zsl_runtime.classes.changes import Change
     from zsl_runtime.classes.similar import Similar
+    from zsl_runtime.explaining.explanation import Explanation
     from zsl_runtime.graphs.answers import Pending
     from zsl_runtime.graphs.ports import InputPort
     from zsl_runtime.head.distance import Found
@@ -79,6 +81,7 @@ class Classifier(OfThisProcess):
         self._snapshot = _read(bundle)
         self._reloading = threading.Lock()
         self._closed = False
+        self._explainer: Explainer | None = None
 
     @classmethod
     def open(
@@ -290,6 +293,52 @@ class Classifier(OfThisProcess):
         """As `score`, with classes and head of `snapshot`; scores that are no numbers are given as they are."""
         self._check_open()
         return self._backend.run(inputs, snapshot.head)
+
+    def explain(self, image: Source, classes: Classes = "all") -> Explanation:
+        """Why a picture gets its label and not the next one.
+
+        Args:
+            image: as one of `predict`.
+            classes: as for `predict`.
+
+        Returns:
+            What each attribute says for the answer or for its strongest rival, and of models with attention where it
+            was looked for (`zsl_runtime.explaining.Explanation`).
+
+        Raises:
+            InputError: E-IMAGE-... or E-ROW-...: the picture cannot be read; E-ANSWER-VALUE.
+            UsageError: E-EXPLAIN for a bundle that was exported without what this takes; E-FILTER..., E-CLASS-UNKNOWN,
+                E-CLOSED.
+            ArtefactError: what the bundle explains with is damaged.
+            BackendError: E-BACKEND-RUN; E-BACKEND-MISSING.
+
+        """
+        snapshot, inputs = self.snapshot(classes), self.read(image)[None]
+        scores, features = self.score_with(snapshot, inputs)
+        refuse_unanswered(scores)
+        name = os.fspath(image) if isinstance(image, (str, os.PathLike)) else ""
+        return self.explained(snapshot, (str(name),), inputs, (scores, features))[0]
+
+    def explained(
+        self,
+        snapshot: Snapshot,
+        names: Sequence[str],
+        inputs: NDArray[np.generic],
+        answers: tuple[Floats, Floats],
+    ) -> list[Explanation]:
+        """Explain what `score_with` gave: scores (N, C) and features (N, F) of inputs (N, ...); errors as `explain`."""
+        scores, features = answers
+        x = lifted(self._backend.lift, features)
+        return self.explainer.explain(snapshot.generation, snapshot.head, Answered(names, inputs, scores, x))
+
+    @property
+    def explainer(self) -> Explainer:
+        """What explains labels; opened when it is first asked for. Errors as of `explain`."""
+        self._check_open()
+        with self._reloading:
+            if self._explainer is None:
+                self._explainer = Explainer(self._bundle, self._threads)
+            return self._explainer
 
     def canonical(self, inputs: NDArray[np.generic]) -> Floats:
         """What the head looks at: the lifted features of prepared inputs.
@@ -622,6 +671,8 @@ class Classifier(OfThisProcess):
         self._closed = True
         if self.is_at_home:
             self._backend.close()
+            if self._explainer is not None:
+                self._explainer.close()
 
     def __enter__(self) -> Self:
         return self
