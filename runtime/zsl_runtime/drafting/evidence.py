@@ -1,0 +1,179 @@
+"""What a description says of each attribute, by its words, and which sentence says so."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from zsl_runtime.drafting.lexicon import ALIKE, NOT, PARTS, VALUES, plain, stem
+from zsl_runtime.drafting.phrases import UNITS, WORD
+from zsl_runtime.drafting.text import clauses, sentences
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from zsl_runtime.arrays import Bools, Doubles
+    from zsl_runtime.drafting.phrases import Phrase
+
+CARRIED = 0.7  # how much a clause is about the part that the clause before it named, if it names none itself
+SAID = 0.3  # from which a value counts as said
+# The first length of a text: 28 to 31 cm, 5-6 in, 80 cm.
+LENGTH = re.compile(
+    r"(\d+(?:[.,]\d+)?)\s*(?:(?:to|and|-|–|—)\s*(\d+(?:[.,]\d+)?)\s*)?"
+    r"(mm|cm|m|in|ft|millimet(?:er|re)s?|centimet(?:er|re)s?|met(?:er|re)s?|inch(?:es)?|feet|foot)\b",
+    re.IGNORECASE,
+)
+LONG_UNITS = {"mil": "mm", "cen": "cm", "met": "m", "inc": "in", "fee": "ft", "foo": "ft"}
+
+
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What a text says of A attributes.
+
+    Attributes:
+        score: (A,) float64 from 0 to 1, how plainly the value is said.
+        known: (A,) bool, whether the text speaks of the attribute's group at all: where it does, what it does not say
+            is unlikely.
+        sentence: of each attribute the sentence that says its value, or else one that speaks of its group; '' where
+            there is none.
+
+    """
+
+    score: Doubles
+    known: Bools
+    sentence: tuple[str, ...]
+
+
+def told(text: str, attributes: Sequence[Phrase]) -> Told:
+    """What a text says, by its words.
+
+    A clause is about the parts that it names, or else about those of the clause before it. The values that it names are
+    said of these parts, but those behind a `no` or `without`.
+
+    Args:
+        text: of any length.
+        attributes: A of them.
+
+    """
+    found = _Reading(attributes)
+    for number, sentence in enumerate(sentences(text)):
+        before: Mapping[str, float] = {}
+        for clause in clauses(sentence):
+            said = [plain(word) for word in WORD.findall(clause.casefold())]
+            here = found.parts(said)
+            if not here:
+                here = {part: CARRIED * strength for part, strength in before.items() if part}
+            else:
+                before = here
+            found.add(sentence, here | {"": 1.0 if number == 0 else 0.0}, found.values(said), anywhere=said)
+    found.add_length(text)
+    return found.result()
+
+
+class _Reading:
+    """What was found so far."""
+
+    def __init__(self, attributes: Sequence[Phrase]) -> None:
+        self._attributes = attributes
+        self._groups: dict[str, list[int]] = {}
+        for n, phrase in enumerate(attributes):
+            self._groups.setdefault(phrase.group, []).append(n)
+        # Parts and values by the stems of their words; a part may have several.
+        self._parts = {part: [stem(word) for word in part.split()] for part in {one.part for one in attributes} if part}
+        self._values = {stem(word) for one in attributes for word in one.value}
+        self._score = np.zeros(len(attributes))
+        self._sentence = [""] * len(attributes)
+        self._spoken: dict[str, str] = {}  # group -> the sentence that speaks of it
+
+    def parts(self, said: Sequence[str]) -> dict[str, float]:
+        """The parts that the words of a clause name, and how surely."""
+        stems = {stem(word) for word in said}
+        found = {part: 1.0 for part, needed in self._parts.items() if stems.issuperset(needed)}
+        for word in said:
+            for part in PARTS.get(word, PARTS.get(word.removesuffix("s"), ())):
+                if part in self._parts:
+                    found[part] = 1.0
+        return found
+
+    def values(self, said: Sequence[str]) -> dict[str, float]:
+        """Stem of a value -> how plainly the words of a clause say it."""
+        found: dict[str, float] = {}
+        for word in said:
+            if word in NOT:
+                break
+            root = stem(word)
+            if root in self._values:
+                found[root] = 1.0
+            for other in VALUES.get(word, VALUES.get(word.removesuffix("s"), ())):
+                found[stem(other)] = max(found.get(stem(other), 0.0), ALIKE)
+        return found
+
+    def add(
+        self, sentence: str, here: Mapping[str, float], values: Mapping[str, float], *, anywhere: Sequence[str]
+    ) -> None:
+        """Count what a clause says.
+
+        Args:
+            sentence: that it is of.
+            here: part -> how surely the clause is about it; '' for groups that name no part.
+            values: of `values`.
+            anywhere: the words of the clause.
+
+        """
+        for group, members in self._groups.items():
+            alone = len(members) == 1 and not self._attributes[members[0]].part
+            strength = 1.0 if alone and anywhere else here.get(self._attributes[members[0]].part, 0.0)
+            if strength <= SAID:
+                continue
+            for n in members:
+                needed = self._attributes[n].value
+                if not needed:
+                    continue
+                score = strength * sum(values.get(stem(word), 0.0) for word in needed) / len(needed)
+                if score > self._score[n]:
+                    self._score[n], self._sentence[n] = score, sentence
+                if score > SAID:
+                    self._spoken.setdefault(group, sentence)
+
+    def add_length(self, text: str) -> None:
+        """Count the first length of the text where a group has its values in lengths."""
+        length = first_length(text)
+        if length is None:
+            return
+        centimetres, sentence = length
+        for group, members in self._groups.items():
+            ranges = [self._attributes[n].lengths for n in members]
+            if len(members) < 2 or any(one is None for one in ranges):
+                continue
+            for n, one in zip(members, ranges, strict=True):
+                assert one is not None
+                self._score[n] = float(one[0] <= centimetres < one[1])
+                self._sentence[n] = sentence if self._score[n] else ""
+            self._spoken[group] = sentence
+
+    def result(self) -> Told:
+        known = np.zeros(len(self._attributes), dtype=np.bool_)
+        for group, members in self._groups.items():
+            alone = len(members) == 1
+            known[members] = group in self._spoken and (not alone or self._score[members[0]] > SAID)
+        spoken = [self._spoken.get(phrase.group, "") for phrase in self._attributes]
+        chosen = (
+            own if score > SAID else (other if is_known else "")
+            for own, other, score, is_known in zip(self._sentence, spoken, self._score, known, strict=True)
+        )
+        return Told(self._score, known, tuple(chosen))
+
+
+def first_length(text: str) -> tuple[float, str] | None:
+    """The first length of a text in centimetres, the middle of a range, and the sentence that it is in."""
+    for sentence in sentences(text):
+        found = LENGTH.search(sentence)
+        if found is not None:
+            unit = found[3].lower()
+            scale = UNITS[unit if unit in UNITS else LONG_UNITS[unit[:3]]]
+            numbers = [float(one.replace(",", ".")) for one in found.group(1, 2) if one]
+            return scale * sum(numbers) / len(numbers), sentence
+    return None
