@@ -49,13 +49,23 @@ def leaderboard(scores: Mapping[str, Any]) -> list[str]:
 
 def table(scores: Mapping[str, Any]) -> list[str]:
     """The run's scores, indented below it what else was scored of the same training, and the closed forms'; aligned."""
-    named = {f"{scores['method']} ({scores['preset']})": scores}
+    rows = [(name, *(cell(figure(found, key)) for key in COLUMNS)) for name, found in scored(scores).items()]
+    return aligned([("", *COLUMNS), *rows])
+
+
+def scored(scores: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Name -> figures: of the run, what else was scored of the same training (indented), and the closed forms."""
+    named: dict[str, Mapping[str, Any]] = {f"{scores['method']} ({scores['preset']})": scores}
     named |= {f"  {HEADS[key]}, same training": scores[key] for key in HEADS if key in scores}
     named |= {f"  its {name}, same training": found for name, found in scores.get("parts", {}).items()}
     named |= scores["baselines"]
-    # Closed forms had no T1_czsl in older runs: theirs is T1.
-    rows = [(name, *(cell(found.get(key, found["T1"])) for key in COLUMNS)) for name, found in named.items()]
-    return aligned([("", *COLUMNS), *rows])
+    return named
+
+
+def figure(found: Mapping[str, Any], key: str) -> float | None:
+    """One figure; closed forms had no T1_czsl in older runs, and theirs is T1."""
+    value: float | None = found.get(key, found["T1"])
+    return value
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -69,9 +79,9 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def legend(scores: Mapping[str, Any]) -> list[str]:
-    """Each letter in words, and where the figures come from."""
-    classes, guess = scores["protocol"]["classes"], scores["chance"]
+def meanings(scores: Mapping[str, Any]) -> dict[str, str]:
+    """Each letter in words, of the figures that are known here."""
+    classes = scores["protocol"]["classes"]
     seen, unseen = classes["seen"], classes["unseen"]
     whole = seen + unseen
     shift = scores["gamma"]
@@ -85,8 +95,13 @@ def legend(scores: Mapping[str, Any]) -> list[str]:
         "AUSUC": "U and S at every balance between them: the area under U over S, from 0 to 100",
         "gamma": f"{gamma}, as chosen on validation classes; H_uncalibrated is H without",
     }
-    missing = scores["null"]
-    lines = [f"  {letter:<7} {text}" for letter, text in said.items() if letter not in missing]
+    return {letter: text for letter, text in said.items() if letter not in scores["null"]}
+
+
+def legend(scores: Mapping[str, Any]) -> list[str]:
+    """Each letter in words, and where the figures come from."""
+    guess, missing = scores["chance"], scores["null"]
+    lines = [f"  {letter:<7} {text}" for letter, text in meanings(scores).items()]
     if scores.get("parts") or any(key in scores for key in HEADS):
         lines.append("  same training: what else can label there, each with a gamma of its own; none of that ships")
     chance = f"guessing gives {guess['all']:.1f}"

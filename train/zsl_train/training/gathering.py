@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SIDE = 144  # pixels of a kept photograph
 QUALITY = 80  # of its JPEG file
-SHOWN = 8  # photographs of each kind: right ones that the model was surest of, wrong ones likewise
+SHOWN = 4  # photographs of each kind: right ones that the model was surest of, wrong ones; of seen, of unseen classes
 SHEETS, PER_SHEET = 5, 5  # photographs with maps, and attributes on each
 POINTS, PER_CLASS = 1200, 24  # features of one kind that are placed on the plane, and of one class
 SYNTHETIC = 8  # features synthesized for a class
@@ -63,9 +63,12 @@ def gather(trainer: Trainer, shipped: Shipped, logits: Floats, pixels: PixelSpec
     if pixels is None:
         lacking["photographs"] = "this run was trained on rows of a feature file, not on photographs"
     else:
-        wanted = [*surest(answers, right=True), *surest(answers, right=False), *([] if maps is None else maps.pictures)]
-        photographs = _small(prepared, pixels, test, dict.fromkeys(map(int, wanted)))
-        if len(photographs) < len(set(map(int, wanted))):
+        of_seen = prepared.images.table.seen[answers.labels]
+        kinds = [(right, kind) for right in (True, False) for kind in (of_seen, ~of_seen)]
+        wanted = [row for right, kind in kinds for row in surest(answers, answers.right == right, kind)[:SHOWN]]
+        wanted += [] if maps is None else map(int, maps.pictures)
+        photographs = _small(prepared, pixels, test, dict.fromkeys(wanted))
+        if len(photographs) < len(set(wanted)):
             lacking["photographs"] = "some photographs could not be read any more when the training was finished"
     return Material(answers, make_plane(trainer, shipped), maps, photographs, lacking)
 
@@ -107,12 +110,12 @@ def _best_of(logits: Floats, kind: Bools) -> NDArray[np.int32]:
     return found
 
 
-def surest(answers: Answers, *, right: bool, most: int = SHOWN) -> list[int]:
-    """Rows of the pictures that were labelled rightly, or wrongly, with the highest probability; each class once."""
-    rows = np.flatnonzero(answers.right == right)
+def surest(answers: Answers, *kinds: Bools) -> list[int]:
+    """Rows of the pictures that are of all `kinds` (n,), those with the highest probability first; each class once."""
+    rows = np.flatnonzero(np.logical_and.reduce(kinds))
     order = rows[np.argsort(-answers.probability[rows, 0], kind="stable")]
     _, first = np.unique(answers.labels[order], return_index=True)
-    return [int(one) for one in order[np.sort(first)][:most]]
+    return [int(one) for one in order[np.sort(first)]]
 
 
 # --- photographs and maps ---------------------------------------------------------------------------------------------
@@ -149,8 +152,8 @@ def make_maps(trainer: Trainer, shipped: Shipped, answers: Answers) -> Maps | No
     if attention is None or side < 2 or side**2 != regions.shape[1]:
         return None
     seen = prepared.images.table.seen
-    right = sorted(surest(answers, right=True, most=len(answers)), key=lambda row: bool(seen[answers.labels[row]]))
-    chosen = right[: SHEETS - 1] + surest(answers, right=False, most=1)
+    right = sorted(surest(answers, answers.right), key=lambda row: bool(seen[answers.labels[row]]))
+    chosen = right[: SHEETS - 1] + surest(answers, ~answers.right)[:1]
     rows = prepared.rows("test")[chosen]
     with torch.inference_mode():
         found = attention(torch.from_numpy(regions[rows].astype(np.float32))).numpy(force=True)  # (p, R, A)
@@ -248,7 +251,7 @@ def _with_means(means: Floats, rows: Floats, labels: Ints) -> Floats:
 
 
 def _unseen_axes(axes: Axes, told: Floats, unseen: Bools) -> Axes:
-    """Axes that tell apart the unseen classes as attributes have them; those of the seen ones where they are too few."""
+    """Axes that tell apart unseen classes as attributes have them; those of the seen ones where they are too few."""
     known = unseen & np.isfinite(told).all(axis=1)
     if known.sum() < 3:
         return Axes(axes.centre, axes.directions, np.zeros(2))
