@@ -21,6 +21,7 @@ from zsl_runtime.classes.newcomers import confusable, neighbours, twins
 from zsl_runtime.classes.odd_attributes import odd_attributes, training_ranges
 from zsl_runtime.errors import ArtefactError, UsageError, listed
 from zsl_runtime.head.class_table import check_class_name, check_numbers, in_stored_form, refuse_duplicates
+from zsl_runtime.head.distance import Distances
 from zsl_runtime.head.fitting import append_rows, fit_head, fitting_rows, rows_head, silent
 from zsl_runtime.head.gaussian import ClassMeans, gaussian_head, grown_head, prior_means, taught_head
 from zsl_runtime.head.names import doubtful, perhaps, stored_form
@@ -271,6 +272,23 @@ def check_addable(bundle: Bundle, table: ClassTable, photographs: Iterable[str] 
     """
     check_new(bundle, table, photographs)
     check_absent(table, bundle.current().table)
+
+
+def distances_with(bundle: Bundle, table: ClassTable) -> Distances:
+    """How far pictures are from the classes in force and from new ones, as far as their attributes tell.
+
+    Args:
+        bundle: only read; of the rule `gaussian`.
+        table: of `add_classes`.
+
+    Raises:
+        ArtefactError: the bundle is damaged.
+        BackendError: nothing can run its graphs.
+
+    """
+    gaussian = bundle.gaussian()
+    new = ClassMeans.without_photographs(priors(bundle, table))
+    return Distances(grown_head(bundle.current().head, new, gaussian), gaussian)
 
 
 def remove_classes(bundle: Bundle, names: Sequence[str]) -> Change:

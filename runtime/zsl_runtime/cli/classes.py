@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from zsl_runtime.arrays import Advance
     from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.classes.changes import Change, ClassRow
+    from zsl_runtime.head.class_table import ClassTable
     from zsl_runtime.head.gaussian import Evidence
     from zsl_runtime.labelling.photographs import ClassFolders
 
@@ -193,14 +195,15 @@ def add_command(
     if photos is not None:
         check_teachable(bundle)
     table = read_class_csv(attributes, attributes=bundle.attributes, need_split=False)
-    evidence, skipped = None, 0
+    evidence, skipped, notes = None, 0, list[str]()
     if photos is not None:
         found = _find(bundle, photos)
         check_addable(bundle, table, found.pictures)
-        evidence, skipped = _gather(bundle, found, device=device, backend=backend, threads=threads)
+        evidence, skipped, notes = _gather(bundle, found, table, device=device, backend=backend, threads=threads)
     click.echo(one_line(f"adding {_classes(len(table))} to {bundle.path} ..."), err=True)
     with _bar(fit_epochs(bundle), "steps") as advance:
         change = add_classes(bundle, table, photographs=evidence, seed=seed, advance=advance)
+    change = replace(change, notes=(*change.notes, *notes))
     _report(change, _added(change))
     return _exit_code(skipped)
 
@@ -235,8 +238,9 @@ def teach_command(
     check_teachable(bundle)
     found = _find(bundle, photos)
     check_taught(bundle, found.pictures)
-    evidence, skipped = _gather(bundle, found, device=device, backend=backend, threads=threads)
+    evidence, skipped, notes = _gather(bundle, found, None, device=device, backend=backend, threads=threads)
     change = teach_classes(bundle, evidence)
+    change = replace(change, notes=(*change.notes, *notes))
     _report(change, _taught(change, evidence))
     return _exit_code(skipped)
 
@@ -378,13 +382,17 @@ def _find(bundle: Bundle, photos: str) -> ClassFolders:
 
 
 def _gather(
-    bundle: Bundle, found: ClassFolders, *, device: str, backend: str, threads: int | None
-) -> tuple[dict[str, Evidence], int]:
-    """What the photographs say, and how many could not be read; those are told."""
+    bundle: Bundle, found: ClassFolders, new: ClassTable | None, *, device: str, backend: str, threads: int | None
+) -> tuple[dict[str, Evidence], int, list[str]]:
+    """What the photographs say, how many could not be read, which are told, and notes on what is unlike anything known.
+
+    `new` are the classes that are to be added, known by their attributes.
+    """
     import warnings
 
+    from zsl_runtime.classes.changes import distances_with
     from zsl_runtime.labelling.classifier import Classifier
-    from zsl_runtime.labelling.photographs import gather
+    from zsl_runtime.labelling.photographs import Lookout, gather
 
     # What Pillow has to say about odd metadata is no concern of whoever teaches a class.
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -394,12 +402,13 @@ def _gather(
         Classifier.open(bundle, backend, device, threads) as classifier,
         _bar(found.count, "photographs") as advance,
     ):
-        evidence, skipped = gather(classifier, found.pictures, advance=advance)
+        lookout = Lookout(classifier.snapshot().distances if new is None else distances_with(bundle, new))
+        evidence, skipped = gather(classifier, found.pictures, advance=advance, lookout=lookout)
     for _, error in skipped:
         click.echo(f"error: {error}", err=True)
     if skipped:
         click.echo(f"left out, because they cannot be read: {_photographs(len(skipped))}", err=True)
-    return evidence, len(skipped)
+    return evidence, len(skipped), lookout.notes()
 
 
 def _exit_code(skipped: int) -> int:

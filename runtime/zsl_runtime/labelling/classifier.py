@@ -478,14 +478,15 @@ class Classifier(OfThisProcess):
             SystemProblem: a file cannot be read, or the bundle cannot be written; it is unchanged then.
 
         """
-        from zsl_runtime.classes.changes import add_classes, check_addable
+        from zsl_runtime.classes.changes import add_classes, check_addable, distances_with
 
         self._check_open()
         _check_errors(errors)
         table = self._table(table)
         pictures, notes = self._found({} if photographs is None else photographs)
         check_addable(self._bundle, table, pictures)
-        evidence, more = self._evidence(pictures, errors) if pictures else (None, ())
+        distances = distances_with(self._bundle, table) if pictures else None
+        evidence, more = self._evidence(pictures, errors, distances) if pictures else (None, ())
         return self._changed(add_classes(self._bundle, table, photographs=evidence), *notes, *more)
 
     def teach(self, photographs: Photographs, *, errors: str = "raise") -> Change:
@@ -516,7 +517,7 @@ class Classifier(OfThisProcess):
         check_teachable(self._bundle)
         pictures, notes = self._found(photographs)
         check_taught(self._bundle, pictures)
-        evidence, more = self._evidence(pictures, errors)
+        evidence, more = self._evidence(pictures, errors, self._snapshot.distances)
         return self._changed(teach_classes(self._bundle, evidence), *notes, *more)
 
     def remove(self, names: str | Sequence[str]) -> Change:
@@ -574,21 +575,25 @@ class Classifier(OfThisProcess):
         return found.pictures, found.notes
 
     def _evidence(
-        self, pictures: Mapping[str, Iterable[Source | Item]], errors: str
+        self, pictures: Mapping[str, Iterable[Source | Item]], errors: str, distances: Distances | None
     ) -> tuple[dict[str, Evidence], list[str]]:
-        """What photographs say, and a note on each class of which some cannot be read; or InputError for the first."""
-        from zsl_runtime.labelling.photographs import gather
+        """What photographs say, and a note on each class of which some cannot be read; or InputError for the first.
+
+        And a note on each class of which some are far from all that `distances` knows.
+        """
+        from zsl_runtime.labelling.photographs import Lookout, gather
 
         for name, given in pictures.items():
             if isinstance(given, (str, bytes, os.PathLike, Image.Image)):
                 raise UsageError(
                     "E-IMAGES", f"class {name!r} has one {type(given).__name__}; expected a list of photographs: [...]"
                 )
-        evidence, skipped = gather(self, pictures)
+        lookout = Lookout(distances)
+        evidence, skipped = gather(self, pictures, lookout=lookout)
         if skipped and errors == "raise":
             raise skipped[0][1]
         first = dict(reversed(skipped))
-        return evidence, [
+        return evidence, lookout.notes() + [
             f"photographs of class {name!r} left out, because they cannot be read: {count}; the first: {first[name]}"
             for name, count in Counter(name for name, _ in skipped).items()
         ]

@@ -8,6 +8,7 @@ Nothing here changes a bundle; `zsl_runtime.classes.changes` does, with what `ga
 from __future__ import annotations
 
 import os
+from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +19,7 @@ import numpy as np
 from zsl_runtime.classes.changes import check_teachable
 from zsl_runtime.errors import InputError, UsageError, from_os_error
 from zsl_runtime.head.class_table import check_class_name, refuse_duplicates
+from zsl_runtime.head.distance import FAR
 from zsl_runtime.head.fitting import silent
 from zsl_runtime.head.gaussian import Evidence
 from zsl_runtime.inputs.feature_rows import ROW_SUFFIXES, RowFiles
@@ -37,10 +39,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zsl_runtime.arrays import Advance
+    from zsl_runtime.head.distance import Distances
     from zsl_runtime.inputs.item import Place, Source
     from zsl_runtime.labelling.model import Model
     from zsl_runtime.labelling.reading import Reader
 
+SHOWN = 3  # photographs of a class that are named where they are unlike anything known
 EXPECTED = "expected a folder that holds one folder of photographs for each class, called as the class is"
 
 
@@ -65,12 +69,49 @@ class _Photograph(NamedTuple):
     value: NDArray[np.generic] | InputError
 
 
+class Lookout:
+    """Looks, while `gather` is at work, which photographs are unlike anything known.
+
+    Args:
+        distances: to the classes that count, those among them that the photographs are said to show; None where nothing
+            can be told.
+
+    """
+
+    def __init__(self, distances: Distances | None) -> None:
+        self._distances = None if distances is None or distances.beyond is None else distances
+        self._all: Counter[str] = Counter()
+        self._far: dict[str, list[str]] = {}
+
+    def look(self, names: Sequence[str], where: Sequence[str], x: NDArray[np.float32]) -> None:
+        """Look at photographs of the classes `names`, which lie at `where`, by their canonical coordinates x (n, D)."""
+        if self._distances is None or not len(x):
+            return
+        self._all.update(names)
+        far = self._distances(x).far
+        assert far is not None
+        for name, place, beyond in zip(names, where, far.tolist(), strict=True):
+            if beyond:
+                self._far.setdefault(name, []).append(place)
+
+    def notes(self) -> list[str]:
+        """A line for each class of which some are."""
+        return [
+            f"{len(far)} of {self._all[name]} photograph{'' if self._all[name] == 1 else 's'} of class {name!r} "
+            f"{'is' if len(far) == 1 else 'are'} unlike anything known, the class itself included (farther from every "
+            f"class than {FAR} % of held-out photographs); see whether they show it: {', '.join(far[:SHOWN])}"
+            f"{f' and {len(far) - SHOWN} more' if len(far) > SHOWN else ''}"
+            for name, far in self._far.items()
+        ]
+
+
 def gather(
     model: Model,
     pictures: Mapping[str, Iterable[Source | Item]],
     *,
     batch_size: int | None = None,
     advance: Advance = silent,
+    lookout: Lookout | None = None,
 ) -> Gathered:
     """Turn photographs into evidence; one that cannot be read, or whose features are no numbers, is left out and told.
 
@@ -83,6 +124,7 @@ def gather(
         pictures: class -> its photographs: what `Classifier.predict` takes, or items of `class_folders`.
         batch_size: photographs in the graph at once; None for BATCH_SIZE.
         advance: called with a number of photographs that are done.
+        lookout: is shown all that can be read.
 
     Raises:
         UsageError: E-PHOTOS-EMPTY for a class without one that can be read, E-HEAD-RULE, E-BATCH, E-CLOSED.
@@ -99,8 +141,13 @@ def gather(
         if readable:
             x = model.canonical(np.stack([np.asarray(one.value) for one in readable]))
             good = finite(x)
-            skipped += [(one.name, no_answer(one.where)) for one, fine in zip(readable, good, strict=True) if not fine]
-            _sum_up(sums, [one.name for one, fine in zip(readable, good, strict=True) if fine], x[good])
+            skipped += [
+                (one.name, no_answer(one.where)) for one, is_fine in zip(readable, good, strict=True) if not is_fine
+            ]
+            fine = [one for one, is_fine in zip(readable, good, strict=True) if is_fine]
+            _sum_up(sums, [one.name for one in fine], x[good])
+            if lookout is not None:
+                lookout.look([one.name for one in fine], [one.where for one in fine], x[good])
         advance(len(batch))
     endless = sum(error.code == "E-ANSWER-VALUE" for _, error in skipped)
     if not sums and endless >= FEW:

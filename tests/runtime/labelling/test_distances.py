@@ -11,7 +11,9 @@ from PIL import Image
 from support.tiny_bundle import canonical_of, class_table, draw_pictures, features_of, tiny_gaussian
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.classes.changes import teach_classes
+from zsl_runtime.cli.classes import main as zsl_classes
 from zsl_runtime.cli.infer import main as zsl_infer
+from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.head.gaussian import Evidence
 from zsl_runtime.labelling.classifier import Classifier
 
@@ -145,3 +147,67 @@ def test_shares_put_together_say_the_same(bundle, folder, tmp_path, capsys):
         assert run(capsys, zsl_infer, folder, *common, "--shard", f"{k}/3", "--output", part)[0] == 0
     assert run(capsys, zsl_infer, "--merge", *parts, "--output", tmp_path / "all.csv")[0] == 0
     assert (tmp_path / "all.csv").read_text() == whole
+
+
+# --- photographs that are said to show a class ----------------------------------------------------------------------
+
+NEW = ClassTable(("dipper",), np.array([False]), np.array([[0, 6, 0, 6, 0, 1.0]]), TABLE.attributes)
+WARNED = (
+    "3 of 4 photographs of class {!r} are unlike anything known, the class itself included (farther from every class "
+    "than 99 % of held-out photographs); see whether they show it: {}"
+)
+
+
+def of_new(count: int) -> list[np.ndarray]:
+    return list(draw_pictures(NEW, np.zeros(count, np.int64), 5))
+
+
+def test_photographs_of_a_new_class_that_are_unlike_anything_known_are_told(own_bundle):
+    with Classifier.open(own_bundle(rule="gaussian"), "ort", threads=1) as classifier:
+        assert all(one.far for one in classifier.predict(of_new(4)))  # nothing known is near, and yet nothing is told:
+        change = classifier.add(NEW, {"dipper": of_new(4)})
+        assert not [note for note in change.notes if "unlike" in note]
+        classifier.undo()
+        change = classifier.add(NEW, {"dipper": [STRANGE[0], *of_new(1), *STRANGE[1:3]]})
+    places = ", ".join(f"photograph {k} of class 'dipper'" for k in (0, 2, 3))
+    assert WARNED.format("dipper", places) in change.notes
+
+
+def test_photographs_that_teach_and_are_unlike_anything_known_are_told(own_bundle):
+    known = PICTURES[6:12]
+    labels = [TABLE.names[int(j)] for j in LABELS[6:12]]
+    with Classifier.open(own_bundle(rule="gaussian"), "ort", threads=1) as classifier:
+        change = classifier.teach({name: [picture] for name, picture in zip(labels, known, strict=True)})
+        assert not [note for note in change.notes if "unlike" in note]
+        change = classifier.teach({"crow": [STRANGE[0]]})
+    (note,) = change.notes
+    assert note.startswith("1 of 1 photograph of class 'crow' is unlike anything known")
+
+
+def test_an_older_bundle_warns_of_nothing(own_bundle):
+    with Classifier.open(own_bundle(rule="gaussian", held=False), "ort", threads=1) as classifier:
+        assert classifier.teach({"crow": [STRANGE[0]]}).notes == ()
+
+
+def test_zsl_classes_warns_and_does_it_all_the_same(own_bundle, tmp_path, capsys):
+    path = own_bundle(rule="gaussian")
+    (tmp_path / "new.csv").write_text(
+        f"name,{','.join(TABLE.attributes)}\ndipper,{','.join(map(str, NEW.raw[0]))}\n", encoding="utf-8"
+    )
+    for name in ("dipper", "crow"):
+        (tmp_path / name / name).mkdir(parents=True)
+        mixed = [*STRANGE[:5], PICTURES[9]] if name == "crow" else [*STRANGE[:3], *of_new(1)]
+        for place, picture in enumerate(mixed):
+            Image.fromarray(picture).save(tmp_path / name / name / f"{place}.png")
+    common = ["--engine", path, "--backend", "ort", "--photos"]
+    code, out, err = run(capsys, zsl_classes, "add", *common, tmp_path / "dipper", "--attributes", tmp_path / "new.csv")
+    assert code == 0
+    named = ", ".join(repr(str(tmp_path / "dipper" / "dipper" / f"{k}.png")) for k in range(3))
+    assert "warning: " + WARNED.format("dipper", named) in err.splitlines()
+    assert err.splitlines()[-1].endswith("above; zsl-classes undo takes the change back")
+    assert "generation 2: 9 classes" in out
+    code, out, err = run(capsys, zsl_classes, "teach", *common, tmp_path / "crow")
+    assert code == 0
+    assert "5 of 6 photographs of class 'crow' are unlike anything known" in err
+    assert f"see whether they show it: '{tmp_path / 'crow' / 'crow' / '0.png'}'" in err
+    assert "2.png' and 2 more" in err
