@@ -281,11 +281,12 @@ def _config(bundle: Bundle, name: str, precision: str, wanted: Repository, plan:
     port = ports_of(bundle, "model").inputs[0]
     pictures = port.name == "images"
     shape = tuple(int(size or 0) for size in port.shape[1:])
-    gaussian = bundle.head_rule == "gaussian"
+    gaussian = bundle.gaussian() if bundle.head_rule == "gaussian" else None
+    absent = {"distances", "distance", "far"} if gaussian is None else {"far"} if gaussian.held is None else set()
     batch = wanted.max_batch or (MAX_BATCH if plan is None else max(one.max_batch for one in plan.facts.profiles))
     given = [_input(ENCODED, "TYPE_STRING", [1], optional=True)] if pictures else []
     given.append(_input(port.name, DTYPES[port.dtype], shape, optional=pictures))
-    told = [_output(one, kind, [size]) for one, kind, size in OUTPUTS if gaussian or one != "distances"]
+    told = [_output(one, kind, [size]) for one, kind, size in OUTPUTS if one not in absent]
     parameters = {
         "bundle": BUNDLE if wanted.copy else str(bundle.path.resolve()),
         "backend": "" if plan else "auto",

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from zsl_runtime.labelling.snapshot import Classes, Prediction
 
 PATH, BYTES = "path", "bytes"
-ANSWERS = ("names", "ids", "probabilities", "seen", "generation", "error")
+ANSWERS = ("names", "ids", "probabilities", "seen", "generation", "error", "distance", "far")
 PARQUET, DAMAGED = ".parquet", ".damaged"
 
 
@@ -92,8 +92,9 @@ class Labeller:
 
         Returns:
             The same kind, with the batch's columns but the one of bytes or arrays, and ANSWERS: the best classes,
-            their places in the bundle's class table, their probabilities, whether each is seen; the generation; and
-            why a row could not be read, in which case it has no classes, else None.
+            their places in the bundle's class table, their probabilities, whether each is seen; the generation; why a
+            row could not be read, in which case it has no classes, else None; its distance to the nearest class, and
+            whether it is far, each None where that is not known.
 
         Raises:
             UsageError: E-RAY for a batch without the column; as `Classifier.open` and `predict`.
@@ -150,6 +151,8 @@ class Labeller:
                 _error(one, number, source, paths)
                 for number, (one, source) in enumerate(zip(found, sources, strict=True))
             ],
+            "distance": [one.distance for one in found],
+            "far": [one.far for one in found],
         }
 
 
@@ -198,7 +201,7 @@ def _as_table(batch: Any, answers: Mapping[str, list[Any]]) -> Any:
     import pyarrow as pa
 
     lists = pa.list_(pa.string()), pa.list_(pa.int32()), pa.list_(pa.float64()), pa.list_(pa.bool_())
-    for name, kind in zip(ANSWERS, (*lists, pa.int64(), pa.string()), strict=True):
+    for name, kind in zip(ANSWERS, (*lists, pa.int64(), pa.string(), pa.float64(), pa.bool_()), strict=True):
         batch = batch.append_column(name, pa.array(answers[name], kind))
     return batch
 

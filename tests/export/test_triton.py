@@ -75,6 +75,8 @@ def test_the_config_is_the_bundle_s(bundle, tmp_path):
             {"name": "seen", "data_type": "TYPE_BOOL", "dims": [-1]},
             {"name": "probabilities", "data_type": "TYPE_FP32", "dims": [-1]},
             {"name": "distances", "data_type": "TYPE_FP32", "dims": [-1]},
+            {"name": "distance", "data_type": "TYPE_FP32", "dims": [1]},
+            {"name": "far", "data_type": "TYPE_BOOL", "dims": [1]},
             {"name": "error", "data_type": "TYPE_STRING", "dims": [1]},
             {"name": "generation", "data_type": "TYPE_INT64", "dims": [1]},
         ],
@@ -104,7 +106,7 @@ def test_the_warm_up_picture_is_a_picture(bundle, tmp_path):
 def test_other_head_rules_have_no_distances(own_bundle, tmp_path):
     repository, name = write_repository(str(own_bundle(rule="rows")), tmp_path / "repo", Repository())
     config = read_config((repository / name / "config.pbtxt").read_text())
-    assert "distances" not in [port["name"] for port in config["output"]]
+    assert not {"distances", "distance", "far"} & {port["name"] for port in config["output"]}
 
 
 def test_a_copy_holds_the_bundle_and_its_generations_and_nothing_else(bundle, tmp_path):

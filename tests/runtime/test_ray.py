@@ -67,6 +67,8 @@ def as_columns(answers: list[dict]) -> dict[str, list]:
         found["seen"].append([row["split"] == "seen" for row in best])
         found["generation"].append(1)
         found["error"].append(f"{error['code']}: {error['message']}" if error else None)
+        found["distance"].append(one.get("distance"))
+        found["far"].append(one.get("far"))
     return found
 
 
@@ -75,6 +77,7 @@ def plain(batch) -> dict[str, list]:
     columns = {name: list(values) for name, values in batch.items()}
     columns["probabilities"] = [[float(f"{one:.6g}") for one in row] for row in columns["probabilities"]]
     columns["generation"] = [int(one) for one in columns["generation"]]
+    columns["distance"] = [None if one is None else float(f"{one:.4g}") for one in columns["distance"]]
     return columns
 
 

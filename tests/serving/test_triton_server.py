@@ -92,6 +92,8 @@ def check(bundle, answer, pictures, topk=5, classes="all"):
     chance = np.take_along_axis(chances, order, axis=1)
     np.testing.assert_allclose(answer.as_numpy("probabilities"), chance, atol=1e-5)
     np.testing.assert_allclose(answer.as_numpy("distances"), np.take_along_axis(far, order, 1), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(answer.as_numpy("distance")[:, 0], far.min(axis=1), rtol=1e-4, atol=1e-4)
+    assert (answer.as_numpy("far")[:, 0] == (far.min(axis=1) > bundle.gaussian().held[99])).all()
     assert answer.as_numpy("error").tolist() == [[b""]] * len(pictures)
     assert answer.as_numpy("generation").tolist() == [[bundle.current().number]] * len(pictures)
 
@@ -484,7 +486,7 @@ def test_a_copy_and_a_model_of_rows_are_served(own_bundle, tmp_path):
         answer = client(server).infer("rows", [given])
         assert answer.as_numpy("names").shape == (2, 5)
         assert answer.as_numpy("error")[1, 0].startswith(b"E-ROW-VALUE: ")
-        assert answer.as_numpy("distances") is None
+        assert answer.as_numpy("distances") is answer.as_numpy("distance") is answer.as_numpy("far") is None
 
 
 def test_model_control_where_it_is_asked_for_loads_without_a_gap(own_bundle, tmp_path):

@@ -158,7 +158,7 @@ class Request:
         return list(self.wanted if self.wanted is not None else ALL)
 
 
-ALL = ("names", "ids", "seen", "probabilities", "distances", "error", "generation")
+ALL = ("names", "ids", "seen", "probabilities", "distances", "distance", "far", "error", "generation")
 
 
 def fake_utils(plan: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] | None = None) -> Any:

@@ -24,7 +24,7 @@ FILES = [png(one) for one in PICTURES]
 
 
 def by_numpy(bundle, pictures, classes="all"):
-    """Probabilities (n, C) and distances (n, C) of the generation in force, by their definitions."""
+    """Probabilities (n, C) and distances (n, C) to the classes of the generation in force, by their definitions."""
     generation = bundle.current()
     seen = generation.table.seen
     x = canonical_of(features_of(pictures)).astype(np.float64)
@@ -38,7 +38,7 @@ def by_numpy(bundle, pictures, classes="all"):
     for row, total in zip(np.flatnonzero(means.counts), means.totals, strict=True):
         n = means.counts[row]
         where[row] += d / (d + 1 / n) * (total / n - where[row])
-    return chances, np.sqrt(((x[:, None] - where) ** 2).sum(axis=2))
+    return chances, np.sqrt(((x[:, None] - where) ** 2).mean(axis=2))
 
 
 def newcomer(name: str) -> ClassTable:
@@ -55,6 +55,8 @@ def check(bundle, one, pictures, topk, classes="all") -> None:
     np.testing.assert_array_equal(one.seen, table.seen[order])
     np.testing.assert_allclose(one.probabilities, np.take_along_axis(chances, order, axis=1), atol=1e-5)
     np.testing.assert_allclose(one.distances, np.take_along_axis(far, order, axis=1), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(one.distance, far.min(axis=1), rtol=1e-4, atol=1e-4)
+    assert one.far.tolist() == (far.min(axis=1) > bundle.gaussian().held[99]).tolist()
     assert one.errors == ("",) * len(pictures)
     assert one.generation == bundle.current().number
     assert (one.probabilities.dtype, one.distances.dtype, one.ids.dtype) == (np.float32, np.float32, np.int64)

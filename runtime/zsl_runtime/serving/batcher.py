@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from zsl_runtime.arrays import Doubles, Floats
+    from zsl_runtime.arrays import Bools, Doubles, Floats
     from zsl_runtime.bundle.generation import Generation
     from zsl_runtime.head.gaussian import Gaussian
     from zsl_runtime.inputs.item import Source
@@ -68,18 +68,20 @@ class Asked:
 class Told(NamedTuple):
     """The answer to one caller: n pictures, k classes of each.
 
-    A picture that could not be read has an error, names '', ids -1, probabilities 0 and distances -1: numbers that JSON
-    has, too.
+    A picture that could not be read has an error, names '', ids -1, probabilities 0 and distances -1, and is not far:
+    numbers that JSON has, too.
 
     Attributes:
         names: (n, k) str.
         ids: (n, k) int64: the class's place among the classes of this generation.
         seen: (n, k) bool: whether the model was trained on photographs of it.
         probabilities: (n, k) float32.
-        distances: (n, k) float32, from the picture to the class's mean, in units of the spread within a class; None
-            where the head has no means.
+        distances: (n, k) float32, from the picture to the class's mean, in standard deviations
+            (`zsl_runtime.head.distance`); None where the head has no means.
         errors: n texts, '' for what could be read.
         generation: of all of it.
+        distance: (n,) float32, to the nearest of all classes, whichever compete; None likewise.
+        far: (n,) bool, whether it is unlike anything known; None where that is not known.
 
     """
 
@@ -90,6 +92,8 @@ class Told(NamedTuple):
     distances: Floats | None
     errors: tuple[str, ...]
     generation: int
+    distance: Floats | None = None
+    far: Bools | None = None
 
 
 class Batcher:
@@ -155,14 +159,25 @@ class Batcher:
             rows_of_it = slice(row, row + own.count(None))
             answer = _best(snapshot, scores[rows_of_it], own, one.topk)
             if self._means is not None:
-                far = np.full(answer.ids.shape, -1, np.float32)
-                if lifted is not None:
-                    good = answer.ids[:, 0] >= 0
-                    far[good] = self._means.distances(whole.generation, lifted[rows_of_it], answer.ids[good])
-                answer = answer._replace(distances=far)
+                answer = self._with_distances(answer, whole, None if lifted is None else lifted[rows_of_it])
             told.append(answer)
             start, row = start + len(own), rows_of_it.stop
         return told
+
+    def _with_distances(self, answer: Told, whole: Snapshot, lifted: Floats | None) -> Told:
+        """The answer with how far its pictures are; `lifted` (n, D) are those that could be read, None for none."""
+        assert self._means is not None
+        assert whole.distances is not None
+        good = answer.ids[:, 0] >= 0
+        distances, distance = np.full(answer.ids.shape, -1, np.float32), np.full(len(good), -1, np.float32)
+        far = None if whole.distances.beyond is None else np.zeros(len(good), np.bool_)
+        if lifted is not None:
+            distances[good] = self._means.distances(whole.generation, lifted, answer.ids[good])
+            found = whole.distances(lifted)
+            distance[good] = _finite(found.distances)
+            if far is not None and found.far is not None:
+                far[good] = found.far
+        return answer._replace(distances=distances, distance=distance, far=far)
 
     def _read(self, source: bytes | Square) -> ReadItem:
         """One source as the graph takes it; what cannot be read is an answer, too."""
@@ -193,15 +208,22 @@ class _Means:
         self._where: Doubles = np.empty((0, 0))
 
     def distances(self, generation: Generation, lifted: Floats, columns: NDArray[np.int64]) -> Floats:
-        """From pictures (n, D), in canonical coordinates, to the means of classes (n, k): (n, k) float32."""
+        """From pictures (n, D), in canonical coordinates, to the means of classes (n, k): (n, k) float32.
+
+        As a root mean square over the coordinates, which counts standard deviations.
+        """
         if generation.number != self._number:
             if generation.means is None:
                 raise ArtefactError("E-BUNDLE-GENERATION", "a generation without means; export the model again")
             self._where, self._number = self._gaussian.posterior(generation.means), generation.number
         off = lifted[:, None, :].astype(np.float64) - self._where[columns]
-        far = np.sqrt(np.einsum("nkd,nkd->nk", off, off))
-        told: Floats = np.nan_to_num(far, nan=_FARTHEST).clip(max=_FARTHEST).astype(np.float32)
-        return told  # finite, for JSON has no infinity
+        return _finite(np.sqrt(np.einsum("nkd,nkd->nk", off, off) / off.shape[2]))
+
+
+def _finite(distances: Doubles) -> Floats:
+    """For JSON has no infinity."""
+    told: Floats = np.nan_to_num(distances, nan=_FARTHEST).clip(max=_FARTHEST).astype(np.float32)
+    return told
 
 
 def _best(snapshot: Snapshot, scores: Floats, errors: Sequence[InputError | None], topk: int) -> Told:

@@ -35,6 +35,8 @@ OUTPUTS = (
     ("seen", "TYPE_BOOL", -1),
     ("probabilities", "TYPE_FP32", -1),
     ("distances", "TYPE_FP32", -1),
+    ("distance", "TYPE_FP32", 1),
+    ("far", "TYPE_BOOL", 1),
     ("error", "TYPE_STRING", 1),
     ("generation", "TYPE_INT64", 1),
 )
@@ -218,6 +220,8 @@ class Model:
             "seen": told.seen,
             "probabilities": told.probabilities,
             "distances": told.distances,
+            "distance": None if told.distance is None else told.distance.reshape(count, 1),
+            "far": None if told.far is None else told.far.reshape(count, 1),
             "error": _texts(np.array(told.errors, np.object_).reshape(count, 1)),
             "generation": np.full((count, 1), told.generation, np.int64),
         }

@@ -48,6 +48,7 @@ def test_a_bad_picture_is_told_in_its_place_and_the_others_are_labelled(opened):
             assert one.ids[place].tolist() == [-1] * 5
             assert not one.probabilities[place].any()
             assert one.distances[place].tolist() == [-1.0] * 5
+            assert (one.distance[place], one.far[place]) == (-1.0, False)
             assert not one.seen[place].any()
     assert [text.partition(":")[0] for text in only_bad.errors] == [
         *("E-IMAGE-EMPTY", "E-IMAGE-FORMAT", "E-IMAGE-DECODE", "E-IMAGE-HUGE")
@@ -57,7 +58,7 @@ def test_a_bad_picture_is_told_in_its_place_and_the_others_are_labelled(opened):
 
 
 def rows_of(one, places) -> dict:
-    arrays = ("names", "ids", "seen", "probabilities", "distances")
+    arrays = ("names", "ids", "seen", "probabilities", "distances", "distance", "far")
     return {name: getattr(one, name)[places] for name in arrays} | {"errors": tuple(one.errors[i] for i in places)}
 
 
