@@ -303,13 +303,21 @@ def _completion(command: click.Command) -> tuple[str, str] | None:
 def _complete(command: click.Command, variable: str, instruction: str) -> int:
     """Print the shell's script (`bash_source`), or what could stand at the cursor (`bash_complete`).
 
+    Nothing is offered where that goes wrong: an error would stand in the middle of the line that is being typed.
+
     Raises:
         UsageError: E-COMPLETION for anything else.
 
     """
     from click.shell_completion import shell_complete
 
-    if shell_complete(command, {}, command.name or "", variable, instruction):
+    try:
+        unknown = shell_complete(command, {}, command.name or "", variable, instruction)
+    except Exception:
+        if not instruction.endswith("_complete"):
+            raise
+        return EXIT_DONE
+    if unknown:
         sources = ", ".join(f"{shell}_source" for shell in SHELLS)
         raise UsageError("E-COMPLETION", f"{variable} is {instruction!r}; expected one of {sources}, or unset it")
     sys.stdout.flush()

@@ -14,6 +14,7 @@ import click
 
 from zsl_runtime.cli import examples
 from zsl_runtime.cli.command import Group
+from zsl_runtime.cli.completion import class_names
 from zsl_runtime.cli.options import (
     BACKEND,
     DEVICE,
@@ -66,7 +67,14 @@ def cli() -> None:
 
 @cli.command("list", examples=examples.LIST)
 @ENGINE
-@click.option("--format", "form", type=click.Choice(["table", "csv", "jsonl"]), default="table", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "jsonl", "label-studio"]),
+    default="table",
+    show_default=True,
+    help="label-studio: the labelling configuration for the tasks that zsl-infer writes.",
+)
 def list_command(engine: str, form: str) -> None:
     """Print the classes: name, split (seen or unseen), row (its column in scores) and how many photographs it rests on.
 
@@ -75,13 +83,24 @@ def list_command(engine: str, form: str) -> None:
     from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.classes.changes import list_classes
 
-    _print_classes(list_classes(Bundle.open(engine)), form)
+    rows = list_classes(Bundle.open(engine))
+    if form == "label-studio":
+        from zsl_runtime.labelling.label_studio import configuration
+
+        click.echo(configuration([row.name for row in rows]), nl=False)
+        return
+    _print_classes(rows, form)
 
 
 @cli.command("template", examples=examples.TEMPLATE)
 @ENGINE
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--like", metavar="CLASS", help="Fill the rows with the values of this class of the model, for editing.")
+@click.option(
+    "--like",
+    metavar="CLASS",
+    shell_complete=class_names,
+    help="Fill the rows with the values of this class of the model, for editing.",
+)
 @click.option("--output", metavar="FILE.csv|FILE.xlsx", help="Where to write the table [default: stdout, as CSV].")
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
 def template_command(engine: str, names: tuple[str, ...], like: str | None, output: str | None, force: bool) -> None:
@@ -139,7 +158,7 @@ def similar_command(engine: str, attributes: str, form: str) -> None:
 
 @cli.command("explain", examples=examples.EXPLAIN)
 @ENGINE
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=class_names)
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def explain_command(engine: str, names: tuple[str, ...], form: str) -> None:
     """Tell what is known of classes: what they are near, what sets them apart, what they rest on, how they came.
@@ -247,7 +266,7 @@ def teach_command(
 
 @cli.command("remove", examples=examples.REMOVE)
 @ENGINE
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=class_names)
 @SIGNING
 def remove_command(engine: str, names: tuple[str, ...], sign: str | None, sign_certificate: str | None) -> None:
     """Take classes out. A name that begins with a dash goes after `--`."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
+from zsl_runtime.errors import SHELLS
 from zsl_runtime.streams import one_line
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Command(_Taught):
     """
 
     def __init__(self, name: str | None, *, examples: Sequence[Example] = (), **settings: Any) -> None:
-        super().__init__(name, **_habits(settings))
+        super().__init__(name, **_habits(name, settings))
         self.examples = examples
         for parameter in self.params:
             word = FIRST_WORD.search(parameter.metavar or (parameter.name or "").upper())
@@ -109,15 +110,35 @@ class Group(_Taught, click.Group):
     command_class = Command
 
     def __init__(self, name: str | None = None, *, examples: Sequence[Example] = (), **settings: Any) -> None:
-        super().__init__(name, **_habits(settings))
+        super().__init__(name, **_habits(name, settings))
         self.examples = examples
 
 
-def _habits(settings: dict[str, Any]) -> dict[str, Any]:
+def _habits(name: str | None, settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a command with what all of them have."""
+    own = name is not None and name.startswith("zsl-")  # no subcommand, of which a shell knows nothing
     context = {"help_option_names": HELP, **(settings.get("context_settings") or {})}
-    params = [*(settings.get("params") or ()), _version_option()]
+    params = [*(settings.get("params") or ()), *([_completion_option()] if own else []), _version_option()]
     return {"epilog": WORDS, **settings, "context_settings": context, "params": params}
+
+
+def _completion_option() -> click.Option:
+    return click.Option(
+        ["--completion"],
+        type=click.Choice(SHELLS),
+        is_eager=True,
+        expose_value=False,
+        callback=_tell_completion,
+        help="Print the script by which this shell completes our commands, and exit (docs/how-to/shell.md).",
+    )
+
+
+def _tell_completion(context: click.Context, _parameter: click.Parameter, shell: str | None) -> None:
+    if shell is not None and not context.resilient_parsing:
+        from zsl_runtime.cli.completion import scripts
+
+        click.echo(scripts(shell), nl=False)
+        context.exit()
 
 
 def _version_option() -> click.Option:

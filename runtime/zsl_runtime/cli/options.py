@@ -8,6 +8,7 @@ import click
 
 from zsl_runtime.backends.table import BACKENDS
 from zsl_runtime.cli.command import DEMANDED
+from zsl_runtime.cli.completion import devices
 from zsl_runtime.graphs.precisions import PRECISIONS
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ DEVICE = click.option(
     default="auto",
     show_default=True,
     metavar="auto|cpu|cuda:N",
+    shell_complete=devices,
     help="Where the model runs; a card that is named is used or is an error (exit code 4).",
 )
 BACKEND = click.option(

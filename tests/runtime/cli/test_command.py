@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,11 +13,17 @@ from pathlib import Path
 
 import click
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import zsl_runtime
 from support.command_lines import SCRIPTS, commands, parse, typed
+from support.tiny_bundle import SEEN, UNSEEN
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.cli import completion
 from zsl_runtime.cli.command import EXAMPLE_WIDTH, PLACES, Command, Group
-from zsl_runtime.errors import run_command
+from zsl_runtime.cli.infer_formats import FORMATS
+from zsl_runtime.errors import SHELLS, run_command
 
 
 def every_command() -> list[tuple[str, ...]]:
@@ -106,7 +113,7 @@ def test_settings_of_a_command_are_kept():
 
     assert command.context_settings == {"help_option_names": ["-h", "--help"], "max_content_width": 99}
     assert command.epilog == "The end."
-    assert [option.name for option in command.params] == ["count", "version"]
+    assert [option.name for option in command.params] == ["count", "completion", "version"]
     assert run_command(command, ["--count", "6"]) == 6
 
 
@@ -124,6 +131,14 @@ def test_commands_of_a_group_are_of_the_same_kind():
 
 
 # --- completion -----------------------------------------------------------------------------------------------------
+
+
+def rename(bundle: Path, names: list[str]) -> None:
+    """Let a bundle's generation say other names, as far as completion reads it."""
+    number = json.loads((bundle / "classes" / "CURRENT").read_text())["generation"]
+    header = json.dumps({"__metadata__": {"names": json.dumps(names)}}).encode()
+    path = bundle / "classes" / f"{number:06d}.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
 
 
 def variable(name: str) -> str:
@@ -176,7 +191,7 @@ def test_options_are_completed(complete, words):
 
 
 def test_choices_and_subcommands_are_completed(complete):
-    assert complete("zsl-infer photos --format") == [("plain", "csv"), ("plain", "csv-safe"), ("plain", "jsonl")]
+    assert complete("zsl-infer photos --format") == [("plain", one) for one in FORMATS]
     assert ("plain", "openvino") in complete("zsl-infer --backend", "o")
     assert complete("zsl-classes", "tea") == [("plain", "teach")]
 
@@ -219,8 +234,65 @@ def test_files_and_folders(complete, words, kind):
     assert complete(words, "so") == [(kind, "so")]
 
 
+def test_names_of_classes_are_those_of_the_bundle_on_the_line(complete, shared_bundle, monkeypatch, tmp_path):
+    bundle = shared_bundle()
+    every = [("plain", name) for name in SEEN + UNSEEN]
+    assert complete(f"zsl-classes remove --engine {bundle}") == every
+    assert complete(f"zsl-classes explain --engine {bundle}/manifest.json") == every
+    assert complete(f"zsl-classes template --engine {bundle} --like", SEEN[0][:2].upper()) == [
+        ("plain", name) for name in SEEN + UNSEEN if name.startswith(SEEN[0][:2])
+    ]
+    assert complete(f"zsl-classes remove --engine {bundle} {SEEN[0]}") == every[1:]
+    (tmp_path / "bundle").symlink_to(bundle)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert complete("zsl-classes remove --engine ~/bundle") == every
+    assert complete("zsl-classes remove --engine $HOME/bundle") == every
+    assert complete("zsl-classes remove") == []
+
+
+def test_the_names_are_those_of_the_generation_in_force(own_bundle):
+    bundle = own_bundle()
+    assert run(("zsl-classes",), "remove", "--engine", str(bundle), SEEN[0]) == 0
+    assert completion.names_of(str(bundle)) == list((SEEN + UNSEEN)[1:])
+    assert list(Bundle.open(bundle).current().table.names) == completion.names_of(str(bundle))
+
+
+@given(data=st.binary(max_size=200), where=st.sampled_from(["CURRENT", "000001.safetensors"]))
+def test_a_damaged_bundle_offers_nothing_and_says_nothing(tmp_path_factory, data, where):
+    bundle = tmp_path_factory.mktemp("damaged")
+    (bundle / "classes").mkdir()
+    (bundle / "classes" / "CURRENT").write_bytes(b'{"generation": 1}')
+    (bundle / "classes" / where).write_bytes(data)
+    context = click.Context(command_of(("zsl-classes", "remove")))
+    context.params["engine"] = str(bundle)
+    assert completion.class_names(context, context.command.params[0], "") == []
+    for engine in (None, "", "/nowhere", f"{bundle}/\udce9", "no\0thing"):
+        context.params["engine"] = engine
+        assert completion.class_names(context, context.command.params[0], "") == []
+
+
+def test_devices_are_those_that_are_here(complete, monkeypatch):
+    there = {"/dev/nvidia0", "/dev/nvidia2"}
+    monkeypatch.setattr(completion.os.path, "exists", lambda path: path in there)
+    assert complete("zsl-infer photos --device") == [("plain", one) for one in ("auto", "cpu", "cuda:0", "cuda:2")]
+    assert complete("zsl-eval --device", "cuda:2") == [("plain", "cuda:2")]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_what_breaks_at_tab_prints_nothing(monkeypatch, capfd, shell):
+    def broken(*_):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(click.shell_completion, "_resolve_context", broken)
+    monkeypatch.setenv("_ZSL_INFER_COMPLETE", f"{shell}_complete")
+    monkeypatch.setenv("COMP_WORDS", "zsl-infer ")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert run(("zsl-infer",)) == 0
+    assert capfd.readouterr() == ("", "")
+
+
 def test_completion_looks_at_nothing_and_runs_nothing(complete, tmp_path):
-    assert complete(f"zsl-doctor {tmp_path}/none", "--c") == [("plain", "--cards")]
+    assert complete(f"zsl-doctor {tmp_path}/none", "--c") == [("plain", "--cards"), ("plain", "--completion")]
     assert complete("zsl-infer --version", "--top") == [("plain", "--topk")]
 
 
@@ -241,10 +313,13 @@ def test_an_empty_variable_asks_for_nothing(monkeypatch, capsys):
 
 @pytest.fixture
 def environment(tmp_path) -> dict[str, str]:
-    """Where zsl-infer is a command on the path, and the home folder is empty."""
-    program = tmp_path / "zsl-infer"
-    program.write_text(f"#!{sys.executable}\nimport sys\nfrom zsl_runtime.cli.infer import main\nsys.exit(main())\n")
-    program.chmod(0o755)
+    """Where zsl-infer and zsl-classes are commands on the path, and the home folder is empty."""
+    for name in ("infer", "classes"):
+        program = tmp_path / f"zsl-{name}"
+        program.write_text(
+            f"#!{sys.executable}\nimport sys\nfrom zsl_runtime.cli.{name} import main\nsys.exit(main())\n"
+        )
+        program.chmod(0o755)
     return os.environ | {
         "HOME": str(tmp_path),
         "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
@@ -262,10 +337,11 @@ def said_by(shell: str, script: str, environment: dict[str, str], folder: Path) 
     return done.stdout.splitlines()
 
 
-def test_a_real_bash_completes_an_option_and_a_choice(environment, tmp_path):
+@pytest.mark.parametrize("source", ["_ZSL_INFER_COMPLETE=bash_source zsl-infer", "zsl-infer --completion bash"])
+def test_a_real_bash_completes_an_option_and_a_choice(environment, tmp_path, source):
     """Its script, evaluated as docs/how-to/shell.md says, and its function called as bash does at TAB."""
     script = (
-        'eval "$(_ZSL_INFER_COMPLETE=bash_source zsl-infer)"\n'
+        f'eval "$({source})"\n'
         'ask() { COMP_WORDS=(zsl-infer "$@"); COMP_CWORD=$#; COMPREPLY=(); _zsl_infer_completion zsl-infer; '
         'echo "${COMPREPLY[@]}"; }\n'
         "ask --res\nask photos --classes un\n"
@@ -273,17 +349,66 @@ def test_a_real_bash_completes_an_option_and_a_choice(environment, tmp_path):
     assert said_by("bash", script, environment, tmp_path) == ["--resume", "unseen"]
 
 
-def test_a_real_fish_completes_an_option_a_choice_and_a_file(environment, tmp_path):
+@pytest.mark.parametrize(
+    ("typed_by_user", "offered"),
+    [
+        ("", r"Honey\ Plumewren Crow"),
+        ("Ho", r"Honey\ Plumewren"),
+        (r"Honey\\ Pl", r"Honey\ Plumewren"),
+        ("'\"Honey Pl'", "Honey Plumewren"),
+    ],
+)
+def test_a_real_bash_completes_names_with_spaces_as_one_word(environment, own_bundle, tmp_path, typed_by_user, offered):
+    bundle = own_bundle()
+    rename(bundle, ["Honey Plumewren", "Crow"])
+    script = (
+        'eval "$(zsl-infer --completion bash)"\n'
+        f'ask() {{ COMP_WORDS=(zsl-classes remove --engine {bundle} "$1"); COMP_CWORD=4; COMPREPLY=(); '
+        '_zsl_classes_completion zsl-classes; IFS=" "; echo "${COMPREPLY[*]}"; }\n'
+        f"ask {typed_by_user or repr('')}\n"
+    )
+    assert said_by("bash", script, environment, tmp_path) == [offered]
+
+
+def test_a_real_zsh_takes_the_scripts_of_all_commands(environment, tmp_path):
+    script = (
+        "autoload -U compinit && compinit -D -u\nsource <(zsl-infer --completion zsh)\n"
+        "for name in zsl-infer zsl-classes; do print $_comps[$name]; done\n"
+    )
+    assert said_by("zsh", script, environment, tmp_path) == ["_zsl_infer_completion", "_zsl_classes_completion"]
+
+
+@pytest.mark.parametrize("source", ["env _ZSL_INFER_COMPLETE=fish_source zsl-infer", "zsl-infer --completion fish"])
+def test_a_real_fish_completes_an_option_a_choice_and_a_file(environment, tmp_path, source):
     (tmp_path / "desk" / "photos").mkdir(parents=True)
     script = (
-        "_ZSL_INFER_COMPLETE=fish_source zsl-infer | source\n"
+        f"{source} | source\n"
         "complete -C 'zsl-infer --res'\ncomplete -C 'zsl-infer x --classes un'\ncomplete -C 'zsl-infer ph'\n"
     )
     offered = [line.partition("\t")[0] for line in said_by("fish", script, environment, tmp_path / "desk")]
     assert offered == ["--resume", "unseen", "photos/"]
 
 
-def test_the_page_installs_the_completion_of_every_command():
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_command_prints_the_scripts_of_all(capsys, name, shell):
+    assert run((name,), "--completion", shell) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert set(re.findall(rf"(_ZSL_\w+_COMPLETE)={shell}_complete", said.out)) == {variable(one) for one in SCRIPTS}
+
+
+def test_the_commands_that_are_completed_are_those_that_are_installed():
+    assert set(completion.COMMANDS) == set(SCRIPTS)
+    assert [completion.variable(one) for one in SCRIPTS] == [variable(one) for one in SCRIPTS]
+
+
+def test_another_shell_is_one_line_with_those_that_there_are(capsys):
+    assert run(("zsl-infer",), "--completion", "tcsh") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert all(repr(shell) in line for shell in SHELLS)
+
+
+def test_the_page_says_how_each_shell_is_taught():
     page = (Path(__file__).parents[3] / "docs" / "how-to" / "shell.md").read_text(encoding="utf-8")
-    loops = [set(re.findall(r"zsl-\w+", line)) for line in page.splitlines() if line.strip().startswith("for name in")]
-    assert loops == [set(SCRIPTS)] * 3
+    assert set(re.findall(r"zsl-\w+ --completion (\w+)", page)) == set(SHELLS)
