@@ -29,6 +29,17 @@ def auto_has_no_choice():
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def trainings_draw_no_page():
+    """report.html takes a second or two, more than a tiny training; tests/train/reports has it drawn.
+
+    Processes that tests start are users', and draw it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zsl_train.cli.draw_page", lambda _out: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_bundle(tmp_path_factory):
     """`shared_bundle(rule="rows")`: the folder of the tiny bundle with these options, made once for all tests.

@@ -246,12 +246,29 @@ def train(options: dict[str, Any]) -> int:
     said = report(scores, str(out))
     _say(f"\n{said}")
     write_whole(out / REPORT, f"{said}\n".encode())
+    draw_page(out)
     _say_where(out)
     if seconds is None and "method" not in named:
         _say("timing some steps of a longer training; Ctrl-C leaves this out ...")
         with contextlib.suppress(KeyboardInterrupt):  # the run is finished
             _say(alternative(prepared, recipe))
     return InputError.exit_code if scores["protocol"]["pictures"]["unreadable"] else 0
+
+
+def draw_page(out: Path) -> None:
+    """Write report.html. The run is finished: what goes wrong here is told, and nothing is lost by it."""
+    from zsl_runtime.machine.storage import write_whole
+    from zsl_train.reports.run_files import read_run
+    from zsl_train.reports.run_page import run_page
+    from zsl_train.training.run_folder import PAGE
+
+    try:
+        write_whole(out / PAGE, run_page(read_run(out)))
+    except (Exception, KeyboardInterrupt) as error:
+        why = str(error) or type(error).__name__
+        _say(one_line(f"note: {out / PAGE} was not written ({why}); zsl-report run {out} writes it"))
+    else:
+        _say(one_line(f"the same with curves, classes and pictures: {out / PAGE}"))
 
 
 def wait_quietly() -> None:

@@ -68,10 +68,18 @@ class Words:
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
 
-    def __call__(self, name: object, most: int = LONGEST_LABEL) -> str:
-        """The stand-in of a name: as wide as that will be, about."""
+    def __call__(self, name: object, most: int = LONGEST_LABEL, *, end: int = 0) -> str:
+        """The stand-in of a name: as wide as that will be, about.
+
+        Args:
+            name: any text.
+            most: letters of it that are shown.
+            end: of these, so many of its end, where what tells names apart stands there.
+
+        """
         whole = one_line(str(name))
-        shown = whole if len(whole) <= most else f"{whole[: most - 1]}\u2026"
+        tail = whole[len(whole) - end :]
+        shown = whole if len(whole) <= most else f"{whole[: most - 1 - len(tail)]}\u2026{tail}"
         mark = f"q{len(self._names)}z"
         stand_in = mark + "o" * max(0, _width(shown) - len(mark))
         self._names[stand_in] = shown

@@ -78,7 +78,9 @@ def of_benchmarks(files: tuple[Path, ...], out: Path, force: bool) -> None:
     from zsl_train.reports.measurements import read_measured
 
     check_free(out, force=force)
-    write(out, latency_page([read_measured(file) for file in files]))
+    names = [file.name for file in files]
+    called = [one if names.count(one) == 1 else str(file) for one, file in zip(names, files, strict=True)]
+    write(out, latency_page([read_measured(file, one) for file, one in zip(files, called, strict=True)]))
 
 
 def check_free(out: Path, *, force: bool) -> None:

@@ -77,7 +77,7 @@ def _groups(one: Measured, number: int) -> list[Html]:
                 "slowest call or two, and no percentile worth the name."
             )
         )
-    if any("p99" not in timed.percentiles for timed in one.times):
+    if any("p90" not in timed.percentiles for timed in one.times):
         parts.append(
             said(
                 "A dash: the file does not tell it (pytest-benchmark keeps the times themselves with --benchmark-json)."
@@ -109,21 +109,29 @@ def milliseconds(value: float | None) -> str:
 
 
 def _table(one: Measured) -> Html:
-    keys = list(dict.fromkeys(key for timed in one.times for key in timed.more if key.endswith("_per_second")))
-    columns = ("", "rounds", *QUANTILES, "quartiles", *(key.replace("_", " ") for key in keys))
+    """Everything of a file; columns of which nothing is known are left out."""
+    keys = [key for key in QUANTILES if any(key in timed.percentiles for timed in one.times)]
+    rates = list(dict.fromkeys(key for timed in one.times for key in timed.more if key.endswith("_per_second")))
+    apart = any(timed.quartiles for timed in one.times)
+    columns = ("", "rounds", *keys, *(["quartiles"] if apart else []), *(key.replace("_", " ") for key in rates))
     rows = []
     for timed in one.times:
         quartiles = "-" if timed.quartiles is None else " to ".join(map(milliseconds, timed.quartiles))
         rows.append(
             [
-                joined([name(timed.name), *([text(f" ({timed.group})")] if timed.group else [])]),
+                _whole_name(timed),
                 text("-" if timed.rounds is None else timed.rounds),
-                *(text(milliseconds(timed.percentiles.get(key))) for key in QUANTILES),
-                text(quartiles),
-                *(text(f"{timed.more[key]:,.4g}" if key in timed.more else "-") for key in keys),
+                *(text(milliseconds(timed.percentiles.get(key))) for key in keys),
+                *([text(quartiles)] if apart else []),
+                *(text(f"{timed.more[key]:,.4g}" if key in timed.more else "-") for key in rates),
             ]
         )
     return table(f"Milliseconds of one call, {one.name}", columns, rows, numbers=len(columns) - 1)
+
+
+def _whole_name(timed: Timed) -> Html:
+    """Its name with its group."""
+    return joined([name(timed.name), *([text(f" ({timed.group})")] if timed.group else [])])
 
 
 def _percentiles(of: Sequence[Timed], title: str) -> Html:
@@ -156,11 +164,11 @@ def _percentiles(of: Sequence[Timed], title: str) -> Html:
                     markersize=6 if number == 0 else 4.5,
                     label=key,
                 )
-        axes.set_yticks(places, [words(short(timed), 40) for timed in of])
+        axes.set_yticks(places, [words(short(timed), 44, end=20) for timed in of])
         axes.set_ylim(len(of) - 0.4, -0.6)
         axes.set_xlabel("milliseconds" + (", logarithmic" if axes.get_xscale() == "log" else ""))
         if axes.get_xscale() == "linear":
-            axes.set_xlim(left=0)
+            axes.set_xlim(0, 1.04 * max(everything))
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)
         sheet.legend(loc="outside upper right", ncols=4)
@@ -256,10 +264,10 @@ def _peers(one: Measured) -> list[Html]:
     """Ratios that were measured in turns; of groups without them, the ratio of medians."""
     rows = [
         [
-            name(timed.name),
+            _whole_name(timed),
             name(ratio.to),
-            text(f"{ratio.median:.3g}"),
-            text("-" if ratio.low is None or ratio.high is None else f"{ratio.low:.3g} to {ratio.high:.3g}"),
+            text(f"{ratio.median:.2f}"),
+            text("-" if ratio.low is None or ratio.high is None else f"{ratio.low:.2f} to {ratio.high:.2f}"),
         ]
         for timed in one.times
         for ratio in timed.ratios

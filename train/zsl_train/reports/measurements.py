@@ -3,7 +3,7 @@
 What is read, in milliseconds of one call:
 
 - pytest-benchmark (`--benchmark-json`, `--benchmark-save`): `benchmarks`, a list, with `stats`; percentiles are those
-  of `stats.data` where it was saved, else median and quartiles alone. Benchmarks of one `group` are peers of each other.
+  of `stats.data` where it was saved, else median and quartiles alone. Benchmarks of one `group` are peers.
 - `extra_info.in_turns` (benchmarks/conftest.py): contenders that ran in turns, each with `p50_ms` and so on.
 - `extra_info.stages_ms`: stage -> milliseconds, parts of one call.
 - `make bench`, benchmarks/cpu.py, benchmarks/gpu.py: objects with `p50_ms` anywhere in the file; `times_as_fast` (`as`,
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -97,8 +97,12 @@ class Split(NamedTuple):
     whole: float
 
 
-def read_measured(path: Path) -> Measured:
+def read_measured(path: Path, name: str) -> Measured:
     """The times of a file.
+
+    Args:
+        path: of it.
+        name: what it is called in the report.
 
     Raises:
         UsageError: E-BENCHMARK when there is no such file, it is no JSON, or holds no times.
@@ -113,7 +117,7 @@ def read_measured(path: Path) -> Measured:
         raise UsageError("E-BENCHMARK", f"{path} {error}; {EXPECTED}") from None
     except OSError as error:
         raise from_os_error(error, "read the measurements") from error
-    return parse_measured(data, str(path))
+    return replace(parse_measured(data, str(path)), name=name)
 
 
 EXPECTED = "give what pytest --benchmark-json or `make bench` wrote"
@@ -205,7 +209,9 @@ def _of_figures(value: Mapping[str, Any], way: tuple[str, ...]) -> Timed:
     percentiles = {key: float(value[f"{key}_ms"]) for key in QUANTILES if _positive(value.get(f"{key}_ms"))}
     rounds = value.get("rounds")
     inner = [key for key in way if key not in {"figures", "contenders", "networks", "sections", "results"}]
-    name, group = (inner[-1] if inner else "without a name"), ", ".join(inner[:-1])
+    # A number by itself, such as that of a batch, is no name.
+    own = inner[-2:] if inner and inner[-1].isdigit() else inner[-1:]
+    name, group = ", ".join(own) or "without a name", ", ".join(inner[: len(inner) - len(own)])
     more = {key: one for key, one in _figures(value).items() if not key.endswith("_ms") and key != "rounds"}
     return Timed(
         name,
@@ -268,7 +274,9 @@ def _about(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         known = {**machine, **({"processor": cpu.get("brand_raw")} if isinstance(cpu, dict) else {})}
         for key in ("processor", "usable_cpus", "system", "python_version", "load_average", "cards"):
             if known.get(key):
-                yield key.replace("_", " "), str(known[key])
+                value = known[key]
+                words = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+                yield key.replace("_", " "), words
     versions = document.get("versions")
     if isinstance(versions, dict):
         yield "versions", ", ".join(f"{key} {value}" for key, value in versions.items())
