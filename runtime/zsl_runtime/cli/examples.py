@@ -23,6 +23,10 @@ INFER: Examples = (
         "a long run: the same line goes on where it was interrupted",
         "zsl-infer birds/images --engine bundle --output labels.csv --resume",
     ),
+    (
+        "also copy each photograph into the folder of its class",
+        "zsl-infer birds/images --engine bundle --sort-into sorted > labels.csv",
+    ),
 )
 EVALUATE: Examples = (
     ("how accurate it is on the test photographs of its training", "zsl-eval bundle birds --split run/split.csv"),
@@ -43,6 +47,7 @@ CLASSES: Examples = (
 LIST: Examples = (
     ("for people", "zsl-classes list --engine bundle"),
     ("for programs", "zsl-classes list --engine bundle --format jsonl"),
+    ("a project of Label Studio", "zsl-classes list --engine bundle --format label-studio > birds.xml"),
 )
 TEMPLATE: Examples = (
     ("a table to fill in", 'zsl-classes template --engine bundle "Sunset Forktail" --output sunset.csv'),

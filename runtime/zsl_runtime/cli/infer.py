@@ -206,6 +206,10 @@ def command(
     name alone, so give all tasks the same PATHS, and each an --output of its own. Then: zsl-infer --merge PART...
     --output FILE, which is what one run over everything writes (docs/scale.md).
 
+    --format parquet and label-studio are made when all is labelled: until then FILE.partial holds JSON lines. With
+    --sort-into nothing that is there is replaced, and a second run does nothing for pictures that it finds there; what
+    is unlike anything known has a folder of its own (docs/how-to/outputs.md).
+
     PATHS and FILE may lie in object stores: s3://bucket/folder, with the packages of zsl-deploy[cloud].
 
     Exit code 6 says that some pictures could not be read, or that a folder could not be looked into; the others were
