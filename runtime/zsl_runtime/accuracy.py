@@ -51,6 +51,18 @@ def harmonic_mean(unseen: float | None, seen: float | None) -> float | None:
     return 2 * unseen * seen / (unseen + seen) if unseen + seen > 0 else 0.0
 
 
+def auroc(higher: Doubles, lower: Doubles) -> float | None:
+    """Area under the ROC curve: how often one of `higher` (n,) is above one of `lower` (m,), a tie being half of it.
+
+    None without either; 0.5 is chance, 1 is always.
+    """
+    if not len(higher) or not len(lower):
+        return None
+    order = np.sort(lower)
+    below, up_to = np.searchsorted(order, higher, "left"), np.searchsorted(order, higher, "right")
+    return float((below + up_to).mean() / 2 / len(order))
+
+
 class Bin(NamedTuple):
     """Pictures that a model was about equally sure of; all but their number in percent.
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from zsl_runtime.head.class_table import ClassTable
     from zsl_runtime.labelling.classifier import Classifier
     from zsl_runtime.labelling.evaluation import Evaluation
+    from zsl_runtime.labelling.how_far import Looks
     from zsl_runtime.labelling.report import Protocol
     from zsl_runtime.labelling.truth import Truth
 
@@ -54,6 +55,12 @@ DEFAULT_ROLE = "test"
     "--known-only", is_flag=True, help="Leave out photographs of classes that the bundle does not have, and say so."
 )
 @click.option(
+    "--unknown",
+    multiple=True,
+    metavar="PATH",
+    help="Photographs of what is no class of the bundle, or a folder of such: is it told from the rest?",
+)
+@click.option(
     "--format",
     "form",
     type=click.Choice(["table", "csv", "json"]),
@@ -71,6 +78,7 @@ def command(
     split: str | None,
     role: str | None,
     known_only: bool,
+    unknown: tuple[str, ...],
     form: str,
     output: str | None,
     confusion: str | None,
@@ -91,6 +99,9 @@ def command(
     Figures are means over classes. With --split RUN/split.csv they are on the training's test photographs, and the same
     as in its scores.json; without it, photographs that the model was trained on may be among those of seen classes.
 
+    With --unknown the report says how many of other photographs are said to be unlike anything known, and how well
+    distance and probability tell them from those of TRUTH; no other figure depends on them.
+
     Exit code 6 says that some photographs could not be read; the others were looked at all the same.
     """
     place, truth_path = _places(words, engine)
@@ -103,9 +114,12 @@ def command(
     limit_blas(threads)
 
     from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.cli.infer_steps import find_inputs
     from zsl_runtime.cli.progress import Progress
     from zsl_runtime.labelling.classifier import Classifier
     from zsl_runtime.labelling.evaluation import Labels, compare
+    from zsl_runtime.labelling.how_far import look_at
+    from zsl_runtime.labelling.profiling import NO_PROFILE
     from zsl_runtime.labelling.reading import read_ahead, reader_of
     from zsl_runtime.labelling.report import encode_confusion
     from zsl_runtime.labelling.results import open_output
@@ -122,6 +136,11 @@ def command(
             reader, table = reader_of(bundle), bundle.current().table
             batch_size = batch_told(batch_size, reader)
             truth = _find(find_truth(truth_path, reader), table, split, role, known_only=known_only)
+            strangers = None
+            if unknown:
+                strangers = find_inputs(
+                    bundle, unknown, null=False, threads=threads, batch_size=batch_size, stop=stop, profile=NO_PROFILE
+                )
             out = stack.enter_context(open_output(output))
             matrix = stack.enter_context(open_output(confusion, "--confusion")) if confusion else None
             labels = Labels()
@@ -135,7 +154,26 @@ def command(
             Classifier.open(bundle, backend, device, threads, precision=precision, trust_engine=trust_engine)
         )
         unit = "photographs" if reader.pixels else "rows"
-        progress = Progress(truth.count, unit, sys.stderr)
+        more = 0 if strangers is None else strangers.total
+        progress = Progress(None if more is None else truth.count + more, unit, sys.stderr)
+
+        def told(error: InputError) -> None:
+            progress.line(f"error: {error}")
+
+        def look() -> tuple[Looks, list[tuple[str, InputError]]]:
+            assert strangers is not None
+            with read_ahead(
+                reader, strangers.items, workers=readers(threads), batch_size=batch_size, stop=stop
+            ) as strange:
+                return look_at(
+                    classifier,
+                    classifier.snapshot(),
+                    strange,
+                    batch_size=batch_size,
+                    advance=progress.advance,
+                    tell=told,
+                )
+
         try:
             found = compare(
                 classifier,
@@ -144,7 +182,8 @@ def command(
                 labels,
                 batch_size=batch_size,
                 advance=progress.advance,
-                tell=lambda error: progress.line(f"error: {error}"),
+                tell=told,
+                unknown=None if strangers is None else look,
             )
         finally:
             progress.clear()
@@ -154,8 +193,8 @@ def command(
         if matrix is not None:
             matrix.write(encode_confusion(found))
         progress.line(
-            f"looked at {found.photographs} of {progress.done} {unit}, {progress.rate:.1f} {unit}/s, backend "
-            f"{setting.backend} ({setting.library}) on {setting.device}, {setting.precision}, generation "
+            f"looked at {progress.done - len(found.unreadable)} of {progress.done} {unit}, {progress.rate:.1f} "
+            f"{unit}/s, backend {setting.backend} ({setting.library}) on {setting.device}, {setting.precision}, generation "
             f"{setting.generation}"
         )
     return InputError.exit_code if found.unreadable else 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -32,6 +32,7 @@ from zsl_runtime.errors import InputError, UsageError
 from zsl_runtime.head.fitting import silent
 from zsl_runtime.head.head import best_columns
 from zsl_runtime.inputs.item import Item
+from zsl_runtime.labelling.how_far import Looks, how_far
 from zsl_runtime.labelling.reading import batch_of, check_counts, read_ahead, reader_of
 from zsl_runtime.labelling.scoring import score, score_ahead
 from zsl_runtime.machine.stop import Stop
@@ -42,8 +43,10 @@ if TYPE_CHECKING:
 
     from zsl_runtime.arrays import Advance, Bools, Doubles, Ints
     from zsl_runtime.head.class_table import ClassTable
+    from zsl_runtime.head.distance import Found
     from zsl_runtime.inputs.item import Source
     from zsl_runtime.labelling.classifier import Classifier
+    from zsl_runtime.labelling.how_far import HowFar
     from zsl_runtime.labelling.reading import ReadItem
     from zsl_runtime.labelling.snapshot import Scored, Snapshot
 
@@ -107,6 +110,8 @@ class Evaluation:
         counts: (K, K) int64, how many photographs of the row's class were given the column's.
         photographs: that could be read.
         unreadable: name and error of each one that could not be; they are left out.
+        distances: how far they are from the nearest class, and photographs of what is no class; None where neither is
+            known.
 
     """
 
@@ -118,6 +123,7 @@ class Evaluation:
     counts: Ints
     photographs: int
     unreadable: tuple[tuple[str, InputError], ...]
+    distances: HowFar | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as `zsl-eval --format json` writes it; shares are percentages."""
@@ -160,6 +166,7 @@ class Evaluation:
             "unreadable": [
                 {"path": name, "code": error.code, "message": error.message} for name, error in self.unreadable
             ],
+            "distances": None if self.distances is None else self.distances.to_dict(),
         }
 
 
@@ -231,6 +238,7 @@ def compare(
     batch_size: int,
     advance: Advance = silent,
     tell: Callable[[InputError], None] = lambda _error: None,
+    unknown: Callable[[], tuple[Looks, list[tuple[str, InputError]]]] | None = None,
 ) -> Evaluation:
     """Score photographs that are being read, and compare.
 
@@ -242,6 +250,7 @@ def compare(
         batch_size: photographs in the graph at once.
         advance: called with a number of photographs that are done.
         tell: called with the error of each one that cannot be read, in order.
+        unknown: looks, when all that is done, at photographs of what is no class (`zsl_runtime.labelling.how_far`).
 
     Raises:
         UsageError: E-CLASS-UNKNOWN, E-PHOTOS-EMPTY, E-CLOSED.
@@ -263,12 +272,22 @@ def compare(
                     unreadable.append((name, error))
                     tell(error)
             read = [name for name, (_, error) in zip(names, batch.entries, strict=True) if error is None]
-            notes.append(note(batch, np.array([table.index(name) for name in read], np.int64), table.seen))
+            labelled = np.array([table.index(name) for name in read], np.int64)
+            notes.append(note(batch, labelled, table.seen, classifier.measure(snapshot, batch.features)))
             advance(len(batch.entries))
     if not any(len(one.labels) for one in notes):
         first = f"; the first one: {unreadable[0][1]}" if unreadable else ""
         raise UsageError("E-PHOTOS-EMPTY", f"none of {len(unreadable)} photographs can be read{first}")
-    return evaluation(Noted(*(np.concatenate(parts) for parts in zip(*notes, strict=True))), table, unreadable)
+    noted = Noted(*(np.concatenate(parts) for parts in zip(*notes, strict=True)))
+    strange = None
+    if unknown is not None:
+        strange, more = unknown()
+        unreadable += more
+    beyond = None if snapshot.distances is None else snapshot.distances.beyond
+    known = Looks(noted.distance, noted.probability)
+    return replace(
+        evaluation(noted, table, unreadable), distances=how_far(known, table.seen[noted.labels], strange, beyond)
+    )
 
 
 class Noted(NamedTuple):
@@ -280,6 +299,7 @@ class Noted(NamedTuple):
         probability: (n,) float64 of it.
         alone: (n,) the best column of an unseen class; -1 where there is none.
         best: (n,) whether the class is among the BEST first.
+        distance: (n,) float64 to the nearest class, in standard deviations; NaN where the head does not tell.
 
     """
 
@@ -288,25 +308,28 @@ class Noted(NamedTuple):
     probability: Doubles
     alone: Ints
     best: Bools
+    distance: Doubles
 
 
-def note(batch: Scored, labels: Ints, seen: Bools) -> Noted:
+def note(batch: Scored, labels: Ints, seen: Bools, found: Found | None = None) -> Noted:
     """What is kept of the photographs of a batch that could be read.
 
     Args:
         batch: with scores.
         labels: (n,) columns.
         seen: (C,).
+        found: how far they are.
 
     """
     scores, unseen = batch.scores, np.flatnonzero(~seen)
     if not len(labels):
         nothing = np.empty(0, np.int64)
-        return Noted(nothing, nothing, np.empty(0), nothing, np.empty(0, np.bool_))
+        return Noted(nothing, nothing, np.empty(0), nothing, np.empty(0, np.bool_), np.empty(0))
     order = best_columns(scores, min(BEST, scores.shape[1]))
     alone = unseen[scores[:, unseen].argmax(axis=1)] if len(unseen) else np.full(len(labels), -1)
     chance = np.exp(np.take_along_axis(scores, order[:, :1], axis=1)[:, 0].astype(np.float64))
-    return Noted(labels, order[:, 0], chance, alone, (order == labels[:, None]).any(axis=1))
+    distance = np.full(len(labels), np.nan) if found is None else found.distances
+    return Noted(labels, order[:, 0], chance, alone, (order == labels[:, None]).any(axis=1), distance)
 
 
 def evaluation(noted: Noted, table: ClassTable, unreadable: Iterable[tuple[str, InputError]] = ()) -> Evaluation:

@@ -9,6 +9,7 @@ import textwrap
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from zsl_runtime.head.distance import FAR
 from zsl_runtime.streams import printable
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from zsl_runtime.accuracy import ClassAccuracy
     from zsl_runtime.labelling.evaluation import Calibration, Evaluation, Figure
+    from zsl_runtime.labelling.how_far import HowFar
 
 CLASS_COLUMNS = ("class", "split", "photographs", "right", "accuracy", "mistaken_for", "mistaken")
 WORST = 10  # mix-ups in a report
@@ -62,6 +64,7 @@ def encode_report(evaluation: Evaluation, protocol: Protocol) -> bytes:
         _heading(evaluation, protocol),
         _figures(evaluation, protocol),
         _calibration(evaluation.calibration, evaluation.photographs),
+        *([] if evaluation.distances is None else [_distances(evaluation.distances)]),
         _classes(evaluation.classes),
         _mixups(evaluation),
     )
@@ -187,6 +190,31 @@ def _calibration(found: Calibration, photographs: int) -> list[str]:
         f"{verdict} (expected calibration error {found.error:.1f} points)"
     )
     return textwrap.wrap(sentence, WIDTH)
+
+
+def _distances(found: HowFar) -> Iterator[str]:
+    """How far each kind of photograph is, and what is said of strangers."""
+    groups = {"seen": found.seen, "unseen": found.unseen, "unknown": found.unknown}
+    told = {name: one for name, one in groups.items() if one is not None}
+    if told:
+        yield "distance   median  unlike anything known"
+    for name, one in told.items():
+        share = "" if one.far is None else f"{one.far} of {one.photographs} ({100 * one.far / one.photographs:.1f}%)"
+        yield f"{name:<8}{one.median:9.2f}  {share or f'not known of the {one.photographs} in this bundle'}"
+    if told:
+        beyond = ""
+        if found.beyond is not None:
+            beyond = (
+                f"; unlike anything known: beyond {found.beyond:.2f}, where {100 - FAR} % of the photographs were that "
+                "training held out"
+            )
+        yield from textwrap.wrap(f"distance: in standard deviations, to the nearest class{beyond}", WIDTH)
+    if found.by_probability is not None:
+        by_distance = "" if found.by_distance is None else f"{found.by_distance:.3f} by distance, "
+        yield (
+            f"unknown ones told from the others (AUROC; 0.5 is chance): {by_distance}{found.by_probability:.3f} by the "
+            "probability of the best class"
+        )
 
 
 def _classes(classes: Sequence[ClassAccuracy]) -> Iterator[str]:

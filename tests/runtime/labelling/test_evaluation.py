@@ -162,7 +162,7 @@ def test_calibration_is_of_the_class_that_was_given():
 
 def test_a_probability_that_rounding_lifts_above_one_is_one():
     nothing = np.zeros(1, np.int64)
-    noted = Noted(nothing, nothing, np.array([1 + 1e-7]), nothing, np.ones(1, np.bool_))
+    noted = Noted(nothing, nothing, np.array([1 + 1e-7]), nothing, np.ones(1, np.bool_), np.ones(1))
     table = ClassTable(("a",), np.array([True]), np.ones((1, 1)), ("a",))
     assert evaluation(noted, table).calibration.confidence == 100
 
