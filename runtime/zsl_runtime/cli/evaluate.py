@@ -194,8 +194,8 @@ def command(
             matrix.write(encode_confusion(found))
         progress.line(
             f"looked at {progress.done - len(found.unreadable)} of {progress.done} {unit}, {progress.rate:.1f} "
-            f"{unit}/s, backend {setting.backend} ({setting.library}) on {setting.device}, {setting.precision}, generation "
-            f"{setting.generation}"
+            f"{unit}/s, backend {setting.backend} ({setting.library}) on {setting.device}, {setting.precision}, "
+            f"generation {setting.generation}"
         )
     return InputError.exit_code if found.unreadable else 0
 

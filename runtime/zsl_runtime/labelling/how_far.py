@@ -108,10 +108,15 @@ def how_far(known: Looks, seen: Bools, unknown: Looks | None, beyond: float | No
     told = not np.isnan(known.distance).any()
     if not told and unknown is None:
         return None
-    groups = (known.take(seen), known.take(~seen), strange)
+
+    def group(looks: Looks) -> Group | None:
+        return _group(looks, beyond) if told else None
+
     return HowFar(
         beyond,
-        *(_group(one, beyond) if told else None for one in groups),
+        group(known.take(seen)),
+        group(known.take(~seen)),
+        group(strange),
         by_distance=auroc(strange.distance, known.distance) if told else None,
         by_probability=auroc(-strange.probability, -known.probability),
     )
