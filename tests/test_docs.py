@@ -11,6 +11,7 @@ import re
 from importlib import import_module
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
@@ -241,6 +242,22 @@ def test_pointers_become_links(hooks):
     assert found.endswith(", `docs/errors.md`.\n\n    docs/errors.md\n")
     with pytest.raises(ValueError, match="not there"):
         hooks.linked("See docs/nowhere.md.", "index.md", DOCS)
+
+
+def test_the_pages_of_commands_show_their_examples(hooks):
+    pages = [found for page in PAGES.values() for found in hooks.GENERATED.findall(page)]
+    commands_shown = [getattr(import_module(module), name) for module, name in pages]
+    assert {command.name for command in commands_shown} == set(commands())
+    inner = click.Command("inner", help="It is inner.")
+    inner.examples = (("one thing", "zsl-x inner a \\\n      b"), ("another", "zsl-x inner c"))
+    outer = click.Group("zsl-x", help="It is outer.", commands=[inner])
+    for _ in range(2):  # of a server of pages, every time that one changes
+        hooks.show_examples(outer)
+        assert outer.help == "It is outer."
+        assert inner.help == (
+            "It is inner.\n\n**Examples:**\n\n"
+            "    # one thing\n    zsl-x inner a \\\n          b\n    # another\n    zsl-x inner c"
+        )
 
 
 @pytest.mark.parametrize(

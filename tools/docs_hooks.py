@@ -1,4 +1,4 @@
-"""What the build of the pages does besides mkdocs: formulas, pointers to pages, and nothing is loaded from elsewhere.
+"""What the build of the pages does besides mkdocs: formulas, pointers, examples; nothing is loaded from elsewhere.
 
 mkdocs calls the functions by their names (`hooks` in mkdocs.yml). Formulas become MathML, and one that cannot be
 converted ends the build. "docs/errors.md" in a sentence becomes a link: pages are also read as files, where that helps
@@ -8,7 +8,9 @@ more than a link.
 from __future__ import annotations
 
 import html
+import inspect
 import re
+from importlib import import_module
 from pathlib import Path
 from posixpath import dirname, relpath
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,8 @@ FETCHED = re.compile(
 
 # Code, as blocks or in a line, and headings: there pointers stay as they are.
 VERBATIM = re.compile(r"^```.*?^```$|^(?: {4}|#)[^\n]*$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
+EXAMPLES = "**Examples:**"
+GENERATED = re.compile(r"^::: mkdocs-click\n\s+:module: (\S+)\n\s+:command: (\S+)", re.MULTILINE)
 POINTER = re.compile(r"(?<![\w/.\[(-])docs/((?:[\w-]+/)*[\w-]+\.md)\b|(?<=\()docs/((?:[\w-]+/)*[\w-]+\.md)\b")
 
 
@@ -56,6 +60,22 @@ def linked(text: str, page: str, docs: Path) -> str:
         parts += [POINTER.sub(link, text[end : kept.start()]), kept[0]]
         end = kept.end()
     return "".join([*parts, POINTER.sub(link, text[end:])])
+
+
+def show_examples(command: Any) -> None:
+    """Put the examples of a command, and of those below it, behind what its help says: the generator knows no more."""
+    examples = getattr(command, "examples", ())
+    if examples and EXAMPLES not in command.help:
+        lines = (f"    # {said}\n    {line}" for said, line in (_indented(one) for one in examples))
+        command.help = "\n\n".join((inspect.cleandoc(command.help), EXAMPLES, "\n".join(lines)))
+    for sub in getattr(command, "commands", {}).values():
+        show_examples(sub)
+
+
+def _indented(example: tuple[str, str]) -> tuple[str, str]:
+    """An example whose line goes on in further ones, which are part of the same block."""
+    said, line = example
+    return said, line.replace("\n", "\n    ")
 
 
 def mathml(formula: str, *, block: bool) -> str:
@@ -100,6 +120,13 @@ def on_page_markdown(markdown: str, /, *, page: Page, config: MkDocsConfig, **_:
         return linked(markdown, page.file.src_uri, Path(config.docs_dir))
     except ValueError as error:
         raise PluginError(f"{page.file.src_uri}: {error}") from None
+
+
+def on_pre_build(*, config: MkDocsConfig, **_: Any) -> None:
+    """Let the pages of commands show their examples."""
+    for page in Path(config.docs_dir).rglob("*.md"):
+        for module, name in GENERATED.findall(page.read_text(encoding="utf-8")):
+            show_examples(getattr(import_module(module), name))
 
 
 def on_page_content(content: str, /, *, page: Page, **_: Any) -> str:
