@@ -30,21 +30,21 @@ import numpy as np
 from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "accuracy"))
-from newcomers import accuracies, inputs_of, lifted  # noqa: E402
+from newcomers import accuracies, inputs_of, lifted
 
-from zsl_export.bundle_of_run import export_run  # noqa: E402
-from zsl_runtime.bundle.bundle import Bundle  # noqa: E402
-from zsl_runtime.classes.changes import add_classes, remove_classes, undo  # noqa: E402
-from zsl_runtime.drafting.draft import draft_row, spoken  # noqa: E402
-from zsl_runtime.drafting.encoder import Encoder  # noqa: E402
-from zsl_runtime.drafting.evidence import SAID, told  # noqa: E402
-from zsl_runtime.drafting.phrases import phrases, words  # noqa: E402
-from zsl_runtime.drafting.text import sentences  # noqa: E402
-from zsl_runtime.head.class_table import ClassTable  # noqa: E402
-from zsl_train.data.open import open_image_set  # noqa: E402
-from zsl_train.recipe import Recipe  # noqa: E402
-from zsl_train.training.prepared import prepare  # noqa: E402
-from zsl_train.training.run_folder import load_run  # noqa: E402
+from zsl_export.bundle_of_run import export_run
+from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.classes.changes import add_classes, remove_classes, undo
+from zsl_runtime.drafting.draft import draft_row, spoken
+from zsl_runtime.drafting.encoder import Encoder
+from zsl_runtime.drafting.evidence import SAID, told
+from zsl_runtime.drafting.phrases import phrases, words
+from zsl_runtime.drafting.text import sentences
+from zsl_runtime.head.class_table import ClassTable
+from zsl_train.data.open import open_image_set
+from zsl_train.recipe import Recipe
+from zsl_train.training.prepared import prepare
+from zsl_train.training.run_folder import load_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

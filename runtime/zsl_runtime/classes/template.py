@@ -49,6 +49,7 @@ class Template:
         names: of the rows to fill in.
         values: (A,) of each of these rows, to be edited; None leaves them empty.
         notes: on names that look like others, a line each.
+        remarks: more rows for comments, a text for each attribute, behind what the row is called.
 
     """
 
@@ -58,6 +59,7 @@ class Template:
     names: tuple[str, ...]
     values: Doubles | None
     notes: tuple[str, ...] = ()
+    remarks: tuple[tuple[str, ...], ...] = ()
 
     @property
     def header(self) -> list[str]:
@@ -92,7 +94,8 @@ class Template:
         """
         text = io.StringIO(newline="")
         rows = ((as_cell(name), *cells) for name, *cells in self.rows())
-        csv.writer(text, lineterminator="\n").writerows([map(as_cell, self.header), *self.comments(), *rows])
+        remarks = ([f"{COMMENT}{name}", *map(as_cell, cells)] for name, *cells in self.remarks)
+        csv.writer(text, lineterminator="\n").writerows([map(as_cell, self.header), *self.comments(), *remarks, *rows])
         whole = text.getvalue()
         return whole.encode("utf-8-sig" if mark and not whole.isascii() else "utf-8")
 
@@ -114,6 +117,10 @@ class Template:
             _write_text(sheet.cell(1, column), text).font = bold
         for line, cells in enumerate(self.comments(), start=2):
             for cell in _write_row(sheet, line, cells):
+                cell.font, cell.fill = grey, light
+        for line, (name, *cells) in enumerate(self.remarks, start=sheet.max_row + 1):
+            for column, text in enumerate((f"{COMMENT}{name}", *cells), start=1):
+                cell = _write_text(sheet.cell(line, column), text)
                 cell.font, cell.fill = grey, light
         first = sheet.max_row + 1
         for line, cells in enumerate(self.rows(), start=first):

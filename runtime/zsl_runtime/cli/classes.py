@@ -134,6 +134,50 @@ def template_command(engine: str, names: tuple[str, ...], like: str | None, outp
         )
 
 
+@cli.command("draft", examples=examples.DRAFT)
+@ENGINE
+@click.argument("name", metavar="NAME")
+@click.option("--from-text", required=True, metavar="FILE", help="A description, as of a field guide: plain text.")
+@click.option("--output", metavar="FILE.csv|FILE.xlsx", help="Where to write the table [default: stdout, as CSV].")
+@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@click.option("--without-names", is_flag=True, help="Take nothing from classes with like names: needs no encoder.")
+def draft_command(
+    *, engine: str, name: str, from_text: str, output: str | None, force: bool, without_names: bool
+) -> None:
+    """Propose a row of attributes for a new class called NAME from a description, for you to correct.
+
+    Nothing is added. The table is that of `template`, filled in; rows above tell what each value rests on: the text,
+    what it does not say where it speaks of the like, or a guess; and which sentence. The text must be in the language
+    of the attributes' names. Needs the extra `draft`, whose sentence encoder runs here and asks nobody.
+    """
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.cli.draft import lines, summary
+    from zsl_runtime.drafting.encoder import Encoder
+    from zsl_runtime.drafting.proposal import propose
+    from zsl_runtime.drafting.text import read_description
+    from zsl_runtime.head.workbook import is_workbook
+    from zsl_runtime.labelling.results import open_output
+
+    _check_table_output(output, force=force)
+    bundle = Bundle.open(engine, verify=False)
+    text = read_description(from_text)
+    draft, template = propose(bundle, name, text, None if without_names else Encoder.when_needed())
+    data = template.workbook() if output is not None and is_workbook(output) else template.csv(mark=output is not None)
+    with open_output(output) as stream:
+        stream.write(data)
+    _warn(template.notes)
+    if output is not None:
+        with reporting(f"wrote {output}"):
+            for line in lines(draft, template, bundle.current().table, text):
+                _say(one_line(line))
+    for line in summary(draft):
+        click.echo(one_line(line), err=True)
+    if output is not None:
+        click.echo(
+            one_line(f"wrote {output}: correct it, then zsl-classes similar or add --attributes {output}"), err=True
+        )
+
+
 @cli.command("similar", examples=examples.SIMILAR)
 @ENGINE
 @ATTRIBUTES

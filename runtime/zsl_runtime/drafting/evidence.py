@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zsl_runtime.drafting.lexicon import ALIKE, NOT, PARTS, VALUES, plain, stem
+from zsl_runtime.drafting.lexicon import ALIKE, NOT, PARTS, PRESENT, VALUES, plain, stem
 from zsl_runtime.drafting.phrases import UNITS, WORD
 from zsl_runtime.drafting.text import clauses, sentences
 
@@ -26,6 +26,8 @@ LENGTH = re.compile(
     r"(mm|cm|m|in|ft|millimet(?:er|re)s?|centimet(?:er|re)s?|met(?:er|re)s?|inch(?:es)?|feet|foot)\b",
     re.IGNORECASE,
 )
+_PARTS = {stem(word): parts for word, parts in PARTS.items()}
+_VALUES = {stem(word): values for word, values in VALUES.items()}
 LONG_UNITS = {"mil": "mm", "cen": "cm", "met": "m", "inc": "in", "fee": "ft", "foo": "ft"}
 
 
@@ -64,11 +66,14 @@ def told(text: str, attributes: Sequence[Phrase]) -> Told:
         for clause in clauses(sentence):
             said = [plain(word) for word in WORD.findall(clause.casefold())]
             here = found.parts(said)
-            if not here:
-                here = {part: CARRIED * strength for part, strength in before.items() if part}
-            else:
+            named = bool(here)
+            if named:
                 before = here
-            found.add(sentence, here | {"": 1.0 if number == 0 else 0.0}, found.values(said), anywhere=said)
+            else:
+                here = {part: CARRIED * strength for part, strength in before.items()}
+            if number == 0:
+                here[""] = 1.0  # of the whole, such as its size: said at the beginning
+            found.add(sentence, here, found.values(said), there=named and NOT.isdisjoint(said))
     found.add_length(text)
     return found.result()
 
@@ -93,7 +98,7 @@ class _Reading:
         stems = {stem(word) for word in said}
         found = {part: 1.0 for part, needed in self._parts.items() if stems.issuperset(needed)}
         for word in said:
-            for part in PARTS.get(word, PARTS.get(word.removesuffix("s"), ())):
+            for part in _PARTS.get(stem(word), ()):
                 if part in self._parts:
                     found[part] = 1.0
         return found
@@ -107,36 +112,33 @@ class _Reading:
             root = stem(word)
             if root in self._values:
                 found[root] = 1.0
-            for other in VALUES.get(word, VALUES.get(word.removesuffix("s"), ())):
+            for other in _VALUES.get(root, ()):
                 found[stem(other)] = max(found.get(stem(other), 0.0), ALIKE)
         return found
 
-    def add(
-        self, sentence: str, here: Mapping[str, float], values: Mapping[str, float], *, anywhere: Sequence[str]
-    ) -> None:
+    def add(self, sentence: str, here: Mapping[str, float], values: Mapping[str, float], *, there: bool) -> None:
         """Count what a clause says.
 
         Args:
             sentence: that it is of.
-            here: part -> how surely the clause is about it; '' for groups that name no part.
+            here: part -> how surely the clause is about it; '' for what is said of the whole.
             values: of `values`.
-            anywhere: the words of the clause.
+            there: whether the clause names the parts that it is about, and not to say that they are missing.
 
         """
-        for group, members in self._groups.items():
-            alone = len(members) == 1 and not self._attributes[members[0]].part
-            strength = 1.0 if alone and anywhere else here.get(self._attributes[members[0]].part, 0.0)
-            if strength <= SAID:
+        for n, phrase in enumerate(self._attributes):
+            strength = 1.0 if phrase.bare else here.get(phrase.part, 0.0)
+            if strength <= SAID or not phrase.value:
                 continue
-            for n in members:
-                needed = self._attributes[n].value
-                if not needed:
-                    continue
-                score = strength * sum(values.get(stem(word), 0.0) for word in needed) / len(needed)
-                if score > self._score[n]:
-                    self._score[n], self._sentence[n] = score, sentence
-                if score > SAID:
-                    self._spoken.setdefault(group, sentence)
+            if phrase.part and PRESENT.issuperset(phrase.value):
+                score = float(there)
+                self._spoken.setdefault(phrase.group, sentence)
+            else:
+                score = strength * sum(values.get(stem(word), 0.0) for word in phrase.value) / len(phrase.value)
+            if score > self._score[n]:
+                self._score[n], self._sentence[n] = score, sentence
+            if score > SAID:
+                self._spoken.setdefault(phrase.group, sentence)
 
     def add_length(self, text: str) -> None:
         """Count the first length of the text where a group has its values in lengths."""
@@ -155,14 +157,11 @@ class _Reading:
             self._spoken[group] = sentence
 
     def result(self) -> Told:
-        known = np.zeros(len(self._attributes), dtype=np.bool_)
-        for group, members in self._groups.items():
-            alone = len(members) == 1
-            known[members] = group in self._spoken and (not alone or self._score[members[0]] > SAID)
+        known = np.array([phrase.group in self._spoken for phrase in self._attributes])
         spoken = [self._spoken.get(phrase.group, "") for phrase in self._attributes]
         chosen = (
-            own if score > SAID else (other if is_known else "")
-            for own, other, score, is_known in zip(self._sentence, spoken, self._score, known, strict=True)
+            own if score > SAID else other
+            for own, other, score in zip(self._sentence, spoken, self._score, strict=True)
         )
         return Told(self._score, known, tuple(chosen))
 

@@ -70,13 +70,15 @@ VALUES: dict[str, tuple[str, ...]] = {
 SPELLINGS = {"gray": "grey", "colour": "color", "colours": "colors", "coloured": "colored"}
 # Words that turn what follows them in a clause into its contrary.
 NOT = frozenset({"no", "not", "without", "lacks", "lacking", "never", "neither", "nor", "hardly"})
+# Values that only say that something is there, as in crest=present: said where the thing is named.
+PRESENT = frozenset({"present", "presence", "yes", "true", "there", "visible"})
 # Words of attribute names that say of what kind a value is, and neither where it is nor what.
 KINDS = frozenset(
     {"has", "have", "is", "color", "pattern", "shape", "length", "size", "type", "kind", "style", "number", "of", "the"}
 )
 # Words of values that are in every text.
 EMPTY = frozenset({"like", "up", "or", "down", "and", "the", "same", "as", "about", "than", "in", "of", "a", "water"})
-ENDINGS = ("ish", "es", "ed", "s", "y")
+ENDINGS = ("ish", "es", "ed", "s", "y", "e")
 
 
 def plain(word: str) -> str:
@@ -85,9 +87,9 @@ def plain(word: str) -> str:
 
 
 def stem(word: str) -> str:
-    """A word without a common ending, so that `greyish` and `wings` are `grey` and `wing`."""
+    """A word without its common endings, so that `greyish`, `spotted` and `wings` are `grey`, `spot` and `wing`."""
     word = plain(word)
-    for ending in ENDINGS:
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            return word[: -len(ending)]
-    return word
+    for _ in range(2):
+        ending = next((one for one in ENDINGS if word.endswith(one) and len(word) - len(one) >= 3), "")
+        word = word.removesuffix(ending)
+    return word[:-1] if len(word) > 3 and word[-1] == word[-2] else word

@@ -24,6 +24,7 @@ class Phrase(NamedTuple):
         part: of what it is said, in one string such as `under tail`; '' where it is of the whole.
         value: the words of what is said.
         lengths: from and to in centimetres, where the value is a length; else None.
+        bare: whether the name has no value apart from it, such as `furry`: said wherever its words are.
 
     """
 
@@ -31,6 +32,7 @@ class Phrase(NamedTuple):
     part: str
     value: tuple[str, ...]
     lengths: tuple[float, float] | None
+    bare: bool = False
 
 
 def words(text: str) -> list[str]:
@@ -61,7 +63,7 @@ def _phrase(name: str) -> Phrase:
             group, _, value = name.partition(separator)
             break
     if not value:  # one by itself, such as `furry`: all of its name is what is said
-        return Phrase(name, "", tuple(word for word in words(name) if word not in EMPTY | KINDS), None)
+        return Phrase(name, "", tuple(word for word in words(name) if word not in EMPTY | KINDS), None, bare=True)
     part = " ".join(word for word in words(group) if word not in KINDS)
     said = tuple(word for word in words(BRACKETS.sub(" ", value)) if word not in EMPTY)
     return Phrase(group, part, said, _lengths(value))

@@ -54,7 +54,7 @@ def read_description(path: str | PathLike[str]) -> str:
 
 def sentences(text: str) -> list[str]:
     """The sentences of a text, each in one line; those between semicolons as well."""
-    found = (" ".join(part.split()) for part in SENTENCE.split(text))
+    found = (" ".join(part.split()).rstrip(";") for part in SENTENCE.split(text))
     return [part for part in found if any(letter.isalnum() for letter in part)]
 
 
