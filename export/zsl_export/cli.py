@@ -15,6 +15,7 @@ import click
 
 from zsl_export.precisions import LARGEST_DROP, parse_precisions
 from zsl_runtime.cli.command import Command
+from zsl_runtime.cli.completion import devices
 from zsl_runtime.cli.options import REQUIRE_SIGNATURE, SIGN, SIGN_CERTIFICATE, demanded_by_option, signer_of, together
 from zsl_runtime.errors import run_command
 from zsl_runtime.streams import one_line, print_line, printable, reporting
@@ -98,7 +99,12 @@ EXAMPLES = (
 @click.option(
     "--verify", is_flag=True, help="Make nothing: compare everything that can run BUNDLE here with what was exported."
 )
-@click.option("--device", metavar="auto|cpu|cuda:N", help="With --verify: where it is compared.  [default: auto]")
+@click.option(
+    "--device",
+    metavar="auto|cpu|cuda:N",
+    shell_complete=devices,
+    help="With --verify: where it is compared.  [default: auto]",
+)
 @click.option("--data", metavar="DIR", help="The data the run was trained on, if it has moved; labelled pictures.")
 @click.option(
     "--max-drop",

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import tomli_w
@@ -29,9 +30,12 @@ from support.tiny_training import (
 )
 from zsl_runtime.accuracy import harmonic_mean, per_class_accuracy
 from zsl_runtime.head.head import fold
+from zsl_train.backbones import BACKBONES
 from zsl_train.backbones.resnet101 import ResNet101
 from zsl_train.cli import at_hand, main
+from zsl_train.cli import command as train_command
 from zsl_train.data.open import open_image_set
+from zsl_train.methods import METHODS
 from zsl_train.methods.base import run_batched
 from zsl_train.progress import TrainingProgress
 from zsl_train.recipe import make_recipe, read_recipe
@@ -606,3 +610,17 @@ def killed_after(words: list[str], variables: dict[str, str], stages: int | None
                 process.kill()
                 break
     return process.returncode
+
+
+# --- what a shell offers --------------------------------------------------------------------------------------------
+
+
+def test_a_shell_offers_every_method_and_backbone():
+    """They stand in the command a second time: a shell that asks at TAB does not wait for torch."""
+    given = {option.opts[0]: option for option in train_command.params}
+    context = click.Context(train_command)
+    offered = {
+        flag: {item.value for item in given[flag].shell_complete(context, "")} for flag in ("--method", "--backbone")
+    }
+    assert offered == {"--method": set(METHODS), "--backbone": set(BACKBONES) - {"tiny"}}  # that one is a test's
+    assert [item.value for item in given["--preset"].shell_complete(context, "p")] == ["paper"]

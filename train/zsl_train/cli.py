@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zsl_runtime.cli.command import Command
+from zsl_runtime.cli.completion import devices, offered
 from zsl_runtime.errors import run_command
 from zsl_runtime.streams import one_line, print_line, printable, reporting
 
@@ -26,6 +27,11 @@ EXAMPLES = (
     ("the closed form, first of all: seconds to minutes", "zsl-train --data birds --out run"),
     ("a method that attends to regions of each photograph", "zsl-train --data birds --method sc-egg --out run-sc-egg"),
     ("the best method that fits into 20 minutes", "zsl-train --data birds --budget 20m --out run-20m"),
+)
+# For the shell, at once: `zsl_train.methods` has them, and loads torch.
+METHODS = (
+    *("gfzsl", "eszsl", "sc-egg", "sp-aen", "dcr-gan", "lisgan", "acmr"),
+    *("f-clswgan", "tf-vaegan", "cada-vae"),
 )
 MOST_EPOCHS = 1_000_000
 FEATURES = "features"  # the recipe's backbone where there is none, as `zsl_train.data.given` calls it
@@ -50,6 +56,7 @@ def _possible_epochs(_: click.Context, __: click.Parameter, value: float | None)
 @click.option("--recipe", type=click.Path(path_type=Path), help="TOML recipe; see train/recipes.")
 @click.option(
     "--method",
+    shell_complete=offered(*METHODS),
     help="gfzsl or eszsl (closed forms), sc-egg, sp-aen, dcr-gan, lisgan, acmr, f-clswgan, tf-vaegan or cada-vae.  "
     "[default: gfzsl]",
 )
@@ -59,8 +66,16 @@ def _possible_epochs(_: click.Context, __: click.Parameter, value: float | None)
     help="In place of --method: try what fits into 20m, 90s or 2h (a plain number is minutes), and keep the best by "
     "validation classes.",
 )
-@click.option("--preset", help="Method's settings: default (sized to the data), paper or code.  [default: default]")
-@click.option("--backbone", help="resnet101 or efficientnet_lite2.  [default: the one whose weights are here]")
+@click.option(
+    "--preset",
+    shell_complete=offered("default", "paper", "code"),
+    help="Method's settings: default (sized to the data), paper or code.  [default: default]",
+)
+@click.option(
+    "--backbone",
+    shell_complete=offered("resnet101", "efficientnet_lite2"),
+    help="resnet101 or efficientnet_lite2.  [default: the one whose weights are here]",
+)
 @click.option("--image-size", type=int, help="Picture side in pixels, such as 224 or 448.  [default: the backbone's]")
 @click.option(
     "--weights",
@@ -73,6 +88,7 @@ def _possible_epochs(_: click.Context, __: click.Parameter, value: float | None)
     "--device",
     default="auto",
     show_default=True,
+    shell_complete=devices,
     help="Where to compute: auto (a card, if there is one), cpu, cuda, cuda:N.",
 )
 @click.option("--epochs", type=float, callback=_possible_epochs, help="No stage longer than this many epochs.")
