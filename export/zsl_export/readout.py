@@ -7,6 +7,7 @@ and sums of the classes, which the run keeps, are all that a regression on its t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -52,7 +53,17 @@ def make_readout(run: Run, backend: Backend) -> Readout:
     found = _lying(run, backend)
     table = run.generation.table
     missing = run.semantic_rule.missing(table.raw)
-    return fit_readout(found.means, np.where(missing, 0.0, table.raw)[found.rows], found.spread)
+    values = np.where(missing, 0.0, table.raw)[found.rows]
+    readout = fit_readout(found.means, values, found.spread)
+    # Of attributes of one unit, shares or ticks, one that hardly differs anywhere is no better for it; where units
+    # differ, training has scaled them, and each has its own.
+    return readout if run.semantic_rule.scale is not None else replace(readout, unit=_common(readout.unit))
+
+
+def _common(unit: Floats) -> Floats:
+    """(A,) no unit smaller than the one in the middle; 0 stays 0, for there nothing was to be learnt."""
+    varying = unit[unit > 0]
+    return np.where(unit > 0, np.maximum(unit, np.median(varying)), 0).astype(np.float32) if len(varying) else unit
 
 
 def readable(readout: Readout) -> str:

@@ -377,6 +377,15 @@ class Bundle:
             raise ArtefactError("E-BUNDLE-GAUSSIAN", f"{path} holds numbers of another width; export the model again")
         return gaussian
 
+    def check_explains(self) -> None:
+        """UsageError E-EXPLAIN unless the bundle holds what a label is explained with."""
+        if not self.explains:
+            raise UsageError(
+                "E-EXPLAIN",
+                f"{self.path} was exported without what labels are explained with; export the run again with this "
+                "zsl-deploy, without --no-explain",
+            )
+
     def readout(self) -> Readout:
         """What attributes are read by.
 
@@ -385,12 +394,7 @@ class Bundle:
             ArtefactError: E-BUNDLE-HASH, E-BUNDLE-READOUT.
 
         """
-        if not self.explains:
-            raise UsageError(
-                "E-EXPLAIN",
-                f"{self.path} was exported without what labels are explained with; export the run again with this "
-                "zsl-deploy, without --no-explain",
-            )
+        self.check_explains()
         path = self.file(READOUT)
         readout = Readout.from_bytes(self._checked(READOUT), where=str(path))
         if readout.weight.shape != (self.manifest["dims"]["A"], self.manifest["dims"]["D"]):

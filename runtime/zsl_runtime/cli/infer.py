@@ -16,9 +16,11 @@ from zsl_runtime.cli.infer_formats import FORMATS, LOCAL_FILES, MADE, check_form
 from zsl_runtime.cli.infer_steps import (
     begin_output,
     begin_progress,
+    begin_to_explain,
     begin_to_read,
     begin_to_sort,
     cascade_answers,
+    explained,
     find_inputs,
     scored_ahead,
     tell_the_end,
@@ -62,6 +64,7 @@ NO_MATTER = frozenset(
         "rebuild",
         "trust_engine",
         "merge",
+        "explain",
         "label_studio_prefix",
         "label_studio_root",
     }
@@ -118,6 +121,12 @@ REBUILT = frozenset({"E-ENGINE-MISSING", "E-ENGINE-MISMATCH", "E-ENGINE-HASH", "
     help="The folder that these paths are relative to, LOCAL_FILES_DOCUMENT_ROOT there [default: /].",
 )
 @click.option(
+    "--explain",
+    metavar="FOLDER",
+    help="Also write why: a sheet for each picture, and one page of all, FOLDER/index.html. FOLDER must be new or "
+    "empty. Takes about three times as long.",
+)
+@click.option(
     "--null", "-0", is_flag=True, help="Paths of a list on stdin end with NUL (find -print0), not with a line."
 )
 @click.option(
@@ -164,6 +173,7 @@ def command(
     link: str | None,
     label_studio_prefix: str | None,
     label_studio_root: str | None,
+    explain: str | None,
     null: bool,
     classes: str,
     min_probability: float,
@@ -224,6 +234,8 @@ def command(
     _check(min_probability, confident, cascade=cascade, output=output, resume=resume)
     if link is not None and sort_into is None:
         raise UsageError("E-SORT-INTO", f"--link {link} is for --sort-into; give a folder, too, or leave it out")
+    if explain is not None:
+        _check_explain(cascade=cascade, resume=resume)
     check_format(format_, output, paths, prefix=label_studio_prefix, root=label_studio_root)
     share = _share(shard, cascade=cascade)
     if null and "-" not in paths:
@@ -262,6 +274,7 @@ def command(
         )
     batch_size = batch_told(batch_size, reader_of(bundle))
     with ExitStack() as stack, Stop() as stop:
+        sheets = begin_to_explain(bundle, stack, explain, threads)
         with bundle.verifying(threads):  # hashing goes on while inputs are counted and the first ones are read
             job = find_inputs(
                 bundle,
@@ -272,7 +285,7 @@ def command(
                 stop=stop,
                 profile=notes,
                 share=share,
-                without=sort_into,
+                without=[folder for folder in (sort_into, explain) if folder is not None],
             )
             if not cascade:
                 stack.enter_context(stopping(stop))
@@ -301,11 +314,21 @@ def command(
         if cascade:
             two = stack.enter_context(classifier.open_cascade(snapshot, CONFIDENT if confident is None else confident))
         labelled = out.done - (out.partial.state.unreadable if out.partial else 0)
-        batches = scored_ahead(job, classifier, snapshot, rows, stack, topk=None if cascade else topk, before=labelled)
+        batches = scored_ahead(
+            job,
+            classifier,
+            snapshot,
+            rows,
+            stack,
+            topk=None if cascade else topk,
+            before=labelled,
+            keep=sheets is not None,
+        )
         if cascade:
             answers = cascade_answers(two, batches, Progress(job.total, job.unit, sys.stderr), topk=topk)
         else:
-            answers = label(classifier, snapshot, batches, topk=topk, profile=notes)
+            scored = batches if sheets is None else explained(job, classifier, snapshot, batches, sheets)
+            answers = label(classifier, snapshot, scored, topk=topk, profile=notes)
         counts = Counts()
         if out.partial is not None:
             out.partial.backend = f"{classifier.backend.name} {classifier.backend.precision}"
@@ -315,11 +338,27 @@ def command(
         whole = tell_the_end(
             job, classifier, snapshot, progress, unreadable=unreadable, counts=None if quiet else counts
         )
+        if sheets is not None and sheets.count:
+            progress.line(f"explained {sheets.count} {job.unit}: {sheets.page}")
         for line in notes.end(
             progress.done - progress.before, job.unit, first=rows.first, starved=rows.starved, blocked=batches.blocked
         ):
             progress.line(line)
         return InputError.exit_code if unreadable or not whole else 0
+
+
+def _check_explain(*, cascade: bool, resume: bool) -> None:
+    """UsageError E-EXPLAIN for options that do not go with --explain."""
+    if cascade:
+        raise UsageError(
+            "E-EXPLAIN",
+            "labels of a cascade follow from all pictures together and are not explained one by one; "
+            "leave --cascade or --explain out",
+        )
+    if resume:
+        raise UsageError(
+            "E-EXPLAIN", "a run that goes on has no sheets of the pictures before; leave --resume or --explain out"
+        )
 
 
 def _nothing_to_resume(output: str | None, share: Share | None) -> bool:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.cli.infer_counts import Counts
     from zsl_runtime.cli.progress import Progress
+    from zsl_runtime.explaining.folder import SheetFolder
     from zsl_runtime.inputs.files import Found, Without
     from zsl_runtime.inputs.item import Item, Place, Tally
     from zsl_runtime.inputs.share import Share
@@ -103,9 +104,9 @@ def find_inputs(
     stop: Stop,
     profile: NoProfile,
     share: Share | None = None,
-    without: str | None = None,
+    without: Sequence[str] = (),
 ) -> Job:
-    """Find out what the paths stand for, and how many things to label that is; nothing that is in `without`."""
+    """Find out what the paths stand for, and how many things to label that is; folders of `without` are passed over."""
     from zsl_runtime.inputs.files import NOTHING
     from zsl_runtime.inputs.item import Tally
     from zsl_runtime.labelling.reading import reader_of
@@ -113,9 +114,9 @@ def find_inputs(
     reader, tally = reader_of(bundle), Tally()
     suffixes, others, takes = _kinds(reader)
     entries, passed_over = None, NOTHING
-    if without is not None and os.path.isdir(without):  # noqa: PTH112
-        status = os.stat(without)  # noqa: PTH116
-        passed_over = frozenset({(status.st_dev, status.st_ino)})
+    for folder in filter(os.path.isdir, without):
+        status = os.stat(folder)  # noqa: PTH116
+        passed_over |= {(status.st_dev, status.st_ino)}
     if "-" in paths:
         from zsl_runtime.inputs.files import list_entries
 
@@ -245,19 +246,23 @@ def scored_ahead(
     *,
     topk: int | None,
     before: int = 0,
+    keep: bool = False,
 ) -> Ahead[Scored]:
     """Scored batches, by a thread of its own, so that the model does not wait while answers are written.
 
     On a card several batches are under way, and where only the `topk` best classes are wanted, only these come back.
-    `before` is how many an earlier sitting has labelled: where none is a number, the model is at fault.
+    `before` is how many an earlier sitting has labelled: where none is a number, the model is at fault. With `keep`
+    what the model was given comes, too.
     """
     from zsl_runtime.labelling.ahead import Ahead
     from zsl_runtime.labelling.numbers import Judge
     from zsl_runtime.labelling.scoring import score, score_ahead
 
     judge, size = Judge(before=before), job.batch_size
-    if topk is None or classifier.in_flight == 1:
-        scored = score(classifier, snapshot, rows, batch_size=size, stop=job.stop, profile=job.profile, judge=judge)
+    if topk is None or keep or classifier.in_flight == 1:
+        scored = score(
+            classifier, snapshot, rows, batch_size=size, stop=job.stop, profile=job.profile, judge=judge, keep=keep
+        )
     else:
         scored = score_ahead(
             classifier, snapshot, rows, batch_size=size, topk=topk, stop=job.stop, profile=job.profile, judge=judge
@@ -265,6 +270,58 @@ def scored_ahead(
     batches = stack.enter_context(Ahead(scored, depth=1))
     stack.callback(job.stop.request)
     return batches
+
+
+def begin_to_explain(bundle: Bundle, stack: ExitStack, folder: str | None, threads: int) -> SheetFolder | None:
+    """Where sheets go, if a folder is given; UsageError E-EXPLAIN, E-EXPLAIN-FOLDER."""
+    if folder is None:
+        return None
+    from zsl_runtime.explaining.folder import SheetFolder
+    from zsl_runtime.inputs.item import in_store
+
+    bundle.check_explains()
+    if in_store(folder):
+        raise UsageError("E-EXPLAIN-FOLDER", f"{folder!r} is in a store; give --explain a folder on the disk")
+    return stack.enter_context(SheetFolder(folder, threads))
+
+
+def explained(
+    job: Job, classifier: Classifier, snapshot: Snapshot, batches: Iterable[Scored], sheets: SheetFolder
+) -> Generator[Scored]:
+    """The batches; the sheets of each are written before it is passed on."""
+    from pathlib import Path
+
+    from zsl_runtime.explaining.folder import Told
+    from zsl_runtime.explaining.page import About
+    from zsl_runtime.labelling.profiling import OUTPUT
+
+    readable = classifier.explainer.readout.readable
+    sheets.about = About(
+        Path(classifier.bundle.path).name, snapshot.generation.number, (int(readable.sum()), len(readable))
+    )
+    for batch in batches:
+        names = [name for name, error in batch.entries if error is None]
+        sheets.unread += len(batch.entries) - len(names)
+        if names and batch.inputs is not None:
+            with job.profile.stage(OUTPUT):
+                found = classifier.explained(snapshot, names, batch.inputs, (batch.scores, batch.features))
+                pictures = [None] * len(names) if job.reader.pixels is None else batch.inputs
+                notes = _notes(classifier, snapshot, batch)
+                sheets.add([Told(*one) for one in zip(found, pictures, notes, strict=True)])
+        yield batch
+    if sheets.count and not job.stop.requested:
+        sheets.finish()
+
+
+def _notes(classifier: Classifier, snapshot: Snapshot, batch: Scored) -> list[str]:
+    """What else there is to know of each picture: that it is unlike anything known."""
+    found = classifier.measure(snapshot, batch.features)
+    if found is None or found.far is None:
+        return [""] * len(batch.scores)
+    return [
+        f"Unlike anything known: {distance:.1f} standard deviations from the nearest class." if far else ""
+        for distance, far in zip(found.distances, found.far, strict=True)
+    ]
 
 
 def write_answers(

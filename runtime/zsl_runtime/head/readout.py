@@ -25,8 +25,9 @@ class Readout:
         offset: (A,) float32.
         quality: (A,) float32 in [-1, 1]: correlation of what is read with the class table over classes that the fit
             did not know; 0 where that cannot be told.
-        unit: (A,) float32, how far apart the classes of the fit are in each attribute: their standard deviation; 0 for
-            one that was the same in all.
+        unit: (A,) float32, by how much two classes must differ in an attribute to differ: the standard deviation of the
+            classes of the fit, or of those of other attributes of the same unit where that is more; 0 for an attribute
+            that was the same in all.
         centre: (D,) float32, where an average class lies.
         spread: (D,) float32, how far pictures of one class spread in each coordinate of x; 1 in canonical coordinates.
 

@@ -22,6 +22,8 @@ from zsl_runtime.labelling.snapshot import Labelled, Scored
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
+    from numpy.typing import NDArray
+
     from zsl_runtime.arrays import Floats
     from zsl_runtime.graphs.answers import Pending
     from zsl_runtime.labelling.model import Model
@@ -45,6 +47,7 @@ def score(
     stop: Stop | None = None,
     profile: NoProfile = NO_PROFILE,
     judge: Judge | None = None,
+    keep: bool = False,
 ) -> Generator[Scored]:
     """Score rows in full batches.
 
@@ -57,6 +60,7 @@ def score(
         stop: ends it after the batch that is in the model.
         profile: takes notes.
         judge: of answers that are no numbers; None for a new one.
+        keep: what the model was given comes with the answers.
 
     Yields:
         Items in input order, those that cannot be read among them, and those whose answer is no number.
@@ -71,9 +75,10 @@ def score(
         if stop is not None and stop.requested:
             return
         readable = [value for _, value in batch if not isinstance(value, InputError)]
+        inputs = np.stack(readable) if readable else None
         with profile.stage(MODEL):
-            scores, features = model.score_with(snapshot, np.stack(readable)) if readable else empty
-        yield _judged(judge, batch, Answer(scores, features), empty)
+            scores, features = empty if inputs is None else model.score_with(snapshot, inputs)
+        yield _judged(judge, batch, Answer(scores, features), empty, inputs if keep else None)
     judge.end()
 
 
@@ -128,7 +133,13 @@ def score_ahead(
         judge.end()
 
 
-def _judged(judge: Judge, batch: list[ReadItem], answer: Answer, empty: tuple[Floats, Floats]) -> Scored:
+def _judged(
+    judge: Judge,
+    batch: list[ReadItem],
+    answer: Answer,
+    empty: tuple[Floats, Floats],
+    inputs: NDArray[np.generic] | None = None,
+) -> Scored:
     """A batch with its answer, without the rows of it that are no numbers; `empty` stands for what was not wanted."""
     entries, good = judge.sort(batch, answer)
     scores, features, best = answer
@@ -136,7 +147,9 @@ def _judged(judge: Judge, batch: list[ReadItem], answer: Answer, empty: tuple[Fl
         scores = None if scores is None else scores[good]
         features = None if features is None else features[good]
         best = None if best is None else Best(best.columns[good], best.scores[good])
-    return Scored(entries, empty[0] if scores is None else scores, empty[1] if features is None else features, best)
+        inputs = None if inputs is None else inputs[good]
+    scores, features = (empty[0] if scores is None else scores), (empty[1] if features is None else features)
+    return Scored(entries, scores, features, best, inputs)
 
 
 def _batches(rows: Iterable[ReadItem], batch_size: int) -> Generator[list[ReadItem]]:
@@ -160,7 +173,7 @@ def label(
     model: Model, snapshot: Snapshot, batches: Iterable[Scored], *, topk: int, profile: NoProfile = NO_PROFILE
 ) -> Generator[list[Labelled]]:
     """The `topk` best classes of each item that `model` scored with `snapshot`, and how far it is from all of them."""
-    for entries, scores, features, best in batches:
+    for entries, scores, features, best, _ in batches:
         with profile.stage(HEAD):
             found = model.measure(snapshot, features)
             named = snapshot.best(scores, topk, found) if best is None else snapshot.named(best, found)

@@ -145,6 +145,7 @@ class Scored(NamedTuple):
         scores: (n, C) float32 of the n items that could be read, in the same order.
         features: (n, F) float32; (0, 0) when none could be read, or nobody wants them.
         best: where the card has found them, the best classes of these items; then there are no scores.
+        inputs: (n, ...) what the model was given, where that is wanted.
 
     """
 
@@ -152,6 +153,7 @@ class Scored(NamedTuple):
     scores: Floats
     features: Floats
     best: Best | None = None
+    inputs: NDArray[np.generic] | None = None
 
     @classmethod
     def fill(cls, entries: Iterable[tuple[str, InputError | None]], results: Iterable[Prediction]) -> list[Labelled]:
