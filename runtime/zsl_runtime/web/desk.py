@@ -368,27 +368,26 @@ class Desk:
 
 def _labels(snapshot: Snapshot, vectors: Mapping[str, Floats | None], added: frozenset[str]) -> dict[str, Any]:
     """The best classes of photographs by what the head looks at, and the generation that says so."""
-    known = {digest: x for digest, x in vectors.items() if x is not None}
-    found: dict[str, Any] = dict.fromkeys(vectors)
-    if known:
-        x = np.stack(list(known.values()))
-        distances = None if snapshot.distances is None else snapshot.distances(x)
-        best = snapshot.best(snapshot.head.scores(x), TOPK, distances)
-        for row, (digest, one) in enumerate(zip(known, best, strict=True)):
-            found[digest] = {
-                "classes": [
-                    {
-                        "name": name,
-                        "kind": "added" if name in added else "seen" if seen else "unseen",
-                        "probability": chance,
-                    }
-                    for name, seen, chance in zip(one.names, one.seen, one.probabilities, strict=True)
-                ],
-                "distance": one.distance,
-                "nearest": None if distances is None else snapshot.table.names[int(distances.nearest[row])],
-                "far": one.far,
-            }
+    found = {
+        digest: None if x is None else _label(snapshot, x[None], added)  # by itself: it must not depend on the others
+        for digest, x in vectors.items()
+    }
     return {"generation": snapshot.generation.number, "labels": found}
+
+
+def _label(snapshot: Snapshot, x: Floats, added: frozenset[str]) -> dict[str, Any]:
+    """The best classes of a photograph (1, D), and how far it is from the nearest."""
+    distances = None if snapshot.distances is None else snapshot.distances(x)
+    (one,) = snapshot.best(snapshot.head.scores(x), TOPK, distances)
+    return {
+        "classes": [
+            {"name": name, "kind": "added" if name in added else "seen" if seen else "unseen", "probability": chance}
+            for name, seen, chance in zip(one.names, one.seen, one.probabilities, strict=True)
+        ],
+        "distance": one.distance,
+        "nearest": None if distances is None else snapshot.table.names[int(distances.nearest[0])],
+        "far": one.far,
+    }
 
 
 def _preview(pixels: NDArray[np.generic]) -> str:

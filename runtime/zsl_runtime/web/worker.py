@@ -23,11 +23,14 @@ class Worker:
         name: of the thread.
         most: calls that may wait or be at work.
 
+    Attributes:
+        waiting: how many do.
+
     """
 
     def __init__(self, name: str, most: int) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._most, self._waiting = most, 0
+        self._most, self.waiting = most, 0
 
     async def do(self, call: Callable[Given, Answer], *args: Given.args, **more: Given.kwargs) -> Answer:
         """Let the thread make a call, after those before it.
@@ -36,13 +39,13 @@ class Worker:
             BackendError: E-PAGE-BUSY when too many wait already.
 
         """
-        if self._waiting >= self._most:
-            raise BackendError("E-PAGE-BUSY", f"{self._waiting} requests are waiting already; try again in a moment")
-        self._waiting += 1
+        if self.waiting >= self._most:
+            raise BackendError("E-PAGE-BUSY", f"{self.waiting} requests are waiting already; try again in a moment")
+        self.waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, partial(call, *args, **more))
         finally:
-            self._waiting -= 1
+            self.waiting -= 1
 
     def close(self) -> None:
         """Let what is at work finish; what waits is dropped."""
