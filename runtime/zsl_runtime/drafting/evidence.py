@@ -134,7 +134,9 @@ class _Reading:
                 score = float(there)
                 self._spoken.setdefault(phrase.group, sentence)
             else:
-                score = strength * sum(values.get(stem(word), 0.0) for word in phrase.value) / len(phrase.value)
+                found = [values.get(stem(word), 0.0) for word in phrase.value]
+                # Of a name without a value every word must be there: `bright top` is not what `bright green` says.
+                score = strength * (min(found) if phrase.bare else sum(found) / len(found))
             if score > self._score[n]:
                 self._score[n], self._sentence[n] = score, sentence
             if score > SAID:
