@@ -241,6 +241,7 @@ article { border-top: 1px solid var(--line); padding: 1.2rem 0; break-inside: av
 .note { font-weight: 600; }
 .side { display: grid; grid-template-columns: minmax(9rem, 16rem) minmax(0, 1fr); gap: 1.2rem; }
 .side > div:only-child { grid-column: 1 / -1; }
+.side > div:last-child { overflow-x: auto; }
 .photo, .map { aspect-ratio: 1; background: var(--photo) center / 100% 100%; print-color-adjust: exact;
   -webkit-print-color-adjust: exact; border-radius: 2px; overflow: hidden; }
 .map img { width: 100%; height: 100%; display: block; }
@@ -261,7 +262,11 @@ td.bar i.for { background: var(--for); } td.bar i.total { background: var(--ink)
 td.bar i.against { border: 1px solid var(--ink); background: repeating-linear-gradient(135deg, var(--against) 0 4px,
   var(--paper) 4px 6px); }
 .other th { color: var(--pale); } tfoot th, tfoot td { border-top: 1px solid var(--ink); }
-@media (max-width: 44rem) { .side { grid-template-columns: 1fr; } .photo { max-width: 16rem; } td.bar { width: 28%; } }
+@media (max-width: 44rem) {
+  body { padding: .7rem; } .side { grid-template-columns: minmax(0, 1fr); } .photo { max-width: 16rem; }
+  table { font-size: .8rem; } th, td { padding: .15rem .2rem; } th[scope=row] { min-width: 4.5rem; }
+  td.bar { width: 22%; min-width: 3rem; } td.bar i { max-height: 1.1rem; }
+  .maps { grid-template-columns: repeat(2, minmax(0, 15rem)); } }
 @media (forced-colors: active) { td.bar i { background: CanvasText; } td.bar i.against { background: Canvas; } }
 """
 
