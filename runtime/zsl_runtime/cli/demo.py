@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from socket import socket
 
-    from zsl_runtime.labelling.classifier import Classifier
+    from zsl_runtime.web.app import Page
     from zsl_runtime.web.desk import Desk
 
 PORT = 8765
@@ -86,9 +86,13 @@ def command(
     from zsl_runtime.machine.threads import limit_blas
 
     limit_blas(threads)
+    import secrets
+
     from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.labelling.classifier import Classifier
-    from zsl_runtime.web.listening import listen, warning
+    from zsl_runtime.web.app import Page
+    from zsl_runtime.web.desk import Desk
+    from zsl_runtime.web.listening import address, listen, warning
     from zsl_runtime.web.trying import copied
 
     signer = signer_of(sign, sign_certificate)
@@ -103,21 +107,19 @@ def command(
         classifier = held.enter_context(
             Classifier.open(bundle, backend, device, threads, precision, trust_engine=trust_engine)
         )
-        _serve(classifier, str(given.path) if trial else "", listening, host, show=show)
+        desk = Desk(classifier, str(given.path) if trial else "")
+        key = secrets.token_urlsafe(16)
+        page = held.enter_context(contextlib.closing(Page(desk, key, host)))
+        _serve(desk, page, listening, address(listening, host, key), show=show)
 
 
-def _serve(classifier: Classifier, origin: str, listening: socket, host: str, *, show: bool) -> None:
-    """Answer the page until somebody asks for the end."""
-    import secrets
-
+def _serve(desk: Desk, page: Page, listening: socket, where: str, *, show: bool) -> None:
+    """Answer the page at the address `where` until somebody asks for the end."""
     from zsl_runtime.machine.stop import Stop, stopping
-    from zsl_runtime.web.app import Page
-    from zsl_runtime.web.desk import Desk
-    from zsl_runtime.web.listening import address, serving, wait
+    from zsl_runtime.web.listening import serving, wait
 
-    desk, key, stop = Desk(classifier, origin), secrets.token_urlsafe(16), Stop()
-    where = address(listening, host, key)
-    with stopping(stop), contextlib.closing(Page(desk, key, host)) as page, serving(page.app, listening) as thread:
+    stop = Stop()
+    with stopping(stop), serving(page.app, listening) as thread:
         print(where, flush=True)  # noqa: T201  # stdout carries the results
         click.echo(one_line(f"open this address as it is, key included; {_changes(desk)}; Ctrl-C ends it"), err=True)
         if show:
@@ -126,8 +128,9 @@ def _serve(classifier: Classifier, origin: str, listening: socket, host: str, *,
             if not webbrowser.open(where):
                 click.echo("note: there is no browser to open here; open the address yourself", err=True)
         wait(thread, stop)
-    if origin:
-        click.echo(one_line(f"the copy is removed; {origin} is as it was"), err=True)
+    page.close()
+    if desk.origin:
+        click.echo(one_line(f"the copy is removed; {desk.origin} is as it was"), err=True)
     stop.check()
 
 

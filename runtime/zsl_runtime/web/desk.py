@@ -108,7 +108,7 @@ class Desk:
     @property
     def explains(self) -> bool:
         """Whether the bundle can say why a photograph got its label."""
-        return hasattr(self.classifier, "explain")
+        return "explain" in self.classifier.manifest
 
     def _far(self) -> dict[str, float] | None:
         """From what distance a photograph is far, and what that is a percentile of; None where it is not known."""
@@ -204,7 +204,7 @@ class Desk:
             the sum of what the others contribute, `count` how many have a say.
 
         Raises:
-            UsageError: the bundle cannot explain.
+            UsageError: E-EXPLAIN, the bundle was exported without what this takes.
             InputError: E-IMAGE-..., E-ANSWER-VALUE.
             BackendError: E-BACKEND-RUN.
 

@@ -8,6 +8,8 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
+import uvicorn
+
 from zsl_runtime.errors import UsageError
 from zsl_runtime.machine.stop import POLL
 from zsl_runtime.web.guard import is_loopback
@@ -72,8 +74,6 @@ def warning(host: str) -> str:
 @contextlib.contextmanager
 def serving(app: ASGIApp, listening: socket.socket) -> Iterator[threading.Thread]:
     """Answer requests in a thread until the block ends; those at work are answered then."""
-    import uvicorn
-
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
     server = uvicorn.Server(
         uvicorn.Config(

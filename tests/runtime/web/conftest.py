@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
-pytest.importorskip("starlette", reason="the extra `web` is not installed")
 from starlette.testclient import TestClient
 
 from zsl_runtime.labelling.classifier import Classifier

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from urllib.parse import quote
 
@@ -214,6 +213,12 @@ def test_locked_changed_closed_and_forgotten_have_states_of_their_own(client, se
 
 
 def test_explaining_is_refused_in_one_line_where_it_cannot_be(client):
-    answer = client.post("/api/explain", content=FILES[0])
-    assert answer.status_code in {400, 500}
-    assert re.fullmatch("E-[A-Z-]+", answer.json()["error"]["code"])
+    error(client.post("/api/explain", content=FILES[0]), 400, "E-EXPLAIN")
+
+
+def test_an_explanation_is_json(served):
+    answer = served(rule="gaussian", explain=True).post(
+        "/api/explain", content=FILES[0], headers={"x-zsl-name": "a.png"}
+    )
+    assert answer.json()["name"] == "a.png"
+    assert answer.json()["spoken"][0]["label"] in ATTRIBUTES

@@ -318,3 +318,36 @@ def test_two_tabs_that_add_at_once_both_get_what_they_asked(desk):
         thread.join()
     assert set(names) <= {one["name"] for one in desk.state()["classes"]}
     assert desk.classifier.generation == 7
+
+
+# --- why --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_explanation_adds_up_and_is_that_of_the_classifier(own_bundle):
+    desk = opened(own_bundle(rule="gaussian", explain=True))
+    assert desk.about()["explains"] is True
+    for file in FILES[:4]:
+        found, whole = desk.explain(file, "a.png"), desk.classifier.explain(file)
+        assert (found["name"], found["answer"], found["rival"]) == ("a.png", whole.answer, whole.rival)
+        parts = sum(one["contribution"] for one in found["spoken"]) + found["others"]
+        assert parts + found["rest"] + found["seen_handicap"] == pytest.approx(found["difference"], abs=1e-3)
+        chance, rival = np.log([found["probability"], found["rival_probability"]])
+        assert found["difference"] == pytest.approx(chance - rival, abs=1e-3)
+        assert found["count"] == len(whole.spoken)
+        assert {one["attribute"] for one in found["spoken"]} == set(found["maps"])
+        for name, side in found["maps"].items():
+            np.testing.assert_allclose(side, whole.maps[name])
+
+
+def test_of_many_attributes_the_first_are_sent_and_the_others_added_up(own_bundle, monkeypatch):
+    monkeypatch.setattr(desk_module, "MOST_SPOKEN", 2)
+    desk = opened(own_bundle(rule="gaussian", explain=True))
+    found, whole = desk.explain(FILES[0], "a.png"), desk.classifier.explain(FILES[0])
+    assert len(found["spoken"]) == len(found["maps"]) == 2
+    assert found["others"] == pytest.approx(sum(one.contribution for one in whole.spoken[2:]))
+    assert found["count"] == len(whole.spoken) > 2
+
+
+def test_a_bundle_without_a_read_out_says_so(desk):
+    assert desk.about()["explains"] is False
+    raised("E-EXPLAIN", desk.explain, FILES[0], "a.png")
