@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 LEAST_CLASSES = 3  # that are known; fewer say nothing about what is usual
 # How much closer names must be to count more, as exp(cosine / width): chosen for each table by leaving classes out.
 WIDTHS = (None, 0.2, 0.1, 0.05)
+GAIN = 0.05  # share of the error by which names must help: less is chance
 # Chosen on 20 descriptions (benchmarks/drafts): the variance of what a text says, in those of the attribute over known
 # classes, of a value that it names; of one that it does not while it speaks of its group; and how much of what goes
 # together in the known classes is taken for chance.
@@ -110,7 +111,7 @@ def _by_names(name: str, table: ClassTable, encode: Encode | None) -> tuple[Doub
     cosine = vectors @ vectors.T
     spread = raw.std(axis=0)
     unit = np.where(spread > 0, spread, 1.0)
-    least = ((best[1] / unit) ** 2).sum()
+    least = (1 - GAIN) * ((best[1] / unit) ** 2).sum()
     for width in WIDTHS:
         if width is None:
             continue
