@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from zsl_runtime.classes.newcomers import Neighbour, between, neighbours
+from zsl_runtime.classes.odd_attributes import ranges_of, units
 from zsl_runtime.classes.similar import Alike, alike
 from zsl_runtime.errors import ArtefactError, UsageError
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 NEAR = 5  # classes that are shown as near
 MOST_APART = 8  # attributes that set a class apart
-LEAST_APART = 0.5  # spreads of an attribute over all classes, below which a difference is none
+LEAST_APART = 0.1  # of the range of an attribute's unit, below which a difference is none
 CONTRADICTED = 3.0  # standard deviations of what a read-out gets wrong, from which photographs contradict the table
 MOST_CONTRADICTED = 8
 LEAST_OTHERS = 5  # classes that say what is usual
@@ -39,7 +40,7 @@ class Apart(NamedTuple):
         own: the class's value in the table.
         near: mean of the nearest classes.
         all: mean of all classes.
-        difference: own - near, in standard deviations of the attribute over all classes.
+        difference: own - near, as a share of the range of the attribute's unit: of all attributes of like size.
 
     """
 
@@ -204,15 +205,17 @@ def accounts(bundle: Bundle, names: Sequence[str], readout: Readout | None = Non
 def set_apart(table: ClassTable, row: int, near: Sequence[str]) -> tuple[Apart, ...]:
     """What sets the class at `row` apart from others, by the table alone: at most MOST_APART attributes, most first.
 
-    A difference counts by the standard deviation of its attribute over all classes: 0.2 is much of what hardly differs.
+    A difference counts by the range of all attributes of like size: one of a rare attribute that is hardly ever above 0
+    would else count most, and of shares it says least.
     """
     if not near:
         return ()
     raw = table.raw
+    unit, _ = units(ranges_of(raw))
     with np.errstate(over="ignore", invalid="ignore"):  # of numbers near the largest float32
         beside = raw[[table.index(name) for name in near]].mean(axis=0)
-        spread = raw.std(axis=0)
-        away = np.divide(raw[row] - beside, spread, out=np.zeros_like(spread), where=spread > 0)
+        width = unit[:, 1] - unit[:, 0]
+        away = np.divide(raw[row] - beside, width, out=np.zeros_like(width), where=width > 0)
     order = np.argsort(-np.abs(away), kind="stable")[:MOST_APART]
     average = raw.mean(axis=0)
     return tuple(

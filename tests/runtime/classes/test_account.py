@@ -173,15 +173,19 @@ def test_other_heads_tell_how_alike_attributes_are_and_nothing_of_photographs(sh
     assert crow.neighbours[0].name == "eagle owl"
 
 
-def test_what_sets_a_class_apart_is_what_differs_most_for_its_attribute():
-    raw = np.array([[1.0, 50, 3, 7], [0, 60, 3, 7], [0, 40, 3, 7.1], [1, 0, 3, 6]])
-    table = ClassTable(("a", "b", "c", "d"), np.ones(4, dtype=bool), raw, ("tick", "size", "same", "tail"))
+def test_what_sets_a_class_apart_is_what_differs_most_in_its_unit():
+    raw = np.array([[1.0, 50, 3, 0.3], [0, 60, 3, 0], [0, 40, 3, 0], [1, 0, 3, 0]])
+    table = ClassTable(("a", "b", "c", "d"), np.ones(4, dtype=bool), raw, ("tick", "size", "same", "rare"))
     found = set_apart(table, 0, ["b", "c"])
-    assert [(one.attribute, one.own, one.near, one.all) for one in found] == [("tick", 1.0, 0.0, 0.5)]
-    assert found[0].difference == pytest.approx(1 / 0.5)
+    # Ticks go from 0 to 1, the size to 60. `rare` is a third of a tick, though no other class has any of it.
+    assert [(one.attribute, one.own, one.near, one.all) for one in found] == [
+        ("tick", 1.0, 0.0, 0.5),
+        ("rare", 0.3, 0.0, 0.075),
+    ]
+    assert [one.difference for one in found] == pytest.approx([1, 0.3])
     of_d = set_apart(table, 3, ["a", "b"])
-    assert [one.attribute for one in of_d] == ["size", "tail", "tick"]  # 55 and 1 and 0.5 of 22.8, 0.44 and 0.5
-    assert all(abs(one.difference) >= LEAST_APART for one in of_d)
+    assert [one.attribute for one in of_d] == ["size", "tick"]
+    assert [one.difference for one in of_d] == pytest.approx([-55 / 60, 0.5])
     assert set_apart(table, 0, []) == ()
 
 
