@@ -5,6 +5,7 @@ import { el, fill, number, percent } from "./parts.js";
 
 const SHOWN = 8; // attributes; the others are added up
 const MAPS = 4;
+const DARK = 200; // of 255, where the model did not look at all
 const PLACES = [["upper left", "upper middle", "upper right"], ["left", "middle", "right"], ["lower left", "lower middle", "lower right"]];
 const redraw = { call: () => {} };
 
@@ -39,7 +40,7 @@ function told(one, found) {
   const rest = found.spoken.slice(SHOWN).reduce((sum, each) => sum + each.contribution, 0) + (found.others ?? 0);
   const count = found.count - shown.length;
   const most = Math.max(...shown.map((each) => Math.abs(each.contribution)), 1e-9);
-  const head = ["Attribute", "Read here", found.answer, found.rival, "Speaks", ""];
+  const head = ["Attribute", "Says", "", "Read here", found.answer, found.rival];
   const sums = [
     count > 0 ? [`${count} other attributes together`, rest] : null,
     ["What no attribute tells", found.rest],
@@ -50,19 +51,23 @@ function told(one, found) {
     el("h4", { text: `Why ${found.answer} and not ${found.rival}` }),
     el("p", { class: "quiet", text: `${found.answer} has ${percent(found.probability)}, its strongest rival ${found.rival} ${percent(found.rival_probability)}. Contributions are in log-probability: each 0.7 for ${found.answer} doubles its odds against ${found.rival}, each −0.7 halves them.` }),
     el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "What each attribute says" }, el("table", {},
-      el("thead", {}, el("tr", {}, ...head.map((text) => el("th", { scope: "col", text })))),
+      el("thead", {}, el("tr", {}, ...head.map(heading))),
       el("tbody", {}, ...shown.map((each) => row(each, found, most))),
-      el("tfoot", {}, ...sums.map(([text, value]) => el("tr", {}, el("th", { scope: "row", colspan: 4, text }), el("td", { class: "number", text: signed(value) }), el("td")))),
+      el("tfoot", {}, ...sums.map(([text, value]) => el("tr", {}, el("th", { scope: "row", text }), el("td", { class: "number", text: signed(value) }), el("td", { colspan: 4 })))),
     )),
     ...maps(one, found),
   ];
 }
 
+/** The column of bars says what the one before it says. */
+const heading = (text) => (text ? el("th", { scope: "col", class: text === "Attribute" ? null : "number", text }) : el("td"));
+
 function row(each, found, most) {
   const bar = el("span", { class: each.contribution < 0 ? "against" : "for" });
   bar.style.width = `${(100 * Math.abs(each.contribution)) / most}%`;
-  return el("tr", {}, el("th", { scope: "row", text: each.label }), ...[each.read, each.answer, each.rival].map((value) => el("td", { class: "number", text: number(Number(value.toFixed(2))) })),
-    el("td", { class: "number", text: signed(each.contribution) }), el("td", {}, el("span", { class: "says", "aria-hidden": "true" }, bar)));
+  const told = [each.read, each.answer, each.rival].map((value) => el("td", { class: "number", text: number(Number(value.toFixed(2))) }));
+  return el("tr", {}, el("th", { scope: "row", text: each.label }), el("td", { class: "number", text: signed(each.contribution) }),
+    el("td", {}, el("span", { class: "says", "aria-hidden": "true" }, bar)), ...told);
 }
 
 /** The attributes that speak most for the answer, each with the photograph lit where the model looked. */
@@ -89,7 +94,7 @@ function light(canvas, photograph, map) {
   shade.width = shade.height = side;
   const pixels = new ImageData(side, side);
   map.flat().forEach((value, k) => {
-    pixels.data[4 * k + 3] = 215 * (1 - value / most);
+    pixels.data[4 * k + 3] = DARK * (1 - Math.sqrt(value / most)); // the root: attention is steep, and the bird must be seen
   });
   shade.getContext("2d").putImageData(pixels, 0, 0);
   const drawing = canvas.getContext("2d");
