@@ -174,7 +174,7 @@ def test_other_heads_tell_how_alike_attributes_are_and_nothing_of_photographs(sh
 
 
 def test_what_sets_a_class_apart_is_what_differs_most_in_its_unit():
-    raw = np.array([[1.0, 50, 3, 0.3], [0, 60, 3, 0], [0, 40, 3, 0], [1, 0, 3, 0]])
+    raw = np.array([[1.0, 50, 1, 0.3], [0, 60, 1, 0], [0, 40, 1, 0], [1, 0, 1, 0]])
     table = ClassTable(("a", "b", "c", "d"), np.ones(4, dtype=bool), raw, ("tick", "size", "same", "rare"))
     found = set_apart(table, 0, ["b", "c"])
     # Ticks go from 0 to 1, the size to 60. `rare` is a third of a tick, though no other class has any of it.
@@ -184,8 +184,10 @@ def test_what_sets_a_class_apart_is_what_differs_most_in_its_unit():
     ]
     assert [one.difference for one in found] == pytest.approx([1, 0.3])
     of_d = set_apart(table, 3, ["a", "b"])
-    assert [one.attribute for one in of_d] == ["size", "tick"]
-    assert [one.difference for one in of_d] == pytest.approx([-55 / 60, 0.5])
+    assert [one.attribute for one in of_d] == ["size", "tick", "rare"]
+    assert [one.difference for one in of_d] == pytest.approx([-55 / 60, 0.5, -0.15])
+    raw[0, 3] = 2 * LEAST_APART - 0.01
+    assert "rare" not in {one.attribute for one in set_apart(table, 3, ["a", "b"])}
     assert set_apart(table, 0, []) == ()
 
 
