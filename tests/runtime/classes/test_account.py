@@ -186,8 +186,8 @@ def test_what_sets_a_class_apart_is_what_differs_most_in_its_unit():
     of_d = set_apart(table, 3, ["a", "b"])
     assert [one.attribute for one in of_d] == ["size", "tick", "rare"]
     assert [one.difference for one in of_d] == pytest.approx([-55 / 60, 0.5, -0.15])
-    raw[0, 3] = 2 * LEAST_APART - 0.01
-    assert "rare" not in {one.attribute for one in set_apart(table, 3, ["a", "b"])}
+    raw[0, 3] = 3 * LEAST_APART - 0.01
+    assert "rare" not in {one.attribute for one in set_apart(table, 3, ["a", "b", "c"])}
     assert set_apart(table, 0, []) == ()
 
 
