@@ -22,6 +22,7 @@ from zsl_runtime.machine.libraries import tame_libraries
 if TYPE_CHECKING:
     from zsl_runtime.classes.changes import add_classes, teach_classes
     from zsl_runtime.errors import ZslError
+    from zsl_runtime.explaining.explanation import Explanation, Spoken
     from zsl_runtime.head.class_table import ClassTable
     from zsl_runtime.labelling.classifier import Classifier
     from zsl_runtime.labelling.evaluation import Evaluation, evaluate
@@ -37,8 +38,10 @@ __all__ = [
     "ClassTable",
     "Classifier",
     "Evaluation",
+    "Explanation",
     "PixelSpec",
     "Prediction",
+    "Spoken",
     "ZslError",
     "__version__",
     "add_classes",
@@ -50,8 +53,10 @@ _HOMES = {
     "ClassTable": "zsl_runtime.head.class_table",
     "Classifier": "zsl_runtime.labelling.classifier",
     "Evaluation": "zsl_runtime.labelling.evaluation",
+    "Explanation": "zsl_runtime.explaining.explanation",
     "PixelSpec": "zsl_runtime.pixels.pixels",
     "Prediction": "zsl_runtime.labelling.snapshot",
+    "Spoken": "zsl_runtime.explaining.explanation",
     "ZslError": "zsl_runtime.errors",
     "add_classes": "zsl_runtime.classes.changes",
     "evaluate": "zsl_runtime.labelling.evaluation",
