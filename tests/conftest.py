@@ -33,11 +33,13 @@ def auto_has_no_choice():
 def trainings_draw_no_page():
     """report.html takes a second or two, more than a tiny training; tests/train/reports has it drawn.
 
-    Processes that tests start are users', and draw it.
+    Processes that tests start are users', and draw it. Gives the function that does.
     """
+    from zsl_train.cli import draw_page
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("zsl_train.cli.draw_page", lambda _out: None)
-        yield
+        yield draw_page
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from zsl_runtime.streams import one_line
-from zsl_train.reports.page import Html
+from zsl_train.reports.page import Html, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,6 +29,7 @@ VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", SEEN: "seen", UNSEEN: "un
 }
 SETTINGS: Any = {
     "svg.fonttype": "none",
+    "svg.hashsalt": "zsl-report",  # the same figures give the same page
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
     "axes.titlesize": 9.5,
@@ -127,8 +128,7 @@ def finished(figure: Any, words: Words, title: str, description: str) -> Html:
     head = (
         f'<svg role="img" aria-labelledby="d{number}-title d{number}-text" '
         f'preserveAspectRatio="xMinYMin meet" {svg[len("<svg ") : svg.index(">")]}>'
-        f'<title id="d{number}-title">{html.escape(title)}</title>'
-        f'<desc id="d{number}-text">{html.escape(description)}</desc>'
+        f'<title id="d{number}-title">{text(title)}</title><desc id="d{number}-text">{text(description)}</desc>'
     )
     return Html(re.sub(r"\n\s*", "\n", words.put_back(head + svg[svg.index(">") + 1 :])))
 

@@ -70,7 +70,7 @@ svg text { font-family: var(--sans); }
 .sheet figcaption { font-size: .82rem; line-height: 1.3; }
 img.plain { max-width: 100%; height: auto; }
 summary { cursor: pointer; margin: .5rem 0; }
-code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .9em; }
+code { white-space: nowrap; font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .9em; }
 """
 
 
@@ -87,6 +87,11 @@ def name(words: object) -> Html:
     shown = re.sub(r"([=/_])", r"\1<wbr>", html.escape(cut))
     title = "" if cut == whole else f' title="{html.escape(whole)}"'
     return Html(f"<bdi{title}>{shown}</bdi>")
+
+
+def advice(words: object) -> Html:
+    """A text in which options of commands stand, which no line may break."""
+    return Html(re.sub(r"(--[a-z][\w-]*(?: [\w.-]*\w)?)", r"<code>\1</code>", text(words)))
 
 
 def code(words: object) -> Html:
@@ -213,7 +218,7 @@ class Page:
 
     def to_bytes(self) -> bytes:
         """The file, in UTF-8."""
-        named = [(_anchor(heading), heading, content) for heading, content in self.sections]
+        named = [(f"{_anchor(head)}-{k + 1}", head, content) for k, (head, content) in enumerate(self.sections)]
         links = "".join(f'<li><a href="#{anchor}">{text(heading)}</a></li>' for anchor, heading, _ in named)
         body = "".join(
             f'<section aria-labelledby="{anchor}"><h2 id="{anchor}">{text(heading)}</h2>{content}</section>'

@@ -59,7 +59,7 @@ def losses_part(lines: Iterable[Mapping[str, Any]]) -> Html:
     curves = {
         stage: losses
         for stage, losses in read_losses(lines).items()
-        if any(len(points) > 1 for of in losses.values() for points in of.values())  # a closed form has a single step
+        if any(points[-1, 0] > 1 for of in losses.values() for points in of.values())  # a closed form has a single step
     }
     if not curves:
         return said("Nothing was trained in steps: a closed form has no losses.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from zsl_runtime.errors import ArtefactError, UsageError
-from zsl_train.reports.page import Html, Page, code, folded, joined, name, note, paragraph, said, table, text
+from zsl_train.reports.page import Html, Page, advice, code, folded, joined, name, note, paragraph, said, table, text
 from zsl_train.reports.run_classes import classes_part, confusion_part
 from zsl_train.reports.run_losses import losses_part
 from zsl_train.reports.run_pictures import attention_part, photographs_part, plane_part, rebuilt_part
@@ -38,7 +38,7 @@ def run_page(run: RunFiles) -> bytes:
 
 def _finished(run: RunFiles, scores: Mapping[str, Any]) -> Page:
     page = Page(f"Training report: {run.title}")
-    page.lead = [note(text(one), warning=True) for one in scores["warnings"]]
+    page.lead = [note(advice(one), warning=True) for one in scores["warnings"]]
     verdict = "H cannot be measured here; see what is missing" if scores["H"] is None else measured(scores)
     page.lead.append(paragraph(Html("<strong>Verdict:</strong> "), text(verdict), text(".")))
     page.add("What was trained", trained_part(run, scores))

@@ -71,9 +71,7 @@ def _whole_plane(plane: Plane, seen: Bools) -> Html:
     """All kinds of points, each with a marker of its own."""
     with drawing(7.4, 5.0) as (sheet, words):
         axes = sheet.add_subplot()
-        axes.scatter(
-            *plane.seen[:, :2].T, s=7, marker="o", color=SEEN, alpha=0.45, linewidths=0, label="seen, pictures"
-        )
+        axes.scatter(*plane.seen[:, :2].T, s=9, marker="o", color=SEEN, alpha=0.6, linewidths=0, label="seen, pictures")
         axes.scatter(
             *plane.unseen[:, :2].T,
             s=13,
@@ -224,7 +222,7 @@ def _card(run: RunFiles, answers: Answers, row: int, data: bytes) -> Html:
             image(data, alt),
             words,
             Html("<br>"),
-            Html(f'<span class="muted">{name(picture_name(run, answers, row))}</span>'),
+            Html(f'<span class="muted">{name(picture_name(run, answers, row).rpartition("/")[2])}</span>'),
         ]
     )
 
