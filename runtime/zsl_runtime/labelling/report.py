@@ -205,7 +205,7 @@ def _distances(found: HowFar) -> Iterator[str]:
         beyond = ""
         if found.beyond is not None:
             beyond = (
-                f"; unlike anything known: beyond {found.beyond:.2f}, where {100 - FAR} % of the photographs were that "
+                f"; unlike anything known: beyond {found.beyond:.2f}, where {100 - FAR}% of the photographs were that "
                 "training held out"
             )
         yield from textwrap.wrap(f"distance: in standard deviations, to the nearest class{beyond}", WIDTH)
