@@ -293,7 +293,7 @@ class Desk:
         bundle = self.classifier.bundle
         check_addable(bundle, table, photographs)
         evidence = self._evidence(photographs)
-        return self._changed(lambda: add_classes(bundle, table, photographs=evidence), "added")
+        return self._changed(lambda: [add_classes(bundle, table, photographs=evidence)], "added")
 
     def teach(self, photographs: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         """Show the bundle photographs of classes that it has.
@@ -306,11 +306,11 @@ class Desk:
         check_teachable(bundle)
         check_taught(bundle, photographs)
         evidence = self._evidence(photographs)
-        return self._changed(lambda: teach_classes(bundle, evidence), "taught")
+        return self._changed(lambda: [teach_classes(bundle, evidence)], "taught")
 
     def remove(self, names: Sequence[str]) -> dict[str, Any]:
         """Take classes out; errors as of `Classifier.remove`, and E-PAGE-LOCKED, E-PAGE-CLOSED."""
-        return self._changed(lambda: remove_classes(self.classifier.bundle, names), "removed")
+        return self._changed(lambda: [remove_classes(self.classifier.bundle, names)], "removed")
 
     def undo(self, generation: int, count: int) -> dict[str, Any]:
         """Take changes back.
@@ -325,29 +325,32 @@ class Desk:
         """
         bundle = self.classifier.bundle
 
-        def back() -> Change:
+        def back() -> list[Change]:
             if bundle.pointer()[0] != generation:
                 raise UsageError(
                     "E-PAGE-CHANGED",
                     "the classes were changed meanwhile; nothing was undone: look at the changes again",
                 )
-            change = undo(bundle)
-            for _ in range(count - 1):
-                change = undo(bundle)
-            return change
+            return [undo(bundle) for _ in range(count)]
 
         return self._changed(back, "undone")
 
-    def _changed(self, change: Callable[[], Change], verb: str) -> dict[str, Any]:
-        """Make a change when nobody else does, and go on with it; lines that say what happened."""
+    def _changed(self, change: Callable[[], list[Change]], verb: str) -> dict[str, Any]:
+        """Make changes when nobody else does, and go on with them; lines that say what happened."""
         closed = self.closed()
         if closed:
             raise UsageError("E-PAGE-CLOSED", closed)
         with self._changing:
             self._wait_for_others()
-            made = change()
-        self.classifier.reload()
-        return {"generation": made.generation.number, "said": _said(made, verb), "notes": list(made.notes)}
+            try:
+                made = change()
+            finally:
+                self.classifier.reload()  # also where only some of several were made
+        return {
+            "generation": made[-1].generation.number,
+            "said": [line for one in made for line in _said(one, verb)],
+            "notes": [note for one in made for note in one.notes],
+        }
 
     def _wait_for_others(self) -> None:
         """UsageError E-PAGE-LOCKED where another process goes on changing the bundle."""
