@@ -327,6 +327,25 @@ def test_auto_takes_a_card_that_has_an_engine_into_account(card, path, monkeypat
         open_backend("tensorrt", bundle, device="cpu")
 
 
+def test_what_the_card_ranks_is_as_far_as_the_cpu_says(card, own_bundle, photos, capsys):
+    """The best columns come from the card, features with them; the lift and the distances are the CPU's."""
+    path = own_bundle("far", rule="gaussian")
+    card.add_engine(path)
+    strange = np.random.default_rng(0).integers(0, 256, PICTURES[:3].shape, dtype=np.uint8)
+    with Classifier.open(path, "ort", threads=1) as classifier:
+        wanted = classifier.predict([*PICTURES, *strange])
+    with Classifier.open(path, "tensorrt", threads=1) as classifier:
+        assert classifier.backend.ranks(5)
+        found = classifier.predict([*PICTURES, *strange], batch_size=4)
+    np.testing.assert_allclose([one.distance for one in found], [one.distance for one in wanted], rtol=1e-3)
+    assert [one.far for one in found] == [one.far for one in wanted] == [False] * 8 + [True] * 3
+    assert [one.names[0] for one in found] == [one.names[0] for one in wanted]
+    assert infer([str(photos), "--engine", str(path), "--backend", "tensorrt", "--topk", "1"]) == 0
+    out, err = capsys.readouterr()
+    assert [line.split(",")[6] for line in out.splitlines()[1:]] == ["false"] * 20
+    assert "held-out pictures: 0 of 20" in err
+
+
 # --- the pipeline ---------------------------------------------------------------------------------------------------
 
 

@@ -154,6 +154,10 @@ def test_best_columns_are_those_of_the_cpu_ties_included(bundle, head, card, cou
     assert np.array_equal(answer.best.columns, best_columns(scores, count))
     assert np.array_equal(answer.best.scores, np.take_along_axis(scores, answer.best.columns, axis=1))
     assert (answer.best.columns.dtype, answer.best.scores.dtype) == (np.int64, np.float32)
+    both = backend.begin(list(PICTURES), tied, count, features=True).result()
+    assert both.scores is None
+    assert np.array_equal(both.best.columns, answer.best.columns)
+    np.testing.assert_allclose(both.features, FEATURES, atol=2e-5)
     backend.close()
 
 
