@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from zsl_runtime.explaining.bars import amounts, bars_of, chance, number, plain_words, shown_maps, times
-from zsl_runtime.explaining.maps import veil
+from zsl_runtime.explaining.maps import line, veil
 from zsl_runtime.streams import one_line
 
 if TYPE_CHECKING:
@@ -182,9 +182,17 @@ def _figure(spoken: Spoken, spread: Floats) -> str:
     words = plain_words(spoken.attribute)
     told = f"Where the model looks for {_text(words)}: {_where(spread)}"
     return (
-        f'<figure><div class="map" role="img" aria-label="{told}"><img alt="" src="{_png(veil(spread))}"></div>'
+        f'<figure><div class="map" role="img" aria-label="{told}"><img alt="" src="{_png(veil(spread))}">'
+        f"{_ring(spread)}</div>"
         f"<figcaption>{_name(words)} <b>{number(spoken.contribution)}</b></figcaption></figure>"
     )
+
+
+def _ring(spread: Floats) -> str:
+    """The line of a map over its square, in thousandths of the side."""
+    pieces = (tuple(round(1000 * value) for value in piece) for piece in line(spread))
+    path = "".join(f"M{x} {y}L{right} {below}" for x, y, right, below in pieces)
+    return f'<svg viewBox="0 0 1000 1000" aria-hidden="true"><path d="{path}"/></svg>' if path else ""
 
 
 def _where(spread: Floats) -> str:
@@ -244,7 +252,8 @@ article { border-top: 1px solid var(--line); padding: 1.2rem 0; break-inside: av
 .side > div:last-child { overflow-x: auto; }
 .photo, .map { aspect-ratio: 1; background: var(--photo) center / 100% 100%; print-color-adjust: exact;
   -webkit-print-color-adjust: exact; border-radius: 2px; overflow: hidden; }
-.map img { width: 100%; height: 100%; display: block; }
+.map { position: relative; } .map img, .map svg { position: absolute; inset: 0; width: 100%; height: 100%; }
+.map path { fill: none; stroke: #fff; stroke-width: 8; stroke-linecap: round; filter: drop-shadow(0 0 4px #000); }
 .maps { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 15rem)); gap: .8rem; }
 figure { margin: 0; } figcaption { font-size: .9rem; display: flex; justify-content: space-between; gap: .5rem; }
 table { border-collapse: collapse; width: 100%; font-size: .95rem; }
@@ -298,7 +307,9 @@ class has. It was fitted on the classes of training. Attributes that it cannot r
 no say. <b>What no attribute tells</b> is what is left: much of it is what photographs taught the model of a class, and
 no attribute describes. The <b>handicap of trained classes</b> is what calibration takes off the scores of classes that
 the model was trained on. None of this says that the label is right.</p>
-<p>Of the small photographs the dark parts are what the model does not look at for the attribute.</p>
+<p>Of the small photographs the dark parts are what the model does not look at for the attribute; within the white line
+it looks at least half as much as where it looks most. That is where it <b>looks</b>, and need not be where the part
+is: models of few classes look for any attribute all over the bird.</p>
 </details>
 <nav aria-label="Pictures">
 <details>

@@ -212,5 +212,8 @@ def _footnote(one: Explanation, picture: NDArray[np.uint8] | None) -> str:
     if len(one.spoken) > MOST:
         text += f" The {MOST} attributes of {len(one.spoken)} that say most have a bar of their own."
     if picture is not None and shown_maps(one):
-        text += " Of the small photographs the dark parts are what the model does not look at for the attribute."
+        text += (
+            " Of the small photographs the dark parts are what the model does not look at for the attribute; within "
+            "the white line it looks at least half as much as where it looks most."
+        )
     return text

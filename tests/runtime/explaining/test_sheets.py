@@ -8,6 +8,7 @@ import itertools
 import math
 import re
 import string
+from collections import Counter
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from zsl_runtime.explaining import Explanation, Spoken, folder
 from zsl_runtime.explaining.bars import amounts, bars_of, chance, number, plain_words, times
 from zsl_runtime.explaining.folder import SheetFolder, Told, sheet_name
 from zsl_runtime.explaining.letters import drawable, fitted, font
-from zsl_runtime.explaining.maps import DARKEST, brightness, lit, veil
+from zsl_runtime.explaining.maps import DARKEST, LIFTED, brightness, line, lit, veil
 from zsl_runtime.explaining.page import MOST_PICTURES, About, article, whole_page
 from zsl_runtime.explaining.sheet import WIDTH, draw_sheet, sheet_bytes
 
@@ -144,11 +145,35 @@ def test_a_map_is_brightest_where_it_is_largest_and_dark_where_it_is_nothing() -
     assert shown.max() > 0.9
     grey = np.full((80, 80, 3), 200, np.uint8)
     over = np.asarray(lit(grey, spread, 80))
-    assert over == pytest.approx(200 * shown[:, :, None] * np.ones(3), abs=1)
+    drawn = np.abs(over - 200 * shown[:, :, None]).max(axis=2) > 1
+    high = shown > DARKEST + (1 - DARKEST) * 0.5**LIFTED
+    near = np.abs(np.subtract.outer(*[np.arange(80)] * 2)) <= 4  # pixels of the line and of its black rim
+    assert not (drawn & ~(near @ high @ near)).any()
+    assert not (drawn & ~(near @ ~high @ near)).any()
+    assert drawn.any()
     veiled = veil(spread)
     assert veiled.shape == (4, 4)
     assert veiled[1, 2] == 0
     assert veiled[3, 0] == round(255 * (1 - DARKEST))
+
+
+@pytest.mark.parametrize("middle", [(4, 4), (3, 5), (4, 0)])
+def test_the_line_of_a_round_map_is_a_circle_at_half_its_height(middle: tuple[int, int]) -> None:
+    places = np.arange(9)
+    away = (places[:, None] - middle[0]) ** 2 + (places - middle[1]) ** 2
+    pieces = line(np.exp(-away / (2 * 1.5**2)).astype(np.float32))
+    ends = [end for x, y, right, below in pieces for end in ((x, y), (right, below))]
+    down, across = ((place + 0.5) / 9 for place in middle)
+    radius = 1.5 * np.sqrt(2 * np.log(2)) / 9
+    assert np.hypot(*(np.array(ends) - (across, down)).T) == pytest.approx(radius, abs=0.02)
+    loose = [one for one, count in Counter((round(x, 9), round(y, 9)) for x, y in ends).items() if count != 2]
+    assert len(loose) == (0 if middle[1] else 2)  # one that reaches the border is open there
+    assert all(x < 1 / 36 for x, _ in loose)
+
+
+def test_a_map_without_a_height_has_no_line() -> None:
+    assert line(np.zeros((9, 9), np.float32)) == []
+    assert line(np.full((9, 9), 1 / 81, np.float32)) == []
 
 
 def test_a_map_of_nothing_and_a_flat_one_are_drawn_too() -> None:
