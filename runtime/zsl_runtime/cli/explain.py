@@ -137,9 +137,9 @@ def _contradictions(one: Account) -> Iterator[str]:
         yield from _wrapped(f"Its photographs contradict the table in none {bound}.")
         return
     yield from _wrapped(
-        f"Its photographs contradict the table in {len(one.contradicted)} {bound}: what the table says, what they "
-        "read, how many standard deviations of such a reading's error that is, and how well the attribute is read "
-        "(correlation, of classes the reading did not know):"
+        f"Its photographs seem to contradict the table in {len(one.contradicted)} {bound}, a hint and no proof: what "
+        "the table says, what they read, how many standard deviations of such a reading's error that is, and how well "
+        "the attribute is read (correlation, of classes the reading did not know):"
     )
     yield "     table      read  apart  quality  attribute"
     for odd in one.contradicted:
