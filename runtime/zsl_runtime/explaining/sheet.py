@@ -161,10 +161,11 @@ def _column_heads(
     x, first, wide = where
     pen.text((x, y + 3), "What speaks for which", 15, width=LABEL, colour=PALE)
     half = wide / 2 - 6
-    pen.text((first, y + 3), f"< {one.rival}", 15, width=half, colour=PALE)
-    pen.text(
-        (first + wide, y + 3), f"{fitted(one.answer, 15, half - 16)[0]} >", 15, width=half, colour=PALE, anchor="ra"
-    )
+    # The arrows are words of their own: beside a name that is written from right to left they would change sides.
+    pen.text((first, y + 3), "<", 15, colour=PALE)
+    pen.text((first + 14, y + 3), one.rival or "", 15, width=half - 14, colour=PALE)
+    pen.text((first + wide, y + 3), ">", 15, colour=PALE, anchor="ra")
+    pen.text((first + wide - 14, y + 3), one.answer, 15, width=half - 14, colour=PALE, anchor="ra")
     for column, head in zip(columns, ("says", "read", "answer", "rival"), strict=True):
         pen.text((column, y + 3), head, 15, width=NUMBER, colour=PALE, anchor="ra")
     return y + LINE
