@@ -20,7 +20,7 @@ from starlette.routing import Route
 from zsl_runtime.errors import ZslError, from_os_error
 from zsl_runtime.streams import printable
 from zsl_runtime.web import asked
-from zsl_runtime.web.guard import MOST_PICTURE, Guard, refusal
+from zsl_runtime.web.guard import MOST_PICTURE, Guard, line, refusal
 from zsl_runtime.web.worker import Worker
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Page:
         return await asyncio.to_thread(self._desk.state, int(known) if re.fullmatch("[0-9]{1,15}", known) else 0)
 
     async def _row(self, request: Request) -> Any:
-        given = asked.parsed(await request.body())
+        given = asked.object_in(await request.body())
         (name,) = asked.names([given.get("name")])
         return {"values": self._desk.row(name)}
 
@@ -103,32 +103,32 @@ class Page:
         return await self._model.do(self._desk.explain, await request.body(), _called(request, "the photograph"))
 
     async def _labels(self, request: Request) -> Any:
-        given = asked.parsed(await request.body())
+        given = asked.object_in(await request.body())
         return await asyncio.to_thread(self._desk.labels, asked.digests(given.get("photographs")))
 
     # --- changes ----------------------------------------------------------------------------------------------------
 
     async def _rehearse(self, request: Request) -> Any:
-        given = asked.parsed(await request.body())
+        given = asked.object_in(await request.body())
         table = asked.class_table(given.get("classes"), self._desk.classifier.bundle.attributes)
         photographs, on_page = asked.by_class(given.get("photographs")), asked.digests(given.get("on_page"))
         return await self._classes.do(self._desk.rehearse, table, photographs, on_page)
 
     async def _add(self, request: Request) -> Any:
-        given = asked.parsed(await request.body())
+        given = asked.object_in(await request.body())
         table = asked.class_table(given.get("classes"), self._desk.classifier.bundle.attributes)
         return await self._classes.do(self._desk.add, table, asked.by_class(given.get("photographs")))
 
     async def _teach(self, request: Request) -> Any:
-        given = asked.parsed(await request.body())
+        given = asked.object_in(await request.body())
         return await self._classes.do(self._desk.teach, asked.by_class(given.get("photographs")))
 
     async def _remove(self, request: Request) -> Any:
-        given = asked.parsed(await request.body())
+        given = asked.object_in(await request.body())
         return await self._classes.do(self._desk.remove, asked.names(given.get("names")))
 
     async def _undo(self, request: Request) -> Any:
-        given = asked.parsed(await request.body())
+        given = asked.object_in(await request.body())
         generation, count = (
             asked.count(given.get("generation"), "a generation"),
             asked.count(given.get("count"), "steps"),
@@ -151,8 +151,7 @@ def _told(call: Callable[[Request], Awaitable[Any]]) -> Endpoint:
             return refusal(from_os_error(error, "do this"))
         except Exception:
             print(printable(traceback.format_exc()), file=sys.stderr)  # noqa: T201  # for the report; the page has a line
-            told = "this is a bug in zsl-deploy; please report what the terminal says of it"
-            return refusal(ZslError("E-BUG", told))
+            return line("E-BUG", "this is a bug in zsl-deploy; please report what the terminal says of it", 500)
 
     return answer
 
@@ -176,5 +175,4 @@ def _called(request: Request, otherwise: str) -> str:
 async def _not_there(_request: Request, error: Exception) -> Response:
     """For addresses and methods that the page does not have."""
     assert isinstance(error, HTTPException)
-    said = {"error": {"code": "E-PAGE-REQUEST", "message": f"the page has no such address ({error.detail})"}}
-    return JSONResponse(said, error.status_code)
+    return line("E-PAGE-REQUEST", f"the page has no such address ({error.detail})", error.status_code)

@@ -19,7 +19,7 @@ MOST_CLASSES = 2000  # at a time: for more there is zsl-classes
 MOST_PHOTOGRAPHS = 200  # on one page
 
 
-def parsed(data: bytes) -> dict[str, Any]:
+def object_in(data: bytes) -> dict[str, Any]:
     """The object that a body holds.
 
     Raises:

@@ -52,8 +52,12 @@ STATUS = {
 def refusal(error: ZslError) -> JSONResponse:
     """An error as an answer."""
     usual = 400 if isinstance(error, UsageError) else 422 if isinstance(error, InputError) else 500
-    said = {"error": {"code": error.code, "message": error.message}}
-    return JSONResponse(said, STATUS.get(error.code, usual))
+    return line(error.code, error.message, STATUS.get(error.code, usual))
+
+
+def line(code: str, message: str, status: int) -> JSONResponse:
+    """What went wrong, as an answer."""
+    return JSONResponse({"error": {"code": code, "message": message}}, status)
 
 
 class Guard:

@@ -44,12 +44,12 @@ def refused(call, *given) -> str:
     "data", [b"", b"[]", b"7", b'{"a": NaN}', b'{"a": 1, "a": 2}', b"{", b"\xff\xfe", b"[" * 10_000, b'{"a":' * 5000]
 )
 def test_bodies_that_hold_no_object(data):
-    refused(asked.parsed, data)
+    refused(asked.object_in, data)
 
 
 @given(st.binary(max_size=60))
 def test_any_bytes_are_an_object_or_refused(data):
-    found = taken(asked.parsed, data)
+    found = taken(asked.object_in, data)
     assert found is None or isinstance(found, dict)
 
 
@@ -57,7 +57,7 @@ def test_any_bytes_are_an_object_or_refused(data):
 def test_objects_come_through(value):
     data = json.dumps(value).encode()
     try:
-        assert asked.parsed(data) == json.loads(data)
+        assert asked.object_in(data) == json.loads(data)
     except UsageError:
         assert "\\ud" in data.decode() or "Infinity" in data.decode()
 
