@@ -7,6 +7,7 @@ would be several answers to page through. (Label Studio: guide/predictions, guid
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from typing import IO, TYPE_CHECKING, Any
@@ -80,10 +81,11 @@ class LabelStudioMaker:
         if answer.get("far"):
             said += f" (unlike anything known: {answer['distance']:.1f} standard deviations from the nearest class)"
         data = {"image": url, "path": path, "candidates": said}
-        return {"data": data, "predictions": [self._prediction(predictions[0])] if predictions else []}
+        return {"data": data, "predictions": [self._prediction(path, predictions[0])] if predictions else []}
 
-    def _prediction(self, best: dict[str, Any]) -> dict[str, Any]:
-        result = {"id": "1", "type": "choices", "from_name": CHOICE, "to_name": IMAGE}
+    def _prediction(self, path: str, best: dict[str, Any]) -> dict[str, Any]:
+        identity = hashlib.sha256(os.fsencode(path)).hexdigest()[:10]  # all results of a file must have different ones
+        result = {"id": identity, "type": "choices", "from_name": CHOICE, "to_name": IMAGE}
         return {
             "model_version": self._version,
             "score": best["probability"],

@@ -223,6 +223,23 @@ def test_shares_sort_into_one_folder(infer, bundle, photos, tmp_path):
     assert len(tree(tmp_path / "sorted")) == 8
 
 
+def test_pictures_of_a_store_are_written_and_tasks_go_there_whole(infer, bundle, photos, tmp_path):
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    for number in range(3):
+        memory.pipe_file(f"/sorting/{number}.png", (photos / f"{number}.png").read_bytes())
+    try:
+        tasks = ["--format", "label-studio", "--output", "memory://sorting/tasks.json"]
+        code, _, err = infer("memory://sorting", "--engine", bundle, "--sort-into", tmp_path / "sorted", *tasks)
+        assert code == 0, err
+        assert tree(tmp_path / "sorted") == {
+            f"{name}/{number}.png": (photos / f"{number}.png").read_bytes() for number, name in enumerate(NAMES[:3])
+        }
+        found = json.loads(memory.cat_file("/sorting/tasks.json"))
+        assert [one["data"]["image"] for one in found] == [f"memory://sorting/{number}.png" for number in range(3)]
+    finally:
+        memory.rm("/sorting", recursive=True)
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
