@@ -259,6 +259,9 @@ def main() -> None:
     result: dict[str, object] = {
         "descriptions": "20 species of benchmarks/drafts/descriptions.toml that no setting was chosen on, written from "
         "general knowledge before their rows were looked at; 20 others chose the settings"
+        ". They were measured twice: after the first time drafts were put farther from the mean (SHARPER), by a factor "
+        "chosen on the others; before that newcomers were found in 33.0 % instead of what stands here on cub20, and in "
+        "15.1 % on CUB"
         if options.half == "kept"
         else "the 20 species that settings were chosen on",
         "species": list(described[options.half]),
