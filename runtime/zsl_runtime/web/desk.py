@@ -346,9 +346,10 @@ class Desk:
                 made = change()
             finally:
                 self.classifier.reload()  # also where only some of several were made
+        said = {name: line for one in made for name, line in zip(one.names, _said(one, verb), strict=True)}
         return {
             "generation": made[-1].generation.number,
-            "said": [line for one in made for line in _said(one, verb)],
+            "said": list(said.values()),  # of a class that several undos touch: what the last one made of it
             "notes": [note for one in made for note in one.notes],
         }
 

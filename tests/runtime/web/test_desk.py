@@ -182,7 +182,7 @@ def test_remove_and_several_steps_back(desk):
     desk.remove(["tit"])
     desk.remove(["jay"])
     assert [step["action"] for step in desk.state()["steps"]] == ["remove", "remove", "add"]
-    assert desk.undo(4, 3)["said"] == ["jay: back", "tit: back", "jay: gone"]
+    assert desk.undo(4, 3)["said"] == ["jay: gone", "tit: back"]
     assert [one["name"] for one in desk.state()["classes"]] == list(class_table().names)
     raised("E-UNDO-NONE", desk.undo, 7, 1)
 
