@@ -61,6 +61,24 @@ def test_each_rule_is_told(change, words):
     assert "cannot be compared" in said
 
 
+def test_where_nothing_can_be_compared_no_run_is_called_better():
+    one, same, other = side("a", strength=0.1), side("b", seed=1, strength=9.0), side("c", seed=1, strength=9.0)
+    alike = checked(compare_page([one.run, same.run])).text
+    assert "the best of each column is bold" in alike
+    assert "better" in alike
+    named = tuple(f"other {k}" for k in range(6))
+    scores = other.scores | {
+        "classes": [entry | {"name": f"other {entry['name']}"} for entry in other.scores["classes"]]
+    }
+    page = compare_page([one.run, replace(other.run, names=named, scores=scores)])
+    text = checked(page).text
+    assert "cannot be compared figure by figure" in text
+    assert "nothing: see the warning" in text
+    assert "better" not in text
+    assert "the best of each column" not in text
+    assert "there is no class in common" in text
+
+
 def test_a_difference_of_the_same_pictures_is_taken_picture_by_picture():
     """Against a bootstrap over the pictures of each class, of both runs together."""
     one, other = side("a", strength=1.5), side("b", seed=7, strength=2.5)

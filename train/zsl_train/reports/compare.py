@@ -168,6 +168,11 @@ def differing(sides: Sequence[Side]) -> list[tuple[str, str, bool]]:
     ]
 
 
+def forbidden(sides: Sequence[Side]) -> bool:
+    """Whether a figure of one of these runs says nothing beside that of another."""
+    return any(forbids for _, _, forbids in differing(sides))
+
+
 def comparable(sides: Sequence[Side]) -> list[Html]:
     """Said before any figure."""
     found = differing(sides)
@@ -196,7 +201,7 @@ def comparable(sides: Sequence[Side]) -> list[Html]:
 
 
 def figures_part(sides: Sequence[Side]) -> Html:
-    """Every figure of every run, the best marked."""
+    """Every figure of every run, the best marked where they can be compared."""
     columns = (*COLUMNS, "ECE")
     values = [
         {key: side.scores.get(key) if key == "ECE" else figure_of(side.scores, key) for key in columns}
@@ -205,20 +210,22 @@ def figures_part(sides: Sequence[Side]) -> Html:
     best: dict[str, float] = {}
     for key in columns:
         known = [value for one in values if (value := one[key]) is not None]
-        if known:
+        if known and not forbidden(sides):
             best[key] = min(known) if key == "ECE" else max(known)
     rows: list[list[Html | Cell]] = []
     for side, of in zip(sides, values, strict=True):
         cells = [
-            Cell(_with_error(of[key], side.scores["spread"].get(key)), of[key] is not None and of[key] == best[key])
+            Cell(_with_error(of[key], side.scores["spread"].get(key)), key in best and of[key] == best[key])
             for key in columns
         ]
         method = text(f"{side.scores['method']} ({side.scores['preset']})")
         rows.append([name(side.name), method, *cells, text(f"{side.scores['train_seconds']:.0f}")])
-    caption = (
-        "Accuracy on test pictures, percent, with standard errors; the best of each column is bold and underlined, "
-        "of ECE the smallest. A best by less than its error is no best."
-    )
+    caption = "Accuracy on test pictures, percent, with standard errors"
+    if best:
+        caption += (
+            "; the best of each column is bold and underlined, of ECE the smallest. A best by less than its error is "
+            "no best."
+        )
     parts = [table(caption, ("run", "method", *columns, "seconds"), rows, numbers=len(columns) + 1)]
     drawn = _drawing(sides)
     if drawn:
@@ -260,6 +267,8 @@ def differences_part(sides: Sequence[Side]) -> Html:
             shown = text(f"{points:+.1f} \xb1 {error:.1f}")
             sure = abs(points) > SURE * error
             verdict = ("better" if points > 0 else "worse") if sure else "the same, within chance"
+            if forbidden([first, side]):
+                verdict = "nothing: see the warning"
         rows.append(
             [
                 name(side.name),
@@ -396,7 +405,8 @@ def classes_part(sides: Sequence[Side]) -> Html:
             ]
             parts.append(table(caption, ("class", "kind", "first", "this", "points"), rows, numbers=3))
         else:
-            parts.append(said(f"From {sides[0].name} to {side.name} no class changed."))
+            words = "no class changed" if both else "there is no class in common"
+            parts.append(said(f"From {sides[0].name} to {side.name} {words}."))
     every = list(dict.fromkeys(one for of in shares for one in of))
     rows = [[name(one), *(text(f"{_share(of[one]):.0f}" if one in of else "-") for of in shares)] for one in every]
     listed = table(
