@@ -101,8 +101,10 @@ def test_the_manifest_says_what_was_trained_and_exported(exported):
     assert manifest["versions"]["torch"] == torch.__version__
     assert manifest["versions"]["training"] == run.info["versions"]
     assert set(manifest["files"]) == {
-        *("model.onnx", "synthesizer.onnx", "lift.onnx", "replay.safetensors", "probe.safetensors")
+        *("model.onnx", "synthesizer.onnx", "lift.onnx", "replay.safetensors", "probe.safetensors"),
+        "readout.safetensors",
     }
+    assert manifest["explain"] == {"readout": "readout.safetensors", "graph": None, "regions": 0}
     assert (exported.bundle / "parity.json").is_file()  # `zsl-export --verify` writes it anew, so it is not listed
 
 
@@ -149,7 +151,7 @@ def test_a_run_whose_rows_come_from_attributes(exported_rows, tmp_path, lift, ca
     else:
         run, told = exported_rows.run, exported_rows.told
         bundle = Bundle.open(shutil.copytree(exported_rows.bundle, tmp_path / "rows"))
-    files = {"model.onnx", "rows.onnx", "probe.safetensors", *(["lift.onnx"] if lift else [])}
+    files = {"model.onnx", "rows.onnx", "probe.safetensors", "readout.safetensors", *(["lift.onnx"] if lift else [])}
     assert set(bundle.manifest["files"]) == files
     assert bundle.manifest["head"] == {
         "rule": "rows",
@@ -257,6 +259,17 @@ def test_without_probe_images_no_picture_is_in_the_bundle(exported, traced_befor
 
 
 # Whole or absent.
+
+
+def test_without_what_explains_a_bundle_labels_and_explains_nothing(exported, traced_before, tmp_path):
+    path = export_run(exported.run, tmp_path / "bundle", explain=False)
+    manifest = Bundle.open(path).manifest
+    assert "explain" not in manifest
+    assert "readout.safetensors" not in manifest["files"]
+    with Classifier.open(path) as classifier:
+        assert classifier.predict([exported.run.pictures[0]])[0].names
+        with pytest.raises(UsageError, match="without what labels are explained with"):
+            classifier.explain(exported.run.pictures[0])
 
 
 def test_an_existing_bundle_needs_force_and_is_refused_before_any_work(exported, traced_before, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from support.engines import needs_rtx
 from support.tiny_run import DIMS, make_tiny_run
 from zsl_export import accuracy
 from zsl_export.bundle_of_run import export_run
-from zsl_export.parity import reference_rows, reference_scores
+from zsl_export.parity import measure_maps, reference_rows, reference_scores
 from zsl_export.shapes import shape_arithmetic
 from zsl_runtime.backends.ort import OrtBackend
 from zsl_runtime.bundle.bundle import Bundle
@@ -120,6 +120,47 @@ def test_a_method_exports_and_its_bundle_answers_as_pytorch_does(exported_method
     for given, expected in zip(refit(bundle).generation.head.weights, run.generation.head.weights, strict=True):
         np.testing.assert_allclose(given, expected, atol=1e-3)
     adds_and_undoes(bundle, run)
+
+
+def test_a_method_s_labels_are_explained_and_its_attention_is_pytorch_s(exported_method):
+    run, bundle = exported_method
+    names = [str(place) for place in range(len(run.pictures))]
+    with Classifier.open(bundle.path, "ort") as classifier:
+        snapshot = classifier.snapshot()
+        answers = classifier.score_with(snapshot, run.pictures)
+        found = classifier.explained(snapshot, names, run.pictures, answers)
+    for one, scores in zip(found, np.sort(answers[0].astype(np.float64), axis=1), strict=True):
+        said = [spoken.contribution for spoken in one.spoken]
+        scale = 1 + np.abs(said).sum() + abs(one.rest)
+        assert sum(said) + one.rest + one.seen_handicap == pytest.approx(scores[-1] - scores[-2], abs=1e-4 * scale)
+    state = run.trained.embedder.state_dict()
+    if "compression.query" not in state:  # of all methods one has attention
+        assert bundle.explain_graph is None
+        assert all(one.maps is None for one in found)
+        return
+    with torch.inference_mode():
+        regions = run.backbone(torch.from_numpy(run.pictures)).numpy()
+    unit = regions / np.linalg.norm(regions, axis=2, keepdims=True) - state["centre"].numpy()
+    sharp = np.exp(np.einsum("brv,av->bar", unit, state["compression.query"].numpy()))
+    wanted = (sharp / sharp.sum(axis=2, keepdims=True)).reshape(len(found), DIMS.attributes, 4, 4)
+    for one, maps in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(np.stack(list(one.maps.values())), maps, atol=1e-5)
+    assert np.ptp(wanted, axis=(2, 3)).max() > 0.01
+
+
+def test_attention_that_is_not_pytorch_s_fails_the_gate(exported_method):
+    run, bundle = exported_method
+    if bundle.explain_graph is None:
+        pytest.skip("this method has no attention")
+    backend = OrtBackend({"explain": bundle.explain_graph}, 1)
+    assert measure_maps(run, backend).faults() == []
+    query = run.trained.embedder.compression.query
+    with torch.no_grad():
+        query.mul_(1.05)
+        try:
+            assert "maps" in measure_maps(run, backend).faults()[0]
+        finally:
+            query.div_(1.05)
 
 
 def test_a_dead_view_that_ships_as_a_prior_exports(tmp_path, monkeypatch):
