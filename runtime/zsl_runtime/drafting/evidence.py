@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zsl_runtime.drafting.lexicon import ALIKE, NOT, PARTS, PRESENT, VALUES, plain, stem
+from zsl_runtime.drafting.lexicon import ALIKE, NOT, PARTS, PLACES, PRESENT, VALUES, plain, stem
 from zsl_runtime.drafting.phrases import UNITS, WORD
 from zsl_runtime.drafting.text import clauses, sentences
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zsl_runtime.drafting.phrases import Phrase
 
 CARRIED = 0.7  # how much a clause is about the part that the clause before it named, if it names none itself
+LISTED = 3  # words of a clause that may be one more of a list of parts
 SAID = 0.3  # from which a value counts as said
 # The first length of a text: 28 to 31 cm, 5-6 in, 80 cm.
 LENGTH = re.compile(
@@ -53,7 +54,8 @@ def told(text: str, attributes: Sequence[Phrase]) -> Told:
     """What a text says, by its words.
 
     A clause is about the parts that it names, or else about those of the clause before it. The values that it names are
-    said of these parts, but those behind a `no` or `without`.
+    said of these parts, but those behind a `no` or `without`. Of parts in a list the values are said of each: "a white
+    head, neck and tail", "the back and wings are grey".
 
     Args:
         text: of any length.
@@ -63,17 +65,25 @@ def told(text: str, attributes: Sequence[Phrase]) -> Told:
     found = _Reading(attributes)
     for number, sentence in enumerate(sentences(text)):
         before: Mapping[str, float] = {}
+        values: Mapping[str, float] = {}
+        waiting: dict[str, float] = {}  # parts that were named, and nothing said of them yet: "the back and wings are"
         for clause in clauses(sentence):
             said = [plain(word) for word in WORD.findall(clause.casefold())]
-            here = found.parts(said)
-            named = bool(here)
+            named = found.parts([word for word in said if not (before and word in PLACES)])
+            own = found.values(said)
+            if named and not own and len(said) <= LISTED:  # one more of a list: "a white head, neck and tail"
+                if values:
+                    own = values
+                else:
+                    waiting |= named
+            here = {**waiting, **named} if named else {part: CARRIED * strength for part, strength in before.items()}
             if named:
                 before = here
-            else:
-                here = {part: CARRIED * strength for part, strength in before.items()}
+            if own:
+                values, waiting = own, {}
             if number == 0:
                 here[""] = 1.0  # of the whole, such as its size: said at the beginning
-            found.add(sentence, here, found.values(said), there=named and NOT.isdisjoint(said))
+            found.add(sentence, here, own, there=bool(named) and NOT.isdisjoint(said))
     found.add_length(text)
     return found.result()
 
@@ -135,8 +145,8 @@ class _Reading:
                 self._spoken.setdefault(phrase.group, sentence)
             else:
                 found = [values.get(stem(word), 0.0) for word in phrase.value]
-                # Of a name without a value every word must be there: `bright top` is not what `bright green` says.
-                score = strength * (min(found) if phrase.bare else sum(found) / len(found))
+                # Of what is said of the whole every word must be there: `bright top` is not what `bright green` says.
+                score = strength * (sum(found) / len(found) if phrase.part else min(found))
             if score > self._score[n]:
                 self._score[n], self._sentence[n] = score, sentence
             if score > SAID:

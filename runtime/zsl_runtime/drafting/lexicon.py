@@ -19,7 +19,6 @@ PARTS: dict[str, tuple[str, ...]] = {
     "body": ("primary", "upperparts", "underparts", "body"),
     "overall": ("primary", "body"),
     "all": ("primary", "body"),
-    "bird": ("primary", "body"),
     "head": ("head", "crown", "forehead", "nape"),
     "hood": ("head", "crown", "throat", "nape"),
     "face": ("head",),
@@ -37,6 +36,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     "iris": ("eye",),
     "moustache": ("malar",),
 }
+# Of these, words that are about the part named before them, where there is one: a bill may be dark above.
+PLACES = frozenset({"above", "below", "underneath"})
 ALIKE = 0.5  # how much a word of the second list says of the words behind it, where the word itself says 1
 # A word of a text -> words of attribute values.
 VALUES: dict[str, tuple[str, ...]] = {

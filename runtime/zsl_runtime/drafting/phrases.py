@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 
 from zsl_runtime.classes.odd_attributes import SEPARATORS
-from zsl_runtime.drafting.lexicon import EMPTY, KINDS, plain
+from zsl_runtime.drafting.lexicon import EMPTY, KINDS, plain, stem
 from zsl_runtime.errors import UsageError
 
 WORD = re.compile(r"[^\W\d_]+")
@@ -66,7 +66,9 @@ def _phrase(name: str) -> Phrase:
         return Phrase(name, "", tuple(word for word in words(name) if word not in EMPTY | KINDS), None, bare=True)
     part = " ".join(word for word in words(group) if word not in KINDS)
     said = tuple(word for word in words(BRACKETS.sub(" ", value)) if word not in EMPTY)
-    return Phrase(group, part, said, _lengths(value))
+    about = {stem(word) for word in part.split()}
+    own = tuple(word for word in said if stem(word) not in about)  # tail_shape=forked_tail says `forked`
+    return Phrase(group, part, own or said, _lengths(value))
 
 
 def _lengths(value: str) -> tuple[float, float] | None:

@@ -47,6 +47,9 @@ def says(text: str, *names: str) -> list[float]:
         ("under_tail_color=gray", Phrase("under_tail_color", "under tail", ("grey",), None)),
         ("size=small_(5_-_9_in)", Phrase("size", "", ("small",), (12.7, 22.86))),
         ("Bill Length=about_the_same_as_head", Phrase("Bill Length", "bill", ("head",), None)),
+        ("tail_shape=forked_tail", Phrase("tail_shape", "tail", ("forked",), None)),
+        ("wing_shape=wings", Phrase("wing_shape", "wing", ("wings",), None)),
+        ("shape=long-legged-like", Phrase("shape", "", ("long", "legged"), None)),
         ("furry", Phrase("furry", "", ("furry",), None, bare=True)),
         ("größe", Phrase("größe", "", ("grösse",), None, bare=True)),
         ("crest=", Phrase("crest=", "", ("crest",), None, bare=True)),
@@ -121,6 +124,26 @@ def test_words_of_like_meaning_say_less_than_the_word_itself():
     assert says("Chin black.", "throat_color=black") == [1]
     assert says("The tail is white.", "under_tail_color=white", "upper_tail_color=white") == [1, 1]
     assert says("The under tail is white.", "under_tail_color=white") == [1]
+
+
+def test_what_is_said_of_a_list_is_said_of_each():
+    names = ("wing_color=grey", "back_color=grey", "bill_color=grey", "nape_color=white", "bill_color=white")
+    some = phrases(names)
+    assert told("The back and the wings are grey, the bill is white.", some).score.tolist() == [1, 1, 0, 0, 1]
+    assert told("It has a white nape, bill and grey wings.", some).score.tolist() == [1, 0, 0, 1, 1]
+    assert told("The back is long and slender, the wings grey.", some).score.tolist() == [1, 0, 0, 0, 0]
+
+
+def test_above_is_of_the_part_before_where_there_is_one():
+    back = phrases(("back_color=black", "back_color=white", "bill_color=black", "bill_color=white"))
+    assert told("It is black above.", back).score.tolist() == [1, 0, 0, 0]
+    assert told("The bill is pointed, black above.", back).score.tolist() == [0, 0, CARRIED, 0]
+
+
+def test_of_the_whole_every_word_must_be_said():
+    whole = phrases(("shape=long-legged-like", "shape=duck-like", "bright top", "bright left"))
+    assert told("A long bird, bright red.", whole).score.tolist() == [0, 0, 0, 0]
+    assert told("A duck with a bright top.", whole).score.tolist() == [0, 1, 1, 0]
 
 
 def test_what_is_missing_is_not_said():
