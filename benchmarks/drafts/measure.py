@@ -258,11 +258,11 @@ def main() -> None:
     drafter = Drafter()
     result: dict[str, object] = {
         "descriptions": "20 species of benchmarks/drafts/descriptions.toml that no setting was chosen on, written from "
-        "general knowledge before their rows were looked at; 20 others chose the settings"
-        ". They were measured twice. Between, the factor SHARPER came in and the reading of words was mended (words that "
-        "repeat the part, lists, above and below), by the other half and after a look at the draft of Brown_Creeper. The "
-        "first time drafts had row_without_mean 0.49 with 150 known classes and 0.42 with 13; newcomers were found in "
-        "33.0 % (T1 37.7 %) on cub20 and in 15.1 % (T1 50.6 %) on CUB"
+        "general knowledge before their rows were looked at; 20 others chose the settings. They were measured twice. "
+        "Between, the factor SHARPER came in and the reading of words was mended (words that repeat the part, lists, "
+        "above and below), by the other half and after a look at the draft of Brown_Creeper. The first time drafts had "
+        "row_without_mean 0.49 with 150 known classes and 0.42 with 13; newcomers were found in 33.0 % (T1 37.7 %) on "
+        "cub20 and in 15.1 % (T1 50.6 %) on CUB"
         if options.half == "kept"
         else "the 20 species that settings were chosen on",
         "species": list(described[options.half]),
