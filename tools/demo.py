@@ -106,6 +106,7 @@ def main() -> None:
     ]
     print(f"==> the species it knew before, of {before[1]} test photographs right: {', '.join(right)}")
     print(f"\nThe whole job took {time.monotonic() - began:.0f} s. In {folder}/ lie run, bundle and labels.")
+    print(f"Try it in your browser: {Path(sys.executable).with_name('zsl-demo')} --engine {bundle} --open")
 
 
 if __name__ == "__main__":

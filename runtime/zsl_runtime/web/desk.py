@@ -268,7 +268,7 @@ class Desk:
         bundle = self.classifier.bundle
         check_addable(bundle, table, photographs)
         found = similar_classes(bundle, table)
-        near, notes = found.neighbours, [*found.notes, *found.odd.values(), *found.twins.values()]
+        near, notes = found.neighbours, [*found.doubtful, *found.odd.values(), *found.twins.values()]
         if bundle.head_rule == "fit":
             return {"said": _said_of(near), "notes": [*notes, *found.confusable.values()], "labels": None}
         old = bundle.current()

@@ -89,11 +89,14 @@ export function takeElsewhere(take) {
   });
 }
 
+/** A name that may be broken behind its underscores. */
+export const breakable = (name) => name.split(/(?<=_)/).flatMap((part, place) => (place ? [el("wbr"), part] : [part]));
+
 /** Class and probability with a bar of that length. */
 export function chance(one) {
   const bar = el("span", { class: "bar", "aria-hidden": "true" }, el("span"));
   bar.firstChild.style.width = `${100 * one.probability}%`;
-  return el("li", {}, el("span", { class: "name", text: one.name }), kind(one.kind), el("span", { class: "percent", text: percent(one.probability) }), bar);
+  return el("li", {}, el("span", { class: "name" }, ...breakable(one.name)), kind(one.kind), el("span", { class: "percent", text: percent(one.probability) }), bar);
 }
 
 /** Whether a class is seen, unseen or added, as a word in a frame. */
