@@ -76,8 +76,10 @@ def test_inputs(run: Run, features: str | None) -> tuple[np.ndarray, np.ndarray]
         data = loadmat(Path(features) / "resnet_fc1000.mat")
         splits = loadmat(Path(features) / "att_splits.mat")
         names = [str(name[0][0]) for name in splits["allclasses_names"]]
-        rows = np.concatenate([splits[key].ravel() for key in ("test_seen_loc", "test_unseen_loc")]) - 1
-        labels = data["labels"].ravel()[rows] - 1
+        rows = (
+            np.concatenate([splits[key].ravel() for key in ("test_seen_loc", "test_unseen_loc")]).astype(np.int64) - 1
+        )
+        labels = data["labels"].ravel()[rows].astype(np.int64) - 1
         place = {name: at for at, name in enumerate(run.generation.table.names)}
         return data["features"].T[rows, None, :].astype(np.float32), np.array([place[names[one]] for one in labels])
     source = find_photographs(run, None).photographs
