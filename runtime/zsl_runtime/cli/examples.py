@@ -27,6 +27,10 @@ INFER: Examples = (
         "also copy each photograph into the folder of its class",
         "zsl-infer birds/images --engine bundle --sort-into sorted > labels.csv",
     ),
+    (
+        "also write why: a sheet for each photograph, and why/index.html",
+        "zsl-infer birds/images --engine bundle --explain why > labels.csv",
+    ),
 )
 EVALUATE: Examples = (
     ("how accurate it is on the test photographs of its training", "zsl-eval bundle birds --split run/split.csv"),
@@ -53,7 +57,7 @@ TEMPLATE: Examples = (
     ("a table to fill in", 'zsl-classes template --engine bundle "Sunset Forktail" --output sunset.csv'),
     (
         "one that begins with the values of a class of the model",
-        'zsl-classes template --engine bundle "Sunset Forktail" \\\n      --like "Honey Plumewren" --output sunset.csv',
+        'zsl-classes template --engine bundle "Sunset Forktail" \\\n      --like "Honey Plumewren" --output like.csv',
     ),
 )
 DRAFT: Examples = (
