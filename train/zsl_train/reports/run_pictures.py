@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+import io
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zsl_runtime.explaining.maps import line, veil
 from zsl_train.reports.charts import INK, MARKERS, MUTED, PAPER, SEEN, THIRD, UNSEEN, drawing, finished
 from zsl_train.reports.page import Html, figure, image, joined, name, said, text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from zsl_runtime.arrays import Bools, Floats
     from zsl_train.reports.run_files import RunFiles
@@ -21,7 +25,6 @@ MOST_NAMED = 8  # unseen classes that have a marker of their own
 SURE = 4  # photographs of each kind
 MANY = 80  # classes, whose means are drawn smaller
 FRAME = '<svg role="img" viewBox="0 0 100 100" width="147" height="147">'
-DARKEST = 0.7  # of a region that attention passes over
 
 
 # --- the plane --------------------------------------------------------------------------------------------------------
@@ -255,10 +258,10 @@ def attention_part(run: RunFiles, material: Material) -> Html:
     assert answers is not None
     parts = [
         said(
-            "Bright regions are where an attribute's attention looks; the ring marks the strongest one. The "
-            "attributes are those by which the class that was named stands out most from all classes. Attention "
-            "shows where a value was read, not that it was read rightly: a map on the background is a reason for "
-            "doubt, one on the bird no proof."
+            "Bright is where an attribute's attention looks; within the line it is at least half as strong as at its "
+            "strongest. The attributes are those by which the class that was named stands out most from all classes. "
+            "Attention shows where a value was read, not that it was read rightly: a map on the background is a reason "
+            "for doubt, one on the thing itself no proof."
         )
     ]
     for place, row in enumerate(int(one) for one in maps.pictures):
@@ -300,21 +303,23 @@ def _plain_photograph(data: bytes, row: int) -> Html:
 
 
 def _map(values: Floats, row: int, attribute: str) -> Html:
-    """The photograph, darkened where attention passes over it."""
+    """The photograph, darkened where attention passes over it, as the sheets of `zsl-infer --explain` show it."""
     side = len(values)
-    step = 100 / side
-    strength = values / max(float(values.max()), 1e-12)
-    shades, size = [], f"{step + 0.05:.4g}"  # they overlap a little: no seams
-    for (y, x), one in np.ndenumerate(strength):
-        dark = DARKEST * (1 - float(one))
-        if dark > 0.02:
-            place = f'x="{x * step:.4g}" y="{y * step:.4g}" width="{size}" height="{size}"'
-            shades.append(f'<rect {place} opacity="{dark:.2f}"/>')
     y, x = np.unravel_index(int(values.argmax()), values.shape)
-    place = f'cx="{(x + 0.5) * step:.4g}" cy="{(y + 0.5) * step:.4g}" r="{0.62 * step:.4g}" fill="none"'
-    ring = f'<circle {place} stroke="#000" stroke-width="2.6"/><circle {place} stroke="#fff" stroke-width="1.2"/>'
     title = text(f"Attention of {attribute}, strongest in row {y + 1}, column {x + 1} of {side} by {side} regions")
+    pieces = (f"M{100 * a:.1f} {100 * b:.1f}L{100 * c:.1f} {100 * d:.1f}" for a, b, c, d in line(values))
+    path = f'<path d="{"".join(pieces)}" fill="none" stroke-linecap="round"'
     return Html(
-        f'{FRAME}<title>{title}</title><use href="#photograph-{row}"/>'
-        f'<g shape-rendering="crispEdges">{"".join(shades)}</g>{ring}</svg>'
+        f'{FRAME}<title>{title}</title><use href="#photograph-{row}"/><image width="100" height="100" '
+        f'preserveAspectRatio="none" href="data:image/png;base64,{_dark(veil(values))}"/>'
+        f'{path} stroke="#000" stroke-width="2.4"/>{path} stroke="#fff" stroke-width="1.1"/></svg>'
     )
+
+
+def _dark(opacity: NDArray[np.uint8]) -> str:
+    """Black of that opacity (s, s), as a PNG file in base64: a browser makes it as large as the photograph."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(np.stack([np.zeros_like(opacity), opacity], axis=2), "LA").save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()

@@ -206,7 +206,7 @@ def curve_part(scores: Mapping[str, Any], answers: Answers, seen: Bools) -> Html
     curve = curve_of(answers, seen)
     if curve is None:
         return Html("")
-    chosen, plain = at(curve, scores["gamma"]), at(curve, 0.0)
+    chosen, plain = (scores["U"], scores["S"]), at(curve, 0.0)
     peak = int(curve.harmonic.argmax())
     drawn = draw_curve(curve, chosen, plain, peak)
     below = " (less than nothing taken off: that much is added)" if scores["gamma"] < 0 else ""
