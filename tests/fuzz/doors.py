@@ -340,6 +340,12 @@ def gaussian(data: bytes) -> None:
     Gaussian.from_bytes(data, where="gaussian.safetensors")
 
 
+def readout(data: bytes) -> None:
+    from zsl_runtime.head.readout import Readout
+
+    Readout.from_bytes(data, where="readout.safetensors")
+
+
 def graph(data: bytes) -> None:
     """A file that claims to be a graph, as it is walked before any library sees it."""
     from zsl_runtime.graphs.check import check_graph
@@ -810,6 +816,7 @@ DOORS = {
         Door("probe", probe),
         Door("replay", replay),
         Door("gaussian", gaussian),
+        Door("readout", readout),
         Door("graph", graph),
         Door("graph-ort", graph_ort, (*READ, BackendError), inputs=5_000, mebibytes=512, seconds=30),
         Door("graph-openvino", graph_openvino, (*READ, BackendError), inputs=5_000, mebibytes=512, seconds=60),

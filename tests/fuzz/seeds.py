@@ -120,6 +120,9 @@ def bundles() -> Iterator[tuple[str, str, bytes]]:
                 if rule == "gaussian" and part == "model":
                     yield "graph-ort", rule, (folder / f"{part}.onnx").read_bytes()
                     yield "graph-openvino", rule, (folder / f"{part}.onnx").read_bytes()
+    explaining = make_tiny_bundle(room() / "explain", rule="gaussian", explain=True)
+    yield "manifest", "explain", json.dumps(json.loads((explaining / "manifest.json").read_bytes())).encode()
+    yield "readout", "gaussian", (explaining / "readout.safetensors").read_bytes()
     yield "graph", "loop", _loop()
     yield (
         "probe",
