@@ -326,6 +326,30 @@ def test_what_cannot_be_labelled_says_why_at_its_place(page):
     expect(page.locator("#add-photographs .error")).to_contain_text("words.jpg: picture of 10 bytes", timeout=SOON)
 
 
+def test_what_is_unlike_anything_known_has_a_label_and_a_warning(page):
+    noise = np.random.default_rng(0).integers(0, 2, (8, 8, 3), dtype=np.uint8) * 255
+    drop(page, "#drop button", file(png(noise), "noise.png"), file(FILES[0], "robin.png"))
+    expect(page.locator("#cards img")).to_have_count(2, timeout=SOON)
+    expect(page.locator("#cards .far")).to_have_count(1)
+    warning = page.locator("#cards .card").first.locator(".far")
+    expect(warning).to_contain_text("Unlike anything known: ")
+    expect(warning).to_contain_text("99 % of held-out photographs were within")
+    expect(page.locator("#cards .card").last).to_contain_text("standard deviations from robin, the nearest class")
+
+
+def test_a_file_that_is_gone_by_now_says_so_and_not_that_the_page_has_ended(page, tmp_path):
+    (tmp_path / "a.png").write_bytes(FILES[0])
+    with page.expect_file_chooser() as chosen:
+        page.locator("#drop button").click()
+    page.route("**/api/photograph", lambda route: route.abort())  # the first try does not come through
+    chosen.value.set_files(tmp_path / "a.png")
+    expect(page.locator("#cards .bad")).to_contain_text("zsl-demo does not answer", timeout=SOON)
+    (tmp_path / "b.png").write_bytes(FILES[0])
+    page.evaluate("() => { File.prototype.arrayBuffer = () => Promise.reject(new Error('gone')) }")
+    page.set_input_files("#drop input", tmp_path / "b.png")
+    expect(page.locator("#cards .bad").last).to_contain_text("the browser cannot read this file", timeout=SOON)
+
+
 def test_forms_say_what_is_missing_at_the_field(page):
     page.get_by_role("button", name="Add the class").click()
     name = page.get_by_label("Name of the class")

@@ -121,6 +121,9 @@ def _serve(desk: Desk, page: Page, listening: socket, where: str, *, show: bool)
     stop = Stop()
     with stopping(stop), serving(page.app, listening) as thread:
         print(where, flush=True)  # noqa: T201  # stdout carries the results
+        bundle = desk.classifier.bundle
+        if bundle.signer is None and bundle.is_signed() and not desk.origin and not desk.closed():
+            click.echo("note: this bundle is signed, and changes made on the page will not be: see --sign", err=True)
         click.echo(one_line(f"open this address as it is, key included; {_changes(desk)}; Ctrl-C ends it"), err=True)
         if show:
             import webbrowser

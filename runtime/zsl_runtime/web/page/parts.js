@@ -52,8 +52,41 @@ export function wrong(place, message, field = null) {
   }
 }
 
-/** Photographs among what was dropped or pasted. */
-const filesOf = (transfer) => [...(transfer?.files ?? [])];
+const DEEPEST = 8; // folders in folders
+const MOST_FILES = 2000; // that are looked for in folders
+
+/** Files that were dropped or pasted, those of folders included; hidden ones of folders are left out. */
+async function filesOf(transfer) {
+  const plain = [...(transfer?.files ?? [])];
+  const entries = [...(transfer?.items ?? [])].map((item) => item.webkitGetAsEntry?.()).filter(Boolean); // at once: later there is none
+  if (!entries.some((entry) => entry.isDirectory)) return plain;
+  const found = [];
+  for (const entry of entries) await collect(entry, found, 0);
+  return found;
+}
+
+async function collect(entry, found, depth) {
+  if (found.length >= MOST_FILES || depth > DEEPEST || (depth && entry.name.startsWith("."))) return;
+  if (entry.isFile) {
+    found.push(await new Promise((done, fail) => entry.file(done, fail)));
+    return;
+  }
+  const reader = entry.createReader();
+  for (;;) {
+    const some = await new Promise((done, fail) => reader.readEntries(done, fail));
+    if (!some.length) return;
+    for (const one of some) await collect(one, found, depth + 1);
+  }
+}
+
+/** Hand the files to `take`, and say so where the browser does not give them. */
+async function handOver(transfer, take) {
+  try {
+    take(await filesOf(transfer));
+  } catch {
+    say("The browser cannot read what was dropped.");
+  }
+}
 
 /** A button that takes photographs: pressed it lets choose files, and they can be dropped on it. */
 export function dropZone(label, hint, take) {
@@ -74,7 +107,7 @@ export function dropZone(label, hint, take) {
     event.preventDefault();
     event.stopPropagation();
     over(-depth);
-    take(filesOf(event.dataTransfer));
+    handOver(event.dataTransfer, take);
   });
   return el("div", {}, button, input);
 }
@@ -82,10 +115,9 @@ export function dropZone(label, hint, take) {
 /** What is dropped beside the zones, or pasted anywhere, is handed to `take`. */
 export function takeElsewhere(take) {
   for (const kind of ["dragover", "drop"]) document.addEventListener(kind, (event) => event.preventDefault());
-  document.addEventListener("drop", (event) => take(filesOf(event.dataTransfer)));
+  document.addEventListener("drop", (event) => handOver(event.dataTransfer, take));
   document.addEventListener("paste", (event) => {
-    const files = filesOf(event.clipboardData);
-    if (files.length) take(files);
+    if (event.clipboardData?.files.length) take([...event.clipboardData.files]);
   });
 }
 

@@ -60,7 +60,7 @@ async function next() {
   sending += 1;
   try {
     if (one.file.size > limits.bytes) throw new Told("E-PAGE-SIZE", `this is larger than the ${limits.bytes / 2 ** 20} MiB that are taken; make it smaller first`);
-    const found = await ask("photograph", one.file, one.name);
+    const found = await ask("photograph", await bytesOf(one.file), one.name);
     Object.assign(one, { digest: found.digest, preview: found.preview, answer: found.labels[found.digest], generation: found.generation, error: null });
   } catch (error) {
     one.error = error.message;
@@ -68,6 +68,15 @@ async function next() {
   sending -= 1;
   done(one);
   next();
+}
+
+/** The content of a file; a browser gives it no more where the file was changed or removed since it was dropped. */
+export async function bytesOf(file) {
+  try {
+    return new Blob([await file.arrayBuffer()]);
+  } catch {
+    throw new Told("E-PAGE-FILE", "the browser cannot read this file, or no longer; drop it again", 0);
+  }
 }
 
 function tell() {

@@ -25,7 +25,7 @@ export function whyButton(one) {
 /** What is known of it; asked for anew whenever the classes are other ones. */
 export function whyPanel(one) {
   const panel = el("div", { class: "why", role: "group", "aria-label": `Why ${one.name} is labelled so` }, el("p", { role: "status", text: "is being looked at again ..." }));
-  ask("explain", one.file, one.name).then(
+  one.file.arrayBuffer().then((data) => ask("explain", new Blob([data]), one.name)).then(
     (found) => fill(panel, ...told(one, found)),
     (error) => fill(panel, el("p", { class: "error", text: error.message })),
   );
