@@ -291,6 +291,20 @@ def test_teaching_removing_and_several_steps_back(page, engine):
     assert Bundle.open(engine).pointer()[0] == 5
 
 
+def test_a_folder_may_be_dropped(page, tmp_path):
+    (tmp_path / "birds" / "more").mkdir(parents=True)
+    for name in ("birds/b.png", "birds/more/a.png", "birds/.hidden.png"):
+        (tmp_path / name).write_bytes(FILES[len(name) % 8])
+    box = page.locator("#drop button").bounding_box()
+    at = {"x": box["x"] + 50, "y": box["y"] + 30}
+    hand = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(tmp_path / "birds")], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        hand.send("Input.dispatchDragEvent", {"type": kind, **at, "data": data})
+    expect(page.locator("#cards img")).to_have_count(2, timeout=SOON)
+    assert page.locator("#cards h3").all_inner_texts() == ["a.png", "b.png"]
+
+
 # --- several at once, and what goes wrong -----------------------------------------------------------------------------
 
 

@@ -62,7 +62,7 @@ async function filesOf(transfer) {
   if (!entries.some((entry) => entry.isDirectory)) return plain;
   const found = [];
   for (const entry of entries) await collect(entry, found, 0);
-  return found;
+  return found.sort((one, other) => one.name.localeCompare(other.name));
 }
 
 async function collect(entry, found, depth) {
