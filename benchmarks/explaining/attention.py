@@ -333,6 +333,10 @@ def compare(scene: Scene, runs: Sequence[Run]) -> dict[str, Any]:
     for kind, of_seeds in measured.items():
         even, likeness = np.mean(shapes[kind], axis=0)
         kinds[kind] = {"entropy": round(float(even), 3), "likeness": round(float(likeness), 3), **summary(of_seeds)}
+    over = [
+        {name: own[name] - other[name] for name in ("bird", "bird, has", "bird, aside")}
+        for own, other in zip(measured["attention"], measured["blob"], strict=True)
+    ]
     touched = {part: (inside > 0).mean(axis=1)[~np.isnan(inside[:, 0])] for part, inside in scene.inside.items()}
     return {
         "pictures": len(scene.regions),
@@ -341,6 +345,7 @@ def compare(scene: Scene, runs: Sequence[Run]) -> dict[str, Any]:
         "seen_species": len(np.unique(scene.values, axis=0)),
         "attributes": {part: len(columns) for part, columns in scene.about.items()},
         "regions_touched": {part: round(100 * float(share.mean()), 2) for part, share in touched.items()},
+        "over_blob": summary(over),
         "kinds": kinds,
     }
 
