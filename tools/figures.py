@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import figure_tables
+import figures_of_attention
 import figures_of_reliability
 from figure_tables import ROOT, one, paragraph, read, rows
 
@@ -451,6 +452,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "adding": adding,
     "engines": engines,
     "precision": precision,
+    **figures_of_attention.TABLES,
     **figures_of_reliability.TABLES,
 }
 
