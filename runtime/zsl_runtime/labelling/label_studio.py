@@ -125,14 +125,18 @@ def in_archive(path: str) -> bool:
 
 
 def configuration(names: Sequence[str]) -> str:
-    """The labelling configuration (XML): the picture, what the model holds likely, and a choice of all classes."""
-    choices = "\n".join(f"    <Choice value={quoteattr(name)}/>" for name in names)
-    return f"""<View>
-  <Image name="{IMAGE}" value="$image" zoom="true"/>
-  <Text name="candidates" value="$candidates"/>
-  <Filter name="filter" toName="{CHOICE}" minlength="0" placeholder="Type to find a class"/>
-  <Choices name="{CHOICE}" toName="{IMAGE}" choice="single-radio" required="true">
+    """The labelling configuration (XML): the picture, and beside it what the model holds likely and all classes."""
+    choices = "\n".join(f"      <Choice value={quoteattr(name)}/>" for name in names)
+    return f"""<View style="display: flex; gap: 1em; align-items: flex-start">
+  <View style="flex: 2 1 0">
+    <Image name="{IMAGE}" value="$image" zoom="true"/>
+  </View>
+  <View style="flex: 1 1 0; max-height: 80vh; overflow-y: auto">
+    <Text name="candidates" value="$candidates"/>
+    <Filter name="filter" toName="{CHOICE}" minlength="0" placeholder="Type to find a class"/>
+    <Choices name="{CHOICE}" toName="{IMAGE}" choice="single-radio" required="true">
 {choices}
-  </Choices>
+    </Choices>
+  </View>
 </View>
 """

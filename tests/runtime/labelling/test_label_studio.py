@@ -141,13 +141,13 @@ def test_whatever_names_are_the_file_is_valid_and_leads_to_the_pictures(pairs):
 @given(st.lists(CLASSES, unique=True, max_size=8))
 def test_the_configuration_offers_every_class_under_the_names_that_tasks_use(names):
     root = ET.fromstring(configuration(names))
-    (choices,) = root.findall("Choices")
-    (picture,) = root.findall("Image")
+    (choices,) = root.iter("Choices")
+    (picture,) = root.iter("Image")
     assert [choice.get("value") for choice in choices] == names
     assert (choices.get("name"), choices.get("toName")) == ("choice", "image")
     assert (picture.get("name"), picture.get("value")) == ("image", "$image")
-    assert root.find("Text").get("value") == "$candidates"
-    assert root.find("Filter").get("toName") == "choice"
+    assert root.find(".//Text").get("value") == "$candidates"
+    assert root.find(".//Filter").get("toName") == "choice"
 
 
 class Kept:
