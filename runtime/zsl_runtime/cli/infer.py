@@ -124,7 +124,7 @@ REBUILT = frozenset({"E-ENGINE-MISSING", "E-ENGINE-MISMATCH", "E-ENGINE-HASH", "
     "--explain",
     metavar="FOLDER",
     help="Also write why: a sheet for each picture, and one page of all, FOLDER/index.html. FOLDER must be new or "
-    "empty. Takes about three times as long.",
+    "empty. On a CPU a picture takes about a tenth of a second more.",
 )
 @click.option(
     "--null", "-0", is_flag=True, help="Paths of a list on stdin end with NUL (find -print0), not with a line."
