@@ -61,7 +61,7 @@ def test_a_run_that_was_stopped_and_resumed_gives_the_bytes_of_one_that_was_not(
     shared_bundle, photos, tmp_path, monkeypatch, backend, stop
 ):
     """Batches begin where the last whole one ended, so each picture has the neighbours that it would have had."""
-    arguments = words(photos, shared_bundle(), backend, "--batch-size", 7)
+    arguments = words(photos, shared_bundle(rule="gaussian"), backend, "--batch-size", 7)
     whole = labelled(tmp_path, "whole", arguments)
     calls, real = [], Classifier.score_with
 
@@ -113,16 +113,25 @@ def test_neighbours_and_order_stay_within_the_bound_and_the_same_batch_is_the_sa
             np.testing.assert_allclose(vectors, features[rows], rtol=0, atol=1e-6 * np.abs(features).max())
 
 
+def how_far(one) -> str:
+    """The last two cells of a line."""
+    if one.distance is None:
+        return ","
+    return f"{float(f'{one.distance:.4g}')},{'true' if one.far else 'false'}"
+
+
+@pytest.mark.parametrize("rule", ["fit", "gaussian"])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_class_and_the_command_say_the_same(shared_bundle, photos, tmp_path, backend):
-    table = labelled(tmp_path, "out", words(photos, shared_bundle(), backend, "--topk", 3))
-    with Classifier.open(shared_bundle(), backend, "cpu", threads=2) as classifier:
+def test_the_class_and_the_command_say_the_same(shared_bundle, photos, tmp_path, backend, rule):
+    bundle = shared_bundle(rule=rule)
+    table = labelled(tmp_path, "out", words(photos, bundle, backend, "--topk", 3))
+    with Classifier.open(bundle, backend, "cpu", threads=2) as classifier:
         paths = sorted(path for path in photos.iterdir() if path.name != "20b.png")
         found = classifier.predict(paths, topk=3)
         with ThreadPoolExecutor(4) as pool:  # calls beside each other do not touch
             assert list(pool.map(lambda _: classifier.predict(paths, topk=3), range(6))) == [found] * 6
     lines = [
-        f"{path},{rank},{name},{'seen' if seen else 'unseen'},{float(f'{chance:.6g}')}"
+        f"{path},{rank},{name},{'seen' if seen else 'unseen'},{float(f'{chance:.6g}')},{how_far(one)}"
         for path, one in zip(paths, found, strict=True)
         for rank, (name, seen, chance) in enumerate(zip(one.names, one.seen, one.probabilities, strict=True), 1)
     ]
