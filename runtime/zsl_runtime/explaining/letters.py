@@ -51,22 +51,27 @@ def drawable(text: str, size: int) -> tuple[str, Font | None]:
         size: in pixels.
 
     Returns:
-        The text in a line, with what no font has replaced; and a font, None where Pillow has none that can be scaled.
+        The text in a line, with what its font lacks replaced; and the font that has most of it, Pillow's own where that
+        has all, None where Pillow has none that can be scaled.
 
     """
     words = "".join(letter if letter.isprintable() else " " for letter in one_line(text[:LONGEST]))
+    best, most = 0, -1
     for place in range(len(OTHERS) + 1):
-        if font(size, place) is not None and all(_has(letter, place) for letter in words):
-            return words, font(size, place)
-    return "".join(map(_nearest, words)), font(size)
+        known = sum(_has(letter, place) for letter in words) if font(size, place) is not None else -1
+        if known > most:
+            best, most = place, known
+        if most == len(words):
+            break
+    return "".join(_nearest(letter, best) for letter in words), font(size, best)
 
 
-def _nearest(letter: str) -> str:
-    """A letter of Pillow's own font for any."""
-    if _has(letter, 0):
+def _nearest(letter: str, place: int) -> str:
+    """A letter of a font for any."""
+    if _has(letter, place):
         return letter
     plain = "".join(part for part in unicodedata.normalize("NFKD", letter) if not unicodedata.combining(part))
-    if plain and plain != letter and all(_has(part, 0) for part in plain):
+    if plain and plain != letter and all(_has(part, place) for part in plain):
         return plain
     return "-" if unicodedata.category(letter) == "Pd" else UNKNOWN
 
