@@ -64,8 +64,8 @@ def _nearest(one: Account) -> Iterator[str]:
         )
         return
     yield from _wrapped(
-        "Nearest classes: how many standard deviations away, and the shares of photographs expected to be lost to "
-        "them and taken from them, pair by pair:"
+        "Nearest classes, the worst mix-up first: how many standard deviations away, and the shares of photographs "
+        "expected to be lost to them and taken from them, pair by pair:"
     )
     yield "  distance  lost  taken  class"
     for near in one.neighbours:
