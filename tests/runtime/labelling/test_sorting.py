@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -305,6 +308,30 @@ def test_what_a_killed_run_left_behind_is_removed_and_what_another_one_needs_is_
         sort(tmp_path / "sorted", [(photos("owl.jpg", b"one"), answer("Owl"))])
     assert not left.exists()
     assert (used / "copy").read_bytes() == b"half"
+
+
+@pytest.mark.slow
+def test_whenever_it_is_killed_what_has_a_name_is_whole_and_the_next_run_does_the_rest(photos, tmp_path):
+    data = {f"{n}/owl.jpg": os.urandom(200_000) for n in range(60)}
+    pairs = [(photos(name, content), answer("Owl")) for name, content in data.items()]
+    draw = random.Random(0)
+    kills = 0
+    for _ in range(40):
+        child = os.fork()
+        if child == 0:
+            try:
+                sort(tmp_path / "sorted", pairs)
+            finally:
+                os._exit(0)
+        time.sleep(draw.uniform(0.0, 0.12))
+        os.kill(child, signal.SIGKILL)
+        kills += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        named = list((tmp_path / "sorted").rglob("*.jpg"))
+        assert {path.read_bytes() for path in named} <= set(data.values())
+        assert len({path.read_bytes() for path in named}) == len(named)
+    assert kills >= 10
+    sort(tmp_path / "sorted", pairs)
+    assert sorted(tree(tmp_path / "sorted").values()) == sorted(data.values())
 
 
 @pytest.mark.parametrize("place", ["file", "s3://bucket/sorted"])
