@@ -24,7 +24,7 @@ HELP = ["-h", "--help"]
 WORDS = "Words are explained by zsl-doctor --explain WORD, and in the documentation's docs/glossary.md."
 # The first word of what stands for a value in a help text (FILE of FILE.csv|FILE.xlsx), and what shells offer there.
 # Engines are files in a bundle.
-PLACES = {**dict.fromkeys(("BUNDLE", "FILE", "PATHS", "RUN", "WEIGHTS"), "file"), "DIR": "dir"}
+PLACES = {**dict.fromkeys(("BUNDLE", "FILE", "PATHS", "RUN", "WEIGHTS"), "file"), "DIR": "dir", "FOLDER": "dir"}
 REQUIRE = "ZSL_REQUIRE_SIGNATURE"  # that of zsl_runtime.bundle.signatures, which --help need not load
 DEMANDED = f"{__name__}.require_signature"  # among what a command line said: the keys of --require-signature
 FIRST_WORD = re.compile("[A-Z]+")

@@ -19,6 +19,18 @@ EXAMPLES = (
     ("runs side by side, in a file of that name", "zsl-report compare run run-sc-egg --out comparison.html"),
     ("percentiles of what pytest-benchmark measured", "zsl-report latency bench.json"),
 )
+OF_RUN = (
+    ("anew, in the run's folder", "zsl-report run run"),
+    ("somewhere else", "zsl-report run run --out birds.html"),
+)
+OF_RUNS = (
+    ("two trainings side by side", "zsl-report compare run run-sc-egg"),
+    ("in a file of another name", "zsl-report compare run run-sc-egg --out methods.html"),
+)
+OF_TIMES = (
+    ("what pytest --benchmark-json=bench.json measured", "zsl-report latency bench.json"),
+    ("in a file of another name", "zsl-report latency bench.json --out times.html"),
+)
 PATH = click.Path(path_type=Path)
 
 
@@ -30,7 +42,7 @@ def cli() -> None:
     """
 
 
-@cli.command("run")
+@cli.command("run", examples=OF_RUN)
 @click.argument("folder", metavar="RUN", type=PATH)
 @click.option("--out", type=PATH, metavar="FILE", help="File to write.  [default: RUN/report.html, which is replaced]")
 @click.option("--force", is_flag=True, help="Replace FILE.")
@@ -49,7 +61,7 @@ def of_run(folder: Path, out: Path | None, force: bool) -> None:
     write(out or folder / PAGE, run_page(run))
 
 
-@cli.command("compare")
+@cli.command("compare", examples=OF_RUNS)
 @click.argument("folders", metavar="RUN...", type=PATH, nargs=-1, required=True)
 @click.option("--out", type=PATH, default="comparison.html", show_default=True, metavar="FILE", help="File to write.")
 @click.option("--force", is_flag=True, help="Replace FILE.")
@@ -65,7 +77,7 @@ def of_runs(folders: tuple[Path, ...], out: Path, force: bool) -> None:
     write(out, compare_page([read_run(folder) for folder in folders]))
 
 
-@cli.command("latency")
+@cli.command("latency", examples=OF_TIMES)
 @click.argument("files", metavar="FILE.json...", type=PATH, nargs=-1, required=True)
 @click.option("--out", type=PATH, default="latency.html", show_default=True, metavar="FILE", help="File to write.")
 @click.option("--force", is_flag=True, help="Replace FILE.")
