@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from zsl_runtime.drafting.draft import Draft
     from zsl_runtime.head.class_table import ClassTable
 
+# From benchmarks/results/drafts.json; a test holds them to it.
+HOW_GOOD = (
+    "how good such drafts are: on 20 bird species their values were ranked as in rows made by hand with a correlation "
+    "of 0.71 (0.52 beyond what all birds share); of classes added by them 14% and 31% of the photographs were found, by "
+    "rows made by hand 49% and 46%: correct it"
+)
 WIDTH = 80  # letters of a line, but for names that are longer
 
 
@@ -41,6 +47,7 @@ def summary(draft: Draft) -> Iterator[str]:
         f"{all_ - said - groups} are guessed from what goes together in the table"
         + (f", and from classes with like names: {', '.join(draft.alike)}" if draft.alike else "")
     )
+    yield HOW_GOOD
 
 
 def _number(value: float) -> str:

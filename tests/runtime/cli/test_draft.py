@@ -6,6 +6,7 @@ import csv
 import hashlib
 import importlib.util
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from support.tiny_bundle import ATTRIBUTES
 from zsl_runtime.bundle.bundle import Bundle
 from zsl_runtime.cli.classes import main
-from zsl_runtime.cli.draft import WIDTH
+from zsl_runtime.cli.draft import HOW_GOOD, WIDTH
 from zsl_runtime.drafting.encoder import PACKAGE, Encoder
 from zsl_runtime.head.class_file import read_class_csv
 
@@ -67,9 +68,22 @@ def test_a_table_goes_to_a_file_and_what_the_text_says_is_printed(capsys, engine
     assert max(map(len, out.splitlines())) <= WIDTH
     assert "the text says 3 of 6 attributes" in err
     assert "like names" not in err
+    assert HOW_GOOD in err
     assert err.splitlines()[-1] == (
         f"wrote {target}: correct it, then zsl-classes similar or add --attributes {target}; nothing was added"
     )
+
+
+def test_how_good_drafts_are_said_to_be_is_what_was_measured():
+    results = Path(__file__).parents[3] / "benchmarks" / "results" / "drafts.json"
+    found = json.loads(results.read_text(encoding="utf-8"))
+    rank = found["150 known classes"]["draft"]
+    added = [found[title]["rows"] for title in ("added to CUB, fc1000 features", "added to cub20")]
+    draft, true = ([f"{one[kind]['newcomers']:.0f}%" for one in added] for kind in ("draft", "true row"))
+    assert f"on {len(found['species'])} bird species" in HOW_GOOD
+    assert f"{rank['row']:.2f} ({rank['row_without_mean']:.2f} beyond" in HOW_GOOD
+    assert f"{' and '.join(draft)} of the photographs" in HOW_GOOD
+    assert f"by hand {' and '.join(true)}: correct it" in HOW_GOOD
 
 
 def test_without_a_file_the_table_goes_to_stdout_and_nothing_else(capsys, engine, text):
