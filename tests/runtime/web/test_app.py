@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from importlib import resources
 from urllib.parse import quote
 
 import pytest
@@ -222,3 +224,33 @@ def test_an_explanation_is_json(served):
     )
     assert answer.json()["name"] == "a.png"
     assert answer.json()["spoken"][0]["label"] in ATTRIBUTES
+
+
+def test_the_files_of_the_page_are_ours_and_ask_nobody_else():
+    """Nothing is loaded from elsewhere, nothing written by hand into HTML, no line is long: people read these files."""
+    folder = resources.files("zsl_runtime.web") / "page"
+    texts = {one.name: one.read_text(encoding="utf-8") for one in folder.iterdir()}
+    assert set(texts) == {name for name, _ in SHOWN.values()}
+    for name, text in texts.items():
+        assert set(re.findall(r"\w+://[^\s\"'`]*", text)) <= {"http://www.w3.org/2000/svg"}, name
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", text), (
+            name
+        )
+        assert not re.search(r"\bsrc=\"(?!/)|\bhref=\"(?!/)|\son\w+=\"|style=\"", texts["index.html"])
+        assert [line for line in text.splitlines() if len(line) > 120] == [], name
+    imported = {one for text in texts.values() for one in re.findall(r'from "\./([\w.]+)"', text)}
+    assert imported | {"page.js"} == {name for name in texts if name.endswith(".js")}
+    assert set(re.findall(r'(?:src|href)="/([\w.]+)"', texts["index.html"])) == {"page.js", "page.css", "icon.svg"}
+
+
+def test_what_scripts_look_for_is_on_the_page():
+    """Of each id that a script names there is an element, and of each label that points to one."""
+    folder = resources.files("zsl_runtime.web") / "page"
+    scripts = "".join(one.read_text(encoding="utf-8") for one in folder.iterdir() if one.name.endswith(".js"))
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    there = re.findall(r'\bid="([\w-]+)"', page)
+    assert len(there) == len(set(there))
+    wanted = re.findall(r'byId\("([\w-]+)"\)', scripts)
+    wanted += re.findall(r'(?:for|aria-labelledby|aria-describedby|data-to)="([\w-]+)"', page)
+    assert len(set(wanted)) > 30
+    assert set(wanted) <= set(there)

@@ -38,13 +38,21 @@ export async function ask(path, body, name) {
   try {
     answer = await fetch(`/api/${path}`, { method: body === undefined ? "GET" : "POST", headers, body: sent });
   } catch {
-    throw new Told("E-PAGE-GONE", "zsl-demo does not answer: it has ended, or is still busy; start it again and open the address that it prints", 0);
+    throw new Told(
+      "E-PAGE-GONE",
+      "zsl-demo does not answer: it has ended, or is still busy; start it again and open the address that it prints",
+      0,
+    );
   }
   let said;
   try {
     said = await answer.json();
   } catch {
-    throw new Told("E-PAGE-BUSY", `zsl-demo is too busy to answer (${answer.status}); try again in a moment`, answer.status);
+    throw new Told(
+      "E-PAGE-BUSY",
+      `zsl-demo is too busy to answer (${answer.status}); try again in a moment`,
+      answer.status,
+    );
   }
   if (!answer.ok) throw new Told(said.error.code, said.error.message, answer.status);
   return said;

@@ -15,7 +15,9 @@ export function begin(given, onChanged) {
   byId("teach").hidden = !about.teachable;
   byId("unteachable").hidden = about.teachable;
   if (!about.teachable) return;
-  pile = new Pile(byId("teach-photographs"), "Photographs of it", "drop one or a few here, or press", () => wrong(byId("teach-error"), ""));
+  pile = new Pile(byId("teach-photographs"), "Photographs of it", "drop one or a few here, or press", () =>
+    wrong(byId("teach-error"), ""),
+  );
   byId("teach").addEventListener("submit", (event) => {
     event.preventDefault();
     teach();
@@ -30,33 +32,70 @@ export function show(given) {
   const before = select.value;
   const added = state.classes.filter((one) => one.kind === "added");
   const others = state.classes.filter((one) => one.kind !== "added");
-  const group = (label, some) => (some.length ? [el("optgroup", { label }, ...some.map((one) => el("option", { value: one.name, text: one.name })))] : []);
+  const group = (label, some) =>
+    some.length
+      ? [el("optgroup", { label }, ...some.map((one) => el("option", { value: one.name, text: one.name })))]
+      : [];
   select.replaceChildren(...group("added", added), ...group("exported", others));
   if (state.classes.some((one) => one.name === before)) select.value = before;
 }
 
 function showClasses() {
   const words = byId("class-filter").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const found = state.classes.filter((one) => words.every((word) => `${one.name} ${one.kind}`.toLowerCase().includes(word)));
-  const newest = [...found.filter((one) => one.kind === "added").reverse(), ...found.filter((one) => one.kind !== "added")];
+  const found = state.classes.filter((one) =>
+    words.every((word) => `${one.name} ${one.kind}`.toLowerCase().includes(word)),
+  );
+  const newest = [
+    ...found.filter((one) => one.kind === "added").reverse(),
+    ...found.filter((one) => one.kind !== "added"),
+  ];
   byId("class-rows").replaceChildren(...newest.slice(0, MOST_ROWS).map(classRow));
   const cut = found.length > MOST_ROWS ? `; the first ${MOST_ROWS} are shown` : "";
   byId("class-count").textContent = `${found.length} of ${plural(state.classes.length, "class", "classes")}${cut}`;
 }
 
 function classRow(one) {
-  const remove = el("button", { type: "button", text: "Remove", "aria-label": `Remove ${one.name}`, disabled: Boolean(state.closed), onclick: () => make("remove", { names: [one.name] }, "classes") });
-  return el("tr", {}, el("th", { scope: "row", text: one.name }), el("td", {}, kind(one.kind)), el("td", { class: "number", text: one.photographs ?? "–" }), el("td", {}, remove));
+  const remove = el("button", {
+    type: "button",
+    text: "Remove",
+    "aria-label": `Remove ${one.name}`,
+    disabled: Boolean(state.closed),
+    onclick: () => make("remove", { names: [one.name] }, "classes"),
+  });
+  return el(
+    "tr",
+    {},
+    el("th", { scope: "row", text: one.name }),
+    el("td", {}, kind(one.kind)),
+    el("td", { class: "number", text: one.photographs ?? "–" }),
+    el("td", {}, remove),
+  );
 }
 
 function showSteps() {
   byId("no-changes").hidden = state.steps.length > 0;
-  byId("steps").replaceChildren(...state.steps.map((step, place) => {
-    const what = told(step);
-    const text = place === 0 ? "Undo this" : `Undo this and the ${place} above`;
-    const undo = el("button", { type: "button", text, "aria-label": `${text}: ${what}`, disabled: Boolean(state.closed), onclick: () => back(place + 1) });
-    return el("li", {}, el("span", { text: what }), step.when ? el("time", { datetime: step.when, class: "quiet", text: new Date(step.when).toLocaleString() }) : null, undo);
-  }));
+  byId("steps").replaceChildren(
+    ...state.steps.map((step, place) => {
+      const what = told(step);
+      const text = place === 0 ? "Undo this" : `Undo this and the ${place} above`;
+      const undo = el("button", {
+        type: "button",
+        text,
+        "aria-label": `${text}: ${what}`,
+        disabled: Boolean(state.closed),
+        onclick: () => back(place + 1),
+      });
+      return el(
+        "li",
+        {},
+        el("span", { text: what }),
+        step.when
+          ? el("time", { datetime: step.when, class: "quiet", text: new Date(step.when).toLocaleString() })
+          : null,
+        undo,
+      );
+    }),
+  );
 }
 
 /** What a change did, in words. */

@@ -17,7 +17,12 @@ export function begin(given, onChanged) {
   changed = onChanged;
   buildSliders();
   if (about.teachable) {
-    pile = new Pile(byId("add-photographs"), "Photographs of it, if there are some", "drop one or a few here, or press", () => move());
+    pile = new Pile(
+      byId("add-photographs"),
+      "Photographs of it, if there are some",
+      "drop one or a few here, or press",
+      () => move(),
+    );
   }
   byId("filter").addEventListener("input", filter);
   byId("name").addEventListener("input", () => {
@@ -61,7 +66,12 @@ function buildSliders() {
     const made = places.map(sliderRow);
     const title = name || (plain ? "attributes" : "others");
     const id = `group-${(serial += 1)}`;
-    const summary = el("summary", {}, el("span", { id, text: title }), el("span", { class: "quiet", text: ` ${places.length}` }));
+    const summary = el(
+      "summary",
+      {},
+      el("span", { id, text: title }),
+      el("span", { class: "quiet", text: ` ${places.length}` }),
+    );
     const group = el("div", { role: "group", "aria-labelledby": id }, ...made);
     byId("sliders").append(el("details", { open: about.sliders.length <= OPEN }, summary, group));
   }
@@ -73,8 +83,15 @@ function sliderRow(place) {
   const id = `slider-${place}`;
   const input = el("input", { type: "range", id, min: slider.bottom, max: slider.top, step: "any" });
   const value = el("output", { for: id });
-  const range = slider.low < slider.high ? `${number(slider.low)} to ${number(slider.high)}` : `always ${number(slider.low)}`;
-  const row = el("div", { class: "slider", title: `${slider.name}: in training ${range}` }, el("label", { for: id, text: slider.label }), input, value);
+  const range =
+    slider.low < slider.high ? `${number(slider.low)} to ${number(slider.high)}` : `always ${number(slider.low)}`;
+  const row = el(
+    "div",
+    { class: "slider", title: `${slider.name}: in training ${range}` },
+    el("label", { for: id, text: slider.label }),
+    input,
+    value,
+  );
   const show = () => {
     value.textContent = number(Number(input.value));
     input.setAttribute("aria-valuetext", `${value.textContent}, in training ${range}`);
@@ -122,10 +139,21 @@ function filter() {
 export function offer(classes) {
   const select = byId("start");
   const before = select.value;
-  const near = [...new Set(known(onPage).concat(pile?.photographs ?? []).map((one) => one.answer.classes[0].name))];
+  const near = [
+    ...new Set(
+      known(onPage)
+        .concat(pile?.photographs ?? [])
+        .map((one) => one.answer.classes[0].name),
+    ),
+  ];
   const all = classes ?? [...select.querySelectorAll("[data-all] option")].map((option) => option.value);
-  const group = (label, names, more = {}) => el("optgroup", { label, ...more }, ...names.map((name) => el("option", { value: name, text: name })));
-  select.replaceChildren(el("option", { value: "", text: EMPTY }), ...(near.length ? [group("labels on this page", near)] : []), group("all classes", all, { "data-all": true }));
+  const group = (label, names, more = {}) =>
+    el("optgroup", { label, ...more }, ...names.map((name) => el("option", { value: name, text: name })));
+  select.replaceChildren(
+    el("option", { value: "", text: EMPTY }),
+    ...(near.length ? [group("labels on this page", near)] : []),
+    group("all classes", all, { "data-all": true }),
+  );
   select.value = all.includes(before) ? before : "";
 }
 
@@ -163,7 +191,8 @@ function rehearseSoon() {
   timer = setTimeout(rehearse, PAUSE);
 }
 
-const newcomers = () => (several.length ? several : [{ name: byId("name").value.trim() || "the new class", values: values() }]);
+const newcomers = () =>
+  several.length ? several : [{ name: byId("name").value.trim() || "the new class", values: values() }];
 const evidence = () => (pile?.photographs.length && !several.length ? { [newcomers()[0].name]: pile.digests } : {});
 
 /** Ask what adding would do; what comes late is dropped. */
@@ -171,7 +200,11 @@ async function rehearse() {
   const place = byId("rehearsed");
   const mine = (asked += 1);
   try {
-    const given = { classes: newcomers(), photographs: evidence(), on_page: [...new Set(known(onPage).map((one) => one.digest))] };
+    const given = {
+      classes: newcomers(),
+      photographs: evidence(),
+      on_page: [...new Set(known(onPage).map((one) => one.digest))],
+    };
     const found = await ask("rehearse", given);
     if (mine !== asked) return;
     place.replaceChildren(el("h3", { text: "If it is added" }), ...lines(found.said), ...lines(found.notes, "warning"));
@@ -188,7 +221,9 @@ async function rehearse() {
 
 const MOST_LINES = 12;
 export function lines(texts, sort = "") {
-  const shown = texts.slice(0, MOST_LINES).map((text) => el("p", { class: sort }, sort === "warning" ? el("b", { text: "Note: " }) : null, text));
+  const shown = texts
+    .slice(0, MOST_LINES)
+    .map((text) => el("p", { class: sort }, sort === "warning" ? el("b", { text: "Note: " }) : null, text));
   if (texts.length > MOST_LINES) shown.push(el("p", { class: "quiet", text: `and ${texts.length - MOST_LINES} more` }));
   return shown;
 }
@@ -263,22 +298,48 @@ function use(one) {
 }
 
 function offerAll(classes) {
-  const together = el("button", { type: "button", text: `Add all ${classes.length} classes`, onclick: () => {
-    several = classes;
-    add();
-  } });
+  const together = el("button", {
+    type: "button",
+    text: `Add all ${classes.length} classes`,
+    onclick: () => {
+      several = classes;
+      add();
+    },
+  });
   byId("csv-found").append(
     el("p", { role: "status", text: `The table has ${plural(classes.length, "class", "classes")}.` }),
-    el("ul", { class: "plain" }, ...classes.slice(0, 50).map((one) => el("li", {}, `${one.name} `, el("button", { type: "button", text: "To the sliders", "aria-label": `${one.name} to the sliders`, onclick: () => use(one) })))),
+    el(
+      "ul",
+      { class: "plain" },
+      ...classes
+        .slice(0, 50)
+        .map((one) =>
+          el(
+            "li",
+            {},
+            `${one.name} `,
+            el("button", {
+              type: "button",
+              text: "To the sliders",
+              "aria-label": `${one.name} to the sliders`,
+              onclick: () => use(one),
+            }),
+          ),
+        ),
+    ),
     el("p", { class: "row" }, together),
   );
 }
 
 /** The values as a file that zsl-classes add takes, too. */
 function save() {
-  const cell = (text) => (/^[=+\-@]/.test(text) ? `'${text}` : text).replace(/^(.*[",\n].*)$/s, (all) => `"${all.replaceAll('"', '""')}"`);
+  const cell = (text) =>
+    (/^[=+\-@]/.test(text) ? `'${text}` : text).replace(/^(.*[",\n].*)$/s, (all) => `"${all.replaceAll('"', '""')}"`);
   const name = byId("name").value.trim() || "NEW CLASS";
-  const text = [["name", ...about.sliders.map((one) => one.name)].map(cell).join(","), [cell(name), ...values()].join(",")].join("\n");
+  const text = [
+    ["name", ...about.sliders.map((one) => one.name)].map(cell).join(","),
+    [cell(name), ...values()].join(","),
+  ].join("\n");
   const address = URL.createObjectURL(new Blob([`${text}\n`], { type: "text/csv" }));
   el("a", { href: address, download: `${name.replace(/[^\p{L}\p{N} _-]/gu, "_")}.csv` }).click();
   setTimeout(() => URL.revokeObjectURL(address), 1000);

@@ -35,10 +35,13 @@ async function refresh() {
   newcomer.settle(state.classes.map((one) => one.name));
   const of = (kind) => state.classes.filter((one) => one.kind === kind).length;
   const added = of("added") ? `, ${of("added")} added` : "";
-  byId("facts").textContent =
-    `${plural(state.classes.length, "class", "classes")}: ${of("seen")} seen in training, ${of("unseen")} unseen${added}. ` +
-    `${plural(about.sliders.length, "attribute")}. Runs on ${about.runs}. Photographs stay on this machine, in memory.` +
-    (about.explains ? "" : " This bundle cannot say why: it was exported without a read-out of attributes.");
+  byId("facts").textContent = [
+    `${plural(state.classes.length, "class", "classes")}:`,
+    `${of("seen")} seen in training, ${of("unseen")} unseen${added}.`,
+    `${plural(about.sliders.length, "attribute")}. Runs on ${about.runs}.`,
+    "Photographs stay on this machine, in memory.",
+    about.explains ? "" : "This bundle cannot say why: it was exported without a read-out of attributes.",
+  ].join(" ");
   wrong(byId("closed"), state.closed ? `The classes cannot be changed: ${state.closed}.` : "");
   for (const id of ["add-button", "teach-button"]) byId(id).disabled = Boolean(state.closed);
 }
@@ -47,7 +50,10 @@ async function refresh() {
 async function changed(made) {
   await refresh();
   const { all, changed: others } = await photographs.relabel(true);
-  const labels = all ? ` Of ${plural(all, "photograph")} on the page ${others === 0 ? "none has" : others === 1 ? "one has" : `${others} have`} another label now.` : "";
+  const have = ["none has", "one has"][others] ?? `${others} have`;
+  const labels = all
+    ? ` Of ${plural(all, "photograph")} on the page ${have} another label now.`
+    : "";
   if (!made) {
     say(`Another tab or program changed the classes.${labels}`);
     return;

@@ -58,7 +58,8 @@ const MOST_FILES = 2000; // that are looked for in folders
 /** Files that were dropped or pasted, those of folders included; hidden ones of folders are left out. */
 async function filesOf(transfer) {
   const plain = [...(transfer?.files ?? [])];
-  const entries = [...(transfer?.items ?? [])].map((item) => item.webkitGetAsEntry?.()).filter(Boolean); // at once: later there is none
+  // At once: when the event is over there are none.
+  const entries = [...(transfer?.items ?? [])].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
   if (!entries.some((entry) => entry.isDirectory)) return plain;
   const found = [];
   for (const entry of entries) await collect(entry, found, 0);
@@ -90,12 +91,24 @@ async function handOver(transfer, take) {
 
 /** A button that takes photographs: pressed it lets choose files, and they can be dropped on it. */
 export function dropZone(label, hint, take) {
-  const input = el("input", { type: "file", multiple: true, accept: "image/*,.tif,.tiff,.jp2,.j2k,.avif", hidden: true, tabindex: "-1", "aria-label": label });
+  const input = el("input", {
+    type: "file",
+    multiple: true,
+    accept: "image/*,.tif,.tiff,.jp2,.j2k,.avif",
+    hidden: true,
+    tabindex: "-1",
+    "aria-label": label,
+  });
   input.addEventListener("change", () => {
     take([...input.files]);
     input.value = "";
   });
-  const button = el("button", { type: "button", class: "drop", onclick: () => input.click() }, el("b", { text: label }), el("span", { text: hint }));
+  const button = el(
+    "button",
+    { type: "button", class: "drop", onclick: () => input.click() },
+    el("b", { text: label }),
+    el("span", { text: hint }),
+  );
   let depth = 0;
   const over = (by) => {
     depth = Math.max(0, depth + by);
@@ -128,7 +141,14 @@ export const breakable = (name) => name.split(/(?<=_)/).flatMap((part, place) =>
 export function chance(one) {
   const bar = el("span", { class: "bar", "aria-hidden": "true" }, el("span"));
   bar.firstChild.style.width = `${100 * one.probability}%`;
-  return el("li", {}, el("span", { class: "name" }, ...breakable(one.name)), kind(one.kind), el("span", { class: "percent", text: percent(one.probability) }), bar);
+  return el(
+    "li",
+    {},
+    el("span", { class: "name" }, ...breakable(one.name)),
+    kind(one.kind),
+    el("span", { class: "percent", text: percent(one.probability) }),
+    bar,
+  );
 }
 
 /** Whether a class is seen, unseen or added, as a word in a frame. */

@@ -30,7 +30,10 @@ export function begin(about) {
 /** Put files on the page, each with a card. */
 export function put(files) {
   const room = limits.most - onPage.length;
-  if (files.length > room) say(`The page holds ${plural(limits.most, "photograph")} at most; ${files.length - Math.max(room, 0)} were left out.`);
+  if (files.length > room)
+    say(
+      `The page holds ${plural(limits.most, "photograph")} at most; ${files.length - Math.max(room, 0)} were left out.`,
+    );
   for (const file of files.slice(0, Math.max(room, 0))) {
     const one = { file, name: file.name || "pasted picture", card: el("li", { class: "card" }) };
     onPage.push(one);
@@ -59,9 +62,19 @@ async function next() {
   const { one, done } = waiting.shift();
   sending += 1;
   try {
-    if (one.file.size > limits.bytes) throw new Told("E-PAGE-SIZE", `this is larger than the ${limits.bytes / 2 ** 20} MiB that are taken; make it smaller first`);
+    if (one.file.size > limits.bytes)
+      throw new Told(
+        "E-PAGE-SIZE",
+        `this is larger than the ${limits.bytes / 2 ** 20} MiB that are taken; make it smaller first`,
+      );
     const found = await ask("photograph", await bytesOf(one.file), one.name);
-    Object.assign(one, { digest: found.digest, preview: found.preview, answer: found.labels[found.digest], generation: found.generation, error: null });
+    Object.assign(one, {
+      digest: found.digest,
+      preview: found.preview,
+      answer: found.labels[found.digest],
+      generation: found.generation,
+      error: null,
+    });
   } catch (error) {
     one.error = error.message;
   }
@@ -83,7 +96,8 @@ function tell() {
   const good = onPage.filter((one) => one.answer);
   const bad = onPage.filter((one) => one.error).length;
   const single = good.length === 1 ? `: ${best(good[0]).name}, ${percent(best(good[0]).probability)}` : "";
-  say(`${plural(good.length, "photograph")} labelled${single}${bad ? `; ${bad} cannot be labelled, see why at each` : ""}.`);
+  const rest = bad ? `; ${bad} cannot be labelled, see why at each` : "";
+  say(`${plural(good.length, "photograph")} labelled${single}${rest}.`);
 }
 
 const best = (one) => one.answer.classes[0];
@@ -118,7 +132,8 @@ export function foresee(labels) {
 
 function foretell(place, one) {
   place.hidden = !one.would;
-  if (one.would) place.textContent = `With the class described here: ${one.would.name}, ${percent(one.would.probability)}`;
+  if (one.would)
+    place.textContent = `With the class described here: ${one.would.name}, ${percent(one.would.probability)}`;
 }
 
 function draw(one) {
@@ -126,7 +141,11 @@ function draw(one) {
   const title = el("h3", { text: one.name, title: one.name });
   if (one.error) {
     card.className = "card bad";
-    card.replaceChildren(title, el("p", { class: "error", text: one.error }), el("p", { class: "row" }, offButton(one)));
+    card.replaceChildren(
+      title,
+      el("p", { class: "error", text: one.error }),
+      el("p", { class: "row" }, offButton(one)),
+    );
     return;
   }
   if (!one.answer) {
@@ -157,19 +176,30 @@ function far(answer) {
   const away = `${answer.distance.toFixed(2)} standard deviations from ${answer.nearest}, the nearest class`;
   if (!answer.far) return el("p", { class: "quiet", text: away });
   const { percent: share, distance } = settings.about.far;
-  return el("p", { class: "far" }, el("b", { text: "Unlike anything known: " }), `${away}; ${share} % of held-out photographs were within ${distance.toFixed(2)}. Do not trust the label.`);
+  return el(
+    "p",
+    { class: "far" },
+    el("b", { text: "Unlike anything known: " }),
+    `${away}; ${share} % of held-out photographs were within ${distance.toFixed(2)}. Do not trust the label.`,
+  );
 }
 
 function before(one, top) {
   if (!one.before) return null;
   const was = `${one.before.name}, ${percent(one.before.probability)}`;
-  if (one.before.name !== top.name) return el("p", { class: "before" }, el("b", { text: "Label changed" }), `: before it was ${was}`);
+  if (one.before.name !== top.name)
+    return el("p", { class: "before" }, el("b", { text: "Label changed" }), `: before it was ${was}`);
   return el("p", { class: "before same", text: `Same label: before the change ${percent(one.before.probability)}` });
 }
 
 function teachButton(one) {
   if (!settings.teach) return null;
-  return el("button", { type: "button", text: "Teach", "aria-label": `Teach with ${one.name}`, onclick: () => settings.teach(one) });
+  return el("button", {
+    type: "button",
+    text: "Teach",
+    "aria-label": `Teach with ${one.name}`,
+    onclick: () => settings.teach(one),
+  });
 }
 
 function offButton(one) {
@@ -181,7 +211,13 @@ function offButton(one) {
     const neighbour = onPage[Math.min(place, onPage.length - 1)];
     (neighbour ? neighbour.card.querySelector(".off") : byId("drop").querySelector("button"))?.focus();
   };
-  return el("button", { type: "button", class: "off", text: "Take off", "aria-label": `Take ${one.name} off the page`, onclick: off });
+  return el("button", {
+    type: "button",
+    class: "off",
+    text: "Take off",
+    "aria-label": `Take ${one.name} off the page`,
+    onclick: off,
+  });
 }
 
 function count() {
@@ -218,7 +254,12 @@ export class Pile {
   draw() {
     this.list.replaceChildren(
       ...this.photographs.map((one) =>
-        el("li", {}, el("img", { src: one.preview, alt: one.name, title: one.name, width: 64, height: 64 }), this.offButton(one)),
+        el(
+          "li",
+          {},
+          el("img", { src: one.preview, alt: one.name, title: one.name, width: 64, height: 64 }),
+          this.offButton(one),
+        ),
       ),
     );
   }

@@ -6,7 +6,11 @@ import { el, fill, number, percent } from "./parts.js";
 const SHOWN = 8; // attributes; the others are added up
 const MAPS = 4;
 const DARK = 200; // of 255, where the model did not look at all
-const PLACES = [["upper left", "upper middle", "upper right"], ["left", "middle", "right"], ["lower left", "lower middle", "lower right"]];
+const PLACES = [
+  ["upper left", "upper middle", "upper right"],
+  ["left", "middle", "right"],
+  ["lower left", "lower middle", "lower right"],
+];
 const redraw = { call: () => {} };
 
 export const onToggle = (call) => {
@@ -19,16 +23,30 @@ export function whyButton(one) {
     redraw.call(one);
     one.card.querySelector(".ask-why").focus();
   };
-  return el("button", { type: "button", class: "ask-why", text: "Why?", "aria-expanded": String(Boolean(one.why)), "aria-label": `Why is ${one.name} labelled so?`, onclick: toggle });
+  return el("button", {
+    type: "button",
+    class: "ask-why",
+    text: "Why?",
+    "aria-expanded": String(Boolean(one.why)),
+    "aria-label": `Why is ${one.name} labelled so?`,
+    onclick: toggle,
+  });
 }
 
 /** What is known of it; asked for anew whenever the classes are other ones. */
 export function whyPanel(one) {
-  const panel = el("div", { class: "why", role: "group", "aria-label": `Why ${one.name} is labelled so` }, el("p", { role: "status", text: "is being looked at again ..." }));
-  one.file.arrayBuffer().then((data) => ask("explain", new Blob([data]), one.name)).then(
-    (found) => fill(panel, ...told(one, found)),
-    (error) => fill(panel, el("p", { class: "error", text: error.message })),
+  const panel = el(
+    "div",
+    { class: "why", role: "group", "aria-label": `Why ${one.name} is labelled so` },
+    el("p", { role: "status", text: "is being looked at again ..." }),
   );
+  one.file
+    .arrayBuffer()
+    .then((data) => ask("explain", new Blob([data]), one.name))
+    .then(
+      (found) => fill(panel, ...told(one, found)),
+      (error) => fill(panel, el("p", { class: "error", text: error.message })),
+    );
   return panel;
 }
 
@@ -49,37 +67,81 @@ function told(one, found) {
   ].filter(Boolean);
   return [
     el("h4", { text: `Why ${found.answer} and not ${found.rival}` }),
-    el("p", { class: "quiet", text: `${found.answer} has ${percent(found.probability)}, its strongest rival ${found.rival} ${percent(found.rival_probability)}. Contributions are in log-probability: each 0.7 for ${found.answer} doubles its odds against ${found.rival}, each −0.7 halves them.` }),
-    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "What each attribute says" }, el("table", {},
-      el("thead", {}, el("tr", {}, ...head.map(heading))),
-      el("tbody", {}, ...shown.map((each) => row(each, found, most))),
-      el("tfoot", {}, ...sums.map(([text, value]) => el("tr", {}, el("th", { scope: "row", text }), el("td", { class: "number", text: signed(value) }), el("td", { colspan: 4 })))),
-    )),
+    el("p", {
+      class: "quiet",
+      text: [
+        `${found.answer} has ${percent(found.probability)},`,
+        `its strongest rival ${found.rival} ${percent(found.rival_probability)}.`,
+        `Contributions are in log-probability: each 0.7 for ${found.answer} doubles its odds against ${found.rival},`,
+        "each −0.7 halves them.",
+      ].join(" "),
+    }),
+    el(
+      "div",
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": "What each attribute says" },
+      el(
+        "table",
+        {},
+        el("thead", {}, el("tr", {}, ...head.map(heading))),
+        el("tbody", {}, ...shown.map((each) => row(each, found, most))),
+        el(
+          "tfoot",
+          {},
+          ...sums.map(([text, value]) =>
+            el(
+              "tr",
+              {},
+              el("th", { scope: "row", text }),
+              el("td", { class: "number", text: signed(value) }),
+              el("td", { colspan: 4 }),
+            ),
+          ),
+        ),
+      ),
+    ),
     ...maps(one, found),
   ];
 }
 
 /** The column of bars says what the one before it says. */
-const heading = (text) => (text ? el("th", { scope: "col", class: text === "Attribute" ? null : "number", text }) : el("td"));
+const heading = (text) =>
+  text ? el("th", { scope: "col", class: text === "Attribute" ? null : "number", text }) : el("td");
 
 function row(each, found, most) {
   const bar = el("span", { class: each.contribution < 0 ? "against" : "for" });
   bar.style.width = `${(100 * Math.abs(each.contribution)) / most}%`;
-  const told = [each.read, each.answer, each.rival].map((value) => el("td", { class: "number", text: number(Number(value.toFixed(2))) }));
-  return el("tr", {}, el("th", { scope: "row", text: each.label }), el("td", { class: "number", text: signed(each.contribution) }),
-    el("td", {}, el("span", { class: "says", "aria-hidden": "true" }, bar)), ...told);
+  const told = [each.read, each.answer, each.rival].map((value) =>
+    el("td", { class: "number", text: number(Number(value.toFixed(2))) }),
+  );
+  return el(
+    "tr",
+    {},
+    el("th", { scope: "row", text: each.label }),
+    el("td", { class: "number", text: signed(each.contribution) }),
+    el("td", {}, el("span", { class: "says", "aria-hidden": "true" }, bar)),
+    ...told,
+  );
 }
 
 /** The attributes that speak most for the answer, each with the photograph lit where the model looked. */
 function maps(one, found) {
-  if (!found.maps) return [el("p", { class: "quiet", text: "This model has no attention, so there are no maps of where it looked." })];
+  if (!found.maps)
+    return [el("p", { class: "quiet", text: "This model has no attention, so there are no maps of where it looked." })];
   const some = found.spoken.filter((each) => each.contribution > 0 && found.maps[each.attribute]).slice(0, MAPS);
   if (!some.length) return [];
-  return [el("h4", { text: "Where the model looked for them" }), el("div", { class: "maps" }, ...some.map((each) => figure(one, each, found.maps[each.attribute])))];
+  return [
+    el("h4", { text: "Where the model looked for them" }),
+    el("div", { class: "maps" }, ...some.map((each) => figure(one, each, found.maps[each.attribute]))),
+  ];
 }
 
 function figure(one, each, map) {
-  const canvas = el("canvas", { width: 260, height: 260, role: "img", "aria-label": `${each.label}: looked for mostly at the ${place(map)} of ${one.name}` });
+  const canvas = el("canvas", {
+    width: 260,
+    height: 260,
+    role: "img",
+    "aria-label": `${each.label}: looked for mostly at the ${place(map)} of ${one.name}`,
+  });
   const photograph = new Image();
   photograph.onload = () => light(canvas, photograph, map);
   photograph.src = one.preview;
@@ -94,7 +156,8 @@ function light(canvas, photograph, map) {
   shade.width = shade.height = side;
   const pixels = new ImageData(side, side);
   map.flat().forEach((value, k) => {
-    pixels.data[4 * k + 3] = DARK * (1 - Math.sqrt(value / most)); // the root: attention is steep, and the bird must be seen
+    // The root, for attention is steep, and the bird must be seen.
+    pixels.data[4 * k + 3] = DARK * (1 - Math.sqrt(value / most));
   });
   shade.getContext("2d").putImageData(pixels, 0, 0);
   const drawing = canvas.getContext("2d");
@@ -107,9 +170,11 @@ function light(canvas, photograph, map) {
 function place(map) {
   const side = map.length;
   const sums = [0, 0, 0].map(() => [0, 0, 0]);
-  map.forEach((line, y) => line.forEach((value, x) => {
-    sums[Math.floor((3 * y) / side)][Math.floor((3 * x) / side)] += value;
-  }));
+  map.forEach((line, y) =>
+    line.forEach((value, x) => {
+      sums[Math.floor((3 * y) / side)][Math.floor((3 * x) / side)] += value;
+    }),
+  );
   const best = Math.max(...sums.flat());
   const row = sums.findIndex((line) => line.includes(best));
   return PLACES[row][sums[row].indexOf(best)];
