@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from support.forked import allow_fork, become_nobody, forked, killed_at_every_step, public_folder, told
+from support.signed import change_file
 from support.tiny_bundle import SEED, class_table, fit_tiny, make_tiny_bundle, tiny_replay, tiny_views
 from zsl_runtime.bundle import bundle as bundle_module
 from zsl_runtime.bundle.bundle import Bundle
@@ -33,6 +34,7 @@ from zsl_runtime.bundle.manifest import format_for
 from zsl_runtime.errors import ArtefactError, SystemProblem, UsageError, ZslError
 from zsl_runtime.head.fitting import Replay
 from zsl_runtime.head.head import FitSettings
+from zsl_runtime.head.readout import Readout
 from zsl_runtime.machine.storage import exchange, parse_tensors, tensor_bytes, write_whole
 
 if TYPE_CHECKING:
@@ -297,6 +299,62 @@ def test_a_manifest_of_means_with_wrong_content_is_refused(own_bundle, change):
 
     edit_manifest(path, edit)
     assert broken(path).code == "E-BUNDLE-MANIFEST"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"readout": "replay.safetensors"},
+        {"readout": None},
+        {"graph": "other.onnx"},
+        {"graph": "model.onnx"},
+        {"graph": 7},
+        {"graph": None},
+        {"regions": 0},
+        {"regions": 1 << 21},
+        {"regions": "4"},
+        {"more": 1},
+    ],
+)
+def test_a_manifest_that_explains_with_wrong_content_is_refused(own_bundle, change):
+    path = own_bundle(explain=True)
+    assert Bundle.open(path).regions == 4
+    edit_manifest(path, lambda manifest: manifest["explain"].update(change))
+    assert broken(path).code == "E-BUNDLE-MANIFEST"
+
+
+def test_what_explains_is_no_list_and_its_read_out_is_a_file(own_bundle):
+    for change in (
+        lambda manifest: manifest.update(explain=[]),
+        lambda manifest: manifest["explain"].pop("regions"),
+        lambda manifest: manifest["files"].pop("readout.safetensors"),
+    ):
+        path = own_bundle(f"b{change.__code__.co_firstlineno}", explain=True)
+        edit_manifest(path, change)
+        assert broken(path).code == "E-BUNDLE-MANIFEST"
+
+
+def test_a_read_out_of_another_width_is_refused_when_it_is_read(own_bundle):
+    path = own_bundle(explain=True)
+    other = Readout(*(np.ones(shape, np.float32) for shape in ((6, 3), 6, 6, 6, 3, 3))).to_bytes()
+    change_file(path, "readout.safetensors", other)
+    bundle = Bundle.open(path)
+    with pytest.raises(ArtefactError, match="E-BUNDLE-READOUT"):
+        bundle.readout()
+
+
+def test_what_explains_is_hashed_by_itself_and_not_with_the_rest(own_bundle):
+    path = own_bundle(explain=True)
+    for name in ("readout.safetensors", "explain.onnx"):
+        (path / name).write_bytes(b"another file")
+    bundle = Bundle.open(path)
+    assert bundle.explain_files == ("readout.safetensors", "explain.onnx")
+    bundle.verify()
+    for name in bundle.explain_files:
+        with pytest.raises(ArtefactError, match="E-BUNDLE-HASH"):
+            bundle.verify_file(name)
+    with pytest.raises(ArtefactError, match="E-BUNDLE-HASH"):
+        bundle.readout()
 
 
 def test_what_is_not_a_bundle_is_said_to_be_none(tmp_path):

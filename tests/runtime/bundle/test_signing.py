@@ -219,9 +219,10 @@ def test_generations_alone_are_vouched_for_where_the_model_is_trusted(signed, ma
         open_to_vouch(signed, own, fixed=False)
 
 
-def test_what_is_damaged_is_not_vouched_for(own_bundle, signer):
-    path = own_bundle()
-    (path / "model.onnx").write_bytes(b"another graph")
+@pytest.mark.parametrize("name", ["model.onnx", "explain.onnx", "readout.safetensors"])
+def test_what_is_damaged_is_not_vouched_for(own_bundle, signer, name):
+    path = own_bundle(explain=True)
+    (path / name).write_bytes(b"another file")
     with pytest.raises(ArtefactError, match="E-BUNDLE-HASH"):
         open_to_vouch(path, signer, fixed=True)
     assert not (path / "model.sig").exists()

@@ -220,6 +220,15 @@ def test_a_changed_file_is_found_and_no_graph_is_loaded(capsys, path, name):
     assert code == 5
     assert name in of(found, "BROKEN")
     assert "5 of 6 files" in of(found, "note")
+
+
+@pytest.mark.parametrize("name", ["explain.onnx", "readout.safetensors"])
+def test_what_labels_are_explained_with_is_looked_at_too(capsys, own_bundle, own_cache, name):
+    path = own_bundle(explain=True)
+    (path / name).write_bytes(b"another file")
+    code, found = examine(capsys, path)
+    assert code == 5
+    assert name in of(found, "BROKEN")
     assert "probe:" not in of(found, "ok")
 
 

@@ -23,7 +23,7 @@ from zsl_runtime.cli.doctor import main as doctor
 from zsl_runtime.cli.infer import main as infer
 from zsl_runtime.errors import ArtefactError
 from zsl_runtime.graphs.check import PIXEL, ROW, check_graph
-from zsl_runtime.graphs.parts import PARTS
+from zsl_runtime.graphs.parts import EXPLAIN, PARTS
 from zsl_runtime.graphs.ports import ports_of
 
 if TYPE_CHECKING:
@@ -102,6 +102,19 @@ def test_graphs_of_bundles_keep_the_contract_of_their_manifest(shared_bundle, ki
     wide = other._replace(outputs=(other.outputs[0], other.outputs[1]._replace(shape=("N", 13))))
     with pytest.raises(ArtefactError, match=r"output 'features' is float32 \(N, 12\), expected float32 \(N, 13\)"):
         check_graph(bundle.graph("model").read_bytes(), where="it", ports=wide)
+
+
+def test_the_graph_of_attention_keeps_the_contract_of_its_manifest(shared_bundle):
+    bundle = Bundle.open(shared_bundle(rule="gaussian", explain=True))
+    data, ports = bundle.explain_graph.read_bytes(), ports_of(bundle, EXPLAIN)
+    assert [port.shape for port in ports.outputs] == [("N", 6, 4)]
+    for one in (None, ports):
+        assert "Softmax" in check_graph(data, where="it", part=EXPLAIN, ports=one).operators
+    wide = ports._replace(outputs=(ports.outputs[0]._replace(shape=("N", 6, 9)),))
+    with pytest.raises(ArtefactError, match=r"output 'maps' is float32 \(N, 6, 4\), expected float32 \(N, 6, 9\)"):
+        check_graph(data, where="it", part=EXPLAIN, ports=wide)
+    with pytest.raises(ArtefactError, match="its inputs are"):
+        check_graph(bundle.graph("model").read_bytes(), where="it", part=EXPLAIN, ports=ports)
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------
