@@ -42,7 +42,7 @@ def cli() -> None:
     """
 
 
-@cli.command("run", examples=OF_RUN)
+@cli.command("run", examples=OF_RUN, short_help="Write the page of a run.")
 @click.argument("folder", metavar="RUN", type=PATH)
 @click.option("--out", type=PATH, metavar="FILE", help="File to write.  [default: RUN/report.html, which is replaced]")
 @click.option("--force", is_flag=True, help="Replace FILE.")
@@ -61,7 +61,7 @@ def of_run(folder: Path, out: Path | None, force: bool) -> None:
     write(out or folder / PAGE, run_page(run))
 
 
-@cli.command("compare", examples=OF_RUNS)
+@cli.command("compare", examples=OF_RUNS, short_help="Put finished runs side by side.")
 @click.argument("folders", metavar="RUN...", type=PATH, nargs=-1, required=True)
 @click.option("--out", type=PATH, default="comparison.html", show_default=True, metavar="FILE", help="File to write.")
 @click.option("--force", is_flag=True, help="Replace FILE.")
@@ -77,7 +77,7 @@ def of_runs(folders: tuple[Path, ...], out: Path, force: bool) -> None:
     write(out, compare_page([read_run(folder) for folder in folders]))
 
 
-@cli.command("latency", examples=OF_TIMES)
+@cli.command("latency", examples=OF_TIMES, short_help="Show how long things take.")
 @click.argument("files", metavar="FILE.json...", type=PATH, nargs=-1, required=True)
 @click.option("--out", type=PATH, default="latency.html", show_default=True, metavar="FILE", help="File to write.")
 @click.option("--force", is_flag=True, help="Replace FILE.")

@@ -47,11 +47,13 @@ nav ul { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; list-style: none; pa
 .note.warning { border-left: .3rem double var(--bad); }
 .wide { overflow-x: auto; max-width: 100%; }
 table { border-collapse: collapse; margin: .75rem 0; font-size: .92rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--muted); padding: .2rem 0; max-width: 46rem; }
+caption { text-align: left; color: var(--muted); padding: .2rem 0; }
+caption span { display: block; position: sticky; left: 0; max-width: min(46rem, calc(100vw - 3rem)); }
 th, td { padding: .22rem .7rem .22rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--grid); }
 thead th { border-bottom: 2px solid var(--muted); vertical-align: bottom; }
 tbody th { font-weight: 500; min-width: 7rem; }
 .n { text-align: right; padding-left: .5rem; white-space: nowrap; }
+thead .n { white-space: normal; }
 .best { font-weight: 700; text-decoration: underline; text-underline-offset: .2em; }
 dl { display: grid; grid-template-columns: max-content minmax(0, 46rem); gap: .3rem 1.2rem; margin: .5rem 0; }
 dt { font-weight: 600; }
@@ -162,7 +164,8 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Html | C
         words = " ".join([*(["n"] if place >= first else []), *more])
         return f' class="{words}"' if words else ""
 
-    heads = "".join(f'<th scope="col"{kind(i)}>{text(one)}</th>' for i, one in enumerate(columns))
+    named = [text(one).replace("_", "_<wbr>") for one in columns]
+    heads = "".join(f'<th scope="col"{kind(i)}>{one}</th>' for i, one in enumerate(named))
     body = []
     for row in rows:
         cells = [one if isinstance(one, Cell) else Cell(one) for one in row]
@@ -171,8 +174,9 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Html | C
         )
         body.append(f"<tr>{inside}</tr>")
     return Html(
-        f'<div class="wide" role="region" tabindex="0" aria-label="{text(caption)}"><table><caption>{text(caption)}'
-        f"</caption><thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        f'<div class="wide" role="region" tabindex="0" aria-label="{text(caption)}"><table>'
+        f"<caption><span>{text(caption)}</span></caption><thead><tr>{heads}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table></div>"
     )
 
 
