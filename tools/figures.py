@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import figure_tables
 import figures_of_attention
 import figures_of_distance
+import figures_of_drafts
 import figures_of_reliability
 from figure_tables import ROOT, one, paragraph, read, rows
 
@@ -454,6 +455,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "engines": engines,
     "precision": precision,
     **figures_of_distance.TABLES,
+    **figures_of_drafts.TABLES,
     **figures_of_attention.TABLES,
     **figures_of_reliability.TABLES,
 }

@@ -80,10 +80,10 @@ def test_how_good_drafts_are_said_to_be_is_what_was_measured():
     rank = found["150 known classes"]["draft"]
     added = [found[title]["rows"] for title in ("added to CUB, fc1000 features", "added to cub20")]
     draft, true = ([f"{one[kind]['newcomers']:.0f}%" for one in added] for kind in ("draft", "true row"))
-    assert f"on {len(found['species'])} bird species" in HOW_GOOD
-    assert f"{rank['row']:.2f} ({rank['row_without_mean']:.2f} beyond" in HOW_GOOD
-    assert f"{' and '.join(draft)} of the photographs" in HOW_GOOD
-    assert f"by hand {' and '.join(true)}: correct it" in HOW_GOOD
+    assert f"of {len(found['species'])} bird species" in HOW_GOOD
+    assert f"of {rank['row_without_mean']:.2f} beyond what all birds share" in HOW_GOOD
+    assert f"in {' and '.join(draft)} of their photographs" in HOW_GOOD
+    assert f"by hand in {' and '.join(true)}: correct it" in HOW_GOOD
 
 
 def test_without_a_file_the_table_goes_to_stdout_and_nothing_else(capsys, engine, text):
