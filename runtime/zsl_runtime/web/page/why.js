@@ -131,6 +131,7 @@ function maps(one, found) {
   if (!some.length) return [];
   return [
     el("h4", { text: "Where the model looked for them" }),
+    el("p", { class: "quiet", text: "Bright is where it looked: mostly on the whole thing, not always on the part." }),
     el("div", { class: "maps" }, ...some.map((each) => figure(one, each, found.maps[each.attribute]))),
   ];
 }
