@@ -47,6 +47,7 @@ def test_any_text_stays_text(words, title):
         ),
         *(
             "section",
+            "span",
             "p",
             "div",
             "strong",
