@@ -145,8 +145,9 @@ class SheetFolder:
 
 
 def sheet_name(place: int, name: str) -> str:
-    """What the sheet of a picture is called: its number, so that no two are the same, and something of its own name."""
-    stem = os.path.splitext(re.split(r"[/\\]", name)[-1])[0]  # noqa: PTH122  # no path of this system, perhaps
+    """What the sheet of a picture is called: its number, so that no two are the same, and its folder and name."""
+    parts = re.split(r"[/\\]", os.path.splitext(name)[0])  # noqa: PTH122  # no path of this system, perhaps
+    stem = "-".join(parts[-2:])
     plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
     words = re.sub(r"[^A-Za-z0-9_-]+", "-", plain).strip("-")[:LONGEST].strip("-")
     return f"{place:06d}{'-' + words if words else ''}.png"

@@ -67,7 +67,7 @@ def test_answers_are_as_ever_and_each_has_a_sheet(infer, bundle, photos, tmp_pat
     code, out, err = infer(photos, "--engine", bundle, "--format", format_, "--explain", tmp_path / "why")
     assert (code, out) == (0, plain[1])
     assert err[-1] == f"explained 8 pictures: {tmp_path / 'why' / 'index.html'}"
-    assert sheets_in(tmp_path / "why") == [f"{place + 1:06d}-{place % 2}.png" for place in range(8)]
+    assert sheets_in(tmp_path / "why") == [f"{place + 1:06d}-f{place // 2}-{place % 2}.png" for place in range(8)]
     page = (tmp_path / "why" / "index.html").read_text("utf-8")
     for place in range(8):
         assert str(photos / f"f{place // 2}" / f"{place % 2}.png") in page
@@ -84,7 +84,7 @@ def test_pictures_of_archives_and_those_that_cannot_be_read(infer, bundle, tmp_p
         archive.writestr("2/x.png", b"no picture")
     code, _, err = infer(tmp_path / "a.zip", "--engine", bundle, "--explain", tmp_path / "why")
     assert code == 6
-    assert sheets_in(tmp_path / "why") == ["000001-x.png", "000002-x.png"]
+    assert sheets_in(tmp_path / "why") == ["000001-0-x.png", "000002-1-x.png"]
     assert "1 could not be read" in (tmp_path / "why" / "index.html").read_text("utf-8")
     assert "explained 2 pictures" in err[-1]
 
@@ -182,7 +182,7 @@ def test_an_interruption_leaves_whole_sheets_and_a_page(infer, bundle, photos, t
     found, *_ = infer(photos, "--engine", bundle, "--batch-size", 2, "--explain", tmp_path / "why")
     assert found == code
     for name in sheets_in(tmp_path / "why"):
-        assert re.fullmatch(r"00000\d-\d\.png", name)
+        assert re.fullmatch(r"00000\d-f\d-\d\.png", name)
         with Image.open(tmp_path / "why" / "sheets" / name) as image:
             image.load()
     assert 2 <= len(sheets_in(tmp_path / "why")) < 8

@@ -349,7 +349,7 @@ def test_a_folder_gets_a_sheet_for_each_and_a_page(tmp_path: Path) -> None:
         sheets.unread = 4
         sheets.finish()
     names = sorted(path.name for path in (tmp_path / "why" / "sheets").iterdir())
-    assert names == ["000001-a.png", "000002-a.png", "000003-a.png"]
+    assert names == ["000001-x-a.png", "000002-y-a.png", "000003-z-zip-a.png"]
     text = Reader((tmp_path / "why" / "index.html").read_text("utf-8")).text()
     assert "3 pictures labelled by birds.bundle, generation 3 of its classes; 2 of its 5 attributes" in text
     assert "4 could not be read" in text
