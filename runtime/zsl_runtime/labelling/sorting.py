@@ -136,7 +136,7 @@ class Sorter:
                 self._sort_one(item, self._folder_of(result))
 
     def _folder_of(self, answer: Prediction) -> str:
-        if getattr(answer, "far", False):
+        if answer.far:
             return FAR
         return UNSURE if answer.probabilities[0] < self._least else self._folders[answer.names[0]]
 
