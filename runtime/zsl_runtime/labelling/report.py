@@ -131,6 +131,8 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
 def _heading(evaluation: Evaluation, protocol: Protocol) -> Iterator[str]:
     which = f", role {protocol.role} of {protocol.split}" if protocol.split else ""
     left = f"; {len(evaluation.unreadable)} could not be read" if evaluation.unreadable else ""
+    if left and evaluation.distances is not None and evaluation.distances.unknown is not None:
+        left = f"{left}, of these or of the unknown ones"
     yield (
         f"bundle  {protocol.bundle}, generation {protocol.generation}, method {protocol.method}; {protocol.precision} "
         f"by {protocol.backend} on {protocol.device}"

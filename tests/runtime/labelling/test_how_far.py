@@ -121,6 +121,16 @@ def test_the_report_says_it_in_words(shared_bundle, places, capsys):
     assert "by distance" not in other
 
 
+def test_an_unknown_photograph_that_cannot_be_read_is_not_laid_at_the_door_of_the_truth(shared_bundle, places, capsys):
+    (places[1] / "bad.png").write_bytes(b"none")
+    code, out, _ = run(capsys, shared_bundle(rule="gaussian"), places[0], "--unknown", places[1])
+    assert code == 6
+    assert "; 1 could not be read, of these or of the unknown ones\n" in out
+    name = next(one for one in places[0].iterdir() if one.is_dir() and any(one.iterdir()))
+    (name / "bad.png").write_bytes(b"none")
+    assert "; 1 could not be read\n" in run(capsys, shared_bundle(rule="gaussian"), places[0], "--known-only")[1]
+
+
 def test_unknown_photographs_that_are_none_are_an_error(shared_bundle, places, capsys, tmp_path):
     bundle = shared_bundle(rule="gaussian")
     code, out, err = run(capsys, bundle, places[0], "--unknown", tmp_path / "nowhere")
