@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import threading
 from typing import TYPE_CHECKING
@@ -43,7 +44,8 @@ def listen(host: str, port: int) -> socket.socket:
         raise UsageError("E-HOST", f"--host {host!r} is not known here; give 127.0.0.1 or an address of it") from None
     found = socket.socket(family, kind, protocol)
     try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # of a page that has just ended
+        if os.name == "posix":  # of a page that has just ended; elsewhere it would take a port that is in use
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(place)
         found.listen(BACKLOG)
     except OSError as error:

@@ -14,6 +14,8 @@ from PIL import Image
 from support.served import FILES, PICTURES, by_numpy, newcomer
 from support.tiny_bundle import canonical_of, class_table, draw_pictures, features_of, tiny_gaussian
 from zsl_runtime.bundle.bundle import Bundle
+from zsl_runtime.bundle.signing import open_signer
+from zsl_runtime.bundle.vouching import open_to_vouch, sign_bundle
 from zsl_runtime.errors import InputError, UsageError
 from zsl_runtime.head.class_table import ClassTable
 from zsl_runtime.labelling.classifier import Classifier
@@ -351,3 +353,24 @@ def test_of_many_attributes_the_first_are_sent_and_the_others_added_up(own_bundl
 def test_a_bundle_without_a_read_out_says_so(desk):
     assert desk.about()["explains"] is False
     raised("E-EXPLAIN", desk.explain, FILES[0], "a.png")
+
+
+# --- signatures -------------------------------------------------------------------------------------------------------
+
+
+def test_changes_are_signed_by_whoever_starts_the_page(own_bundle, signing, maker, monkeypatch):
+    """Where signatures are demanded nothing is changed without a key, and with one everything is taken."""
+    path = own_bundle(rule="gaussian")
+    signer = open_signer(str(maker.private), None)
+    sign_bundle(open_to_vouch(path, signer, fixed=True), signer, fixed=True)
+    monkeypatch.setenv("ZSL_REQUIRE_SIGNATURE", str(maker.public))
+    desk = opened(path)
+    assert "give --sign KEY" in desk.state()["closed"]
+    raised("E-PAGE-CLOSED", desk.remove, ["tit"])
+    desk = Desk(Classifier.open(Bundle.open(path, signer=signer), "ort", threads=1))
+    assert desk.state()["closed"] == ""
+    digest = desk.look_at(FILES[0])["digest"]
+    desk.add(newcomer("jay"), {"jay": [digest]})
+    desk.undo(2, 1)
+    assert Bundle.open(path).current().number == 3
+    assert (path / "classes" / "000003.sig").exists()

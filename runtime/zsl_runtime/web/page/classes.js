@@ -1,7 +1,7 @@
 // The classes, what was changed, teaching, removing and undoing.
 
 import { ask } from "./ask.js";
-import { byId, el, kind, plural, wrong } from "./parts.js";
+import { byId, el, kind, patiently, plural, wrong } from "./parts.js";
 import { Pile } from "./photographs.js";
 
 const MOST_ROWS = 400; // that are shown at a time
@@ -114,7 +114,7 @@ export const back = (count) => make("undo", { generation: state.generation, coun
 async function make(path, given, section) {
   wrong(byId("changes-error"), "");
   try {
-    await changed(await ask(path, given));
+    await changed(await patiently("Is being done ...", ask(path, given)));
     byId(`${section}-title`).focus();
   } catch (error) {
     wrong(byId("changes-error"), error.message);
@@ -141,7 +141,8 @@ async function teach() {
   }
   button.dataset.busy = "yes";
   try {
-    const made = await pile.with(() => ask("teach", { photographs: { [byId("teach-name").value]: pile.digests } }));
+    const call = () => ask("teach", { photographs: { [byId("teach-name").value]: pile.digests } });
+    const made = await patiently("Is being taught ...", pile.with(call));
     pile.clear();
     await changed(made);
   } catch (error) {

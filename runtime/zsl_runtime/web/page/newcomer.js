@@ -1,7 +1,7 @@
 // Adding a class: sliders for its attributes, or a table, and photographs of it.
 
 import { ask } from "./ask.js";
-import { byId, el, number, plural, wrong } from "./parts.js";
+import { byId, el, number, patiently, plural, wrong } from "./parts.js";
 import { Pile, foresee, known, onPage } from "./photographs.js";
 
 const PAUSE = 300; // milliseconds after the last move until the consequences are asked for
@@ -21,7 +21,10 @@ export function begin(given, onChanged) {
       byId("add-photographs"),
       "Photographs of it, if there are some",
       "drop one or a few here, or press",
-      () => move(),
+      () => {
+        offer(null);
+        move();
+      },
     );
   }
   byId("filter").addEventListener("input", filter);
@@ -183,7 +186,6 @@ function setValues(given) {
 function move() {
   touched = true;
   rehearseSoon();
-  offer(null);
 }
 
 function rehearseSoon() {
@@ -250,7 +252,7 @@ async function add() {
   button.dataset.busy = "yes";
   try {
     const call = () => ask("add", { classes: newcomers(), photographs: evidence() });
-    const made = await (pile ? pile.with(call) : call());
+    const made = await patiently("Is being added ...", pile ? pile.with(call) : call());
     clearTimeout(timer);
     asked += 1;
     touched = false;

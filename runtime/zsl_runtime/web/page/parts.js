@@ -42,6 +42,21 @@ export function say(text, undo = null) {
   button.onclick = undo;
 }
 
+const PATIENCE = 500; // milliseconds after which it is said that something is still going on
+
+/** Wait for an answer, and say so where it takes a while: some heads are fitted anew. */
+export async function patiently(text, answer) {
+  const timer = setTimeout(() => say(text), PATIENCE);
+  try {
+    return await answer;
+  } catch (error) {
+    if (byId("said").textContent === text) byId("bar").hidden = true; // what went wrong is said at its place
+    throw error;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 /** Show what is wrong at its place, or nothing; `field` is told about it. */
 export function wrong(place, message, field = null) {
   place.textContent = message;
