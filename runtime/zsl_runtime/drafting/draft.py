@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zsl_runtime.classes.template import by_name
 from zsl_runtime.drafting.evidence import SAID, Told, told
 from zsl_runtime.drafting.phrases import phrases
 from zsl_runtime.errors import UsageError
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
     Encode = Callable[[Sequence[str]], Floats]
 
+# Known classes that a row is drafted from: names are compared each with each. Of more, those that share words with the
+# new name, and others spread over the table.
+MOST_CLASSES = 2000
 LEAST_CLASSES = 3  # that are known; fewer say nothing about what is usual
 # How much closer names must be to count more, as exp(cosine / width): chosen for each table by leaving classes out.
 WIDTHS = (None, 0.2, 0.1, 0.05)
@@ -90,6 +94,7 @@ def draft_row(name: str, text: str, table: ClassTable, encode: Encode | None) ->
             f"the text has no word about any attribute of this model, such as {table.attributes[0]!r}; expected a "
             "description in the language of its attributes, mostly English",
         )
+    table = _some(name, table)
     raw = table.raw
     weights, residual = _by_names(name, table, encode)
     prior = weights @ raw
@@ -102,6 +107,16 @@ def draft_row(name: str, text: str, table: ClassTable, encode: Encode | None) ->
         found.sentence,
         () if encode is None or np.ptp(weights) == 0 else tuple(table.names[j] for j in np.argsort(-weights)[:NEAR]),
     )
+
+
+def _some(name: str, table: ClassTable) -> ClassTable:
+    """At most MOST_CLASSES of the known classes, in their order."""
+    if len(table) <= MOST_CLASSES:
+        return table
+    alike = by_name(spoken(name), table.names)[: MOST_CLASSES // 2]
+    rest = np.setdiff1d(np.arange(len(table)), alike)
+    spread = rest[np.linspace(0, len(rest) - 1, MOST_CLASSES - len(alike)).astype(np.int64)]
+    return table.take(np.sort(np.concatenate([np.array(alike, dtype=np.int64), spread])))
 
 
 def _by_names(name: str, table: ClassTable, encode: Encode | None) -> tuple[Doubles, Doubles]:

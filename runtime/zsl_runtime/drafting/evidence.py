@@ -64,8 +64,8 @@ def told(text: str, attributes: Sequence[Phrase]) -> Told:
     """
     found = _Reading(attributes)
     for number, sentence in enumerate(sentences(text)):
-        before: Mapping[str, float] = {}
-        values: Mapping[str, float] = {}
+        before: dict[str, float] = {}
+        values: dict[str, float] = {}
         waiting: dict[str, float] = {}  # parts that were named, and nothing said of them yet: "the back and wings are"
         for clause in clauses(sentence):
             said = [plain(word) for word in WORD.findall(clause.casefold())]

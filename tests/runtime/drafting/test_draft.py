@@ -117,6 +117,21 @@ def test_names_that_mislead_are_not_followed():
     assert (np.ptp(weights) == 0) == (best is None)
 
 
+def test_of_very_many_classes_those_with_like_names_stay(monkeypatch):
+    monkeypatch.setattr(drafting, "MOST_CLASSES", 8)
+    table = of_two_kinds()
+    many = table_of(
+        np.concatenate([some_rows(40, seed=5), table.raw]), names=[*(f"plant {k}" for k in range(40)), *table.names]
+    )
+    some = drafting._some("Snowy_Owl", many)
+    assert len(some) == 8
+    assert {"a_owl", "b_owl", "c_owl", "d_owl"} <= set(some.names)
+    assert list(some.names) == [name for name in many.names if name in some.names]
+    assert drafting._some("Snowy_Owl", table) is table
+    draft = draft_row("Snowy_Owl", "The bill is hooked.", many, lambda texts: kinds([one.casefold() for one in texts]))
+    assert set(draft.alike) <= set(some.names)
+
+
 TICKS = np.array(
     [
         [1, 0, 1, 0, 0],
