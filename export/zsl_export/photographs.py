@@ -17,7 +17,7 @@ from zsl_runtime.pixels.pixels import prepare
 from zsl_train.data.image_set import in_turns
 from zsl_train.data.open import open_image_set
 from zsl_train.data.text_lists import read_columns
-from zsl_train.training.run_folder import SPLIT
+from zsl_train.training.run_info import SPLIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

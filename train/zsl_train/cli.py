@@ -167,7 +167,8 @@ def train(options: dict[str, Any]) -> int:
     from zsl_runtime.machine.threads import usable_cpus
     from zsl_runtime.machine.untrusted import MIB, UnfitError, read_file
     from zsl_train.recipe import make_recipe, parse_overrides, read_recipe
-    from zsl_train.training.run_folder import REPORT, RunWriter
+    from zsl_train.training.run_folder import RunWriter
+    from zsl_train.training.run_info import REPORT
 
     base = read_recipe(options["recipe"]) if options["recipe"] else {}
     flags = ("method", "preset", "backbone", "image_size", "seed")
@@ -276,7 +277,7 @@ def draw_page(out: Path) -> None:
     from zsl_runtime.machine.storage import write_whole
     from zsl_train.reports.run_files import read_run
     from zsl_train.reports.run_page import run_page
-    from zsl_train.training.run_folder import PAGE
+    from zsl_train.training.run_info import PAGE
 
     try:
         write_whole(out / PAGE, run_page(read_run(out)))
@@ -301,7 +302,7 @@ def wait_quietly() -> None:
 
 def finished(out: Path) -> bool:
     """Whether a folder holds a finished run. ArtefactError E-RUN when it is damaged."""
-    from zsl_train.training.run_folder import read_info
+    from zsl_train.training.run_info import read_info
 
     return (out / "run.json").is_file() and read_info(out).get("state") == "finished"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -51,3 +53,16 @@ def test_a_place_that_cannot_be_written_to_is_told(trained, tmp_path):
 def test_a_name_of_bytes_comes_out_as_it_is(trained, tmp_path):
     out = os.path.join(os.fsencode(tmp_path), b"\xff.html")  # noqa: PTH118
     assert succeed(zsl_report, "run", trained, "--out", os.fsdecode(out)).out == out + b"\n"
+
+
+def test_a_page_needs_no_torch(trained, tmp_path):
+    """Loading it takes longer than drawing the page."""
+    program = (
+        "import sys; from zsl_train.reports.cli import main\n"
+        f"assert main(['run', {str(trained)!r}, '--out', {str(tmp_path / 'r.html')!r}]) == 0\n"
+        f"assert main(['compare', {str(trained)!r}, {str(trained)!r}, '--out', {str(tmp_path / 'c.html')!r}]) == 0\n"
+        "print(*{'torch', 'scipy', 'onnxruntime'} & sys.modules.keys())"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.splitlines()[2:] == [""]

@@ -53,7 +53,7 @@ def of_run(folder: Path, out: Path | None, force: bool) -> None:
     """
     from zsl_train.reports.run_files import read_run
     from zsl_train.reports.run_page import run_page
-    from zsl_train.training.run_folder import PAGE
+    from zsl_train.training.run_info import PAGE
 
     if out is not None:
         check_free(out, force=force)

@@ -29,7 +29,7 @@ from zsl_train.reports.page import (
 from zsl_train.reports.run_scores import KINDS, MORE, at, curve_of
 from zsl_train.reports.text import COLUMNS, cell, meanings
 from zsl_train.reports.text import figure as figure_of
-from zsl_train.training.run_folder import DAMAGED, UNFIT
+from zsl_train.training.run_info import DAMAGED, UNFIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -17,7 +17,7 @@ from zsl_runtime.errors import ArtefactError, from_os_error
 from zsl_runtime.machine.storage import parse_tensors
 from zsl_runtime.machine.untrusted import GIB, MIB, UnfitError, parse_names, parse_object, read_file
 from zsl_train.training.material import MATERIAL, MOST_OF_MATERIAL, Material
-from zsl_train.training.run_folder import DAMAGED, LOG, RECIPE, SCORES, SPLIT, read_info
+from zsl_train.training.run_info import DAMAGED, LOG, RECIPE, SCORES, SPLIT, read_info
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -11,7 +11,7 @@ from zsl_train.reports.run_losses import losses_part
 from zsl_train.reports.run_pictures import attention_part, photographs_part, plane_part, rebuilt_part
 from zsl_train.reports.run_scores import calibration_part, curve_part, scores_part
 from zsl_train.reports.text import measured
-from zsl_train.training.run_folder import DAMAGED, UNFIT
+from zsl_train.training.run_info import DAMAGED, UNFIT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

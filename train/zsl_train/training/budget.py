@@ -19,7 +19,7 @@ from zsl_runtime.machine.untrusted import MIB, parse_object, read_file
 from zsl_train.methods import METHODS, eszsl, find_method, gfzsl
 from zsl_train.methods.lengths import chosen_lengths, estimate, lengthen
 from zsl_train.training.prepared import fingerprint
-from zsl_train.training.run_folder import CHECKPOINT, json_bytes
+from zsl_train.training.run_info import CHECKPOINT, json_bytes
 from zsl_train.training.runner import carry_out, make_task, minutes, with_defaults
 from zsl_train.training.stored import write_bytes
 from zsl_train.training.timing import FINAL, expect

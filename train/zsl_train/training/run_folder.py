@@ -33,9 +33,28 @@ from zsl_runtime.machine.storage import (
     unshare,
     write_whole,
 )
-from zsl_runtime.machine.untrusted import GIB, MIB, UnfitError, check_folder, parse_json, parse_object, read_file
+from zsl_runtime.machine.untrusted import UnfitError, check_folder, parse_object, read_file
 from zsl_train.methods.base import SHEET, SHEET_FIGURES
 from zsl_train.training.material import MATERIAL
+from zsl_train.training.run_info import (
+    CHECKPOINT,
+    DAMAGED,
+    INFO,
+    LOG,
+    MOST_OF_LOG,
+    MOST_OF_TENSORS,
+    MOST_OF_TEXT,
+    PAGE,
+    RECIPE,
+    REPORT,
+    RUN_FORMAT,
+    SCORES,
+    SPLIT,
+    UNFIT,
+    info_bytes,
+    json_bytes,
+    read_info,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,8 +70,6 @@ if TYPE_CHECKING:
     from zsl_train.methods.base import Dims, Trained
     from zsl_train.recipe import Recipe
     from zsl_train.training.material import Material
-
-RUN_FORMAT = 1
 
 
 @dataclass
@@ -97,60 +114,7 @@ class Run:
     folder: Path | None = None
 
 
-def read_info(folder: Path) -> dict[str, Any]:
-    """Content of run.json; that of a finished run is checked against the hash in it.
-
-    Raises:
-        ArtefactError: E-RUN when it is missing, broken, changed or of a newer format.
-        SystemProblem: E-SYSTEM when it cannot be read.
-
-    """
-    path = folder / INFO
-    try:
-        info = parse_json(read_file(path, MOST_OF_TEXT, within=folder))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ArtefactError(
-            "E-RUN", f"{path} is missing: {folder} is not a run folder; give the folder that zsl-train --out wrote"
-        ) from None
-    except OSError as error:
-        raise from_os_error(error, "read the run") from error
-    except UnfitError as error:
-        raise ArtefactError("E-RUN", f"{path} {error}; {DAMAGED}") from None
-    if not isinstance(info, dict):
-        raise ArtefactError("E-RUN", f"{path} holds {type(info).__name__}, expected an object; {DAMAGED}")
-    known = info.get("format")
-    if type(known) is int and known > RUN_FORMAT:
-        raise ArtefactError(
-            "E-RUN", f"{folder} has run format {known}, this version reads up to {RUN_FORMAT}; update zsl-deploy"
-        )
-    written = info.pop("sha256", None)
-    if info.get("state") == "finished" and written != _info_hash(info):
-        raise ArtefactError("E-RUN", f"{path} has changed since zsl-train wrote it; {DAMAGED}")
-    return info
-
-
-def info_bytes(info: dict[str, Any]) -> bytes:
-    """The run.json of this content, with its hash in it."""
-    return json_bytes({**info, "sha256": _info_hash(info)})
-
-
-def _info_hash(info: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()
-
-
-MOST_OF_TEXT, MOST_OF_TENSORS, MOST_OF_LOG = 16 * MIB, 4 * GIB, GIB  # bytes
-DAMAGED = "the run is damaged: train it again with --force"
-# What networks and dataclasses raise that are built of other numbers and texts than they know.
-UNFIT = (LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError, AssertionError)
 PACKAGES = ("torch", "numpy", "pillow", "safetensors", "scipy")
-INFO, RECIPE, SCORES, LOG, SPLIT, CHECKPOINT = (
-    "run.json",
-    "recipe.toml",
-    "scores.json",
-    "log.jsonl",
-    "split.csv",
-    "checkpoint",
-)
 TENSORS = (
     "weights.safetensors",
     "backbone.safetensors",
@@ -159,8 +123,6 @@ TENSORS = (
     "pictures.safetensors",
 )
 SITTING = "trained_before"  # of the line of log.jsonl with which a sitting begins to train: seconds of the earlier ones
-REPORT = "report.txt"  # what the command said at its end, for people; nothing reads it
-PAGE = "report.html"  # the same in pictures, likewise
 KEPT = (SHEET, SHEET_FIGURES)
 READ = (*TENSORS, RECIPE, SCORES)  # what load_run reads besides run.json, where their hashes are
 STATISTICS = "gaussian.safetensors"  # of a run that ships the Gaussian head: read as well
@@ -381,11 +343,6 @@ def _earlier_builds(before: dict[str, Any]) -> dict[str, list[str]]:
     earlier = [*before.get("earlier_builds", []), before.get("versions", {}).get("zsl-deploy")]
     others = [build for build in dict.fromkeys(earlier) if build not in {None, zsl_runtime.__version__}]
     return {"earlier_builds": others} if others else {}
-
-
-def json_bytes(data: dict[str, Any]) -> bytes:
-    """Readable JSON."""
-    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def toml_bytes(data: dict[str, Any]) -> bytes:

@@ -24,7 +24,8 @@ from zsl_train.training.closed_forms import closed_forms, tested
 from zsl_train.training.gathering import gather
 from zsl_train.training.prepared import fingerprint, keep_pictures, prepare
 from zsl_train.training.protocol import crossfit_reason, head_rows, null_reasons, of_folds, protocol
-from zsl_train.training.run_folder import CHECKPOINT, RunWriter, save_run
+from zsl_train.training.run_folder import RunWriter, save_run
+from zsl_train.training.run_info import CHECKPOINT
 from zsl_train.training.shipped import has_published_head, ships_gaussian
 from zsl_train.training.timing import expect
 from zsl_train.training.trainer import Trainer, trainings_in_turn, validation_folds
