@@ -67,6 +67,15 @@ def test_the_sum_holds_for_any_picture_and_any_filter(shared_bundle, seed: int, 
             assert spoken.rival == table.raw[table.index(one.rival), column]
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_the_sum_holds_in_lower_precision(shared_bundle, precision: str) -> None:
+    path = shared_bundle(rule="gaussian", explain=True, precisions=("fp32", "fp16", "int8-cpu"))
+    with Classifier.open(path, "ort", precision=precision, threads=1) as classifier:
+        for picture in pictures(8):
+            one = classifier.explain(picture)
+            assert total(one) == pytest.approx(one.difference, rel=1e-3, abs=1e-3)
+
+
 def class_names(classifier: Classifier) -> tuple[tuple[str, ...], list[bool]]:
     return classifier.class_table.names, classifier.class_table.seen.tolist()
 
