@@ -193,8 +193,9 @@ def command(
 
     Results go to stdout as CSV with the columns path, rank, class, split, probability, distance, far; probabilities of
     a picture sum to 1 over all classes that compete. distance counts the standard deviations to the nearest class, and
-    far is true for what is unlike anything known: farther than 99 % of the photographs that training held out. A model of feature vectors takes .npy files (N, V), and .mat files with
-    `features` (V, N), in place of pictures; their rows are called FILE#ROW.
+    far is true for what is unlike anything known: farther than 99 % of the photographs that training held out. A model
+    of feature vectors takes .npy files (N, V), and .mat files with `features` (V, N), in place of pictures; their rows
+    are called FILE#ROW.
 
     A list has one path a line (with --null: paths that end with NUL), each a file or a folder. Zip and tar files (.zip,
     .tar, .tar.gz, .tgz) are read where they are named or match a pattern, not where they merely lie in a folder;

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("csv", "csv-safe", "jsonl", "parquet", "label-studio")
 LOCAL_FILES = "/data/local-files/?d="  # where Label Studio serves files of its own machine, once that is allowed
+PARQUET = ".parquet"
 MADE = ("parquet", "label-studio")  # of JSON lines, when all is labelled
 
 
@@ -57,6 +58,8 @@ def check_format(
         raise UsageError("E-FORMAT", f"{option} is for --format label-studio; give that, or leave it out")
     if format_ == "parquet":
         _check_parquet(output)
+    elif output is not None and output.lower().endswith(PARQUET):
+        raise UsageError("E-FORMAT", f"--output {output!r} would be {format_}; give --format parquet, or another name")
     if root is not None:
         _check_root(root, paths)
 

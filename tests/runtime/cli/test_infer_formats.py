@@ -372,6 +372,7 @@ def test_without_pyarrow_the_line_says_what_to_install(infer, bundle, photos, tm
     [
         (["--label-studio-root", "/"], "--label-studio-root is for --format label-studio"),
         (["--label-studio-prefix", "x", "--format", "jsonl"], "--label-studio-prefix is for --format label-studio"),
+        (["--output", "/tmp/labels.Parquet"], "would be csv; give --format parquet"),
         (["--format", "label-studio", "--label-studio-root", "/nowhere"], "'/nowhere' is no folder"),
         (["--format", "label-studio", "--label-studio-root", "/proc"], "does not lie in --label-studio-root '/proc'"),
     ],

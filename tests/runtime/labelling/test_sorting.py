@@ -310,6 +310,23 @@ def test_what_a_killed_run_left_behind_is_removed_and_what_another_one_needs_is_
     assert (used / "copy").read_bytes() == b"half"
 
 
+def test_several_that_sort_the_same_pictures_at_once_put_each_there_once(photos, tmp_path):
+    data = {f"{n}/owl.jpg": os.urandom(10_000) for n in range(30)}
+    pairs = [(photos(name, content), answer("Owl")) for name, content in data.items()]
+    children = []
+    for number in range(3):
+        children.append(os.fork())
+        if children[-1] == 0:
+            code = 1
+            try:
+                sort(tmp_path / "sorted", pairs if number else pairs[::-1])
+                code = 0
+            finally:
+                os._exit(code)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert sorted(tree(tmp_path / "sorted").values()) == sorted(data.values())
+
+
 @pytest.mark.slow
 def test_whenever_it_is_killed_what_has_a_name_is_whole_and_the_next_run_does_the_rest(photos, tmp_path):
     data = {f"{n}/owl.jpg": os.urandom(200_000) for n in range(60)}
