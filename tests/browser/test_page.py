@@ -7,11 +7,13 @@ people would miss (axe-core). The content security policy is the page's own, so 
 from __future__ import annotations
 
 import io
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -454,6 +456,23 @@ def test_why_shows_contributions_that_add_up_and_maps(page):
     expect(page.locator(".maps canvas").first).to_have_attribute(
         "aria-label", playwright_text("looked for mostly at the")
     )
+
+
+def test_the_line_of_a_map_runs_where_it_is_half_as_high(page):
+    """A round map: its line is a circle, and a map of one height has none."""
+    found = page.evaluate("""async () => {
+      const { ring } = await import("/why.js");
+      const places = [...Array(9).keys()];
+      const round = places.map((y) => places.map((x) => Math.exp(-((x - 5) ** 2 + (y - 3) ** 2) / 4.5)));
+      return [ring(round, 1), ring(places.map(() => places.map(() => 0.1)), 0.1)];
+    }""")
+    pieces, flat = found
+    assert flat == []
+    ends = [tuple(end) for piece in pieces for end in piece]
+    radius = (2 * 1.5**2 * math.log(2)) ** 0.5 / 9
+    away = [math.hypot(x - 5.5 / 9, y - 3.5 / 9) for x, y in ends]
+    assert away == pytest.approx([radius] * len(ends), abs=0.015)
+    assert set(Counter((round(x, 6), round(y, 6)) for x, y in ends).values()) == {2}  # it closes
 
 
 def playwright_text(words: str):

@@ -6,6 +6,8 @@ import { el, fill, number, percent } from "./parts.js";
 const SHOWN = 8; // attributes; the others are added up
 const MAPS = 4;
 const DARK = 200; // of 255, where the model did not look at all
+const HALF = 0.5; // of the most: there runs the line, which shows a map on what is dark itself as well
+const FINER = 4; // points of the line for each region
 const PLACES = [
   ["upper left", "upper middle", "upper right"],
   ["left", "middle", "right"],
@@ -131,7 +133,10 @@ function maps(one, found) {
   if (!some.length) return [];
   return [
     el("h4", { text: "Where the model looked for them" }),
-    el("p", { class: "quiet", text: "Bright is where it looked: mostly on the whole thing, not always on the part." }),
+    el("p", {
+      class: "quiet",
+      text: "Bright is where it looked, within the line at least half as much as where most: mostly on the whole thing, not always on the part.",
+    }),
     el("div", { class: "maps" }, ...some.map((each) => figure(one, each, found.maps[each.attribute]))),
   ];
 }
@@ -149,7 +154,7 @@ function figure(one, each, map) {
   return el("figure", {}, canvas, el("figcaption", { text: `${each.label}: mostly ${place(map)}` }));
 }
 
-/** The photograph, dark where the model did not look. */
+/** The photograph, dark where the model did not look, and the map's line. */
 function light(canvas, photograph, map) {
   const side = map.length;
   const most = Math.max(...map.flat(), 1e-12);
@@ -165,6 +170,54 @@ function light(canvas, photograph, map) {
   drawing.drawImage(photograph, 0, 0, canvas.width, canvas.height);
   drawing.imageSmoothingQuality = "high";
   drawing.drawImage(shade, 0, 0, canvas.width, canvas.height);
+  const pieces = ring(map, most);
+  const strokes = [
+    [8, "black"],
+    [4, "white"],
+  ];
+  for (const [width, colour] of strokes) {
+    Object.assign(drawing, { lineWidth: width, strokeStyle: colour, lineCap: "round" });
+    drawing.beginPath();
+    for (const [[x, y], [right, below]] of pieces) {
+      drawing.moveTo(x * canvas.width, y * canvas.height);
+      drawing.lineTo(right * canvas.width, below * canvas.height);
+    }
+    drawing.stroke();
+  }
+}
+
+/** The line within which a map is at least HALF of its most, piece by piece, in shares of the side. */
+export function ring(map, most) {
+  const side = FINER * map.length;
+  const at = (index) => Math.min(Math.max((index + 0.5) / FINER - 0.5, 0), map.length - 1);
+  const between = (line, where) => {
+    const low = Math.floor(where);
+    return line[low] + (where - low) * ((line[low + 1] ?? line[low]) - line[low]);
+  };
+  const value = (x, y) => between(map.map((line) => between(line, at(x))), at(y)) / most - HALF;
+  const values = [...Array(side)].map((_, y) => [...Array(side)].map((__, x) => value(x, y)));
+  const pieces = [];
+  for (let y = 0; y + 1 < side; y++) {
+    for (let x = 0; x + 1 < side; x++) {
+      const around = [
+        [x, y],
+        [x + 1, y],
+        [x + 1, y + 1],
+        [x, y + 1],
+        [x, y],
+      ];
+      const crossings = [];
+      for (let k = 0; k < 4; k++) {
+        const [[left, top], [right, below]] = [around[k], around[k + 1]];
+        const [one, other] = [values[top][left], values[below][right]];
+        if (one >= 0 === other >= 0) continue;
+        const part = one / (one - other);
+        crossings.push([(left + part * (right - left) + 0.5) / side, (top + part * (below - top) + 0.5) / side]);
+      }
+      for (let k = 0; k + 1 < crossings.length; k += 2) pieces.push([crossings[k], crossings[k + 1]]);
+    }
+  }
+  return pieces;
 }
 
 /** Which ninth of the picture has most of the map, in words. */
