@@ -20,6 +20,7 @@ import figure_tables
 import figures_of_attention
 import figures_of_distance
 import figures_of_drafts
+import figures_of_explaining
 import figures_of_reliability
 from figure_tables import ROOT, one, paragraph, read, rows
 
@@ -456,6 +457,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "precision": precision,
     **figures_of_distance.TABLES,
     **figures_of_drafts.TABLES,
+    **figures_of_explaining.TABLES,
     **figures_of_attention.TABLES,
     **figures_of_reliability.TABLES,
 }
