@@ -361,7 +361,7 @@ def curves_part(sides: Sequence[Side]) -> Html:
     without = len(sides) - len(curves)
     if not curves:
         return said("None of these runs kept its answers to the test pictures, which a curve is drawn of.")
-    with drawing(6.6, 5.0) as (sheet, words):
+    with drawing(5.0, 4.9 + 0.11 * min(len(curves), MOST_CURVES)) as (sheet, words):
         axes = sheet.add_subplot()
         told = []
         for number, (side, curve) in enumerate(curves[:MOST_CURVES]):
@@ -376,7 +376,7 @@ def curves_part(sides: Sequence[Side]) -> Html:
             told.append(f"{side.name}: AUSUC {curve.area:.1f}, at its gamma U {unseen:.1f} and S {seen:.1f}")
         percent_axes(axes, "S: accuracy on seen classes, percent", "U: accuracy on unseen classes, percent")
         axes.set_box_aspect(1)
-        sheet.legend(loc="outside right upper", handlelength=4)
+        sheet.legend(loc="outside upper left", handlelength=4, ncols=2)
         drawn = finished(sheet, words, "Seen-unseen curves", "; ".join(told) + ".")
     more = f" {without} of the runs did not keep what a curve is drawn of." if without else ""
     more += f" The first {MOST_CURVES} are drawn." if len(curves) > MOST_CURVES else ""
