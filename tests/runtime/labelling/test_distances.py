@@ -1,4 +1,4 @@
-"""How far pictures are from the classes, whichever way they are labelled, against loops over the drawn bundle's model."""
+"""How far pictures are from the classes, whichever way they are labelled, against loops over the drawn bundle."""
 
 from __future__ import annotations
 
