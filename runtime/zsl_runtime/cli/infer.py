@@ -340,7 +340,8 @@ def command(
             job, classifier, snapshot, progress, unreadable=unreadable, counts=None if quiet else counts
         )
         if sheets is not None and sheets.count:
-            progress.line(f"explained {sheets.count} {job.unit}: {sheets.page}")
+            unit = job.unit.removesuffix("s") if sheets.count == 1 else job.unit
+            progress.line(f"explained {sheets.count} {unit}: {sheets.page}")
         for line in notes.end(
             progress.done - progress.before, job.unit, first=rows.first, starved=rows.starved, blocked=batches.blocked
         ):

@@ -95,7 +95,7 @@ def whole_page(about: About, articles: Sequence[str], entries: Iterable[tuple[st
         style=_STYLE,
         model=_text(about.model),
         lines="\n".join(f"<p>{line}</p>" for line in _lines(about, len(articles))),
-        count=len(articles),
+        count="The picture" if len(articles) == 1 else f"The {len(articles)} pictures",
         listed=listed,
         articles="\n".join(articles),
     )
@@ -313,7 +313,7 @@ is: models of few classes look for any attribute all over the bird.</p>
 </details>
 <nav aria-label="Pictures">
 <details>
-<summary>The {count} pictures on this page</summary>
+<summary>{count} on this page</summary>
 <ol>
 {listed}
 </ol>

@@ -324,6 +324,11 @@ def test_bars_on_the_page_are_to_scale_and_stay_inside() -> None:
         assert left + width <= 100.02
 
 
+def test_one_picture_is_one_picture() -> None:
+    assert "The picture on this page" in page_of(Told(explained(2), PICTURE))
+    assert "The 2 pictures on this page" in page_of(Told(explained(2), PICTURE), Told(explained(2), PICTURE))
+
+
 def test_where_a_map_lies_is_said_in_words() -> None:
     def said(place: tuple[int, int]) -> str:
         spread = np.full((9, 9), 0.001, np.float32)
