@@ -652,6 +652,22 @@ def trials(data: bytes) -> None:
     check_lines("\n".join(told(one) for one in board.trials.values() if not one.why and one.over))
 
 
+def report_material(data: bytes) -> None:
+    """What a run kept for its report, of six classes with three attributes."""
+    from zsl_train.training.material import Material
+
+    Material.from_bytes(data, classes=6, attributes=3, where="report.safetensors")
+
+
+def measurements(data: bytes) -> None:
+    """Times that a program measured, and the stages they are split into."""
+    from zsl_train.reports.measurements import parse_measured, splits
+
+    found = parse_measured(data, "bench.json")
+    assert all(one.median > 0 for one in found.times)
+    splits(found)
+
+
 def word_vectors(data: bytes) -> None:
     from zsl_train.data.word_vectors import load_word_vectors
 
@@ -841,6 +857,8 @@ DOORS = {
         Door("weights", weights, inputs=5_000, mebibytes=256),
         Door("arrays", arrays, inputs=20_000),
         Door("trials", trials),
+        Door("report-material", report_material),
+        Door("measurements", measurements, inputs=20_000),
         Door("word-vectors", word_vectors, mebibytes=256),
         Door("split-file", split_file, inputs=20_000, mebibytes=512),
         Door("features", features, inputs=20_000, mebibytes=512),

@@ -366,6 +366,23 @@ def work() -> Iterator[tuple[str, str, bytes]]:
     }
     other = {"method": "eszsl", "settings": {}, "validation_H": None, "seconds": 0.0, "final": 0.0, "why": "no time"}
     yield "trials", "two", json.dumps({"used": 12.5, "trials": [trial, other]}, indent=2).encode()
+    from support.reported import make_reported
+
+    reported = make_reported(tuple("abcdef"), np.arange(6) < 4, labels=np.arange(6)).material
+    assert reported is not None
+    yield "report-material", "whole", reported.to_bytes()
+    times = {"median": 0.2, "q1": 0.1, "q3": 0.3, "rounds": 3, "data": [0.1, 0.2, 0.3]}
+    turns = {
+        "b_1_a[1]": {"p50_ms": 1.5, "times_as_fast": {"as": "b_2_b[1]", "median": 2.0, "low": 1.9, "high": 2.1}},
+        "b_2_b[1]": {"p50_ms": 3.0, "p90_ms": 4.0, "rounds": 9},
+    }
+    benchmarks = [
+        {"name": "t", "fullname": "x.py::t", "group": "g", "extra_info": {"stages_ms": {"r": 1}}, "stats": times},
+        {"name": "u", "extra_info": {"in_turns": turns}, "stats": {}},
+    ]
+    machine = {"system": "Linux", "cpu": {"brand_raw": "a CPU"}}
+    yield "measurements", "plain", json.dumps({"machine_info": machine, "benchmarks": benchmarks}).encode()
+    yield "measurements", "figures", json.dumps({"date": "2026", "machine": {}, "figures": turns}).encode()
     yield "word-vectors", "glove", b"red 0.1 0.2\ngreen 1 2\nblue -1 3e-1\nbright 0 1\n. 1 1\n"
     yield "word-vectors", "word2vec", b"4 2\nred 0.1 0.2\ngreen 1 2\nblue -1 3\ntop 0 1\n"
     binary = b"3 2\n" + b"".join(
