@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from figure_tables import one, paragraph, read, rows
+from figure_tables import one, read, rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -83,12 +83,12 @@ def attention_species() -> str:
 
 def attention_blob() -> str:
     """Attention against the blob, picture by picture."""
-    told = []
+    lines = []
     for key, title in SETS.items():
         over = read("attention.json")[key]["over_blob"]
         points = [f"{over[name]['mean']:+.1f} ± {one(over[name]['error'])}" for name in ("bird", "bird, aside")]
-        told.append(f"on {title} {points[0]} points in all pictures and {points[1]} with the bird off the middle")
-    return paragraph(f"Picture by picture attention is above the blob by this: {'; '.join(told)}.")
+        lines.append((title, *points))
+    return rows(("attention above the blob, points, picture by picture", "all pictures", "birds off the middle"), lines)
 
 
 TABLES: dict[str, Callable[[], str]] = {
