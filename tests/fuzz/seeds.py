@@ -104,7 +104,9 @@ def bundles() -> Iterator[tuple[str, str, bytes]]:
             yield "opened", rule, text
             scaled = {**whole, "precisions": {"fp32": "model.onnx"}, "default_precision": "fp32"}
             yield "opened", "precisions", json.dumps(scaled).encode()
-            yield "gaussian", rule, (folder / "gaussian.safetensors").read_bytes()
+            yield "gaussian", "held", (folder / "gaussian.safetensors").read_bytes()
+            older = make_tiny_bundle(room() / "older", rule=rule, held=False)
+            yield "gaussian", rule, (older / "gaussian.safetensors").read_bytes()
             for door in ("generation", "listing"):
                 yield door, rule, (folder / "classes" / "000001.safetensors").read_bytes()
             pointer = {"generation": 1, "sha256": "c" * 64, "manifest_sha256": "f" * 64}
