@@ -185,6 +185,7 @@ def test_drop_add_by_sliders_two_photographs_and_undo(page, engine):
     assert (means.table.names[-1], int(means.means.counts[-1])) == ("jay", 2)
     page.get_by_role("button", name="Undo", exact=True).click()
     expect(said).to_contain_text("Jay: gone.", timeout=SOON)
+    expect(page.locator("#quick-undo")).to_be_hidden()
     assert labels(page) == before
     expect(page.locator("#no-changes")).to_be_visible()
     assert Bundle.open(engine).current().table.names == class_table().names

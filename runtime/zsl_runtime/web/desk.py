@@ -18,7 +18,9 @@ from PIL import Image
 
 from zsl_runtime.classes.changes import (
     add_classes,
+    check_absent,
     check_addable,
+    check_new,
     check_taught,
     check_teachable,
     grown,
@@ -27,13 +29,15 @@ from zsl_runtime.classes.changes import (
     teach_classes,
     undo,
 )
-from zsl_runtime.classes.newcomers import Neighbour, confusable, neighbours
+from zsl_runtime.classes.newcomers import Neighbour, confusable, neighbours, twins
+from zsl_runtime.classes.odd_attributes import odd_attributes, training_ranges
 from zsl_runtime.classes.similar import similar_classes
 from zsl_runtime.errors import UsageError
 from zsl_runtime.head.class_file import read_class_csv
 from zsl_runtime.head.distance import FAR, Distances
 from zsl_runtime.head.gaussian import Evidence
 from zsl_runtime.head.head import fold
+from zsl_runtime.head.names import doubtful
 from zsl_runtime.labelling.numbers import finite, no_answer
 from zsl_runtime.labelling.snapshot import Snapshot
 from zsl_runtime.machine.storage import exclusive
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zsl_runtime.arrays import Floats
+    from zsl_runtime.bundle.bundle import Bundle
     from zsl_runtime.classes.changes import Change
     from zsl_runtime.classes.similar import Alike
     from zsl_runtime.head.class_table import ClassTable
@@ -265,22 +270,25 @@ class Desk:
             UsageError: as `add`.
 
         """
-        bundle = self.classifier.bundle
-        check_addable(bundle, table, photographs)
-        found = similar_classes(bundle, table)
-        near, notes = found.neighbours, [*found.doubtful, *found.odd.values(), *found.twins.values()]
-        if bundle.head_rule == "fit":
-            return {"said": _said_of(near), "notes": [*notes, *found.confusable.values()], "labels": None}
-        old = bundle.current()
-        after = grown(bundle, old, "", table, photographs=self._evidence(photographs), seed=old.seed)
-        if after.means is not None and photographs:
-            near = neighbours(after, bundle.gaussian(), range(len(old.table), len(after.table)))
-            notes += confusable(near).values()
+        bundle, old = self.classifier.bundle, self.classifier.snapshot().generation
+        check_new(bundle, table, photographs)
+        check_absent(table, old.table)
+        near: Mapping[str, Sequence[Neighbour | Alike]]
+        distances = None
+        if bundle.head_rule == "gaussian":
+            after = grown(bundle, old, "", table, photographs=self._evidence(photographs), seed=old.seed)
+            gaussian = bundle.gaussian()
+            expected = neighbours(after, gaussian, range(len(old.table), len(after.table)))
+            near, notes = expected, [*_notes(bundle, old.table, table), *confusable(expected).values()]
+            distances = Distances(after.head, gaussian)
         else:
-            notes += found.confusable.values()
-        added = self._added_names() | set(table.names)
-        distances = None if after.means is None else Distances(after.head, bundle.gaussian())
+            found = similar_classes(bundle, table)
+            near, notes = found.neighbours, list(found.notes)
+            if bundle.head_rule == "fit":
+                return {"said": _said_of(near), "notes": notes, "labels": None}
+            after = grown(bundle, old, "", table, photographs={}, seed=old.seed)
         snapshot = Snapshot(after, fold(after.head, after.table.seen), distances)
+        added = self._added_names() | set(table.names)
         return {"said": _said_of(near), "notes": notes, **_labels(snapshot, self._vectors(digests), added)}
 
     def add(self, table: ClassTable, photographs: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -368,6 +376,12 @@ class Desk:
                         "was changed: try again when it is done",
                     ) from None
                 time.sleep(LOOK)
+
+
+def _notes(bundle: Bundle, old: ClassTable, new: ClassTable) -> list[str]:
+    """What `zsl_runtime.add_classes` would note of the attributes and names of new classes."""
+    odd = odd_attributes(new, old, training_ranges(bundle, old), bundle.rule)
+    return [*new.notes, *doubtful(new.names, old.names), *odd.values(), *twins(new, old, bundle.rule).values()]
 
 
 def _labels(snapshot: Snapshot, vectors: Mapping[str, Floats | None], added: frozenset[str]) -> dict[str, Any]:

@@ -166,6 +166,17 @@ def test_labels_follow_a_change_at_once_and_go_back_with_undo(desk):
     assert desk.labels([digest])["labels"][digest] == before
 
 
+@pytest.mark.parametrize("given", [0, 2])
+def test_what_is_said_before_is_what_is_said_after(desk, given):
+    digests = shown(desk)[:given]
+    table = ClassTable(("Tit",), np.array([False]), np.array([[1.0, 9, 1, 0, 2, 90]]), class_table().attributes)
+    before = desk.rehearse(table, {"Tit": digests} if digests else {}, [])
+    after = desk.add(table, {"Tit": digests} if digests else {})
+    assert before["notes"] == after["notes"]
+    assert any("'größe' of 'Tit' is 90" in note for note in before["notes"])
+    assert before["said"][0].partition(":")[2] == after["said"][0].partition(":")[2]
+
+
 def test_teaching_moves_a_mean_by_the_photographs(desk):
     digests = shown(desk)
     said = desk.teach({"wren": digests[:3]})

@@ -114,7 +114,8 @@ export const back = (count) => make("undo", { generation: state.generation, coun
 async function make(path, given, section) {
   wrong(byId("changes-error"), "");
   try {
-    await changed(await patiently("Is being done ...", ask(path, given)));
+    const made = await patiently("Is being done ...", ask(path, given));
+    await changed({ ...made, undone: path === "undo" });
     byId(`${section}-title`).focus();
   } catch (error) {
     wrong(byId("changes-error"), error.message);

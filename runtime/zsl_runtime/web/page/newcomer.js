@@ -10,6 +10,7 @@ const EMPTY = "nothing: every attribute as low as it goes";
 let about, pile, rows, timer, changed;
 let asked = 0;
 let touched = false;
+let asking = false;
 let several = [];
 
 export function begin(given, onChanged) {
@@ -197,10 +198,18 @@ const newcomers = () =>
   several.length ? several : [{ name: byId("name").value.trim() || "the new class", values: values() }];
 const evidence = () => (pile?.photographs.length && !several.length ? { [newcomers()[0].name]: pile.digests } : {});
 
-/** Ask what adding would do; what comes late is dropped. */
+/** Ask what adding would do, one question at a time; what comes late is dropped. */
 async function rehearse() {
-  const place = byId("rehearsed");
   const mine = (asked += 1);
+  if (asking) return; // it is asked again at the end of the one before
+  asking = true;
+  await rehearseOnce(mine);
+  asking = false;
+  if (mine !== asked && touched) rehearse();
+}
+
+async function rehearseOnce(mine) {
+  const place = byId("rehearsed");
   try {
     const given = {
       classes: newcomers(),

@@ -1,6 +1,6 @@
 // The page of zsl-demo: puts its parts together, and looks now and then whether somebody else changed the classes.
 
-import { ask } from "./ask.js";
+import { ask, changing } from "./ask.js";
 import * as classes from "./classes.js";
 import * as newcomer from "./newcomer.js";
 import { byId, plural, say, takeElsewhere, wrong } from "./parts.js";
@@ -8,6 +8,7 @@ import * as photographs from "./photographs.js";
 
 const LOOK = 2000; // milliseconds between two looks
 let generation = 0;
+let following = 0; // changes that the page is just taking over
 let about;
 
 async function begin() {
@@ -48,6 +49,15 @@ async function refresh() {
 
 /** After a change: what the page shows follows, and it is said. Null where somebody else made it. */
 async function changed(made) {
+  following += 1;
+  try {
+    await follow(made);
+  } finally {
+    following -= 1;
+  }
+}
+
+async function follow(made) {
   await refresh();
   const { all, changed: others } = await photographs.relabel(true);
   const have = ["none has", "one has"][others] ?? `${others} have`;
@@ -60,6 +70,7 @@ async function changed(made) {
   }
   const told = [...made.said.slice(0, 3), ...made.notes.slice(0, 2).map((note) => `Note: ${note}`)].map(sentence);
   const rest = made.said.length > 3 ? [`And ${made.said.length - 3} more.`] : [];
+  // After an undo there is no button: one that undoes more would look as if it brought this back.
   say([...told, ...rest].join(" ") + labels, made.undone ? null : () => classes.back(1));
 }
 
@@ -69,7 +80,7 @@ async function look() {
   try {
     if (!document.hidden) {
       const state = await ask(`state?known=${generation}`);
-      if (state.generation !== generation) await changed(null);
+      if (state.generation > generation && !changing.count && !following) await changed(null);
       wrong(byId("trouble"), "");
     }
   } catch (error) {

@@ -135,7 +135,9 @@ function maps(one, found) {
     el("h4", { text: "Where the model looked for them" }),
     el("p", {
       class: "quiet",
-      text: "Bright is where it looked, within the line at least half as much as where most: mostly on the whole thing, not always on the part.",
+      text:
+        "Bright is where it looked, within the line at least half as much as where most: mostly on the whole thing, " +
+        "not always on the part.",
     }),
     el("div", { class: "maps" }, ...some.map((each) => figure(one, each, found.maps[each.attribute]))),
   ];
