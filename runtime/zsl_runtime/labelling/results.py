@@ -41,6 +41,7 @@ STATE_FORMAT = 1
 STATE_INTERVAL = 1.0  # seconds between two notes of how far it is; a killed run does this much again at most
 READ_BYTES = 1 << 20
 LONGEST_LINE = 16 * MIB  # of a state: the options of the run
+OF_ONE_SHARE = ("--shard", "--sort-into", "--link")  # options in which the shares of a run may differ
 LENGTH = "I"  # the type of array of a length, 4 bytes
 Convert: TypeAlias = "Callable[[Iterable[bytes], IO[bytes]], None]"  # lines to the file that is made of them
 
@@ -444,7 +445,8 @@ def _tell_share(target: Path, partial: PartialFile, options: dict[str, object], 
     lengths = array(LENGTH, _lengths_of(target).read_bytes())
     state = partial.state
     assert len(lengths) == len(share.units) == state.items
-    options.pop("--shard", None)
+    for name in OF_ONE_SHARE:
+        options.pop(name, None)
     facts = Facts(
         format=1,
         index=share.index,

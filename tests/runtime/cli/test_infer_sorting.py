@@ -213,14 +213,19 @@ def test_a_cascade_sorts_by_its_last_labels(infer, bundle, photos, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_shares_sort_into_one_folder(infer, bundle, photos, tmp_path):
+def test_shares_sort_into_one_folder_or_each_into_its_own_and_are_merged(infer, bundle, photos, tmp_path):
+    (tmp_path / "other").symlink_to("sorted")  # as a machine may call it
     for index in range(3):
-        part = tmp_path / f"part-{index}"
+        folder = tmp_path / ("other" if index else "sorted")
         code, _, _ = infer(
-            photos, "--engine", bundle, "--shard", f"{index}/3", "--output", part, "--sort-into", tmp_path / "sorted"
+            *(photos, "--engine", bundle, "--shard", f"{index}/3", "--output", tmp_path / f"part-{index}"),
+            *("--sort-into", folder),
         )
         assert code == 0
     assert len(tree(tmp_path / "sorted")) == 8
+    _, expected, _ = infer(photos, "--engine", bundle)
+    code, out, _ = infer("--merge", *sorted(tmp_path.glob("part-?")))
+    assert (code, out) == (0, expected)
 
 
 def test_pictures_of_a_store_are_written_and_tasks_go_there_whole(infer, bundle, photos, tmp_path):
