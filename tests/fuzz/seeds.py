@@ -104,9 +104,7 @@ def bundles() -> Iterator[tuple[str, str, bytes]]:
             yield "opened", rule, text
             scaled = {**whole, "precisions": {"fp32": "model.onnx"}, "default_precision": "fp32"}
             yield "opened", "precisions", json.dumps(scaled).encode()
-            yield "gaussian", "held", (folder / "gaussian.safetensors").read_bytes()
-            older = make_tiny_bundle(room() / "older", rule=rule, held=False)
-            yield "gaussian", rule, (older / "gaussian.safetensors").read_bytes()
+            yield "gaussian", rule, (folder / "gaussian.safetensors").read_bytes()
             for door in ("generation", "listing"):
                 yield door, rule, (folder / "classes" / "000001.safetensors").read_bytes()
             pointer = {"generation": 1, "sha256": "c" * 64, "manifest_sha256": "f" * 64}
@@ -125,6 +123,7 @@ def bundles() -> Iterator[tuple[str, str, bytes]]:
     explaining = make_tiny_bundle(room() / "explain", rule="gaussian", explain=True)
     yield "manifest", "explain", json.dumps(json.loads((explaining / "manifest.json").read_bytes())).encode()
     yield "readout", "gaussian", (explaining / "readout.safetensors").read_bytes()
+    yield "gaussian", "held", (explaining / "gaussian.safetensors").read_bytes()
     yield "graph", "loop", _loop()
     yield (
         "probe",
