@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(bool(LACKING), reason=LACKING)
 IMPORTS = """
 import matplotlib.pyplot, onnxruntime, onnxscript, shutil, sklearn, scipy.optimize, sys, torch
 import support.tiny_training as tiny, zsl_export.bundle_of_run as exporting, zsl_train.backbones as backbones
-import zsl_train.report, zsl_train.training.runner
+import zsl_train.reports.run_files, zsl_train.reports.run_page, zsl_train.reports.text, zsl_train.training.runner
 from pathlib import Path
 from zsl_train.training import timing
 torch.set_num_threads(1)
@@ -46,7 +46,8 @@ def export_graph(graph, path, metadata, real=exporting.export_graph, kept=Path({
     shutil.copyfile(kept / path.name, path)
 exporting.export_graph = export_graph
 """
-NO_MATTER = {"log.jsonl", "run.json", "scores.json", ".lock", "report.txt"}  # have times in them; scores: see figures
+# Have times in them; scores: see figures.
+NO_MATTER = {"log.jsonl", "run.json", "scores.json", ".lock", "report.txt", "report.html"}
 
 
 class Place(NamedTuple):
