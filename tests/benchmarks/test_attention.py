@@ -146,6 +146,26 @@ def test_a_drawn_bird_is_where_painting_it_changes_the_picture(bench, bird, numb
     assert set(np.unique(mask)) >= {0, *(1 + bench["drawn"].PARTS.index(part) for part in ("wing", "head", "breast"))}
 
 
+def test_what_twigs_and_leaves_cover_is_no_bird(bench, bird, monkeypatch):
+    """Compared with the picture itself: drawn once with what is in the way and once without."""
+    monkeypatch.setattr(picture, "_photograph", lambda _, canvas: canvas)
+    covered = 0
+    for number in range(6):
+        looks = bird[number % len(bird)]
+        mask = bench["drawn"].masks(looks, np.random.default_rng(number))
+        with_twigs = np.asarray(picture.draw_picture(looks, np.random.default_rng(number))).astype(int)
+        with monkeypatch.context() as patch:
+            patch.setattr(picture, "draw_foreground", lambda *_: None)
+            without = np.asarray(picture.draw_picture(looks, np.random.default_rng(number))).astype(int)
+            patch.setattr(bench["drawn"], "_hidden", lambda *_: False)
+            whole = bench["drawn"].masks(looks, np.random.default_rng(number))
+        changed = np.abs(with_twigs - without).sum(axis=2) > 0
+        shown = (mask > 0).reshape(changed.shape[0], 2, changed.shape[1], 2).mean(axis=(1, 3))
+        assert not (changed & (shown == 1)).any()
+        covered += int((changed & (whole[::2, ::2] > 0)).sum())
+    assert covered > 100  # of some birds something is covered
+
+
 def test_the_shapes_are_those_of_the_field_guide(bench, bird):
     """So that a bird that is drawn in another way is noticed."""
     pose = random_pose(np.random.default_rng(3))
