@@ -18,6 +18,7 @@ from zsl_runtime.cli.options import (
     SIGN_CERTIFICATE,
     THREADS,
     TRUST_ENGINE,
+    of_engine,
     signer_of,
 )
 from zsl_runtime.errors import run_command
@@ -101,6 +102,7 @@ def command(
         if warning(host):
             click.echo(one_line(f"warning: {warning(host)}"), err=True)
         given = Bundle.open(engine, verify=False)
+        backend, precision = of_engine(engine, backend, precision)
         place = held.enter_context(copied(given.path)) if trial else given.path
         bundle = Bundle.open(place, signer=signer)
         click.echo(one_line(f"opening {given.path} ..."), err=True)

@@ -204,6 +204,17 @@ def test_bundles_that_are_none_damaged_or_of_rows(capsys, engine, shared_bundle,
         assert "E-BUNDLE-HASH" in capsys.readouterr().err
 
 
+def test_a_file_of_the_bundle_stands_for_it_and_an_engine_for_its_backend(capsys, engine):
+    with started(engine / "model.onnx") as demo:
+        assert demo.ask("about")["bundle"] == engine.name
+    (engine / "engines").mkdir(exist_ok=True)
+    (engine / "engines" / "a.engine").write_bytes(b"x")
+    assert main(["--engine", str(engine / "engines" / "a.engine"), "--port", "0"]) in {2, 4, 5}
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "a.json" in said[0]
+
+
 @pytest.mark.parametrize("package", ["starlette", "uvicorn"])
 def test_without_its_packages_it_says_which_extra_brings_them(capsys, engine, monkeypatch, package):
     class Absent:
