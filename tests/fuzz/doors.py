@@ -322,6 +322,43 @@ def history(data: bytes) -> None:
         check_lines(finding.text)
 
 
+def account(data: bytes) -> None:
+    """A history, as `zsl-classes explain` tells it."""
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.classes.account import accounts
+    from zsl_runtime.cli.explain import lines
+    from zsl_runtime.streams import one_line
+
+    folder = tiny()
+    fill(folder)
+    (folder / "history.jsonl").write_bytes(data)
+    for one in accounts(Bundle.open(folder, verify=False), ["robin", "wren"]):
+        json.dumps(one.to_dict(), allow_nan=False)
+        for line in lines(one):
+            check_lines(one_line(line))
+
+
+def description(data: bytes) -> None:
+    """A text that attributes are drafted from, and the table that comes of it."""
+    from zsl_runtime.bundle.bundle import Bundle
+    from zsl_runtime.cli.draft import lines, summary
+    from zsl_runtime.drafting.proposal import propose
+    from zsl_runtime.drafting.text import read_description
+    from zsl_runtime.head.class_file import read_class_csv
+    from zsl_runtime.streams import one_line
+
+    folder = tiny()
+    fill(folder)
+    bundle = Bundle.open(folder, verify=False)
+    text = read_description(put("bird.txt", data))
+    draft, template = propose(bundle, "heron", text, None)
+    for line in (*lines(draft, template, bundle.current().table, text), *summary(draft)):
+        check_lines(one_line(line))
+    found = read_class_csv("heron.csv", attributes=bundle.attributes, need_split=False, data=template.csv(mark=True))
+    if found.raw[0].tolist() != draft.row.tolist():
+        raise Finding("the table of a draft is read as another one")
+
+
 def probe(data: bytes) -> None:
     from zsl_runtime.bundle.generation import Probe
 
@@ -829,6 +866,8 @@ DOORS = {
         Door("statement", statement, inputs=20_000),
         Door("keys", keys),
         Door("history", history, inputs=20_000),
+        Door("account", account, inputs=20_000),
+        Door("description", description, inputs=20_000),
         Door("probe", probe),
         Door("replay", replay),
         Door("gaussian", gaussian),

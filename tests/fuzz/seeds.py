@@ -111,7 +111,8 @@ def bundles() -> Iterator[tuple[str, str, bytes]]:
             yield "current", rule, (json.dumps(pointer) + "\n").encode()
             yield "probe", rule, (folder / "probe.safetensors").read_bytes()
             line = (folder / "history.jsonl").read_bytes()
-            yield "history", rule, line + line.replace(b'"number": 1', b'"number": 2').replace(b"export", b"add")
+            for door in ("history", "account"):
+                yield door, rule, line + line.replace(b'"number": 1', b'"number": 2').replace(b"export", b"add")
         if rule == "fit":
             yield "replay", rule, (folder / "replay.safetensors").read_bytes()
         for part in ("model", "lift", "means", "synthesizer", "rows"):
@@ -220,6 +221,8 @@ def tables() -> Iterator[tuple[str, str, bytes]]:
     book.save(path)
     yield "workbook", "openpyxl", path.read_bytes()
     path.unlink()
+    words = 'A red bird, 28 to 31 cm; the top is bright green, with no blue.\n\nIts grö\u00dfe is "=1", rarely green.'
+    yield "description", "bird", words.encode()
     yield "truth", "plain", b"path,class,image,role\na.png,robin,a.png,test\nb.png,tit,b.png,train\n./a.png,,c,val\n"
     yield "list", "paths", b"\xef\xbb\xbfa.png\r\nb c.png\n\xff\xfe.png\n\n/nowhere/x.png"
     yield "list", "null", b"a.png\0b\nc.png\0"

@@ -23,7 +23,7 @@ LISTED = 3  # words of a clause that may be one more of a list of parts
 SAID = 0.3  # from which a value counts as said
 # The first length of a text: 28 to 31 cm, 5-6 in, 80 cm.
 LENGTH = re.compile(
-    r"(\d+(?:[.,]\d+)?)\s*(?:(?:to|and|-|–|—)\s*(\d+(?:[.,]\d+)?)\s*)?"
+    r"(?<!\d)(\d{1,6}(?:[.,]\d{1,6})?)\s*(?:(?:to|and|-|–|—)\s*(\d{1,6}(?:[.,]\d{1,6})?)\s*)?"
     r"(mm|cm|m|in|ft|millimet(?:er|re)s?|centimet(?:er|re)s?|met(?:er|re)s?|inch(?:es)?|feet|foot)\b",
     re.IGNORECASE,
 )
@@ -94,8 +94,12 @@ class _Reading:
     def __init__(self, attributes: Sequence[Phrase]) -> None:
         self._attributes = attributes
         self._groups: dict[str, list[int]] = {}
+        self._of_part: dict[str, list[int]] = {}
+        self._bare = [n for n, phrase in enumerate(attributes) if phrase.bare and phrase.value]
         for n, phrase in enumerate(attributes):
             self._groups.setdefault(phrase.group, []).append(n)
+            if phrase.value and not phrase.bare:
+                self._of_part.setdefault(phrase.part, []).append(n)
         # Parts and values by the stems of their words; a part may have several.
         self._parts = {part: [stem(word) for word in part.split()] for part in {one.part for one in attributes} if part}
         self._values = {stem(word) for one in attributes for word in one.value}
@@ -136,10 +140,10 @@ class _Reading:
             there: whether the clause names the parts that it is about, and not to say that they are missing.
 
         """
-        for n, phrase in enumerate(self._attributes):
-            strength = 1.0 if phrase.bare else here.get(phrase.part, 0.0)
-            if strength <= SAID or not phrase.value:
-                continue
+        strong = {part: strength for part, strength in here.items() if strength > SAID}
+        for n in [*self._bare, *(n for part in strong for n in self._of_part.get(part, ()))]:
+            phrase = self._attributes[n]
+            strength = 1.0 if phrase.bare else strong[phrase.part]
             if phrase.part and PRESENT.issuperset(phrase.value):
                 score = float(there)
                 self._spoken.setdefault(phrase.group, sentence)

@@ -10,9 +10,11 @@ from zsl_runtime.drafting.lexicon import EMPTY, KINDS, plain, stem
 from zsl_runtime.errors import UsageError
 
 WORD = re.compile(r"[^\W\d_]+")
-BRACKETS = re.compile(r"\([^)]*\)")
+BRACKETS = re.compile(r"\([^()]*\)")
 # Lengths in a value, such as large_(16_-_32_in).
-BETWEEN = re.compile(r"(\d+(?:\.\d+)?)[\s_]*(?:-|–|to)[\s_]*(\d+(?:\.\d+)?)[\s_]*(mm|cm|m|in|ft)\b")
+BETWEEN = re.compile(
+    r"(?<!\d)(\d{1,6}(?:\.\d{1,6})?)[\s_]{0,9}(?:-|–|to)[\s_]{0,9}(\d{1,6}(?:\.\d{1,6})?)[\s_]{0,9}(mm|cm|m|in|ft)\b"
+)
 UNITS = {"mm": 0.1, "cm": 1.0, "m": 100.0, "in": 2.54, "ft": 30.48}  # in centimetres
 
 

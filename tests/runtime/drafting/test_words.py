@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import numpy as np
 import pytest
@@ -195,6 +196,15 @@ def test_lengths_of_any_unit_are_centimetres(text, centimetres):
     assert (found is None) == (centimetres is None)
     if found is not None:
         assert found == (pytest.approx(centimetres), text)
+
+
+@pytest.mark.parametrize("piece", ["9", "1 to ", "wing,", "(", ". a", "red ", "no ", "1.", "a\n\n", "-"])
+def test_a_text_as_long_as_may_be_is_read_in_no_time(piece):
+    """No part of it takes time that grows with the square of its length: that would be minutes."""
+    started = time.process_time()
+    told(piece * (MOST_TEXT // len(piece)), phrases((*BIRD, *(f"wing_color={k}" for k in "abcdefghijklmnopqrst"))))
+    phrases((piece * 20_000, f"wing=({piece * 20_000}", "size=1_to_"))
+    assert time.process_time() - started < 5
 
 
 @given(st.text(max_size=300))
