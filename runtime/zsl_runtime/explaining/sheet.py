@@ -12,6 +12,8 @@ from zsl_runtime.explaining.letters import drawable, fitted
 from zsl_runtime.explaining.maps import lit
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -49,6 +51,14 @@ class _Pen:
         """A line of text, cut to `width` at its end, or with `tail` at its start."""
         words, font = fitted(text, size, width, tail=tail)
         self.draw.text(place, words, fill=colour, font=font, anchor=anchor if font is not None else None)
+
+    def pieces(self, place: tuple[float, float], texts: Sequence[str], size: int, width: float) -> None:
+        """Texts one behind the other in a line: a name among words that is written the other way moves none of them."""
+        x, y = place
+        for text in texts:
+            words, font = fitted(text, size, place[0] + width - x)
+            self.draw.text((x, y), words, fill=INK, font=font, anchor="la" if font is not None else None)
+            x += round(self.draw.textlength(words, font=font))
 
     def paragraph(self, place: tuple[float, float], text: str, size: int, width: float) -> float:
         """Text in as many lines as it takes; where the next one would begin."""
@@ -113,10 +123,10 @@ def _heading(pen: _Pen, one: Explanation, place: tuple[int, int], width: float, 
     pen.text((x + width, y + 4), chance(one.probability), 24, width=190, anchor="ra")
     y += 42
     if one.rival is None:
-        against = "No other class competes, so there is nothing to explain it against."
+        against = ["No other class competes, so there is nothing to explain it against."]
     else:
-        against = f"rather than {one.rival} ({chance(one.rival_probability)}): {times(one.difference)}"
-    pen.text((x, y), against, 18, width=width)
+        against = ["rather than ", one.rival, f" ({chance(one.rival_probability)}): {times(one.difference)}"]
+    pen.pieces((x, y), against, 18, width)
     if note:
         y += 26
         pen.text((x, y), note, 16, width=width)

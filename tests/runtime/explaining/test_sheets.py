@@ -25,7 +25,7 @@ from zsl_runtime.explaining.folder import SheetFolder, Told, sheet_name
 from zsl_runtime.explaining.letters import drawable, fitted, font
 from zsl_runtime.explaining.maps import DARKEST, LIFTED, brightness, line, lit, veil
 from zsl_runtime.explaining.page import MOST_PICTURES, About, article, whole_page
-from zsl_runtime.explaining.sheet import WIDTH, draw_sheet, sheet_bytes
+from zsl_runtime.explaining.sheet import GAP, MARGIN, PHOTO, WIDTH, draw_sheet, sheet_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -182,6 +182,16 @@ def test_a_map_of_nothing_and_a_flat_one_are_drawn_too() -> None:
 
 
 # --- sheets ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_that_is_written_from_right_to_left_moves_no_number() -> None:
+    def end_of_line(rival: str) -> np.ndarray:
+        sheet = np.asarray(draw_sheet(explained(2, rival=rival), PICTURE).convert("L"))
+        line = sheet[MARGIN + 40 : MARGIN + 66, MARGIN + PHOTO + GAP :]
+        last = int(np.flatnonzero((line < 128).any(axis=0)).max())
+        return line[:, last - 150 : last + 1]
+
+    assert np.array_equal(end_of_line("طائر أسود كبير"), end_of_line("crow"))
 
 
 def test_a_sheet_holds_the_photograph_bars_to_scale_and_maps() -> None:
