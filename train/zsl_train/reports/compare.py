@@ -129,7 +129,7 @@ RULES: tuple[tuple[str, Callable[[Side], Any], str, bool], ...] = (
         "split",
         lambda side: side.scores["protocol"]["split"],
         "Their splits are called differently.",
-        True,
+        False,  # what they are is in split.csv
     ),
     (
         "attributes",
@@ -185,7 +185,7 @@ def comparable(sides: Sequence[Side]) -> list[Html]:
         ]
     forbids = any(one for _, _, one in found)
     first = "these runs cannot be compared figure by figure." if forbids else "these runs compare with care."
-    parts = [note(joined([text(first), *(text(f" {words}") for _, words, _ in found)]), warning=True)]
+    parts = [note(joined([text(first), *(text(f" {words}") for _, words, _ in found)]), warning=forbids)]
     rows = []
     for what, of, _, _ in RULES:
         if what in SHOWN and any(what == one for one, _, _ in found):
