@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import nn
-
-from zsl_train.backbones.efficientnet_lite2 import SameConv
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +19,6 @@ if TYPE_CHECKING:
 
     from zsl_runtime.pixels.pixels import PixelSpec
     from zsl_train.backbones.base import Backbone
-
-SHORTCUT = "downsample"  # of a residual block: it runs beside convolutions that are counted
 
 
 @dataclass(frozen=True)
@@ -56,22 +51,9 @@ class Grid:
 
 
 def grid_of(backbone: Backbone) -> Grid:
-    """Where the regions of a backbone are, from the paddings and strides of its layers.
-
-    Its regions are not the equal tiles that one would draw: EfficientNet-Lite2 at 260 px has their centres from 3.5 to
-    259.5, 32 apart; ResNet-101 at 224 px from 0.5 to 192.5.
-    """
-    place, jump = 0.0, 1
-    for name, layer in backbone.named_modules():
-        if not isinstance(layer, nn.Conv2d) or SHORTCUT in name:
-            continue
-        before = layer.padding[0]
-        if isinstance(layer, SameConv) and layer.uneven is not None:
-            before = layer.uneven[0]
-        place += ((layer.kernel_size[0] - 1) / 2 - before) * jump
-        jump *= layer.stride[0]
-    # Pooling between convolutions, which is no layer of its own in ResNet-101, is padded evenly: it moves no centre.
-    return Grid(backbone.pixels.crop, place + 0.5, float(backbone.stride), round(backbone.regions**0.5))
+    """Where the regions of a backbone are."""
+    first, step = backbone.centres()
+    return Grid(backbone.pixels.crop, first, step, round(backbone.regions**0.5))
 
 
 def tiles(side: int, count: int) -> Grid:

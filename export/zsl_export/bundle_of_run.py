@@ -173,7 +173,9 @@ class _Explaining:
         self.graph = explain_graph(run.backbone, run.trained, run.dims.attributes, run.dims.regions)
         self.parity: Parity | None = None
         name, regions = (None, 0) if self.graph is None else (ATTENTION, run.dims.regions)
-        self.key = {"readout": READOUT, "graph": name, "regions": regions}
+        self.key: dict[str, Any] = {"readout": READOUT, "graph": name, "regions": regions}
+        if self.graph is not None and run.backbone.pixels is not None:
+            self.key["centres"] = [float(value) for value in run.backbone.centres()]
         tell(readable(self.readout))
 
     def make(self, folder: Path) -> dict[str, Path | bytes]:

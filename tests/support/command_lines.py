@@ -36,7 +36,8 @@ def parse(words: list[str]) -> None:
     try:
         context = command.make_context(words[0], list(arguments))
     except click.exceptions.Exit as done:  # of --version and the like, which do all that they do while it is parsed
-        assert done.exit_code == 0
+        if done.exit_code:
+            raise
         return
     if isinstance(command, click.Group):
         name, sub, rest = command.resolve_command(context, arguments)

@@ -206,7 +206,7 @@ def _check_explain(manifest: Mapping[str, Any]) -> None:
     if EXPLAIN not in manifest:
         return
     given, files = manifest[EXPLAIN], manifest["files"]
-    good = isinstance(given, dict) and set(given) == {"readout", "graph", "regions"}
+    good = isinstance(given, dict) and set(given) - {"centres"} == {"readout", "graph", "regions"}
     require(good, f"`{EXPLAIN}` is not an object of readout, graph and regions")
     require(given["readout"] == READOUT and READOUT in files, f"`{EXPLAIN}` names no {READOUT} that is a file of it")
     graph, regions = given["graph"], given["regions"]
@@ -215,6 +215,12 @@ def _check_explain(manifest: Mapping[str, Any]) -> None:
     require(
         type(regions) is int and (regions == 0 if graph is None else 1 <= regions <= WIDEST),
         f"`{EXPLAIN}` has {regions!r} regions, expected at least 1, and 0 without a graph",
+    )
+    centres = given.get("centres", [0.5, 1.0])
+    good = isinstance(centres, list) and [type(one) for one in centres] == [float, float]
+    require(
+        good and -WIDEST < centres[0] < WIDEST and 0 < centres[1] < WIDEST,
+        f"`{EXPLAIN}` has the centres {centres!r}, expected the first and the step above 0, in pixels",
     )
 
 

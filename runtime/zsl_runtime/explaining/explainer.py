@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from zsl_runtime.backends.opening import open_explain_graph
+from zsl_runtime.bundle.manifest import EXPLAIN
 from zsl_runtime.explaining.contributions import pair_of, split
 from zsl_runtime.explaining.explanation import Explanation
+from zsl_runtime.explaining.maps import evened
 from zsl_runtime.head.head import best_columns
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ class Explainer:
         self._rule = bundle.rule
         self._gaussian = bundle.gaussian() if bundle.head_rule == "gaussian" else None
         self._attention = open_explain_graph(bundle, threads=threads)
+        self._centres, self._pixels = bundle.manifest[EXPLAIN].get("centres"), bundle.manifest["pixels"]
         self._pairs: OrderedDict[tuple[int, int], Pair] = OrderedDict()
         self._of: tuple[Generation, FoldedHead, ClassTable] | None = None
         self._lock = threading.Lock()
@@ -147,9 +150,15 @@ class Explainer:
         return self._gaussian.posterior(generation.means.take(np.array([answer, rival], np.int64)))
 
     def _maps(self, inputs: NDArray[np.generic]) -> Floats | None:
-        """(n, A, side, side) where attention lies; None for models without, or whose regions are no square."""
+        """(n, A, k, k) where attention lies; None for models without, or whose regions are no square."""
         if self._attention is None:
             return None
         maps = self._attention.maps(inputs)
         side = math.isqrt(maps.shape[2])
-        return maps.reshape(*maps.shape[:2], side, side) if side * side == maps.shape[2] else None
+        if side * side != maps.shape[2]:
+            return None
+        square = maps.reshape(*maps.shape[:2], side, side)
+        if self._centres is None or self._pixels is None:
+            return square
+        first, step = self._centres
+        return evened(square, first, step, self._pixels["crop"])

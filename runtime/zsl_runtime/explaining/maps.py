@@ -24,6 +24,35 @@ LIFTED = 0.7  # power of what a map says beside its largest value, so that what 
 Segment = tuple[float, float, float, float]  # from (x, y) to (x, y), in shares of the square's side
 
 
+def evened(maps: Floats, first: float, step: float, side: int) -> Floats:
+    """Maps over the regions of a backbone as maps over equal tiles of the square, two for each region along a side.
+
+    Regions of a backbone are centred where its paddings and strides put them. Drawn as tiles, a map of ResNet-101 would
+    lie half a region too far to the lower right.
+
+    Args:
+        maps: (..., s, s) float32, each of which sums to 1.
+        first: centre of the first region, in pixels of the square.
+        step: pixels from one centre to the next.
+        side: P of the square.
+
+    Returns:
+        (..., 2 s, 2 s) float32: interpolated between centres, as at the last of them beyond; each sums to 1.
+
+    """
+    count = maps.shape[-1]
+    middles = (np.arange(2 * count) + 0.5) * side / (2 * count)
+    place = np.clip((middles - first) / step, 0, count - 1)
+    before = np.minimum(place.astype(np.int64), max(count - 2, 0))
+    share = place - before
+    take = np.zeros((2 * count, count))
+    take[np.arange(2 * count), before] += 1 - share
+    take[np.arange(2 * count), np.minimum(before + 1, count - 1)] += share
+    wide = take @ maps.astype(np.float64) @ take.T
+    even: Floats = (wide / wide.sum(axis=(-2, -1), keepdims=True)).astype(np.float32)
+    return even
+
+
 def _smooth(spread: Floats, side: int) -> Floats:
     """(side, side) of a map (s, s) in shares of its largest value."""
     most = float(spread.max())

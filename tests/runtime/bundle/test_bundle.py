@@ -314,6 +314,12 @@ def test_a_manifest_of_means_with_wrong_content_is_refused(own_bundle, change):
         {"regions": 1 << 21},
         {"regions": "4"},
         {"more": 1},
+        {"centres": None},
+        {"centres": [3.5]},
+        {"centres": [3, 32.0]},
+        {"centres": [3.5, 0.0]},
+        {"centres": [1e300, 32.0]},
+        {"centres": [3.5, "32"]},
     ],
 )
 def test_a_manifest_that_explains_with_wrong_content_is_refused(own_bundle, change):

@@ -23,7 +23,7 @@ from zsl_runtime.explaining import Explanation, Spoken, folder
 from zsl_runtime.explaining.bars import amounts, bars_of, chance, number, plain_words, times
 from zsl_runtime.explaining.folder import SheetFolder, Told, sheet_name
 from zsl_runtime.explaining.letters import drawable, fitted, font
-from zsl_runtime.explaining.maps import DARKEST, LIFTED, brightness, line, lit, veil
+from zsl_runtime.explaining.maps import DARKEST, LIFTED, brightness, evened, line, lit, veil
 from zsl_runtime.explaining.page import MOST_PICTURES, About, article, whole_page
 from zsl_runtime.explaining.sheet import GAP, MARGIN, PHOTO, WIDTH, draw_sheet, sheet_bytes
 
@@ -416,3 +416,30 @@ def test_names_of_sheets_are_plain_and_short(place: int, name: str) -> None:
     assert re.fullmatch(r"\d{6,7}(-[A-Za-z0-9_][A-Za-z0-9_-]*)?\.png", found) or "--" in found
     assert len(found) < 80
     assert "/" not in found
+
+
+@given(
+    count=st.integers(2, 14),
+    first=st.floats(-16, 16),
+    step=st.floats(8, 64),
+    slopes=st.tuples(st.floats(0.1, 3), st.floats(0.1, 3)),
+)
+def test_an_even_map_shows_each_place_what_lies_there(count, first, step, slopes) -> None:
+    """A map that rises with the pixels of the square rises as much between tiles, wherever its regions are centred."""
+    side = first + step * count
+    centres = first + step * np.arange(count)
+    down, right = slopes
+    rising = 200.0 + down * centres[:, None] + right * centres[None, :]
+    found = evened((rising / rising.sum()).astype(np.float32), first, step, side)
+    assert found.shape == (2 * count, 2 * count)
+    assert found.sum() == pytest.approx(1, abs=1e-4)
+    middles = (np.arange(2 * count) + 0.5) * side / (2 * count)
+    there = np.clip(middles, centres[0], centres[-1])  # beyond the outer centres a map goes on as it is there
+    wanted = 200.0 + down * there[:, None] + right * there[None, :]
+    assert found == pytest.approx(wanted / wanted.sum(), rel=1e-3)
+
+
+def test_maps_of_one_region_and_of_many_at_once_are_even() -> None:
+    assert evened(np.ones((1, 1), np.float32), 3.5, 32.0, 32) == pytest.approx(np.full((2, 2), 0.25))
+    many = np.random.default_rng(0).dirichlet(np.ones(9), (2, 5)).reshape(2, 5, 3, 3).astype(np.float32)
+    assert evened(many, 0.5, 32.0, 96)[1, 3] == pytest.approx(evened(many[1, 3], 0.5, 32.0, 96))

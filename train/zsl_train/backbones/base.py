@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 # Counters that BatchNorm keeps for training only. Weight files saved by old versions of torch lack them.
 COUNTER = ".num_batches_tracked"
 NAMED_KEYS = 3  # how many keys an error message names
+SHORTCUT = "downsample"  # of a residual block: it runs beside convolutions that are counted
+
+
+class Centres(NamedTuple):
+    """Where the regions of a square lie along one side, in pixels of it: region i is centred at first + i step."""
+
+    first: float
+    step: float
 
 
 class Backbone(nn.Module, ABC):
@@ -78,6 +86,22 @@ class Backbone(nn.Module, ABC):
         The last map, unless a backbone knows an earlier one, which keeps more of the picture.
         """
         return self.feature_map(x)
+
+    def centres(self) -> Centres:
+        """Where the regions lie, from the paddings and strides of the layers: they are not the equal tiles of a square.
+
+        EfficientNet-Lite2 at 260 px has centres from 3.5 to 259.5; ResNet-101 at 224 px from 0.5 to 192.5.
+        """
+        place, jump = 0.0, 1
+        for name, layer in self.named_modules():
+            if not isinstance(layer, nn.Conv2d) or SHORTCUT in name:
+                continue
+            uneven = getattr(layer, "uneven", None)  # padding before and after, where torch's own has no words for it
+            before = int(layer.padding[0]) if uneven is None else uneven[0]
+            place += ((layer.kernel_size[0] - 1) / 2 - before) * jump
+            jump *= layer.stride[0]
+        # Pooling between convolutions, no layer of its own in ResNet-101, is padded evenly: it moves no centre.
+        return Centres(place + 0.5, float(self.stride))
 
     def forward(self, images: Tensor) -> Tensor:
         """Region features of pictures.

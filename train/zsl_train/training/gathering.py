@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from zsl_runtime.errors import InputError
+from zsl_runtime.explaining.maps import evened
 from zsl_runtime.head.head import log_softmax
 from zsl_runtime.pixels.pixels import PixelSpec, prepare
 from zsl_train.methods.base import run_batched
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from zsl_runtime.arrays import Bools, Floats, Ints
     from zsl_runtime.head.head import Head
+    from zsl_train.backbones.base import Centres
     from zsl_train.training.prepared import Prepared
     from zsl_train.training.shipped import Shipped
     from zsl_train.training.trainer import Trainer
@@ -40,7 +43,9 @@ SYNTHETIC = 8  # features synthesized for a class
 NOISE_SEED = 37
 
 
-def gather(trainer: Trainer, shipped: Shipped, logits: Floats, pixels: PixelSpec | None) -> Material:
+def gather(
+    trainer: Trainer, shipped: Shipped, logits: Floats, pixels: PixelSpec | None, centres: Centres | None = None
+) -> Material:
     """Everything for the report of a run.
 
     Args:
@@ -48,6 +53,7 @@ def gather(trainer: Trainer, shipped: Shipped, logits: Floats, pixels: PixelSpec
         shipped: head and modules.
         logits: (n, C) scores of the test pictures before gamma and temperature.
         pixels: how the model sees a photograph; None for a run on a feature file.
+        centres: of the backbone's regions in it; None takes equal tiles.
 
     """
     prepared = trainer.prepared
@@ -57,6 +63,8 @@ def gather(trainer: Trainer, shipped: Shipped, logits: Floats, pixels: PixelSpec
         return Material(plane=make_plane(trainer, shipped), lacking=lacking)
     answers = make_answers(prepared, shipped.head, logits)
     maps = make_maps(trainer, shipped, answers)
+    if maps is not None and pixels is not None and centres is not None:
+        maps = replace(maps, values=evened(maps.values, *centres, pixels.crop))
     if maps is None:
         lacking["maps"] = "this method has no attention over regions of a picture"
     photographs: dict[int, bytes] = {}

@@ -276,7 +276,13 @@ def carry_out(
         pictures=pictures,
         picture_labels=picture_labels,
         images=images,
-        material=gather(trainer, shipped, logits, backbone.pixels),
+        material=gather(
+            trainer,
+            shipped,
+            logits,
+            backbone.pixels,
+            None if backbone.pixels is None else backbone.centres(),
+        ),
     )
     return scores
 
