@@ -45,18 +45,6 @@ def photos(tmp_path) -> Path:
     return folder
 
 
-@pytest.fixture
-def infer(capfdbinary):
-    """Run the command in this process, without counts at the end: (exit code, stdout, stderr lines)."""
-
-    def run(*arguments: object) -> tuple[int, bytes, list[str]]:
-        code = main([*map(str, arguments), "--quiet"])
-        captured = capfdbinary.readouterr()
-        return code, captured.out, captured.err.decode().splitlines()
-
-    return run
-
-
 def sheets_in(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "sheets").iterdir())
 

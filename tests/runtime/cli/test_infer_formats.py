@@ -18,7 +18,6 @@ from PIL import Image
 
 from support.tiny_bundle import SEEN, UNSEEN, as_regions, class_table, draw_pictures
 from zsl_runtime.bundle.bundle import Bundle
-from zsl_runtime.cli.infer import main
 from zsl_runtime.cli.infer_formats import FORMATS, MADE
 from zsl_runtime.labelling import label_studio
 from zsl_runtime.labelling.made import MadeSink
@@ -44,18 +43,6 @@ def photos(tmp_path) -> Path:
     for name in ("1b.jpg", "6b.jpg"):
         (folder / name).touch()
     return folder
-
-
-@pytest.fixture
-def infer(capfdbinary):
-    """Run the command in this process, without counts at the end: (exit code, stdout, stderr lines)."""
-
-    def run(*arguments: object) -> tuple[int, bytes, list[str]]:
-        code = main([*map(str, arguments), "--quiet"])
-        captured = capfdbinary.readouterr()
-        return code, captured.out, captured.err.decode().splitlines()
-
-    return run
 
 
 @pytest.fixture

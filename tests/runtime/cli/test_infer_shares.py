@@ -16,7 +16,6 @@ from PIL import Image
 
 from support.lone import IMPORTS, program
 from support.tiny_bundle import as_regions, class_table, draw_pictures
-from zsl_runtime.cli.infer import main
 
 TABLE = class_table()
 PICTURES = draw_pictures(TABLE, np.arange(8), seed=21)
@@ -25,18 +24,6 @@ PROGRAM = program("zsl-infer")
 
 def rows_of(data: bytes) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(data.decode(), newline="")))
-
-
-@pytest.fixture
-def infer(capfdbinary):
-    """Run the command in this process: (exit code, stdout, stderr lines)."""
-
-    def run(*arguments: object) -> tuple[int, bytes, list[str]]:
-        code = main([*map(str, arguments), "--quiet"])
-        captured = capfdbinary.readouterr()
-        return code, captured.out, captured.err.decode().splitlines()
-
-    return run
 
 
 @pytest.fixture

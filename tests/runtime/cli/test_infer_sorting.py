@@ -17,7 +17,6 @@ import pytest
 from PIL import Image
 
 from support.tiny_bundle import SEEN, UNSEEN, as_regions, class_table, draw_pictures
-from zsl_runtime.cli.infer import main
 from zsl_runtime.labelling import sorting
 from zsl_runtime.labelling.results import Sink
 
@@ -39,18 +38,6 @@ def photos(tmp_path) -> Path:
     for number, picture in enumerate(PICTURES):
         Image.fromarray(picture).save(folder / f"{number}.png")
     return folder
-
-
-@pytest.fixture
-def infer(capfdbinary):
-    """Run the command in this process, without counts at the end: (exit code, stdout, stderr lines)."""
-
-    def run(*arguments: object) -> tuple[int, bytes, list[str]]:
-        code = main([*map(str, arguments), "--quiet"])
-        captured = capfdbinary.readouterr()
-        return code, captured.out, captured.err.decode().splitlines()
-
-    return run
 
 
 def tree(folder: Path) -> dict[str, bytes]:
