@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save
 
 from support.reported import make_reported
 from zsl_runtime.errors import ArtefactError
@@ -120,3 +121,12 @@ def test_any_change_of_its_bytes_is_refused_or_can_be_read(data):
     except ArtefactError as error:
         got = None if error.code == "E-RUN" else error
     assert got is None or isinstance(got, Material)
+
+
+@pytest.mark.parametrize("key", sorted(parse_tensors(WHOLE.to_bytes(), code="", where="")[0]))
+def test_a_single_number_in_place_of_an_array_is_refused(key):
+    tensors, metadata = parse_tensors(WHOLE.to_bytes(), code="", where="")
+    arrays = {name: tensor.reshape(-1)[:1].reshape(()) if name == key else tensor for name, tensor in tensors.items()}
+    with pytest.raises(ArtefactError) as caught:
+        read(save(arrays, metadata))
+    assert caught.value.code == "E-RUN"

@@ -71,6 +71,8 @@ class Answers:
 
     def check(self, classes: int) -> bool:
         """Whether shapes and ranges agree, for a run of so many classes."""
+        if self.labels.ndim != 1:
+            return False
         n = len(self.labels)
         columns = (self.lines, self.labels, self.of_truth, self.best_seen, self.best_unseen, self.lead)
         if any(one.shape != (n,) for one in columns) or self.best.shape != self.probability.shape:
@@ -155,7 +157,7 @@ class Maps:
 
     def check(self, answers: int, attributes: int) -> bool:
         """Whether shapes and ranges agree, for so many test pictures and attributes."""
-        if self.attributes.ndim != 2 or self.values.ndim != 4 or len(self.pictures) > MOST_MAPS:
+        if self.attributes.ndim != 2 or self.values.ndim != 4 or len(self.attributes) > MOST_MAPS:
             return False
         shape = (*self.attributes.shape, self.values.shape[3], self.values.shape[3])
         if self.pictures.shape != self.attributes.shape[:1] or self.values.shape != shape or not shape[-1]:
@@ -223,7 +225,7 @@ class Material:
         answers: Answers | None = _part(Answers, "answers", tensors, where)
         plane: Plane | None = _part(Plane, "plane", tensors, where)
         maps: Maps | None = _part(Maps, "maps", tensors, where)
-        count = 0 if answers is None else len(answers)
+        count = 0 if answers is None else answers.labels.size  # checked below
         good = (
             (answers is None or answers.check(classes))
             and (plane is None or plane.check(classes))
