@@ -35,7 +35,7 @@ class ParquetMaker:
         import pyarrow.parquet as pq
 
         self._table = pa.Table
-        names = {f"zsl.{name}": str(value) for name, value in origin._asdict().items()}
+        names = {f"zsl.{name}": readable(str(value))[0] for name, value in origin._asdict().items()}
         self._schema = pa.schema(
             [
                 pa.field("path", pa.string(), nullable=False),

@@ -14,13 +14,13 @@ from urllib.parse import unquote
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from zsl_runtime.errors import ZslError, from_os_error
 from zsl_runtime.streams import printable
 from zsl_runtime.web import asked
-from zsl_runtime.web.guard import MOST_PICTURE, Guard, line, refusal
+from zsl_runtime.web.guard import MOST_PICTURE, Answer, Guard, line, refusal
 from zsl_runtime.web.worker import Worker
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _told(call: Callable[[Request], Awaitable[Any]]) -> Endpoint:
     @wraps(call)
     async def answer(request: Request) -> Response:
         try:
-            return JSONResponse(await call(request))
+            return Answer(await call(request))
         except ZslError as error:
             return refusal(error)
         except ClientDisconnect:  # nobody is there to be told

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import json
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse
@@ -49,6 +50,15 @@ STATUS = {
 }
 
 
+class Answer(JSONResponse):
+    """JSON; the halves of surrogate pairs that a path has which is not UTF-8 are escaped, for UTF-8 has none."""
+
+    def render(self, content: Any) -> bytes:
+        """The body."""
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode("utf-8", "backslashreplace")
+
+
 def refusal(error: ZslError) -> JSONResponse:
     """An error as an answer."""
     usual = 400 if isinstance(error, UsageError) else 422 if isinstance(error, InputError) else 500
@@ -57,7 +67,7 @@ def refusal(error: ZslError) -> JSONResponse:
 
 def line(code: str, message: str, status: int) -> JSONResponse:
     """What went wrong, as an answer."""
-    return JSONResponse({"error": {"code": code, "message": message}}, status)
+    return Answer({"error": {"code": code, "message": message}}, status)
 
 
 class Guard:

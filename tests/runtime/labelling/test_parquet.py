@@ -166,3 +166,11 @@ def test_pandas_reads_it_and_unfolds_the_lists(tmp_path):
     unfolded = frame.explode(["classes", "splits", "probabilities"])
     assert unfolded["classes"].dropna().tolist() == ["c2", "c3"]
     assert frame["probability"].dtype == "float64"
+
+
+def test_a_bundle_whose_folder_is_no_utf8_is_named_all_the_same():
+    pq = pytest.importorskip("pyarrow.parquet")
+    stream = io.BytesIO()
+    maker = ParquetMaker(stream, ORIGIN._replace(bundle=os.fsdecode(b"caf\xe9.bundle")))
+    maker.finish()
+    assert pq.read_schema(io.BytesIO(stream.getvalue())).metadata[b"zsl.bundle"] == b"caf\\xe9.bundle"

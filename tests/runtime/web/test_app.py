@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import sys
 import threading
 from importlib import resources
 from urllib.parse import quote
@@ -10,12 +13,16 @@ from urllib.parse import quote
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.testclient import TestClient
 
 from support.served import FILES
 from support.tiny_bundle import ATTRIBUTES, class_table
+from zsl_runtime.labelling.classifier import Classifier
 from zsl_runtime.web import app as app_module
 from zsl_runtime.web import desk as desk_module
 from zsl_runtime.web.app import FILES as SHOWN
+from zsl_runtime.web.app import Page
+from zsl_runtime.web.desk import Desk
 
 JAY = {"name": "jay", "values": [3.0, 3, 3, 1, 1, 1]}
 ASKED = {"classes": [JAY], "photographs": {}, "on_page": []}
@@ -254,3 +261,16 @@ def test_what_scripts_look_for_is_on_the_page():
     wanted += re.findall(r'(?:for|aria-labelledby|aria-describedby|data-to)="([\w-]+)"', page)
     assert len(set(wanted)) > 30
     assert set(wanted) <= set(there)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such a name")
+def test_a_bundle_whose_folder_is_no_utf8_has_a_page_all_the_same(own_bundle):
+    odd = own_bundle(os.fsdecode(b"caf\xe9.bundle"), rule="gaussian")
+    with Classifier.open(odd, "ort", threads=1) as classifier:
+        page = Page(Desk(classifier), "key", "127.0.0.1")
+        client = TestClient(page.app, base_url="http://127.0.0.1:1", headers={"x-zsl-key": "key"})
+        about = client.get("/api/about")
+        assert (about.status_code, about.json()["bundle"]) == (200, "caf\udce9.bundle")
+        shutil.rmtree(odd / "classes")
+        assert "caf" in error(client.get("/api/state"), 500, "E-BUNDLE-MISSING")
+        page.close()
