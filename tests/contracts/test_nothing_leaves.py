@@ -160,7 +160,8 @@ def test_training_and_export(place, trace):
     data = make_pair(place.work / "data")
     watched(place, "zsl-train", *feature_arguments(data, place.work / "run", features=FEATURES), trace=trace)
     watched(place, "zsl-export", place.work / "run", "--out", place.work / "exported", trace=trace)
-    assert {path.name for path in place.cache.iterdir()} <= {"torch"}
+    watched(place, "zsl-report", "run", place.work / "run", "--out", place.work / "page.html", trace=trace)
+    assert {path.name for path in place.cache.iterdir()} <= {"torch", "matplotlib"}
 
 
 WAITS = """

@@ -44,6 +44,19 @@ def tame_torch() -> None:
 
     It gets one in the cache folder, where that can be written to. For the side that has torch; others never call it.
     """
+    _in_cache("TORCHINDUCTOR_CACHE_DIR", "torch")
+
+
+def tame_matplotlib() -> None:
+    """Keep matplotlib's list of fonts in the cache folder, where that can be written to, and not in the home folder.
+
+    For the side that draws, before it imports matplotlib.
+    """
+    _in_cache("MPLCONFIGDIR", "matplotlib")
+
+
+def _in_cache(name: str, below: str) -> None:
+    """Name a folder below the cache folder in the environment, where one can be made."""
     from zsl_runtime.machine.cache import cache_folder
 
     folder = cache_folder()
@@ -51,7 +64,7 @@ def tame_torch() -> None:
         return
     there = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), folder)
     if os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK):  # noqa: PTH112
-        _default("TORCHINDUCTOR_CACHE_DIR", str(folder / "torch"))
+        _default(name, str(folder / below))
 
 
 def check_place_for_torch() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from zsl_runtime.backends import ort
 from zsl_runtime.machine import libraries
-from zsl_runtime.machine.libraries import tame_libraries, tame_onnxruntime, tame_torch
+from zsl_runtime.machine.libraries import tame_libraries, tame_matplotlib, tame_onnxruntime, tame_torch
 
 
 @pytest.mark.parametrize(
@@ -37,17 +37,23 @@ def test_without_a_card_nothing_is_said_of_it(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("cache", ["there", "to be made/deep", "file", "file/below"])
-def test_torch_gets_a_folder_in_the_cache_folder_where_one_can_be_made(monkeypatch, tmp_path, cache):
+@pytest.mark.parametrize(
+    ("tame", "name", "below"),
+    [(tame_torch, "TORCHINDUCTOR_CACHE_DIR", "torch"), (tame_matplotlib, "MPLCONFIGDIR", "matplotlib")],
+)
+def test_libraries_get_a_folder_in_the_cache_folder_where_one_can_be_made(
+    monkeypatch, tmp_path, cache, tame, name, below
+):
     (tmp_path / "there").mkdir()
     (tmp_path / "file").touch(mode=0o600)
     monkeypatch.setenv("ZSL_CACHE", str(tmp_path / cache))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    tame_torch()
-    chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    assert chosen == (None if "file" in cache else str(tmp_path / cache / "torch"))
+    monkeypatch.setenv(name, "")
+    monkeypatch.delenv(name)
+    tame()
+    chosen = os.environ.get(name)
+    assert chosen == (None if "file" in cache else str(tmp_path / cache / below))
     if chosen is not None:
-        Path(chosen).mkdir(parents=True)  # as torch does
+        Path(chosen).mkdir(parents=True)  # as they do
 
 
 @pytest.mark.parametrize(("said", "asked"), [("1", True), (None, True), ("", True), ("0", False)])

@@ -10,11 +10,13 @@ from __future__ import annotations
 import html
 import io
 import itertools
+import logging
 import re
 import unicodedata
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from zsl_runtime.machine.libraries import tame_matplotlib
 from zsl_runtime.streams import one_line
 from zsl_train.reports.page import Html, text
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from zsl_runtime.arrays import Doubles
+
+tame_matplotlib()
 
 INK, MUTED, GRID, SEEN, UNSEEN, THIRD, BAD, PAPER = (f"#0{n}0{n}0{n}" for n in range(1, 9))
 VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", SEEN: "seen", UNSEEN: "unseen", THIRD: "third", BAD: "bad"} | {
@@ -106,7 +110,10 @@ def drawing(width: float, height: float, **options: Any) -> Iterator[tuple[Any, 
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(SETTINGS):
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of its list of fonts
+    with mpl.rc_context():
+        mpl.rcdefaults()  # whatever the user's matplotlibrc says: pages look alike
+        mpl.rcParams.update(SETTINGS)
         yield Figure(figsize=(width, height), layout="constrained", **options), Words()
 
 
