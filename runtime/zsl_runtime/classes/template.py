@@ -176,8 +176,8 @@ def class_template(bundle: Bundle, names: Sequence[str] = (), like: str | None =
     if known:
         raise UsageError(
             "E-CLASS-EXISTS",
-            f"{listed(known)} of the names given are in the model already; leave them out, or take their values with "
-            "--like",
+            f"{listed(known)} of the names given are in the model already; leave them out (zsl-classes template --like "
+            "takes the values of a class that is there)",
         )
     alike = None if like is None else table.index(like)
     return Template(

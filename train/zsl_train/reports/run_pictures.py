@@ -287,10 +287,10 @@ def attention_part(run: RunFiles, material: Material) -> Html:
 
 
 def _concentration(values: Floats) -> str:
-    """How much of the attention the brightest fourth of the regions has."""
+    """How much of the attention the brightest fourth of the picture has."""
     flat = np.sort(values.reshape(-1))[::-1]
     most = flat[: max(1, len(flat) // 4)].sum() / max(float(flat.sum()), 1e-12)
-    return f"{100 * most:.0f} percent in a fourth of the regions"
+    return f"{100 * most:.0f} percent in a fourth of the picture"
 
 
 def _plain_photograph(data: bytes, row: int) -> Html:
@@ -306,7 +306,8 @@ def _map(values: Floats, row: int, attribute: str) -> Html:
     """The photograph, darkened where attention passes over it, as the sheets of `zsl-infer --explain` show it."""
     side = len(values)
     y, x = np.unravel_index(int(values.argmax()), values.shape)
-    title = text(f"Attention of {attribute}, strongest in row {y + 1}, column {x + 1} of {side} by {side} regions")
+    down, across = (round(100 * (place + 0.5) / side) for place in (y, x))
+    title = text(f"Attention of {attribute}, strongest {across} percent from the left and {down} from the top")
     pieces = (f"M{100 * a:.1f} {100 * b:.1f}L{100 * c:.1f} {100 * d:.1f}" for a, b, c, d in line(values))
     path = f'<path d="{"".join(pieces)}" fill="none" stroke-linecap="round"'
     return Html(
