@@ -339,6 +339,13 @@ class Desk:
                     "E-PAGE-CHANGED",
                     "the classes were changed meanwhile; nothing was undone: look at the changes again",
                 )
+            known = len(steps(bundle, generation))
+            if count > known:
+                raise UsageError(
+                    "E-UNDO-NONE",
+                    f"{count} changes were to be taken back, and {known} can be; nothing was undone: look at the "
+                    "changes again",
+                )
             return [undo(bundle) for _ in range(count)]
 
         return self._changed(back, "undone")

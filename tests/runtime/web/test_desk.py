@@ -200,6 +200,13 @@ def test_remove_and_several_steps_back(desk):
     raised("E-UNDO-NONE", desk.undo, 7, 1)
 
 
+def test_more_steps_back_than_there_are_take_nothing_back(desk):
+    desk.add(newcomer("jay"), {})
+    desk.remove(["tit"])
+    assert "3 changes were to be taken back, and 2 can be" in raised("E-UNDO-NONE", desk.undo, 3, 3)
+    assert desk.classifier.bundle.pointer()[0] == 3
+
+
 def test_undo_of_what_the_page_does_not_show_is_refused(desk):
     desk.add(newcomer("jay"), {})
     Classifier.open(desk.classifier.bundle.path, "ort", threads=1).remove("tit")

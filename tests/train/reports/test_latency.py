@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from support.line import call, succeed
 from support.pages import checked
 from zsl_runtime.errors import UsageError
+from zsl_train.reports import latency
 from zsl_train.reports.cli import main as zsl_report
 from zsl_train.reports.latency import latency_page, milliseconds
 from zsl_train.reports.measurements import parse_measured, read_measured, splits
@@ -194,6 +195,17 @@ def test_a_file_that_is_not_there_and_a_folder(tmp_path):
 def test_more_things_than_can_be_shown():
     with pytest.raises(UsageError, match="at most 20,000"):
         measured({"figures": {str(k): {"p50_ms": 1.0} for k in range(20_001)}})
+
+
+def test_more_groups_and_more_splits_than_can_be_drawn(monkeypatch):
+    monkeypatch.setattr(latency, "MOST_DRAWINGS", 2)
+    monkeypatch.setattr(latency, "MOST_ROWS", 3)
+    stages = {"stages_ms": {"read": 1.0, "think": 2.0}}
+    things = [plain(f"test_{number}", group=f"group {number}", extra_info=stages) for number in range(5)]
+    page = checked(latency_page([measured(document(*things))]))
+    assert "The first 2 of 5 groups are drawn; the table has all." in page.text
+    assert "The first 3 of 5 are drawn." in page.text
+    assert all(f"test_{number}" in page.text for number in range(5))
 
 
 def mangled():

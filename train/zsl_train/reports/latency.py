@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from zsl_train.reports.measurements import Measured, Split, Timed
 
 MOST_ROWS = 30  # things of one drawing
+MOST_DRAWINGS = 40  # of one file; each takes some 40 ms
 FEW_ROUNDS = 20  # below that, percentiles beyond the median are guesses
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++", "--", "oo")
 
@@ -62,7 +63,9 @@ def _groups(one: Measured, number: int) -> list[Html]:
     for timed in one.times:
         groups.setdefault(group_of(timed), []).append(timed)
     parts = []
-    for title, of in groups.items():
+    if len(groups) > MOST_DRAWINGS:
+        parts.append(said(f"The first {MOST_DRAWINGS} of {len(groups)} groups are drawn; the table has all."))
+    for title, of in list(groups.items())[:MOST_DRAWINGS]:
         drawn = of[:MOST_ROWS]
         more = f" The first {len(drawn)} of {len(of)} are drawn." if len(drawn) < len(of) else ""
         caption = joined(
@@ -203,7 +206,13 @@ def _splits(one: Measured) -> list[Html]:
             "Each stage was timed alone. Where the whole does several things at once, they add up to more than it "
             "takes; what is missing to 100 is what lies between them."
         ),
-        figure(_stages(found), text(f"Medians of the stages, laid end to end, above the whole ({one.name}).")),
+        figure(
+            _stages(found[:MOST_ROWS]),
+            text(
+                f"Medians of the stages, laid end to end, above the whole ({one.name})."
+                + (f" The first {MOST_ROWS} of {len(found)} are drawn." if len(found) > MOST_ROWS else "")
+            ),
+        ),
         table(
             "Stages and their share of the whole",
             ("of", "stage", "milliseconds", "percent of the whole"),
