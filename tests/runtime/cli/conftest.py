@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import TYPE_CHECKING
 
+import numpy as np
+import pytest
+from PIL import Image
+
+from support.tiny_bundle import class_table, draw_pictures
 from zsl_runtime.cli.infer import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """One picture of each class, in class order."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, picture in enumerate(draw_pictures(class_table(), np.arange(8), seed=21)):
+        Image.fromarray(picture).save(folder / f"{number}.png")
+    return folder
 
 
 @pytest.fixture

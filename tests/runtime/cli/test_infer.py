@@ -53,16 +53,6 @@ def row_bundle(tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def photos(tmp_path) -> Path:
-    """One picture of each class, in class order."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i, picture in enumerate(PICTURES):
-        Image.fromarray(picture).save(folder / f"{i}.png")
-    return folder
-
-
-@pytest.fixture
 def infer(capfdbinary):
     """Run the command in this process, without counts at the end: (exit code, stdout, stderr lines)."""
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from support.tiny_bundle import SEEN, UNSEEN, as_regions, class_table, draw_pictures
 from zsl_runtime.labelling import sorting
@@ -28,16 +27,6 @@ PICTURES = draw_pictures(TABLE, np.arange(8), seed=21)
 @pytest.fixture
 def bundle(shared_bundle) -> Path:
     return shared_bundle()
-
-
-@pytest.fixture
-def photos(tmp_path) -> Path:
-    """One picture of each class."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number, picture in enumerate(PICTURES):
-        Image.fromarray(picture).save(folder / f"{number}.png")
-    return folder
 
 
 def tree(folder: Path) -> dict[str, bytes]:
