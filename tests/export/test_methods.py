@@ -144,6 +144,7 @@ def test_a_method_s_labels_are_explained_and_its_attention_is_pytorch_s(exported
     unit = regions / np.linalg.norm(regions, axis=2, keepdims=True) - state["centre"].numpy()
     sharp = np.exp(np.einsum("brv,av->bar", unit, state["compression.query"].numpy()))
     wanted = (sharp / sharp.sum(axis=2, keepdims=True)).reshape(len(found), DIMS.attributes, 4, 4)
+    assert bundle.manifest["explain"]["centres"] == [0.5, 4.0]
     # Kernels of 5 padded by 2: regions are centred 0.5, 4.5, 8.5 and 12.5 pixels into the square of 16, shown as 8 x 8.
     place = (np.arange(8) * 2 + 1 - 0.5) / 4
     where = np.stack(np.meshgrid(place, place, indexing="ij"))

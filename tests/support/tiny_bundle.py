@@ -196,6 +196,7 @@ def make_tiny_bundle(
     probe_images: bool = True,
     held: bool = True,
     explain: bool = False,
+    centres: tuple[float, float] | None = None,
     force: bool = False,
 ) -> Path:
     """Write a bundle to `dest` and return its path.
@@ -210,6 +211,7 @@ def make_tiny_bundle(
         probe_images: False leaves the pictures out of the probe.
         held: by the rule `gaussian`, with distances of held-out pictures; older bundles have none.
         explain: with a read-out and, of a model of pictures, a graph of attention over the four quarters.
+        centres: of the regions of that graph, first and step in pixels; None says nothing of them.
         force: replace a bundle.
 
     """
@@ -265,6 +267,8 @@ def make_tiny_bundle(
     if explain:
         seen_by = {"graph": "explain.onnx", "regions": 4} if kind == "images" else {"graph": None, "regions": 0}
         manifest["explain"] = {"readout": "readout.safetensors", **seen_by}
+        if centres is not None:
+            manifest["explain"]["centres"] = list(centres)
     if rule == "gaussian":
         known = table.raw[table.seen]
         manifest["attribute_ranges"] = np.stack([known.min(axis=0), known.max(axis=0)], axis=1).tolist()

@@ -104,6 +104,20 @@ def test_maps_are_those_of_the_graph_and_have_the_shape_of_the_picture(shared_bu
                 assert found[name].sum() == pytest.approx(1, abs=1e-5)
 
 
+def test_maps_lie_where_the_manifest_says_that_regions_are(shared_bundle) -> None:
+    """Regions centred 1 and 4 pixels into the square of 8: of four tiles, centred at 1, 3, 5 and 7, the last two are
+    at the second region or beyond."""
+    bundle = shared_bundle(rule="gaussian", explain=True, centres=(1.0, 3.0))
+    with Classifier.open(bundle, "ort", threads=1) as classifier:
+        drawn = pictures(2)
+        take = np.array([[1, 0], [1 / 3, 2 / 3], [0, 1], [0, 1]])
+        for picture, maps in zip(drawn, maps_of(drawn), strict=True):
+            found = classifier.explain(picture).maps
+            for name, row in zip(ATTRIBUTES, maps, strict=True):
+                wanted = take @ row.reshape(2, 2) @ take.T
+                assert found[name] == pytest.approx(wanted / wanted.sum(), abs=1e-5)
+
+
 def test_feature_rows_are_explained_without_maps(shared_bundle) -> None:
     with Classifier.open(shared_bundle(kind="backbone_features", explain=True), "ort", threads=1) as classifier:
         one = classifier.explain(np.full((4, 3), 0.5, np.float32))
